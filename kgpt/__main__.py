@@ -1,0 +1,5 @@
+"""`python -m kgpt` is the command `kgpt`."""
+
+from kgpt.cli import main
+
+main()

@@ -1,0 +1,49 @@
+"""The one place that knows which backend runs.
+
+Keras is the numerics API everywhere else. What Keras does slowly, or not at all, on one backend is
+written here, one small module a backend with the same functions; `KERAS_BACKEND` chooses.
+
+    dense               x @ kernel over the last axis
+    causal_attention    attention of a whole sequence on itself, for training
+    dropout             noise from a key, so that recomputation and resumption repeat it
+    layer_norm          LayerNorm over the last axis
+    rms_norm            RMSNorm over the last axis
+    gelu_tanh           the GELU of GPT-2
+    remat               recompute a function's activations in the backward pass
+    gradient_of         a function with a gradient of one's own
+    compiled            a function of tensors, compiled, without gradients
+    synchronise         wait until a tensor is computed
+    device              what the computation runs on
+    JIT_TRAINING        is the training step compiled unless told otherwise?
+    live_sync           bring a model's variables up to date in the middle of `fit`
+    live_value          read an optimizer variable in the middle of `fit`
+    live_assign         assign an optimizer variable in the middle of `fit`
+"""
+
+import importlib
+
+import keras
+
+from kgpt.errors import UsageError
+
+name = keras.backend.backend()
+if name not in ("jax", "tensorflow", "torch"):
+    raise UsageError(f"KERAS_BACKEND={name} is not supported; use jax, tensorflow or torch.")
+
+_chosen = importlib.import_module(f"kgpt.backend.{name}")
+
+dense = _chosen.dense
+causal_attention = _chosen.causal_attention
+dropout = _chosen.dropout
+layer_norm = _chosen.layer_norm
+rms_norm = _chosen.rms_norm
+gelu_tanh = _chosen.gelu_tanh
+remat = _chosen.remat
+gradient_of = _chosen.gradient_of
+compiled = _chosen.compiled
+synchronise = _chosen.synchronise
+device = _chosen.device
+JIT_TRAINING = _chosen.JIT_TRAINING
+live_sync = _chosen.live_sync
+live_value = _chosen.live_value
+live_assign = _chosen.live_assign

@@ -1,0 +1,91 @@
+"""TensorFlow: XLA through `jit_compile`."""
+
+import tensorflow as tf
+from keras import ops
+
+from kgpt.backend.attention import chunked_causal_attention
+
+JIT_TRAINING = True  # compile the training step unless told otherwise
+GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
+
+
+def dense(x, kernel):
+    """x (..., D) times kernel (D, F), as one 2-D product."""
+    kernel = ops.convert_to_tensor(kernel)
+    if len(x.shape) == 2:
+        return tf.matmul(x, kernel)
+    flat = tf.reshape(x, (-1, kernel.shape[0]))
+    return ops.reshape(tf.matmul(flat, kernel), (*ops.shape(x)[:-1], kernel.shape[1]))
+
+
+def causal_attention(query, key, value, window=None):
+    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
+    groups = query.shape[2] // key.shape[2]
+    key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
+    return chunked_causal_attention(query, key, value, window)
+
+
+def dropout(x, rate, key):
+    """Zero a share `rate` of x and scale the rest; `key` is two int32, the noise its function."""
+    noise = tf.random.stateless_uniform(tf.shape(x), seed=key)
+    return tf.where(noise >= rate, x / tf.cast(1.0 - rate, x.dtype), tf.zeros((), x.dtype))
+
+
+def layer_norm(x, scale, bias, epsilon):
+    x32 = tf.cast(x, tf.float32)
+    centred = x32 - tf.reduce_mean(x32, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+    y = centred * tf.math.rsqrt(variance + epsilon) * ops.convert_to_tensor(scale)
+    return tf.cast(y if bias is None else y + ops.convert_to_tensor(bias), x.dtype)
+
+
+def rms_norm(x, scale, epsilon):
+    x32 = tf.cast(x, tf.float32)
+    mean_square = tf.reduce_mean(tf.square(x32), axis=-1, keepdims=True)
+    return tf.cast(x32 * tf.math.rsqrt(mean_square + epsilon) * ops.convert_to_tensor(scale), x.dtype)
+
+
+@tf.custom_gradient
+def gelu_tanh(x):
+    """x * sigmoid(2u), which equals 0.5x(1 + tanh u), with its gradient in closed form."""
+    gate = tf.sigmoid(GELU_SCALE * (x + 0.044715 * x * x * x))
+
+    def backward(upstream):
+        slope = GELU_SCALE * (1 + 3 * 0.044715 * x * x)
+        return upstream * (gate + x * gate * (1 - gate) * slope)
+
+    return x * gate, backward
+
+
+remat = tf.recompute_grad
+gradient_of = tf.custom_gradient
+
+
+def compiled(function, variables=()):
+    """`function(*tensors)`, jitted; it sees the current values of `variables`."""
+    return tf.function(function, jit_compile=True)
+
+
+def synchronise(tensor):
+    tf.nest.map_structure(lambda part: part.numpy(), tensor)
+
+
+def device():
+    """(platform, name): for example ("cpu", "CPU") or ("gpu", "NVIDIA H200")."""
+    accelerators = tf.config.list_physical_devices("GPU")
+    if not accelerators:
+        return "cpu", "CPU"
+    details = tf.config.experimental.get_device_details(accelerators[0])
+    return "gpu", details.get("device_name", "GPU")
+
+
+def live_sync(model):
+    """Variables are always up to date on TensorFlow."""
+
+
+def live_value(model, variable):
+    return variable.value
+
+
+def live_assign(model, variable, value):
+    variable.assign(value)

@@ -1,0 +1,141 @@
+"""PyTorch: eager, with oneDNN products on the processor and fused attention everywhere."""
+
+import torch
+import torch.nn.functional as F
+from keras import ops
+from torch.utils.checkpoint import checkpoint
+
+# MKL multiplies float32 matrices at half speed on AMD processors; oneDNN, which comes in the same
+# build, does not. The operator is the one that torch's own compiler emits.
+_onednn_linear = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
+JIT_TRAINING = False
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and _onednn_linear is not None
+
+
+def _linear(x, weight):
+    """x (M, D) times the transpose of weight (F, D)."""
+    return _onednn_linear(x, weight, None, "none", [], "")
+
+
+class _OneDnnDense(torch.autograd.Function):
+    """(M, D) x (D, F) and its gradients, each as one oneDNN product."""
+
+    @staticmethod
+    def forward(ctx, x, kernel):
+        ctx.save_for_backward(x, kernel)
+        return _linear(x, kernel.t())
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, kernel = ctx.saved_tensors
+        return _linear(upstream, kernel), _linear(x.t(), upstream.t())
+
+
+def dense(x, kernel):
+    """x (..., D) times kernel (D, F)."""
+    kernel = ops.convert_to_tensor(kernel)
+    if not (_HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32):
+        return torch.matmul(x, kernel)
+    flat = x.reshape(-1, x.shape[-1])
+    return _OneDnnDense.apply(flat, kernel).view(*x.shape[:-1], kernel.shape[-1])
+
+
+def causal_attention(query, key, value, window=None):
+    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, T, H)
+    mask = None
+    if window is not None:
+        steps = torch.arange(q.shape[2], device=q.device)
+        distance = steps[:, None] - steps[None, :]
+        mask = (distance >= 0) & (distance < window)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(1, 2)
+
+
+def dropout(x, rate, key):
+    """Zero a share `rate` of x and scale the rest; `key` is two int32, the noise its function."""
+    generator = torch.Generator(x.device)
+    low, high = (int(part) for part in key)
+    generator.manual_seed(((high & 0xFFFFFFFF) << 32 | (low & 0xFFFFFFFF)) & 0x7FFFFFFFFFFFFFFF)
+    kept = torch.empty_like(x).bernoulli_(1.0 - rate, generator=generator)
+    return x * kept.div_(1.0 - rate)
+
+
+def layer_norm(x, scale, bias, epsilon):
+    bias = None if bias is None else ops.convert_to_tensor(bias)
+    scale = ops.convert_to_tensor(scale)
+    return F.layer_norm(x, x.shape[-1:], scale.to(x.dtype), bias, epsilon)
+
+
+def rms_norm(x, scale, epsilon):
+    return F.rms_norm(x, x.shape[-1:], ops.convert_to_tensor(scale).to(x.dtype), epsilon)
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def remat(function):
+    def recomputed(*args):
+        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+    return recomputed
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, function, *args):
+        output, ctx.pullback = function(*args)
+        return output
+
+    @staticmethod
+    def backward(ctx, upstream):
+        gradients = ctx.pullback(upstream)
+        return (None, *gradients) if isinstance(gradients, tuple) else (None, gradients)
+
+
+def gradient_of(function):
+    """`function(*args)` returns (output, pullback); the pullback gives the gradients of `args`."""
+
+    def call(*args):
+        return _WithGradient.apply(function, *args)
+
+    return call
+
+
+def compiled(function, variables=()):
+    """`function(*tensors)` without gradients; eager torch has nothing to compile."""
+
+    def call(*args):
+        with torch.inference_mode():
+            return function(*(ops.convert_to_tensor(arg) for arg in args))
+
+    return call
+
+
+def synchronise(tensor):
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device():
+    """(platform, name): for example ("cpu", "CPU") or ("gpu", "NVIDIA H200")."""
+    if torch.cuda.is_available():
+        return "gpu", torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        return "gpu", "Apple GPU"
+    return "cpu", "CPU"
+
+
+def live_sync(model):
+    """Variables are always up to date on PyTorch."""
+
+
+def live_value(model, variable):
+    return variable.value
+
+
+def live_assign(model, variable, value):
+    variable.assign(value)

@@ -1,0 +1,76 @@
+"""The command `kgpt`. Commands are imported when used, so `kgpt --help` imports no Keras."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from cyclopts import App, CycloptsError
+
+from kgpt import __version__
+from kgpt.errors import KgptError
+
+app = App(
+    name="kgpt",
+    help="Train your own GPT, watch it learn, chat with it and ship it.",
+    help_epilogue="KERAS_BACKEND=jax|tensorflow|torch chooses the backend. --debug shows where "
+    "an error came from.",
+    version=__version__,
+    help_on_error=False,
+)
+data = App(name="data", help="Make, fetch and look at data sets.")
+runs = App(name="runs", help="List, compare and steer training runs.")
+app.command(data)
+app.command(runs)
+app.command("kgpt.cli.demo:demo", help="From nothing to a chat: corpus, training, questions.")
+app.command("kgpt.cli.train:train", help="Train a model, or go on with a run.")
+app.command("kgpt.cli.generate:generate", help="Write text with a trained model.")
+for name, help_text in {
+    "prepare": "Turn text files into a data set.",
+    "get": "Download a well-known text and prepare it.",
+    "show": "What a data set holds.",
+}.items():
+    data.command(f"kgpt.cli.data:{name}", name=name, help=help_text)
+for name, help_text in {
+    "list": "All runs, the latest first.",
+    "show": "One run: its state and its latest figures.",
+    "compare": "Several runs side by side, where their configurations differ.",
+    "pause": "Pause a training run.",
+    "resume": "Let a paused run go on.",
+    "stop": "Save and stop a training run.",
+    "checkpoint": "Save a checkpoint now.",
+    "sample": "Write a sample now.",
+}.items():
+    runs.command(f"kgpt.cli.runs:{name}_run", name=name, help=help_text)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: runs a command and turns what goes wrong into a sentence and exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except KgptError as error:
+        code = _failed(str(error), error.exit_code, debug)
+    except CycloptsError as error:
+        code = _failed(str(error), 2, debug)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does: end without noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        kind = type(error).__name__
+        hint = "this is a defect of kgpt; run again with --debug to see where"
+        code = _failed(f"{kind}: {error} ({hint}).", 1, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"kgpt: {message}", file=sys.stderr)
+    return code

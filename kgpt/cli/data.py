@@ -1,0 +1,157 @@
+"""`kgpt data`: prepare, get, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from kgpt.errors import UsageError
+
+KINDS = ("bpe", "char", "byte")
+
+
+def prepare(
+    *sources: str,
+    out: str,
+    tokenizer: str = "bpe",
+    vocab_size: int = 4096,
+    min_frequency: int = 2,
+    field: str = "text",
+    separator: str | None = None,
+    val_fraction: float = 0.1,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Turn text files into a data set that `kgpt train` reads.
+
+    Parameters
+    ----------
+    sources
+        .txt, .md, .jsonl and .parquet files, also gzipped; folders; globs; - for standard input.
+    out
+        The folder of the data set.
+    tokenizer
+        bpe, char or byte to make a new one; or a folder with tokenizer.json to use that.
+    vocab_size
+        Tokens of a new bpe tokenizer.
+    min_frequency
+        How often a pair must occur to become a bpe token.
+    field
+        The field or column that holds the text in .jsonl and .parquet.
+    separator
+        What stands between documents in .txt and .md; each file is one document without it.
+    val_fraction
+        The share kept for validation.
+    quiet
+        Show no progress.
+    """
+    from kgpt.data.prepare import prepare as write_data_set
+    from kgpt.data.prepare import train_tokenizer
+    from kgpt.data.sources import Corpus
+    from kgpt.text.tokenizer import Tokenizer
+
+    if not sources:
+        raise UsageError("Name at least one file, folder or glob, or - for standard input.")
+    if not 0 <= val_fraction < 1:
+        raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
+    if tokenizer not in KINDS and not Path(tokenizer).exists():
+        raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
+    corpus = Corpus(sources, field, separator, val_fraction)
+    console = Console(stderr=True, quiet=quiet)
+    with _progress(console) as bar:
+        if tokenizer in KINDS:
+            task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=tokenizer != "byte")
+            made = train_tokenizer(
+                corpus, tokenizer, vocab_size, min_frequency,
+                lambda read: bar.update(task, completed=read),
+            )  # fmt: skip
+        else:
+            made = Tokenizer.load(tokenizer)
+        task = bar.add_task("tokens", total=corpus.total_bytes)
+        write_data_set(
+            corpus, made, Path(out), val_fraction, lambda read: bar.update(task, completed=read)
+        )
+    if not quiet:
+        show(out)
+
+
+def get(name: str, *, out: str | None = None) -> None:
+    """Download a well-known text and prepare it.
+
+    Parameters
+    ----------
+    name
+        shakespeare: tiny Shakespeare, 1.1 MB, by characters.
+    out
+        The folder of the data set; data/shakespeare-char for shakespeare.
+    """
+    from kgpt.data.download import DOWNLOADS, download
+
+    if name not in DOWNLOADS:
+        raise UsageError(f"kgpt can get {', '.join(DOWNLOADS)}; there is no {name!r}.")
+    source = DOWNLOADS[name]
+    console = Console(stderr=True)
+    with _progress(console) as bar:
+        task = bar.add_task(name, total=None)
+        text = download(source, lambda n, total: bar.update(task, completed=n, total=total))
+    out = out or source.data_set
+    prepare(str(text), out=out, tokenizer=source.tokenizer)
+    Console().print(Text(f"Next: kgpt train {source.preset} --data {out}"))
+
+
+def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """What a data set holds.
+
+    Parameters
+    ----------
+    folder
+        The folder of the data set.
+    verify
+        Also compare every file with its checksum.
+    """
+    from kgpt.data.shards import DataSet
+
+    data = DataSet(folder)
+    if verify:
+        data.verify()
+    tokenizer, manifest = data.tokenizer, data.manifest
+    table = Table(title=Text(f"{folder}: vocabulary {manifest.vocab_size}, {manifest.dtype}"))
+    for column in ("split", "documents", "tokens", "text", "bytes/token", "shards"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, info in manifest.splits.items():
+        table.add_row(
+            split,
+            f"{info.documents:,}",
+            f"{info.tokens:,}",
+            f"{info.text_bytes / 1e6:,.2f} MB",
+            f"{data.bytes_per_token(split):.2f}",
+            str(len(info.shards)),
+        )
+    console = Console()
+    console.print(table)
+    beginning = data.tokens("train").arrays[0][:60].tolist()
+    console.print(Text("It begins: ", style="dim") + Text(repr(tokenizer.decode(beginning))))
+    if verify:
+        console.print("Every checksum is right.")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,183 @@
+"""`kgpt runs`: look at runs and steer them, from any terminal on the machine. No Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kgpt.errors import UsageError
+from kgpt.runs import Command, Run, all_runs, find_run, runs_folder
+
+console = Console()
+
+
+def list_run() -> None:
+    """All runs, the latest first."""
+    found = all_runs()
+    if not found:
+        console.print(f"No runs in {runs_folder()} yet; start one with `kgpt train`.")
+        return
+    table = Table()
+    for column in ("run", "state", "step", "loss", "best val", "backend"):
+        table.add_column(column, justify="right" if column in ("step", "loss") else "left")
+    for run in found:
+        status, rows = run.status(), run.metrics()
+        table.add_row(
+            Text(run.name),
+            _state(run),
+            f"{status.step}/{status.total_steps}",
+            _figure(_last(rows, "loss")),
+            _figure(_best(rows)),
+            status.backend,
+        )
+    console.print(table)
+
+
+def show_run(run: str) -> None:
+    """One run: its state and its latest figures.
+
+    Parameters
+    ----------
+    run
+        The name of the run.
+    """
+    found = find_run(run)
+    status, rows = found.status(), found.metrics()
+    table = Table(show_header=False, box=None)
+    facts: dict[str, Any] = {
+        "state": _state(found),
+        "step": f"{status.step} of {status.total_steps} (epoch {status.epoch:.2f})",
+        "tokens seen": f"{status.tokens_seen:,}",
+        "loss": _figure(_last(rows, "loss")),
+        "validation": f"{_figure(_last(rows, 'val_loss'))} (best {_figure(_best(rows))})",
+        "speed": f"{_last(rows, 'tokens_per_s') or 0:,.0f} tokens/s",
+        "runs on": f"{status.backend}, {status.device}, process {status.pid} on {status.host}",
+        "checkpoints": ", ".join(map(str, found.checkpoint_steps())) or "none",
+        "folder": str(found.path),
+    }
+    if status.error:
+        facts["error"] = status.error
+    for name, value in facts.items():
+        table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(value))
+    console.print(table)
+    if samples := found.samples():
+        latest = samples[-1]
+        console.print(Text(f"Latest sample, step {latest['step']}:", style="dim"))
+        console.print(Text(latest["prompt"] + latest["text"]))
+
+
+def compare_run(*runs: str) -> None:
+    """Several runs side by side, where their configurations differ.
+
+    Parameters
+    ----------
+    runs
+        The names of two runs or more.
+    """
+    if len(runs) < 2:
+        raise UsageError("Name at least two runs to compare.")
+    found = [find_run(name) for name in runs]
+    table = Table()
+    table.add_column("")
+    for run in found:
+        table.add_column(Text(run.name))
+    configs = [_flat(yaml.safe_load(run.config_text())) for run in found]
+    for key in sorted({key for config in configs for key in config}):
+        values = [str(config.get(key, "")) for config in configs]
+        if len(set(values)) > 1:
+            table.add_row(key, *map(Text, values))
+    table.add_section()
+    table.add_row("step", *[str(run.status().step) for run in found])
+    table.add_row("loss", *[_figure(_last(run.metrics(), "loss")) for run in found])
+    table.add_row("best validation", *[_figure(_best(run.metrics())) for run in found])
+    console.print(table)
+
+
+def pause_run(run: str) -> None:
+    """Pause a training run.
+
+    Parameters
+    ----------
+    run
+        The name of the run.
+    """
+    _send(run, "pause")
+
+
+def resume_run(run: str) -> None:
+    """Let a paused run go on.
+
+    Parameters
+    ----------
+    run
+        The name of the run.
+    """
+    _send(run, "resume")
+
+
+def stop_run(run: str) -> None:
+    """Save and stop a training run.
+
+    Parameters
+    ----------
+    run
+        The name of the run.
+    """
+    _send(run, "stop")
+
+
+def checkpoint_run(run: str) -> None:
+    """Save a checkpoint now.
+
+    Parameters
+    ----------
+    run
+        The name of the run.
+    """
+    _send(run, "checkpoint")
+
+
+def sample_run(run: str, *, prompt: str | None = None) -> None:
+    """Write a sample now.
+
+    Parameters
+    ----------
+    run
+        The name of the run.
+    prompt
+        What it begins with; the run's own prompts if not given.
+    """
+    _send(run, "sample", **({} if prompt is None else {"prompt": prompt}))
+
+
+def _send(name: str, command: Command, **details: str) -> None:
+    find_run(name).send(command, **details)
+    console.print(Text(f"{command}: sent to {name}; it acts after the step under way."))
+
+
+def _state(run: Run) -> Text:
+    status = run.status()
+    if status.is_dead:
+        return Text("dead", style="red")
+    colours = {"training": "green", "finished": "bold", "failed": "red", "paused": "yellow"}
+    return Text(status.state, style=colours.get(status.state, ""))
+
+
+def _last(rows: list[dict], name: str) -> float | None:
+    return next((row[name] for row in reversed(rows) if name in row), None)
+
+
+def _best(rows: list[dict]) -> float | None:
+    return min((row["val_loss"] for row in rows if "val_loss" in row), default=None)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{s}.{key}": value for s, keys in config.items() for key, value in keys.items()}

@@ -1,0 +1,124 @@
+"""`kgpt train`: resolve a configuration, claim a run directory, train."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from kgpt.cli.environment import prepare_process
+from kgpt.config import Config, options, parse_overrides, preset_path, presets
+from kgpt.errors import RunError, UsageError
+from kgpt.runs import Run, new_run
+
+FLAGS = ("--data", "--run", "--resume", "--quiet", "--debug")
+
+
+def train(
+    config: str,
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    data: str | None = None,
+    run: str | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Train a model, or go on with a run.
+
+    Parameters
+    ----------
+    config
+        The name of a preset, or a YAML file.
+    data
+        The data set, as `kgpt data prepare` makes it.
+    run
+        The name of the run; made from the configuration's name and the time if not given.
+    resume
+        Go on from the run's last good checkpoint.
+    quiet
+        Show nothing; the run directory is written all the same.
+    """
+    changes = parse_overrides(overrides, FLAGS)
+    if data is not None:
+        changes["data.dir"] = data
+    resolved = Config.load(config, changes)
+    if resolved.data.dir is None:
+        raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
+    directory = new_run(run or _default_name(config, resume))
+    return run_training(resolved, directory, resume, quiet)
+
+
+def run_training(config: Config, run: Run, resume: bool, quiet: bool) -> int:
+    """Train in this process; returns the exit code."""
+    prepare_process()
+    from kgpt.data.shards import DataSet
+
+    DataSet(config.data.dir or "")  # before a run directory is made for nothing
+    if run.exists and not resume:
+        raise RunError(
+            f"The run {run.name} exists already; go on with it by --resume, "
+            "or give another --run name."
+        )
+    if resume and not run.exists:
+        raise RunError(f"There is no run {run.name} to resume; leave --resume out to start it.")
+    run.lock()
+    try:
+        with terminal_apart_from_log(run.log) as console:
+            from kgpt.training.fit import train as fit
+
+            outcome = fit(config, run, resume, console, quiet)
+    finally:
+        run.unlock()
+    return 130 if outcome.interrupted else 0
+
+
+@contextlib.contextmanager
+def terminal_apart_from_log(log: Path) -> Iterator[Console]:
+    """Send all that the process prints to the log, and give a console on the real terminal.
+
+    Backends print from native code; on the terminal that would tear the progress bar.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    terminal = os.fdopen(os.dup(saved[0]), "w", encoding="utf-8")
+    try:
+        yield Console(file=terminal)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for handle in saved:
+            os.close(handle)
+        with contextlib.suppress(BrokenPipeError):
+            terminal.close()
+
+
+def _default_name(config: str, resume: bool) -> str:
+    if resume:
+        raise UsageError("Name the run to resume with --run.")
+    preset_path(config)
+    return f"{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _options_help() -> str:
+    """Every configuration key as a flag, for the end of `kgpt train --help`."""
+    lines = [f"\n\nThe presets are {', '.join(presets())}.\n\nAny key can be set:\n"]
+    for section, key, field in options():
+        flag = f"--{section}.{key.replace('_', '-')}"
+        lines.append(f"* `{flag}`: {field.description}")
+    return "\n".join(lines)
+
+
+train.__doc__ = (train.__doc__ or "").replace("\n\n    Parameters", _options_help() + "\n\n    Parameters", 1)

@@ -1,0 +1,82 @@
+"""Data sets as Keras sees them: `PyDataset`s over the windows of memory-mapped shards.
+
+They are vectorised and cost a fraction of a millisecond a batch, so Keras's worker processes are
+not needed. Pass them to `fit` with `shuffle=False`: their order is already random, and fixed.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from kgpt.data.augment import Noise
+from kgpt.data.shards import DataSet
+from kgpt.data.windows import Windows, evaluation_batch, evaluation_batches
+from kgpt.errors import DataError
+
+
+class TrainBatches(keras.utils.PyDataset):
+    """Batches `first`, `first + 1`, ... of a training run: (inputs, targets), each (B, T) int32.
+
+    Args:
+        data: an open `DataSet`, or its folder.
+        batch_size: B.
+        length: T.
+        seed: of order and noise.
+        count: how many batches there are.
+        first: number of the first; not 0 when a run is resumed.
+        token_dropout: share of inputs hidden behind the end-of-text token.
+        token_replacement: share of inputs replaced by random tokens.
+    """
+
+    def __init__(
+        self,
+        data,
+        batch_size,
+        length,
+        count,
+        seed=0,
+        first=0,
+        token_dropout=0.0,
+        token_replacement=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        data = data if isinstance(data, DataSet) else DataSet(data)
+        noise = None
+        if token_dropout or token_replacement:
+            blank = data.tokenizer.end_of_text or 0
+            noise = Noise(token_dropout, token_replacement, blank, data.manifest.vocab_size)
+        self.windows = Windows(data.tokens("train"), length, batch_size, seed, noise)
+        self.count, self.first = count, first
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.windows.batch(self.first + index)
+
+
+class EvaluationBatches(keras.utils.PyDataset):
+    """The whole of a split, or its first `limit` batches: (inputs, targets, weights), (B, T).
+
+    Every token but the first is a target once; padding has weight 0.
+    """
+
+    def __init__(self, data, batch_size, length, split="val", limit=None, **kwargs):
+        super().__init__(**kwargs)
+        data = data if isinstance(data, DataSet) else DataSet(data)
+        self.stream = data.tokens(split)
+        if len(self.stream) < 2:
+            raise DataError(
+                f"The {split} part of {data.folder} is empty; prepare the data set again "
+                "with a larger --val-fraction, or train with --train.eval-every 0."
+            )
+        self.length, self.batch_size = length, batch_size
+        self.count = evaluation_batches(self.stream, length, batch_size)
+        self.count = min(self.count, limit or self.count)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return evaluation_batch(self.stream, self.length, self.batch_size, index)

@@ -1,0 +1,200 @@
+"""A data set on disk: token ids in memory-mapped shards, with a manifest that vouches for them.
+
+    manifest.json      counts, checksums, the tokenizer's fingerprint
+    tokenizer.json     the tokenizer that made the ids
+    train-00000.bin    ids, uint16 or uint32, documents one after the other
+    train.starts       where each document begins in its split: uint64
+    val-00000.bin, val.starts
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from kgpt.errors import DataError
+from kgpt.files import sha256, write_json
+from kgpt.text.tokenizer import Tokenizer
+
+FORMAT = 1
+SHARD_BYTES = 256 << 20
+
+
+class Shard(BaseModel):
+    file: str
+    tokens: int
+    sha256: str
+
+
+class SplitInfo(BaseModel):
+    """One split of a data set: how much it holds, and in which files."""
+
+    tokens: int = 0
+    documents: int = 0
+    text_bytes: int = 0  # UTF-8 bytes of the text: bits per byte need them
+    shards: list[Shard] = []
+
+
+class Manifest(BaseModel):
+    """What manifest.json says."""
+
+    format: int = FORMAT
+    tokenizer_sha256: str
+    vocab_size: int
+    dtype: str
+    sources: list[str] = []
+    splits: dict[str, SplitInfo] = {}
+
+
+class SplitWriter:
+    """Writes one split of a data set, shard by shard."""
+
+    def __init__(self, folder: Path, split: str, dtype: str, shard_bytes: int = SHARD_BYTES):
+        self.info = SplitInfo()
+        self._folder, self._split, self._dtype = folder, split, np.dtype(dtype)
+        self._shard_tokens = shard_bytes // self._dtype.itemsize
+        self._starts = (folder / f"{split}.starts").open("wb")
+        self._file: Any = None
+        self._hash: Any = None
+        self._room = 0
+
+    def begin_document(self) -> None:
+        self._starts.write(np.uint64(self.info.tokens).tobytes())
+        self.info.documents += 1
+
+    def write(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Append ids to the document begun last."""
+        array = np.asarray(ids, dtype=self._dtype)
+        while array.size:
+            if self._room == 0:
+                self._next_shard()
+            now, array = array[: self._room], array[self._room :]
+            data = now.tobytes()
+            self._file.write(data)
+            self._hash.update(data)
+            self._room -= now.size
+            self.info.tokens += now.size
+            self.info.shards[-1].tokens += now.size
+
+    def close(self) -> SplitInfo:
+        self._starts.close()
+        self._end_shard()
+        return self.info
+
+    def _next_shard(self) -> None:
+        self._end_shard()
+        name = f"{self._split}-{len(self.info.shards):05d}.bin"
+        self._file = (self._folder / name).open("wb")
+        self._hash = hashlib.sha256()
+        self._room = self._shard_tokens
+        self.info.shards.append(Shard(file=name, tokens=0, sha256=""))
+
+    def _end_shard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self.info.shards[-1].sha256 = self._hash.hexdigest()
+            self._file = None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_json(folder / "manifest.json", manifest.model_dump())
+
+
+class DataSet:
+    """A data set opened for reading. Its size is checked now, its bytes by `verify`."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        file = self.folder / "manifest.json"
+        if not file.is_file():
+            raise DataError(
+                f"There is no data set in {self.folder}; make one with "
+                f"`kgpt data prepare YOUR_TEXT --out {self.folder}`."
+            )
+        try:
+            self.manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, ValidationError):
+            raise self._damaged("its manifest.json is not one of kgpt's") from None
+        if self.manifest.format != FORMAT:
+            raise self._damaged(f"it has format {self.manifest.format}, this kgpt reads {FORMAT}")
+        self._dtype = np.dtype(self.manifest.dtype)
+        for split in self.manifest.splits.values():
+            for shard in split.shards:
+                path = self.folder / shard.file
+                if not path.is_file() or path.stat().st_size != shard.tokens * self._dtype.itemsize:
+                    raise self._damaged(f"{shard.file} is missing or has the wrong size")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer.load(self.folder)
+        if tokenizer.fingerprint != self.manifest.tokenizer_sha256:
+            raise self._damaged("tokenizer.json is not the one that made it")
+        return tokenizer
+
+    def tokens(self, split: str) -> TokenStream:
+        """The ids of "train" or "val" as one long sequence."""
+        info = self.manifest.splits.get(split, SplitInfo())
+        arrays = [
+            np.memmap(self.folder / shard.file, dtype=self._dtype, mode="r")
+            for shard in info.shards
+        ]
+        return TokenStream(arrays)
+
+    def document_starts(self, split: str) -> np.ndarray:
+        """(documents,) uint64: where each document of a split begins."""
+        file = self.folder / f"{split}.starts"
+        if not file.is_file() or file.stat().st_size == 0:
+            return np.zeros(0, dtype=np.uint64)
+        return np.memmap(file, dtype=np.uint64, mode="r")
+
+    def bytes_per_token(self, split: str) -> float:
+        info = self.manifest.splits.get(split, SplitInfo())
+        return info.text_bytes / max(1, info.tokens)
+
+    def verify(self) -> None:
+        """Compare every shard with its checksum; raises `DataError` at the first difference."""
+        for split in self.manifest.splits.values():
+            for shard in split.shards:
+                if sha256(self.folder / shard.file) != shard.sha256:
+                    raise self._damaged(f"the bytes of {shard.file} have changed")
+
+    def _damaged(self, reason: str) -> DataError:
+        return DataError(
+            f"The data set {self.folder} cannot be used: {reason}; "
+            "make it again with `kgpt data prepare`."
+        )
+
+
+class TokenStream:
+    """Shards read as if they were one array of ids."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = list(arrays)
+        self.ends = np.cumsum([array.size for array in arrays], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """(len(starts), length) int32: the ids from each start on; all must lie inside."""
+        if len(self.arrays) == 1:
+            return self.arrays[0][starts[:, None] + np.arange(length)].astype(np.int32)
+        return np.stack([self._window(int(start), length) for start in starts])
+
+    def _window(self, start: int, length: int) -> np.ndarray:
+        window = np.empty(length, dtype=np.int32)
+        filled = 0
+        shard = int(np.searchsorted(self.ends, start, side="right"))
+        while filled < length:
+            begin = int(self.ends[shard - 1]) if shard else 0
+            part = self.arrays[shard][start + filled - begin :][: length - filled]
+            window[filled : filled + part.size] = part
+            filled += part.size
+            shard += 1
+        return window

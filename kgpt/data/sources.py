@@ -1,0 +1,251 @@
+"""Documents from files: .txt, .md, .jsonl, .parquet, any of these gzipped, folders, globs, stdin.
+
+Nothing is read whole: a document's text comes in parts, so a file larger than memory is fine.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from kgpt.errors import DataError, UsageError
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+PART = 1 << 20  # bytes of text read at a time
+Split = Literal["train", "val"]
+
+
+@dataclass
+class Document:
+    """One text, or one conversation; `split` is set where the source decides it."""
+
+    parts: Iterator[str] = field(default_factory=lambda: iter(()))
+    messages: list[dict[str, str]] | None = None
+    split: Split | None = None
+
+
+class Corpus:
+    """The documents of some sources, in a fixed order.
+
+    Args:
+        sources: files, folders, globs, or "-" for standard input.
+        text_field: the field or column of .jsonl and .parquet that holds the text. A .jsonl
+            row with `messages` in its place is a conversation.
+        separator: cuts .txt and .md files into documents; None makes each file one document.
+        val_fraction: if all there is is one text, its last so-much is the validation part.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        text_field: str = "text",
+        separator: str | None = None,
+        val_fraction: float = 0.1,
+    ):
+        self.text_field = text_field
+        self.separator = separator
+        self.val_fraction = val_fraction
+        self._spool = tempfile.TemporaryDirectory(prefix="kgpt-")
+        self.names, self.files = self._find(sources)
+        self.total_bytes = sum(file.stat().st_size for file in self.files)
+        self.bytes_read = 0
+
+    @property
+    def is_one_text(self) -> bool:
+        """True if there is a single document: it is then split by position."""
+        return (
+            len(self.files) == 1 and self.separator is None and _kind(self.files[0]) in ("txt", "md")
+        )
+
+    def documents(self) -> Iterator[Document]:
+        """Every document, once; a document's parts must be used up before the next is taken."""
+        self.bytes_read = 0
+        if self.is_one_text:
+            yield from self._halves(self.files[0])
+            return
+        for file in self.files:
+            before = self.bytes_read
+            yield from getattr(self, f"_{_kind(file)}")(file)
+            self.bytes_read = before + file.stat().st_size
+
+    def texts(self) -> Iterator[str]:
+        """All text, in parts: what a tokenizer is trained on. Validation text is left out."""
+        for document in self.documents():
+            if document.split == "val":
+                continue
+            for message in document.messages or ():
+                yield message["content"]
+            yield from document.parts
+
+    # -- one function a kind of file -------------------------------------------------------
+
+    def _txt(self, file: Path) -> Iterator[Document]:
+        with file.open("rb") as raw:
+            text = self._decoded(raw)
+            if self.separator is None:
+                yield Document(text)
+            else:
+                yield from (Document(iter([part])) for part in _cut(text, self.separator))
+
+    _md = _txt
+
+    def _jsonl(self, file: Path) -> Iterator[Document]:
+        with file.open("rb") as raw:
+            for number, line in enumerate(raw, 1):
+                self.bytes_read += len(line)
+                if line.strip():
+                    yield self._row(line, f"{file.name}, line {number}")
+
+    def _row(self, line: bytes, where: str) -> Document:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise DataError(f"{where} is not JSON; each line must be one JSON object.") from None
+        if isinstance(row, dict) and "messages" in row and self.text_field not in row:
+            return Document(messages=check_messages(row["messages"], where))
+        text = row.get(self.text_field) if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            fields = ", ".join(row) if isinstance(row, dict) else "none"
+            raise DataError(
+                f"{where} has no text in the field {self.text_field!r}; "
+                f"choose one with --field (its fields: {fields})."
+            )
+        return Document(iter([text]))
+
+    def _parquet(self, file: Path) -> Iterator[Document]:
+        try:
+            from pyarrow import ArrowException, parquet
+        except ImportError:
+            raise UsageError(
+                'Reading .parquet needs pyarrow; install it with `pip install "kgpt[parquet]"`.'
+            ) from None
+        try:
+            table = parquet.ParquetFile(file)
+        except (ArrowException, OSError) as error:
+            raise DataError(f"{file} is not a readable parquet file: {error}.") from None
+        if self.text_field not in table.schema_arrow.names:
+            columns = ", ".join(table.schema_arrow.names)
+            raise DataError(
+                f"{file} has no column {self.text_field!r}; "
+                f"choose one with --field (its columns: {columns})."
+            )
+        step = file.stat().st_size / max(1, table.metadata.num_rows)
+        start = self.bytes_read
+        for batch in table.iter_batches(batch_size=256, columns=[self.text_field]):
+            for value in batch.column(0):
+                self.bytes_read = int(start := start + step)
+                if (text := value.as_py()) is not None:
+                    yield Document(iter([text]))
+
+    def _halves(self, file: Path) -> Iterator[Document]:
+        """One text split by position: its beginning trains, its end validates."""
+        size = file.stat().st_size
+        with file.open("rb") as raw:
+            cut = _character_boundary(raw, int(size * (1 - self.val_fraction)))
+            raw.seek(0)
+            yield Document(self._decoded(raw, cut), split="train")
+            raw.seek(cut)
+            if cut < size:
+                yield Document(self._decoded(raw), split="val")
+
+    # -- finding and reading ---------------------------------------------------------------
+
+    def _decoded(self, raw: BinaryIO, length: int | None = None) -> Iterator[str]:
+        """UTF-8 text of the next `length` bytes (or all), in parts; bad bytes become U+FFFD."""
+        utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        left = length
+        while data := raw.read(PART if left is None else min(PART, left)):
+            self.bytes_read += len(data)
+            left = None if left is None else left - len(data)
+            yield utf8.decode(data)
+        if rest := utf8.decode(b"", final=True):
+            yield rest
+
+    def _find(self, sources: Sequence[str]) -> tuple[list[str], list[Path]]:
+        names: list[str] = []
+        files: list[Path] = []
+        for source in sources:
+            for path in self._expand(source):
+                names.append(str(path))
+                files.append(self._unpacked(path))
+        if not files:
+            raise UsageError(f"No {', '.join(SUFFIXES)} files were found in {', '.join(sources)}.")
+        return names, files
+
+    def _expand(self, source: str) -> list[Path]:
+        if source == "-":
+            return [Path("-")]
+        path = Path(source)
+        if path.is_dir():
+            return sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
+        paths = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(source))]
+        if not paths:
+            raise UsageError(f"{source} does not exist; name a file, a folder, a glob or '-'.")
+        for file in paths:
+            if file.is_file() and not _kind(file):
+                known = ", ".join(SUFFIXES)
+                raise UsageError(f"kgpt cannot read {file}; the kinds it reads are {known}, .gz.")
+        return [file for file in paths if file.is_file()]
+
+    def _unpacked(self, path: Path) -> Path:
+        """A plain file with the contents of `path`: itself, or a temporary copy if packed."""
+        if path.name != "-" and path.suffix != ".gz":
+            return path
+        name = "stdin.txt" if path.name == "-" else f"{len(path.parts)}-{path.stem}"
+        target = Path(tempfile.mkdtemp(dir=self._spool.name)) / name
+        try:
+            with (
+                sys.stdin.buffer if path.name == "-" else gzip.open(path) as packed,
+                target.open("wb") as plain,
+            ):
+                shutil.copyfileobj(packed, plain, PART)
+        except (OSError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise DataError(f"{path} is damaged and cannot be unpacked: {error}.") from None
+        return target
+
+
+def check_messages(messages: Any, where: str) -> list[dict[str, str]]:
+    """`messages` if it is a list of {"role": ..., "content": ...}; else a `DataError`."""
+    shaped = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    )
+    if not shaped or not messages:
+        raise DataError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}.')
+    return messages
+
+
+def _kind(file: Path) -> str:
+    """The kind of a file by its name, .gz aside: "txt", "md", "jsonl", "parquet", or ""."""
+    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"]
+    return suffixes[-1][1:] if suffixes and suffixes[-1] in SUFFIXES else ""
+
+
+def _character_boundary(raw: BinaryIO, offset: int) -> int:
+    """The first offset from `offset` on at which a UTF-8 character begins."""
+    raw.seek(offset)
+    for extra, byte in enumerate(raw.read(4)):
+        if byte & 0xC0 != 0x80:
+            return offset + extra
+    return offset
+
+
+def _cut(text: Iterator[str], separator: str) -> Iterator[str]:
+    """The stretches of a stream between separators; empty ones are left out."""
+    held = ""
+    for part in text:
+        *whole, held = (held + part).split(separator)
+        yield from (document for document in whole if document.strip())
+    if held.strip():
+        yield held

@@ -1,0 +1,180 @@
+"""GPT: token and position embeddings, a stack of blocks, a final norm, and a head.
+
+What is worth knowing:
+- GPT-2 and Llama are the two ends of one `ModelConfig`; every mixture between them works.
+- It is a `keras.Model`: `compile`, `fit`, `evaluate`, `.keras` files, on every backend.
+- A loss that can work from hidden states (`kgpt.NextTokenLoss`) is given them, so that training
+  never stores the (B, T, V) logits. Any other Keras loss gets the logits.
+"""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from kgpt import backend
+from kgpt.config import ModelConfig
+from kgpt.errors import UsageError
+from kgpt.model.block import Block
+from kgpt.model.dropout import Dropout, DropoutKey
+from kgpt.model.initializers import Normal
+from kgpt.model.norms import make_norm
+from kgpt.model.positions import sinusoids
+from kgpt.model.token_loss import TokenLoss
+
+
+@keras.saving.register_keras_serializable("kgpt")
+class GPT(keras.Model):
+    """A decoder-only transformer.
+
+    Args:
+        config: a `ModelConfig`, or its dictionary; `vocab_size` must be known.
+        seed: of the initial weights and of dropout.
+        gradient_checkpointing: recompute each block's activations in the backward pass.
+
+    Example:
+
+    >>> model = GPT(ModelConfig(vocab_size=65, num_layers=1, num_heads=2, hidden_dim=8))
+    >>> tuple(model(keras.ops.zeros((2, 5), dtype="int32")).shape)
+    (2, 5, 65)
+    """
+
+    def __init__(self, config, seed=0, gradient_checkpointing=False, name="gpt", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.config = config = ModelConfig.model_validate(config)
+        if config.vocab_size is None:
+            raise UsageError("model.vocab_size is not known; give it, or give a data set.")
+        self.seed = seed
+        self.gradient_checkpointing = gradient_checkpointing
+        self._gives_hidden_states = False
+        self.token_loss = TokenLoss()
+        policy = self.dtype_policy
+        self.normal = Normal(config.initializer_range, seed)
+        self.dropout_key = DropoutKey(seed, name="dropout_key")
+        self.embedding_drop = Dropout(config.dropout, name="embedding_dropout", dtype=policy)
+        self.blocks = [
+            Block(
+                config,
+                self.normal.named(f"block_{i}"),
+                gradient_checkpointing,
+                name=f"block_{i}",
+                dtype=policy,
+            )
+            for i in range(config.num_layers)
+        ]
+        self.final_norm = make_norm(
+            config.norm, config.norm_epsilon, config.bias, name="final_norm", dtype=policy
+        )
+        self.build((None, None))
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        config = self.config
+        table = (config.vocab_size, config.hidden_dim)
+        self.token_embedding = self.add_weight(
+            name="token_embedding", shape=table, initializer=self.normal.named("token_embedding")
+        )
+        self.position_embedding = None
+        if config.position == "learned":
+            self.position_embedding = self.add_weight(
+                name="position_embedding",
+                shape=(config.max_length, config.hidden_dim),
+                initializer=self.normal.named("position_embedding"),
+            )
+        elif config.position == "sinusoidal":
+            self.sinusoids = sinusoids(config.max_length, config.hidden_dim)
+        self.head = self.token_embedding
+        if not config.tie_embeddings:
+            self.head = self.add_weight(
+                name="head", shape=table, initializer=self.normal.named("head")
+            )
+        stream = (None, None, config.hidden_dim)
+        self.dropout_key.build()
+        self.embedding_drop.build(stream)
+        for block in self.blocks:
+            block.build(stream)
+        self.final_norm.build(stream)
+        self.built = True
+
+    def call(self, token_ids, training=False):
+        """Logits of the next token at each position: (B, T) integers to (B, T, V)."""
+        hidden = self.hidden_states(token_ids, training)
+        return hidden if self._gives_hidden_states else self.logits(hidden)
+
+    def hidden_states(self, token_ids, training=False):
+        """The residual stream after the final norm: (B, T) integers to (B, T, D)."""
+        key = None
+        if training and (self.config.dropout or self.gradient_checkpointing):
+            key = self.dropout_key()
+        x = self.embed(token_ids, ops.arange(ops.shape(token_ids)[1]))
+        x = self.embedding_drop(x, key)
+        for block in self.blocks:
+            x = block(x, key)
+        return self.final_norm(x)
+
+    def embed(self, token_ids, positions):
+        """Token plus position embeddings: (B, T) integers at positions (T,) or (B, T)."""
+        x = ops.take(self.token_embedding, token_ids, axis=0)  # (B, T, D)
+        if self.config.position == "learned":
+            x = x + ops.take(self.position_embedding, positions, axis=0)
+        elif self.config.position == "sinusoidal":
+            x = x + ops.take(ops.cast(self.sinusoids, x.dtype), positions, axis=0)
+        return x
+
+    def logits(self, hidden):
+        """Hidden states (..., D) to float32 logits (..., V)."""
+        return ops.cast(backend.dense(hidden, ops.transpose(self.head)), "float32")
+
+    # -- training: what Keras's own train and test steps call -----------------------------------
+
+    @property
+    def _loss_takes_hidden_states(self):
+        return hasattr(self.loss, "from_hidden_states") and self._compile_metrics is None
+
+    @contextlib.contextmanager
+    def _inside_step(self):
+        """While a step is traced, `call` gives hidden states if the loss can use them."""
+        self._gives_hidden_states = self._loss_takes_hidden_states
+        try:
+            yield
+        finally:
+            self._gives_hidden_states = False
+
+    def train_step(self, *args):
+        with self._inside_step():
+            return super().train_step(*args)
+
+    def test_step(self, *args):
+        with self._inside_step():
+            return super().test_step(*args)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not self._gives_hidden_states:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = self.loss.from_hidden_states(y_pred, self.head, y, sample_weight, training)
+        tokens = ops.size(y) if sample_weight is None else ops.sum(sample_weight)
+        self.token_loss.update_state(ops.stop_gradient(loss), tokens, training)
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if self._gives_hidden_states:
+            return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_metrics_result(self):
+        if self._loss_takes_hidden_states:
+            return {"loss": self.token_loss.result()}
+        return super().get_metrics_result()
+
+    def _resolve_auto_jit_compile(self):
+        # Keras leaves XLA off on TensorFlow without a GPU, where it halves the time of a step.
+        return backend.JIT_TRAINING and not self.run_eagerly
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "config": self.config.model_dump(),
+            "seed": self.seed,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }

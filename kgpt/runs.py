@@ -1,0 +1,268 @@
+"""The run directory: where a trainer and those who watch it meet. No Keras here.
+
+    run.yaml       the resolved configuration: enough to start the same run again
+    status.json    replaced atomically: state, step, heartbeat, error, ...
+    metrics.jsonl  a row a logged step, appended; the last line may be half written
+    samples.jsonl  text written while training
+    train.log      all that the process prints
+    control/       one file a command: pause, resume, stop, checkpoint, sample
+    checkpoints/   step-00000500/ ..., and the pointer files `latest` and `best`
+    lock           held by the trainer, so that no second one trains the same run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+from kgpt.errors import RunError, UsageError
+from kgpt.files import write_json, write_text
+
+State = Literal[
+    "starting", "compiling", "training", "paused", "validating", "saving",
+    "finished", "stopped", "failed",
+]  # fmt: skip
+ENDED = ("finished", "stopped", "failed")
+Command = Literal["pause", "resume", "stop", "checkpoint", "sample"]
+COMMANDS = ("pause", "resume", "stop", "checkpoint", "sample")
+HEARTBEAT_S = 2.0  # the trainer writes its status at least so often
+SILENCE_S = 20.0  # without a heartbeat for so long, a run elsewhere counts as dead
+CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
+
+
+class RunStatus(BaseModel):
+    """What `status.json` says: how far a run is, and how it is."""
+
+    state: State = "starting"
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    tokens_seen: int = 0
+    eta_s: float | None = None
+    heartbeat: float = 0.0
+    pid: int = 0
+    host: str = ""
+    backend: str = ""
+    device: str = ""
+    error: str | None = None
+
+    @property
+    def is_dead(self) -> bool:
+        """True if the run claims to be going on but its process is gone."""
+        if self.state in ENDED:
+            return False
+        if self.host == socket.gethostname():
+            return not _process_exists(self.pid)
+        return time.time() - self.heartbeat > SILENCE_S
+
+
+def runs_folder() -> Path:
+    """Where runs live: `KGPT_RUNS`, or ./runs."""
+    return Path(os.environ.get("KGPT_RUNS", "runs"))
+
+
+def all_runs(folder: Path | None = None) -> list[Run]:
+    """Every run in `folder`, the most recently touched first."""
+    folder = folder or runs_folder()
+    found = [Run(path.parent) for path in folder.glob("*/run.yaml")]
+    return sorted(found, key=lambda run: run.last_touched, reverse=True)
+
+
+def find_run(name: str) -> Run:
+    """The run called `name` (or in the folder `name`), which must exist."""
+    for path in (Path(name), runs_folder() / name):
+        if (path / "run.yaml").is_file():
+            return Run(path)
+    known = ", ".join(run.name for run in all_runs()) or "none yet"
+    raise RunError(f"There is no run {name!r} in {runs_folder()}; the runs there are: {known}.")
+
+
+def new_run(name: str) -> Run:
+    """A run to be: its folder need not exist."""
+    if not name or name != Path(name).name or name.startswith("."):
+        raise UsageError(f"{name!r} cannot name a run; use letters, digits, '-', '_' and '.'.")
+    return Run(runs_folder() / name)
+
+
+class Run:
+    """One run directory: its writers (for the trainer) and readers (for everyone)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.log = path / "train.log"
+        self._lock: FileLock | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "run.yaml").is_file()
+
+    @property
+    def last_touched(self) -> float:
+        files = [self.path / name for name in ("status.json", "metrics.jsonl", "run.yaml")]
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+    # -- the trainer's side ----------------------------------------------------------------
+
+    def lock(self) -> None:
+        """Claim the run for this process, until `unlock` or the process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            self._lock = None
+            pid = self.status().pid
+            raise RunError(
+                f"The run {self.name} is being trained by process {pid} already; "
+                f"stop it with `kgpt runs stop {self.name}`, or give another --run name."
+            ) from None
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def write_config(self, text: str) -> None:
+        write_text(self.path / "run.yaml", text)
+
+    def write_status(self, status: RunStatus) -> None:
+        write_json(self.path / "status.json", status.model_dump())
+
+    def append(self, kind: Literal["metrics", "samples"], row: dict[str, Any]) -> None:
+        """Add one row to metrics.jsonl or samples.jsonl; watchers see it at once."""
+        with (self.path / f"{kind}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows later than `step`: a resumed run writes them again."""
+        for kind in ("metrics", "samples"):
+            file = self.path / f"{kind}.jsonl"
+            if file.exists():
+                kept = [row for row in read_rows(file) if row["step"] <= step]
+                write_text(file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+
+    def take_commands(self) -> list[tuple[Command, dict[str, Any]]]:
+        """The commands waiting in control/, oldest first; each is handed out once."""
+        taken = []
+        folder = self.path / "control"
+        if not folder.is_dir():
+            return []
+        waiting = [folder / name for name in COMMANDS if (folder / name).exists()]
+        for file in sorted(waiting, key=lambda file: file.stat().st_mtime_ns):
+            try:
+                details = json.loads(file.read_text(encoding="utf-8") or "{}")
+            except (OSError, ValueError):
+                details = {}
+            file.unlink(missing_ok=True)
+            taken.append((file.name, details if isinstance(details, dict) else {}))
+        return taken
+
+    # -- everyone's side -------------------------------------------------------------------
+
+    def send(self, command: Command, **details: Any) -> None:
+        """Leave a command for the trainer, which must be alive to take it."""
+        status = self.status()
+        if status.state in ENDED or status.is_dead:
+            state = "dead" if status.is_dead else status.state
+            raise RunError(
+                f"The run {self.name} is {state}; go on with it by "
+                f"`kgpt train {self.path / 'run.yaml'} --run {self.name} --resume`."
+            )
+        write_json(self.path / "control" / command, details)
+
+    def config_text(self) -> str:
+        return (self.path / "run.yaml").read_text(encoding="utf-8")
+
+    def status(self) -> RunStatus:
+        try:
+            return RunStatus.model_validate_json((self.path / "status.json").read_bytes())
+        except (OSError, ValueError):
+            return RunStatus()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return list(read_rows(self.path / "metrics.jsonl"))
+
+    def samples(self) -> list[dict[str, Any]]:
+        return list(read_rows(self.path / "samples.jsonl"))
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the finished checkpoints, in order."""
+        if not self.checkpoints.is_dir():
+            return []
+        names = (CHECKPOINT_NAME.fullmatch(path.name) for path in self.checkpoints.iterdir())
+        return sorted(int(name[1]) for name in names if name)
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def pointer(self, kind: Literal["latest", "best"]) -> int | None:
+        """The step that the pointer file `kind` names, if that checkpoint is there."""
+        try:
+            step = int((self.checkpoints / kind).read_text())
+        except (OSError, ValueError):
+            return None
+        return step if self.checkpoint_path(step).is_dir() else None
+
+    def set_pointer(self, kind: Literal["latest", "best"], step: int) -> None:
+        write_text(self.checkpoints / kind, f"{step}\n")
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file; damaged lines, such as a half-written last one, are skipped."""
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def resolve_model(source: str) -> Path:
+    """The model directory meant by a directory, a run name (best checkpoint) or `run@step`."""
+    if (Path(source) / "config.json").is_file():
+        return Path(source)
+    name, _, step = source.partition("@")
+    if not (Path(name) / "run.yaml").is_file() and Path(name).is_dir() and not step:
+        raise UsageError(f"{source} holds no config.json, so it is not a model directory.")
+    run = find_run(name)
+    steps = run.checkpoint_steps()
+    if step:
+        if not step.isdigit() or int(step) not in steps:
+            known = ", ".join(map(str, steps)) or "none"
+            raise RunError(f"The run {name} has no checkpoint {step}; it has: {known}.")
+        return run.checkpoint_path(int(step))
+    chosen = run.pointer("best") or run.pointer("latest") or (steps[-1] if steps else None)
+    if chosen is None:
+        raise RunError(f"The run {name} has no checkpoint yet; wait for one, or train longer.")
+    return run.checkpoint_path(chosen)
+
+
+def _process_exists(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,263 @@
+"""Text to token ids and back, exactly: byte-level BPE, characters, or bytes.
+
+All three are stored as `tokenizer.json` of the `tokenizers` library, and all three can write every
+string: `decode(encode(s)) == s`. What a user types is text even where it looks like a special
+token; only `allow_special=True` gives such words their power.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+from kgpt.errors import DataError, UsageError
+
+END_OF_TEXT = "<|endoftext|>"  # between documents; as in GPT-2
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # around chat turns; as in ChatML
+SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+
+
+class Tokenizer:
+    """A vocabulary and its rules.
+
+    Example:
+
+    >>> tokenizer = Tokenizer.of_bytes()
+    >>> tokenizer.decode(tokenizer.encode("naïve 🙂"))
+    'naïve 🙂'
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer):
+        inner.no_truncation()
+        inner.no_padding()
+        self.inner = inner
+        self._bytes: list[bytes | None] | None = None
+
+    # -- making one ------------------------------------------------------------------------
+
+    @classmethod
+    def train_bpe(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int = 4096,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        min_frequency: int = 2,
+    ) -> Tokenizer:
+        """Learn byte-level BPE (Sennrich et al., 2016; GPT-2's variant) from a stream of texts."""
+        smallest = 256 + len(special_tokens)
+        if vocab_size < smallest:
+            raise UsageError(
+                f"A vocabulary of {vocab_size} cannot hold the 256 bytes and "
+                f"{len(special_tokens)} special tokens; give at least {smallest}."
+            )
+        inner = _byte_level(models.BPE())
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=min_frequency,
+            special_tokens=list(special_tokens),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        inner.train_from_iterator((clean(text) for text in texts), trainer)
+        return cls(inner)
+
+    @classmethod
+    def of_characters(
+        cls, texts: Iterable[str], special_tokens: Sequence[str] = SPECIAL_TOKENS
+    ) -> Tokenizer:
+        """One token for each character seen in `texts`; any other is written as its bytes."""
+        seen: set[str] = set()
+        for text in texts:
+            seen.update(clean(text))
+        names = sorted(seen) + [f"<0x{byte:02X}>" for byte in range(256)]
+        inner = tokenizers.Tokenizer(
+            models.BPE({name: i for i, name in enumerate(names)}, [], byte_fallback=True)
+        )
+        # One character a piece: the model then never searches a long text for merges.
+        inner.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+        inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        _add_special(inner, special_tokens)
+        return cls(inner)
+
+    @classmethod
+    def of_bytes(cls, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
+        """One token for each of the 256 bytes."""
+        alphabet = _byte_alphabet()
+        inner = _byte_level(models.BPE({alphabet[byte]: byte for byte in range(256)}, []))
+        _add_special(inner, special_tokens)
+        return cls(inner)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Tokenizer:
+        """Read `tokenizer.json`, given as the file or the folder that holds it."""
+        file = Path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
+        if not file.is_file():
+            raise DataError(f"There is no tokenizer at {file}; name a folder with tokenizer.json.")
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(file)))
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"{file} is not a tokenizer: {error}.") from None
+
+    def save(self, folder: Path) -> None:
+        self.inner.save(str(folder / "tokenizer.json"))
+
+    def to_json(self) -> str:
+        return self.inner.to_str()
+
+    # -- using it --------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids a model needs rows for: the largest id plus one."""
+        return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary and rules: equal exactly for equal tokenizers."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def id_of(self, token: str) -> int | None:
+        return self.inner.token_to_id(token)
+
+    @property
+    def end_of_text(self) -> int | None:
+        return self.id_of(END_OF_TEXT)
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """The ids of `text`. Special tokens inside it stay plain text unless allowed."""
+        return self.encode_batch([text], allow_special)[0]
+
+    def encode_batch(self, texts: Sequence[str], allow_special: bool = False) -> list[list[int]]:
+        """`encode` for many texts at once, on all cores."""
+        self.inner.encode_special_tokens = not allow_special
+        cleaned = [clean(text) for text in texts]
+        encodings = self.inner.encode_batch_fast(cleaned, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self.inner.decode(list(ids), skip_special_tokens=skip_special)
+
+    def stream(self, skip_special: bool = True) -> StreamDecoder:
+        """A decoder that is fed ids one by one."""
+        return StreamDecoder(self, skip_special)
+
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes a token stands for; None for a special token, or an id without one."""
+        if self._bytes is None:
+            self._bytes = _token_bytes(self.inner, self.vocab_size)
+        return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else None
+
+    def special_ids(self) -> set[int]:
+        added = self.inner.get_added_tokens_decoder()
+        return {token_id for token_id, token in added.items() if token.special}
+
+
+class StreamDecoder:
+    """Turns ids into text as they come, never giving half a character.
+
+    The pieces given by `feed` and `finish` join to exactly `Tokenizer.decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+        self._tokenizer = tokenizer
+        self._special = {
+            token_id: b"" if skip_special else tokenizer.decode([token_id]).encode()
+            for token_id in tokenizer.special_ids()
+        }
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token_id: int) -> str:
+        """The text that `token_id` completes; empty while a character is unfinished."""
+        if token_id in self._special:
+            return self._utf8.decode(b"", final=True) + self._special[token_id].decode()
+        return self._utf8.decode(self._tokenizer.bytes_of(token_id) or b"")
+
+    def finish(self) -> str:
+        """What is left when no more ids come: U+FFFD for an unfinished character."""
+        return self._utf8.decode(b"", final=True)
+
+
+def clean(text: str) -> str:
+    """`text` with lone surrogates, which no encoding can write, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def pieces(text: Iterator[str], size: int = 1 << 16) -> Iterator[str]:
+    """Cut a stream of text into pieces of about `size` that encode as the whole would.
+
+    The cut falls between a visible character and a newline, where byte-level BPE always has a
+    boundary: a newline only ever begins a token. A text without such a place is not cut.
+    """
+    held = ""
+    for part in text:
+        held += part
+        while len(held) > size:
+            cut = _last_cut(held, size)
+            if cut <= 0:
+                break
+            yield held[:cut]
+            held = held[cut:]
+    if held:
+        yield held
+
+
+def _last_cut(text: str, size: int) -> int:
+    """A newline after a visible character: the last up to `size`, else the first after; or -1."""
+    cut = text.rfind("\n", 1, size)
+    while cut > 0 and text[cut - 1].isspace():
+        cut = text.rfind("\n", 1, cut)
+    if cut > 0:
+        return cut
+    cut = text.find("\n", size)
+    while cut > 0 and text[cut - 1].isspace():
+        cut = text.find("\n", cut + 1)
+    return cut
+
+
+def _byte_level(model) -> tokenizers.Tokenizer:
+    inner = tokenizers.Tokenizer(model)
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    return inner
+
+
+def _add_special(inner: tokenizers.Tokenizer, tokens: Sequence[str]) -> None:
+    inner.add_special_tokens([AddedToken(token, special=True) for token in tokens])
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte: itself if printable, else U+0100 onwards."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + i) for i, byte in enumerate(others)
+    }
+
+
+def _token_bytes(inner: tokenizers.Tokenizer, size: int) -> list[bytes | None]:
+    """The bytes of each id, read off the vocabulary."""
+    special = inner.get_added_tokens_decoder()
+    byte_of = {character: byte for byte, character in _byte_alphabet().items()}
+    is_byte_level = isinstance(inner.decoder, decoders.ByteLevel)
+    table: list[bytes | None] = [None] * size
+    for token, token_id in inner.get_vocab(with_added_tokens=True).items():
+        if token_id in special:
+            table[token_id] = None if special[token_id].special else token.encode()
+        elif is_byte_level:
+            table[token_id] = bytes(byte_of[character] for character in token)
+        elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            table[token_id] = bytes([int(token[3:5], 16)])
+        else:
+            table[token_id] = token.encode()
+    return table

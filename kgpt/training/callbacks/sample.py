@@ -1,0 +1,62 @@
+"""Text written while training: the plainest sign of what a model has learned."""
+
+from __future__ import annotations
+
+from kgpt import backend
+from kgpt.config import SamplingConfig
+from kgpt.generation.decode import Decoder
+from kgpt.text.tokenizer import Tokenizer
+from kgpt.training.callbacks.status import StatusKeeper
+from kgpt.training.callbacks.validate import averaged
+from kgpt.training.steps import StepCallback
+
+
+class Samples(StepCallback):
+    """Continues the prompts every N steps and writes samples.jsonl.
+
+    Args:
+        tokenizer: of the data set.
+        prompts: what the samples begin with.
+        sampling: how they are written. Without a seed of its own, the step is the seed.
+        every: steps between samples; 0 only on request.
+        status: shows "training" still, but does not count the time.
+        on_sample: called with each row, after it is written.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompts, sampling: SamplingConfig, every,
+        status: StatusKeeper | None = None, on_sample=None,
+    ):  # fmt: skip
+        super().__init__()
+        self.tokenizer, self.prompts, self.sampling = tokenizer, list(prompts), sampling
+        self.every, self.on_sample = every, on_sample
+        self.status = status or StatusKeeper(None)
+        self._decoder: Decoder | None = None
+
+    def on_step_end(self, step, logs):
+        if self.every and step % self.every == 0:
+            self.write(step, self.prompts)
+
+    def write(self, step, prompts):
+        """Continue `prompts` with the weights of this moment."""
+        if self._decoder is None:
+            self._decoder = Decoder(self.model)
+        backend.live_sync(self.model)
+        sampling = self.sampling
+        if sampling.seed is None:
+            sampling = sampling.model_copy(update={"seed": step})
+        end = self.tokenizer.end_of_text
+        ids = [self.tokenizer.encode(prompt) or [end or 0] for prompt in prompts]
+        with self.status.during("training"), averaged(self.model):
+            texts = self._decoder.generate(ids, sampling, {end} if end is not None else ())
+        for prompt, new in zip(prompts, texts, strict=True):
+            row = {
+                "step": step,
+                "prompt": prompt,
+                "text": self.tokenizer.decode(new, skip_special=True),
+                "sampling": sampling.model_dump(),
+            }
+            if self.status.run is not None:
+                self.status.run.append("samples", row)
+            if self.on_sample is not None:
+                self.on_sample(row)
