@@ -155,6 +155,9 @@ class DataConfig(Section):
     """Which data set is trained on, and how its batches are drawn."""
 
     dir: str | None = Field(None, description="A folder made by `kgpt data prepare`.")
+    replies_only: bool = Field(
+        False, description="Of conversations, learn only what the assistant says."
+    )
     token_dropout: float = Field(
         0.0, ge=0, lt=1, description="Share of input tokens hidden behind the mask token."
     )

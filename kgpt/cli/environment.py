@@ -62,6 +62,18 @@ def prepare_process() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def silence_native_code() -> None:
+    """Keep what backends print from native code off the terminal; Python's own output stays.
+
+    Native code writes to file descriptor 2, whatever `sys.stderr` is.
+    """
+    terminal = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    os.close(sink)
+    sys.stderr = os.fdopen(terminal, "w", encoding="utf-8", errors="backslashreplace")
+
+
 def _from_keras_json() -> str | None:
     """The backend that Keras's own configuration file asks for."""
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kgpt.cli.environment import prepare_process
+from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.config import SamplingConfig
 from kgpt.runs import resolve_model
 
@@ -71,6 +71,7 @@ def generate(
     changes = {name: value for name, value in given.items() if value is not None}
     SamplingConfig.parse(changes)
     prepare_process()
+    silence_native_code()
     if prompt == "-":
         prompt = sys.stdin.read()
     from kgpt.generation.text import TextGenerator

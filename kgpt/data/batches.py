@@ -17,6 +17,8 @@ from kgpt.errors import DataError
 class TrainBatches(keras.utils.PyDataset):
     """Batches `first`, `first + 1`, ... of a training run: (inputs, targets), each (B, T) int32.
 
+    With `replies_only` there are weights, too: (B, T) float32.
+
     Args:
         data: an open `DataSet`, or its folder.
         batch_size: B.
@@ -26,6 +28,7 @@ class TrainBatches(keras.utils.PyDataset):
         first: number of the first; not 0 when a run is resumed.
         token_dropout: share of inputs hidden behind the end-of-text token.
         token_replacement: share of inputs replaced by random tokens.
+        replies_only: of conversations, learn only what the assistant says.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class TrainBatches(keras.utils.PyDataset):
         first=0,
         token_dropout=0.0,
         token_replacement=0.0,
+        replies_only=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -46,7 +50,10 @@ class TrainBatches(keras.utils.PyDataset):
         if token_dropout or token_replacement:
             blank = data.tokenizer.end_of_text or 0
             noise = Noise(token_dropout, token_replacement, blank, data.manifest.vocab_size)
-        self.windows = Windows(data.tokens("train"), length, batch_size, seed, noise)
+        learnable = data.learnable("train") if replies_only else None
+        self.windows = Windows(
+            data.tokens("train"), length, batch_size, seed, noise, learnable
+        )
         self.count, self.first = count, first
 
     def __len__(self):
@@ -59,13 +66,17 @@ class TrainBatches(keras.utils.PyDataset):
 class EvaluationBatches(keras.utils.PyDataset):
     """The whole of a split, or its first `limit` batches: (inputs, targets, weights), (B, T).
 
-    Every token but the first is a target once; padding has weight 0.
+    Every token but the first is a target once; padding has weight 0, and with `replies_only`
+    so has what the assistant of a conversation does not say.
     """
 
-    def __init__(self, data, batch_size, length, split="val", limit=None, **kwargs):
+    def __init__(
+        self, data, batch_size, length, split="val", limit=None, replies_only=False, **kwargs
+    ):
         super().__init__(**kwargs)
         data = data if isinstance(data, DataSet) else DataSet(data)
         self.stream = data.tokens(split)
+        self.learnable = data.learnable(split) if replies_only else None
         if len(self.stream) < 2:
             raise DataError(
                 f"The {split} part of {data.folder} is empty; prepare the data set again "
@@ -79,4 +90,6 @@ class EvaluationBatches(keras.utils.PyDataset):
         return self.count
 
     def __getitem__(self, index):
-        return evaluation_batch(self.stream, self.length, self.batch_size, index)
+        return evaluation_batch(
+            self.stream, self.length, self.batch_size, index, self.learnable
+        )

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from kgpt.data.shards import Manifest, SplitWriter, write_manifest
 from kgpt.data.sources import Corpus, Document
@@ -21,6 +20,7 @@ from kgpt.text.tokenizer import Tokenizer, pieces
 
 BATCH_CHARACTERS = 1 << 20
 TOKENIZER_SAMPLE = 200 << 20  # characters a tokenizer is trained on, at most
+PROGRESS_BYTES = 1 << 18
 Progress = Callable[[int], None]
 
 
@@ -56,14 +56,14 @@ def prepare(
     with explained(f"write the data set {out}"), new_folder(out) as folder:
         vocab_size = tokenizer.vocab_size
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-        writers = {split: SplitWriter(folder, split, dtype) for split in ("train", "val")}
+        masked = corpus.has_conversations
+        writers = {split: SplitWriter(folder, split, dtype, masked) for split in ("train", "val")}
         end = tokenizer.end_of_text
         encoder = _Encoder(tokenizer, writers)
         for number, document in enumerate(_watched(corpus, corpus.documents(), progress)):
-            split = document.split or _split_of(number, val_fraction)
-            encoder.begin(split)
-            for part in _parts(document, tokenizer):
-                encoder.add(part)
+            encoder.begin(document.split or _split_of(number, val_fraction))
+            for part, learn in _parts(document, tokenizer):
+                encoder.add(part, learn)
             if end is not None and not corpus.is_one_text:
                 encoder.add([end])
         encoder.flush()
@@ -81,55 +81,66 @@ def prepare(
     return manifest
 
 
-class _Encoder:
-    """Collects text until a batch is full, encodes it, and hands the ids to the writers.
+@dataclass
+class _Piece:
+    """What waits to be written: text to encode or ids, and where it belongs."""
 
-    What waits is a list of pieces: text to encode, or ids ready to write, each with its split
-    and whether a document begins there.
-    """
+    content: str | list[int]
+    split: str
+    begins: bool
+    learn: bool
+
+
+class _Encoder:
+    """Collects text until a batch is full, encodes it, and hands the ids to the writers."""
 
     def __init__(self, tokenizer: Tokenizer, writers: dict[str, SplitWriter]):
         self._tokenizer, self._writers = tokenizer, writers
-        self._split = "train"
-        self._begins = False
-        self._waiting: list[tuple[str, bool, str | list[int]]] = []
+        self._split, self._begins = "train", False
+        self._waiting: list[_Piece] = []
         self._characters = 0
 
     def begin(self, split: str) -> None:
         self._split, self._begins = split, True
 
-    def add(self, piece: str | list[int]) -> None:
-        self._waiting.append((self._split, self._begins, piece))
+    def add(self, content: str | list[int], learn: bool = True) -> None:
+        self._waiting.append(_Piece(content, self._split, self._begins, learn))
         self._begins = False
-        self._characters += len(piece)
+        self._characters += len(content)
         if self._characters >= BATCH_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
-        texts = [piece for _, _, piece in self._waiting if isinstance(piece, str)]
+        texts = [piece.content for piece in self._waiting if isinstance(piece.content, str)]
         encoded = iter(self._tokenizer.encode_batch(texts))
-        for split, begins, piece in self._waiting:
-            writer = self._writers[split]
-            if begins:
+        for piece in self._waiting:
+            writer = self._writers[piece.split]
+            if piece.begins:
                 writer.begin_document()
-            if isinstance(piece, str):
-                writer.info.text_bytes += len(piece.encode("utf-8", "replace"))
-                writer.write(np.asarray(next(encoded)))
+            if isinstance(piece.content, str):
+                writer.info.text_bytes += len(piece.content.encode("utf-8", "replace"))
+                writer.write(next(encoded), piece.learn)
             else:
-                writer.write(piece)
+                writer.write(piece.content, piece.learn)
         self._waiting, self._characters = [], 0
 
 
-def _parts(document: Document, tokenizer: Tokenizer) -> Iterator[str | list[int]]:
-    """The text of a document in pieces that encode as the whole would, or a conversation's ids."""
+def _parts(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[str | list[int], bool]]:
+    """A document in pieces, text or ids, each with whether it is to be learned.
+
+    Text is cut so that it encodes as the whole would. Of a conversation, what the assistant says
+    is learned, the end of its turn included.
+    """
     if document.messages is None:
-        yield from pieces(document.parts)
+        yield from ((piece, True) for piece in pieces(document.parts))
         return
     chat = ChatFormat(tokenizer)
     for message in document.messages:
-        yield chat.opening(message["role"])
-        yield message["content"]
-        yield chat.end
+        by_model = message["role"] == "assistant"
+        yield chat.opening(message["role"]), False
+        yield message["content"], by_model
+        yield chat.end[:1], by_model
+        yield chat.end[1:], False
 
 
 def _split_of(number: int, val_fraction: float) -> str:
@@ -138,9 +149,13 @@ def _split_of(number: int, val_fraction: float) -> str:
 
 
 def _watched(corpus: Corpus, items: Iterable, progress: Progress) -> Iterator:
-    """Pass items on, telling `progress` how much of the corpus has been read."""
+    """Pass items on, telling `progress` now and then how much of the corpus has been read."""
+    told = 0
     for item in items:
         if isinstance(item, Document):
             item.parts = _watched(corpus, item.parts, progress)
         yield item
-        progress(corpus.bytes_read)
+        if corpus.bytes_read - told >= PROGRESS_BYTES:
+            told = corpus.bytes_read
+            progress(told)
+    progress(corpus.bytes_read)

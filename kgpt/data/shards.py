@@ -3,6 +3,7 @@
     manifest.json      counts, checksums, the tokenizer's fingerprint
     tokenizer.json     the tokenizer that made the ids
     train-00000.bin    ids, uint16 or uint32, documents one after the other
+    train-00000.learn  a byte an id, 1 if it is to be learned; only where conversations are
     train.starts       where each document begins in its split: uint64
     val-00000.bin, val.starts
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ SHARD_BYTES = 256 << 20
 
 
 class Shard(BaseModel):
-    file: str
+    """Two files side by side: `name`.bin with the ids, `name`.learn with their mask, if any."""
+
+    name: str
     tokens: int
     sha256: str
+    learn_sha256: str | None = None
 
 
 class SplitInfo(BaseModel):
@@ -53,31 +57,37 @@ class Manifest(BaseModel):
 
 
 class SplitWriter:
-    """Writes one split of a data set, shard by shard."""
+    """Writes one split of a data set, shard by shard.
 
-    def __init__(self, folder: Path, split: str, dtype: str, shard_bytes: int = SHARD_BYTES):
+    Args:
+        masked: also write which ids are to be learned.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, dtype: str, masked: bool, shard_bytes: int = SHARD_BYTES
+    ):
         self.info = SplitInfo()
         self._folder, self._split, self._dtype = folder, split, np.dtype(dtype)
+        self._suffixes = (".bin", ".learn") if masked else (".bin",)
         self._shard_tokens = shard_bytes // self._dtype.itemsize
         self._starts = (folder / f"{split}.starts").open("wb")
-        self._file: Any = None
-        self._hash: Any = None
+        self._files: list[_HashedFile] = []
         self._room = 0
 
     def begin_document(self) -> None:
         self._starts.write(np.uint64(self.info.tokens).tobytes())
         self.info.documents += 1
 
-    def write(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Append ids to the document begun last."""
+    def write(self, ids: Sequence[int] | np.ndarray, learn: bool = True) -> None:
+        """Append ids to the document begun last; `learn` says whether they are targets."""
         array = np.asarray(ids, dtype=self._dtype)
         while array.size:
             if self._room == 0:
                 self._next_shard()
             now, array = array[: self._room], array[self._room :]
-            data = now.tobytes()
-            self._file.write(data)
-            self._hash.update(data)
+            rows = (now, np.full(now.size, learn, dtype=np.uint8))
+            for file, row in zip(self._files, rows, strict=False):
+                file.write(row.tobytes())
             self._room -= now.size
             self.info.tokens += now.size
             self.info.shards[-1].tokens += now.size
@@ -89,17 +99,32 @@ class SplitWriter:
 
     def _next_shard(self) -> None:
         self._end_shard()
-        name = f"{self._split}-{len(self.info.shards):05d}.bin"
-        self._file = (self._folder / name).open("wb")
-        self._hash = hashlib.sha256()
+        name = f"{self._split}-{len(self.info.shards):05d}"
+        self._files = [_HashedFile(self._folder / f"{name}{end}") for end in self._suffixes]
         self._room = self._shard_tokens
-        self.info.shards.append(Shard(file=name, tokens=0, sha256=""))
+        self.info.shards.append(Shard(name=name, tokens=0, sha256=""))
 
     def _end_shard(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self.info.shards[-1].sha256 = self._hash.hexdigest()
-            self._file = None
+        if self._files:
+            sums = [file.close() for file in self._files]
+            shard = self.info.shards[-1]
+            shard.sha256, shard.learn_sha256 = sums[0], sums[1] if len(sums) > 1 else None
+            self._files = []
+
+
+class _HashedFile:
+    """A file that knows the SHA-256 of what was written to it."""
+
+    def __init__(self, path: Path):
+        self._file, self._hash = path.open("wb"), hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+
+    def close(self) -> str:
+        self._file.close()
+        return self._hash.hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -124,11 +149,9 @@ class DataSet:
         if self.manifest.format != FORMAT:
             raise self._damaged(f"it has format {self.manifest.format}, this kgpt reads {FORMAT}")
         self._dtype = np.dtype(self.manifest.dtype)
-        for split in self.manifest.splits.values():
-            for shard in split.shards:
-                path = self.folder / shard.file
-                if not path.is_file() or path.stat().st_size != shard.tokens * self._dtype.itemsize:
-                    raise self._damaged(f"{shard.file} is missing or has the wrong size")
+        for path, size, _ in self._expected():
+            if not path.is_file() or path.stat().st_size != size:
+                raise self._damaged(f"{path.name} is missing or has the wrong size")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -139,12 +162,14 @@ class DataSet:
 
     def tokens(self, split: str) -> TokenStream:
         """The ids of "train" or "val" as one long sequence."""
-        info = self.manifest.splits.get(split, SplitInfo())
-        arrays = [
-            np.memmap(self.folder / shard.file, dtype=self._dtype, mode="r")
-            for shard in info.shards
-        ]
-        return TokenStream(arrays)
+        return self._stream(split, ".bin", self._dtype)
+
+    def learnable(self, split: str) -> TokenStream | None:
+        """For each id whether it is to be learned, 0 or 1; None if all are."""
+        shards = self.manifest.splits.get(split, SplitInfo()).shards
+        if any(shard.learn_sha256 is None for shard in shards):
+            return None
+        return self._stream(split, ".learn", np.dtype(np.uint8))
 
     def document_starts(self, split: str) -> np.ndarray:
         """(documents,) uint64: where each document of a split begins."""
@@ -159,10 +184,23 @@ class DataSet:
 
     def verify(self) -> None:
         """Compare every shard with its checksum; raises `DataError` at the first difference."""
+        for path, _, expected in self._expected():
+            if sha256(path) != expected:
+                raise self._damaged(f"the bytes of {path.name} have changed")
+
+    def _expected(self) -> Iterator[tuple[Path, int, str]]:
+        """Every shard file that must be there: path, size in bytes, SHA-256."""
         for split in self.manifest.splits.values():
             for shard in split.shards:
-                if sha256(self.folder / shard.file) != shard.sha256:
-                    raise self._damaged(f"the bytes of {shard.file} have changed")
+                size = shard.tokens * self._dtype.itemsize
+                yield self.folder / f"{shard.name}.bin", size, shard.sha256
+                if shard.learn_sha256 is not None:
+                    yield self.folder / f"{shard.name}.learn", shard.tokens, shard.learn_sha256
+
+    def _stream(self, split: str, suffix: str, dtype: np.dtype) -> TokenStream:
+        shards = self.manifest.splits.get(split, SplitInfo()).shards
+        paths = [self.folder / f"{shard.name}{suffix}" for shard in shards]
+        return TokenStream([np.memmap(path, dtype=dtype, mode="r") for path in paths])
 
     def _damaged(self, reason: str) -> DataError:
         return DataError(

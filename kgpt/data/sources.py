@@ -66,6 +66,14 @@ class Corpus:
             len(self.files) == 1 and self.separator is None and _kind(self.files[0]) in ("txt", "md")
         )
 
+    @property
+    def has_conversations(self) -> bool:
+        """True if the first row of some .jsonl file is a conversation."""
+        files = [file for file in self.files if _kind(file) == "jsonl"]
+        return any(
+            next(self._jsonl(file), Document()).messages is not None for file in files
+        )
+
     def documents(self) -> Iterator[Document]:
         """Every document, once; a document's parts must be used up before the next is taken."""
         self.bytes_read = 0

@@ -27,6 +27,7 @@ class Windows:
         batch_size: B.
         seed: of the order and the noise.
         noise: what is done to the inputs; None leaves them as they are.
+        learnable: 0 or 1 for each token; targets of 0 get weight 0. None counts all alike.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Windows:
         batch_size: int,
         seed: int,
         noise: Noise | None = None,
+        learnable: TokenStream | None = None,
     ):
         self.stream, self.length, self.batch_size, self.seed = stream, length, batch_size, seed
-        self.noise = noise
+        self.noise, self.learnable = noise, learnable
         # One window less than fit, so that any offset below T leaves room.
         self.per_epoch = (len(stream) - 1) // length - 1
         if self.per_epoch < 1:
@@ -49,8 +51,8 @@ class Windows:
                 )
             self.per_epoch = 1
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of `step`, each (B, T) int32."""
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+        """Inputs and targets of `step`, each (B, T) int32, and weights where there are some."""
         number = np.arange(self.batch_size, dtype=np.int64) + step * self.batch_size
         epoch, place = np.divmod(number, self.per_epoch)
         starts = np.empty(self.batch_size, dtype=np.int64)
@@ -62,7 +64,9 @@ class Windows:
         inputs, targets = window[:, :-1], window[:, 1:]
         if self.noise is not None:
             inputs = self.noise(inputs, self.seed, step)
-        return inputs, targets
+        if self.learnable is None:
+            return inputs, targets
+        return inputs, targets, self.learnable.windows(starts + 1, self.length).astype(np.float32)
 
     def _offset(self, epoch: int) -> int:
         spare = len(self.stream) - 1 - self.per_epoch * self.length
@@ -70,26 +74,29 @@ class Windows:
 
 
 def evaluation_batch(
-    stream: TokenStream, length: int, batch_size: int, index: int
+    stream: TokenStream,
+    length: int,
+    batch_size: int,
+    index: int,
+    learnable: TokenStream | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Batch `index` of a whole split: inputs, targets (B, T) int32, weights (B, T) float32.
 
     Windows lie side by side; each token but the first is a target exactly once. What the last
-    batch has too much is padding, of weight 0.
+    batch has too much is padding, of weight 0; so have targets that are not `learnable`.
     """
-    targets_in_all = len(stream) - 1
-    starts = (np.arange(batch_size, dtype=np.int64) + index * batch_size) * length
     inputs = np.zeros((batch_size, length), dtype=np.int32)
     targets = np.zeros((batch_size, length), dtype=np.int32)
     weights = np.zeros((batch_size, length), dtype=np.float32)
-    whole = starts + length <= targets_in_all
-    window = stream.windows(starts[whole], length + 1) if whole.any() else None
-    if window is not None:
-        inputs[whole], targets[whole], weights[whole] = window[:, :-1], window[:, 1:], 1.0
-    for row in np.flatnonzero(~whole & (starts < targets_in_all)):
-        rest = targets_in_all - int(starts[row])
-        window = stream.windows(starts[row : row + 1], rest + 1)[0]
-        inputs[row, :rest], targets[row, :rest], weights[row, :rest] = window[:-1], window[1:], 1.0
+    for row in range(batch_size):
+        start = (index * batch_size + row) * length
+        size = min(length, len(stream) - 1 - start)
+        if size <= 0:
+            break
+        place = np.array([start])
+        window = stream.windows(place, size + 1)[0]
+        inputs[row, :size], targets[row, :size] = window[:-1], window[1:]
+        weights[row, :size] = 1.0 if learnable is None else learnable.windows(place + 1, size)
     return inputs, targets, weights
 
 

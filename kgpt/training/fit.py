@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 from rich.console import Console
 
 from kgpt import backend
@@ -70,7 +69,6 @@ def train(config: Config, run: Run, resume: bool, console: Console, quiet=False)
 
 def _train(config, run, data, resume, status, screen) -> Outcome:
     tc = config.train
-    keras.utils.set_random_seed(tc.seed)
     model = build_model(config)
     facts = restore(run, model, screen) if resume else {}
     done = facts.get("step", 0)
@@ -90,6 +88,7 @@ def _train(config, run, data, resume, status, screen) -> Outcome:
                 first=done * tc.grad_accumulation,
                 token_dropout=config.data.token_dropout,
                 token_replacement=config.data.token_replacement,
+                replies_only=config.data.replies_only,
             )
             model.fit(batches, callbacks=callbacks, shuffle=False, verbose=0)
     step = control.step or done
@@ -192,8 +191,11 @@ def make_callbacks(config, run, data, status, screen, facts, cleanup) -> list:
     cleanup.callback(control.restore_signals)
     callbacks = [rate, StopOnNaN()]
     if tc.eval_every:
-        batches = EvaluationBatches(data, tc.batch_size, length, limit=tc.eval_batches)
-        per_token = data.bytes_per_token("val")
+        replies_only = config.data.replies_only
+        batches = EvaluationBatches(
+            data, tc.batch_size, length, limit=tc.eval_batches, replies_only=replies_only
+        )
+        per_token = None if replies_only else data.bytes_per_token("val")
         callbacks.append(Validation(batches, tc.eval_every, tc.max_steps, per_token, status))
     callbacks += [recorder, samples]
     if tc.early_stopping:
