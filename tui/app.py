@@ -1,0 +1,162 @@
+"""The app's shell: options, modes, themes, keys, command palette. Screens do the rest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+
+from kgpt.errors import KgptError
+from kgpt_tui import screens
+from kgpt_tui.settings import Settings, SettingsFile
+from kgpt_tui.themes import THEMES
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was said on the command line."""
+
+    model: str | None = None
+    server: str | None = None
+    api_key_file: Path | None = None
+    run: str | None = None
+    settings: Path | None = None
+    data: Path | None = None
+
+
+class KgptApp(App[None]):
+    """Chat, runs and training, each a mode with a stack of screens of its own."""
+
+    TITLE = "kgpt"
+    CSS_PATH = "styles/app.tcss"
+    MODES = {name: partial(screens.make, name) for name in screens.MODES}
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-normal"), (110, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]
+    BINDINGS = [
+        Binding("f1", "help", "Help", id="app.help", priority=True),
+        Binding("f2", "go('home')", "Home", id="app.home", show=False, priority=True),
+        Binding("f3", "go('chat')", "Chat", id="app.chat", show=False, priority=True),
+        Binding("f4", "go('runs')", "Runs", id="app.runs", show=False, priority=True),
+        Binding("f5", "go('train')", "Train", id="app.train", show=False, priority=True),
+        Binding("f10", "settings", "Settings", id="app.settings", show=False, priority=True),
+        Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
+    ]
+
+    def __init__(self, options: Options | None = None):
+        super().__init__()
+        self.options = options or Options()
+        self.settings_file = SettingsFile(self.options.settings)
+        for theme in THEMES:
+            self.register_theme(theme)
+        known = self.settings.theme in self.available_themes
+        self.theme = self.settings.theme if known else THEMES[0].name
+        self.set_keymap(self.settings.keys)
+
+    @property
+    def settings(self) -> Settings:
+        return self.settings_file.values
+
+    def save_settings(self, **changes: Any) -> None:
+        """Change some settings and write all of them; a failure is shown, not raised."""
+        for name, value in changes.items():
+            setattr(self.settings, name, value)
+        if problem := self.settings_file.save():
+            self.notify(problem, severity="warning", markup=False)
+
+    def get_default_screen(self) -> Screen:
+        return Screen(id="_default")
+
+    def on_mount(self) -> None:
+        self.theme_changed_signal.subscribe(self, lambda theme: self._keep_theme(theme.name))
+        if self.options.run:
+            self.open_run(self.options.run)
+        else:
+            self.switch_mode("chat" if self.options.model or self.options.server else "home")
+        if self.settings_file.problem:
+            self.notify(self.settings_file.problem, severity="warning", markup=False)
+
+    def _keep_theme(self, name: str) -> None:
+        if name != self.settings.theme:
+            self.save_settings(theme=name)
+
+    # -- going places: screens call these, and nothing of one another ------------------------
+
+    def open_chat(self, model: str | None = None) -> None:
+        """Go to the chat; with `model` (a directory, run or run@step), chat with that."""
+        self.switch_mode("chat")
+        if model is not None:
+            self.call_after_refresh(lambda: self.screen.use_model(model))  # type: ignore[attr-defined]
+
+    def open_run(self, run: Path | str) -> None:
+        """Watch a run, over the table of runs."""
+        from kgpt.runs import find_run
+
+        self.switch_mode("runs")
+        try:
+            self.push_screen(screens.make("watch", find_run(str(run)).path))
+        except KgptError as error:
+            self.notify(str(error), severity="error", markup=False)
+
+    def open_train(self, **named: Any) -> None:
+        """Go to the form that starts a run."""
+        self.switch_mode("train")
+
+    def action_go(self, mode: str) -> None:
+        self.switch_mode(mode)
+
+    def action_help(self) -> None:
+        if self.screen.id != "help":
+            self.push_screen(screens.make("help", self.screen))
+
+    def action_settings(self) -> None:
+        if self.screen.id != "settings":
+            self.push_screen(screens.make("settings"))
+
+    def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
+        yield SystemCommand("Home", "What can be done here (F2)", partial(self.switch_mode, "home"))
+        yield SystemCommand("Chat", "Talk with a model (F3)", partial(self.switch_mode, "chat"))
+        yield SystemCommand("Runs", "All training runs (F4)", partial(self.switch_mode, "runs"))
+        yield SystemCommand(
+            "Train", "Start a training run (F5)", partial(self.switch_mode, "train")
+        )
+        yield SystemCommand("Keys", "Every key of this screen (F1)", self.action_help)
+        yield SystemCommand("Settings", "Theme, rendering, keys (F10)", self.action_settings)
+        yield SystemCommand("Theme", "Choose the colours", self.search_themes)
+        yield SystemCommand("Screenshot", "Save an SVG picture", self.deliver_screenshot)
+        yield SystemCommand("Quit", "Leave kgpt", self.action_quit)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of `kgpt-tui`."""
+    parser = argparse.ArgumentParser(prog="kgpt-tui", description="Chat, watch and train.")
+    parser.add_argument("--model", help="a model directory, a run, or run@step to chat with")
+    parser.add_argument("--server", help="address of a running `kgpt serve`")
+    parser.add_argument("--api-key-file", type=Path, help="file that holds the server's key")
+    parser.add_argument("--run", help="a training run to watch")
+    parser.add_argument("--web", action="store_true", help="serve the app to a browser, here only")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    chosen = vars(parser.parse_args(arguments))
+    if chosen.pop("version"):
+        from kgpt import __version__
+
+        print(f"kgpt {__version__}")
+        return
+    web = chosen.pop("web")
+    try:
+        if web:
+            from kgpt_tui.web import serve
+
+            serve(Options(**chosen))
+        else:
+            KgptApp(Options(**chosen)).run()
+    except KgptError as error:
+        print(f"kgpt-tui: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Parts of screens: each file is one widget."""
