@@ -1,13 +1,13 @@
 """The run directory: where a trainer and those who watch it meet. No Keras here.
 
-    run.yaml       the resolved configuration: enough to start the same run again
-    status.json    replaced atomically: state, step, heartbeat, error, ...
-    metrics.jsonl  a row a logged step, appended; the last line may be half written
-    samples.jsonl  text written while training
-    train.log      all that the process prints
-    control/       one file a command: pause, resume, stop, checkpoint, sample
-    checkpoints/   step-00000500/ ..., and the pointer files `latest` and `best`
-    lock           held by the trainer, so that no second one trains the same run
+run.yaml       the resolved configuration: enough to start the same run again
+status.json    replaced atomically: state, step, heartbeat, error, ...
+metrics.jsonl  a row a logged step, appended; the last line may be half written
+samples.jsonl  text written while training
+train.log      all that the process prints
+control/       one file a command: pause, resume, stop, checkpoint, sample
+checkpoints/   step-00000500/ ..., and the pointer files `latest` and `best`
+lock           held by the trainer, so that no second one trains the same run
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
@@ -33,7 +33,7 @@ State = Literal[
 ]  # fmt: skip
 ENDED = ("finished", "stopped", "failed")
 Command = Literal["pause", "resume", "stop", "checkpoint", "sample"]
-COMMANDS = ("pause", "resume", "stop", "checkpoint", "sample")
+COMMANDS: tuple[Command, ...] = get_args(Command)
 HEARTBEAT_S = 2.0  # the trainer writes its status at least so often
 SILENCE_S = 20.0  # without a heartbeat for so long, a run elsewhere counts as dead
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
@@ -157,18 +157,19 @@ class Run:
 
     def take_commands(self) -> list[tuple[Command, dict[str, Any]]]:
         """The commands waiting in control/, oldest first; each is handed out once."""
-        taken = []
+        taken: list[tuple[Command, dict[str, Any]]] = []
         folder = self.path / "control"
         if not folder.is_dir():
             return []
-        waiting = [folder / name for name in COMMANDS if (folder / name).exists()]
-        for file in sorted(waiting, key=lambda file: file.stat().st_mtime_ns):
+        waiting = [name for name in COMMANDS if (folder / name).exists()]
+        for name in sorted(waiting, key=lambda name: (folder / name).stat().st_mtime_ns):
+            file = folder / name
             try:
                 details = json.loads(file.read_text(encoding="utf-8") or "{}")
             except (OSError, ValueError):
                 details = {}
             file.unlink(missing_ok=True)
-            taken.append((file.name, details if isinstance(details, dict) else {}))
+            taken.append((name, details if isinstance(details, dict) else {}))
         return taken
 
     # -- everyone's side -------------------------------------------------------------------

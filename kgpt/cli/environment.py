@@ -23,8 +23,7 @@ DEFAULT = "tensorflow"
 # on JAX and TensorFlow. Huge pages make faults rare; without trimming and mmap there are none.
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 KEEP_PAGES = (
-    "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
-    ":glibc.malloc.top_pad=67108864"
+    "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=67108864"
 )
 MALLOC = {"jax": HUGE_PAGES, "torch": HUGE_PAGES, "tensorflow": KEEP_PAGES}
 

@@ -121,4 +121,6 @@ def _options_help() -> str:
     return "\n".join(lines)
 
 
-train.__doc__ = (train.__doc__ or "").replace("\n\n    Parameters", _options_help() + "\n\n    Parameters", 1)
+train.__doc__ = (train.__doc__ or "").replace(
+    "\n\n    Parameters", _options_help() + "\n\n    Parameters", 1
+)

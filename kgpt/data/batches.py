@@ -51,9 +51,7 @@ class TrainBatches(keras.utils.PyDataset):
             blank = data.tokenizer.end_of_text or 0
             noise = Noise(token_dropout, token_replacement, blank, data.manifest.vocab_size)
         learnable = data.learnable("train") if replies_only else None
-        self.windows = Windows(
-            data.tokens("train"), length, batch_size, seed, noise, learnable
-        )
+        self.windows = Windows(data.tokens("train"), length, batch_size, seed, noise, learnable)
         self.count, self.first = count, first
 
     def __len__(self):
@@ -90,6 +88,4 @@ class EvaluationBatches(keras.utils.PyDataset):
         return self.count
 
     def __getitem__(self, index):
-        return evaluation_batch(
-            self.stream, self.length, self.batch_size, index, self.learnable
-        )
+        return evaluation_batch(self.stream, self.length, self.batch_size, index, self.learnable)

@@ -1,11 +1,11 @@
 """A data set on disk: token ids in memory-mapped shards, with a manifest that vouches for them.
 
-    manifest.json      counts, checksums, the tokenizer's fingerprint
-    tokenizer.json     the tokenizer that made the ids
-    train-00000.bin    ids, uint16 or uint32, documents one after the other
-    train-00000.learn  a byte an id, 1 if it is to be learned; only where conversations are
-    train.starts       where each document begins in its split: uint64
-    val-00000.bin, val.starts
+manifest.json      counts, checksums, the tokenizer's fingerprint
+tokenizer.json     the tokenizer that made the ids
+train-00000.bin    ids, uint16 or uint32, documents one after the other
+train-00000.learn  a byte an id, 1 if it is to be learned; only where conversations are
+train.starts       where each document begins in its split: uint64
+val-00000.bin, val.starts
 """
 
 from __future__ import annotations

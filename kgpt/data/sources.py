@@ -63,16 +63,16 @@ class Corpus:
     def is_one_text(self) -> bool:
         """True if there is a single document: it is then split by position."""
         return (
-            len(self.files) == 1 and self.separator is None and _kind(self.files[0]) in ("txt", "md")
+            len(self.files) == 1
+            and self.separator is None
+            and _kind(self.files[0]) in ("txt", "md")
         )
 
     @property
     def has_conversations(self) -> bool:
         """True if the first row of some .jsonl file is a conversation."""
         files = [file for file in self.files if _kind(file) == "jsonl"]
-        return any(
-            next(self._jsonl(file), Document()).messages is not None for file in files
-        )
+        return any(next(self._jsonl(file), Document()).messages is not None for file in files)
 
     def documents(self) -> Iterator[Document]:
         """Every document, once; a document's parts must be used up before the next is taken."""

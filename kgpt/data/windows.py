@@ -70,7 +70,9 @@ class Windows:
 
     def _offset(self, epoch: int) -> int:
         spare = len(self.stream) - 1 - self.per_epoch * self.length
-        return int(mixed(np.uint64(epoch), self.seed, 0x0FF5E7) % np.uint64(min(spare, self.length) + 1))
+        return int(
+            mixed(np.uint64(epoch), self.seed, 0x0FF5E7) % np.uint64(min(spare, self.length) + 1)
+        )
 
 
 def evaluation_batch(

@@ -109,7 +109,7 @@ def _to_tensors(stored: Stored, ours: dict[str, Any]) -> dict[str, np.ndarray]:
         return {stored.names[0]: np.zeros(stored.zeros, dtype="float32")}
     value = ours[stored.path]
     value = np.asarray(value if isinstance(value, np.ndarray) else value.numpy(), dtype="float32")
-    ends = np.cumsum(stored.widths)[:-1] if stored.widths else []
+    ends = list(np.cumsum(stored.widths)[:-1])
     parts = np.split(value, ends, axis=-1)
     oriented = (part.T if stored.transposed else part for part in parts)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from typing import Any
 
 from kgpt.runs import Run
 from kgpt.training.callbacks.checkpoints import Checkpoints
@@ -29,7 +30,7 @@ class Control(StepCallback):
         super().__init__()
         self.run, self.checkpoints, self.samples, self.status = run, checkpoints, samples, status
         self.stopped: str | None = None
-        self._old_handlers: dict[int, object] = {}
+        self._old_handlers: dict[int, Any] = {}
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)

@@ -33,7 +33,7 @@ class Recorder(StepCallback):
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.listeners = list(listeners)
         self._losses: list[float] = []
-        self._mark: tuple[int, float] | None = None
+        self._mark = (-1, 0.0)  # step and time of the last row; no step yet
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -46,7 +46,7 @@ class Recorder(StepCallback):
     def on_step_end(self, step, logs):
         loss = sum(self._losses) / len(self._losses)  # over the batches of one update
         self._losses.clear()
-        first = self._mark is None
+        first = self._mark[0] < 0
         if first:
             self._mark = (step, self._training_time())
             self.status.update(state="training")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 
 from kgpt.config import Config
@@ -10,9 +9,9 @@ from kgpt.errors import UsageError
 from kgpt.runs import Run
 
 
-def make_trackers(config: Config, run: Run) -> list[Callable[[dict], None]]:
+def make_trackers(config: Config, run: Run) -> list[TensorBoardRows | TrackerRows]:
     """What the configuration asks for: each takes metric rows, and has a `close`."""
-    trackers: list = []
+    trackers: list[TensorBoardRows | TrackerRows] = []
     if config.train.tracker:
         trackers.append(TrackerRows(config.train.tracker, run, config.model_dump()))
     if config.train.tensorboard:

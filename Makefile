@@ -1,0 +1,62 @@
+# make demo   train a small model on the embedded corpus and ask it questions
+# make test   style, types, layers, and the whole suite on TensorFlow, JAX and PyTorch
+# make slow   the tests that take more than 20 seconds each
+#
+# Each needs Python 3.11 or later and a package index, and makes .venv when there is none. A machine
+# without GPU and without the pinned CPU build of torch can be given PyTorch's own index:
+#     make test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+BIN := $(VENV)/bin
+IS_NEW_ENOUGH := -c "import sys; sys.exit(sys.version_info < (3, 11))"
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
+BACKENDS := tensorflow jax torch
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Two workers of one thread each are faster here than one worker of two threads.
+export OMP_NUM_THREADS ?= 1
+export TF_NUM_INTRAOP_THREADS ?= 1
+export TF_NUM_INTEROP_THREADS ?= 1
+
+.PHONY: demo test slow lint test-any $(BACKENDS:%=test-%) $(BACKENDS:%=slow-%) clean
+
+demo: $(VENV)/.runtime
+	env -u OMP_NUM_THREADS -u TF_NUM_INTRAOP_THREADS -u TF_NUM_INTEROP_THREADS $(BIN)/kgpt demo
+
+test: lint test-any $(BACKENDS:%=test-%)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	mkdir -p .mypy_cache/packages && ln -sfn ../../tui .mypy_cache/packages/kgpt_tui
+	$(BIN)/mypy
+
+test-any: $(VENV)/.dev
+	$(PYTEST) -m "not backend and not slow"
+
+$(BACKENDS:%=test-%): test-%: $(VENV)/.dev
+	KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow"
+
+slow: $(BACKENDS:%=slow-%)
+	$(BIN)/python -m pytest -m "slow and not backend"
+
+$(BACKENDS:%=slow-%): slow-%: $(VENV)/.dev
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -m "slow and backend"
+
+# The environment is made anew when pyproject.toml has changed.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "kgpt needs Python 3.11 or later." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.runtime
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

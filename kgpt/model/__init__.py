@@ -1,0 +1,1 @@
+"""The model: a decoder of custom Keras layers, and its directory on disk."""

@@ -1,0 +1,1 @@
+"""Text as token ids: tokenizers and conversation layouts."""

@@ -1,0 +1,1 @@
+"""Training as Keras callbacks, losses, optimizers and data sets around `model.fit`."""

@@ -1,0 +1,42 @@
+"""What every test shares: one backend a process, quiet and narrow, and the same examples each time.
+
+`KERAS_BACKEND` chooses the backend, TensorFlow without it. Tests marked `backend` are the ones that
+`make test` runs once on each; the doctests of packages that compute are marked here.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+for pool in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(pool, "1")
+
+settings.register_profile("kgpt", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("kgpt")
+
+ROOT = Path(__file__).parent.parent
+COMPUTES = [ROOT / "kgpt" / name for name in ("backend", "model", "training", "generation")]
+BACKEND_MODULES = [ROOT / "kgpt" / "backend" / f"{b}.py" for b in ("jax", "tensorflow", "torch")]
+
+
+def pytest_ignore_collect(collection_path, config):
+    """The other backends' modules are not imported."""
+    other = collection_path in BACKEND_MODULES
+    return True if other and collection_path.stem != os.environ["KERAS_BACKEND"] else None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and set(COMPUTES) & set(item.path.parents):
+            item.add_marker(pytest.mark.backend)
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch, tmp_path):
+    """No test sees the runs of the person who runs it."""
+    monkeypatch.setenv("KGPT_RUNS", str(tmp_path / "runs"))
