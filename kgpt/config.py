@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,6 +40,32 @@ class Section(BaseModel):
             raise UsageError(sentence(error, cls, where)) from None
 
 
+class RopeScaling(Section):
+    """How rotary positions are stretched beyond the length a model was first trained on."""
+
+    type: Literal["linear", "dynamic", "llama3", "yarn"] = Field(description="The rule.")
+    factor: float = Field(ge=1, le=1e6, description="How many times the context grows.")
+    original_max_length: int | None = Field(
+        None, ge=1, description="The context before; max_length when not given."
+    )
+    low_freq_factor: float = Field(1.0, gt=0, description="llama3: where stretching is whole.")
+    high_freq_factor: float = Field(4.0, gt=0, description="llama3: where stretching ends.")
+    beta_fast: float = Field(32.0, gt=0, description="yarn: turns beyond which nothing stretches.")
+    beta_slow: float = Field(1.0, gt=0, description="yarn: turns below which all stretches.")
+    attention_factor: float | None = Field(
+        None, gt=0, description="yarn: size of the turned heads; 0.1 ln(factor) + 1 if not given."
+    )
+    truncate: bool = Field(True, description="yarn: round the two bounds outwards.")
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> Self:
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError("low_freq_factor must be below high_freq_factor")
+        if self.beta_slow > self.beta_fast:
+            raise ValueError("beta_slow must not be above beta_fast")
+        return self
+
+
 class ModelConfig(Section):
     """The shape of a GPT.
 
@@ -66,6 +92,9 @@ class ModelConfig(Section):
         "learned", description="How positions enter the model."
     )
     rope_theta: float = Field(10000.0, gt=0, description="Base wavelength of rotary positions.")
+    rope_scaling: RopeScaling | None = Field(
+        None, description="How rotary positions are stretched; not at all when not given."
+    )
     norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm or RMSNorm.")
     norm_epsilon: float = Field(1e-5, gt=0, description="Added to the variance before its root.")
     activation: Literal["gelu", "gelu_tanh", "swiglu"] = Field(
@@ -74,6 +103,9 @@ class ModelConfig(Section):
     bias: bool = Field(True, description="Biases in dense layers and LayerNorm.")
     qkv_bias: bool | None = Field(
         None, description="Biases of query, key and value; the same as bias when not given."
+    )
+    mlp_bias: bool | None = Field(
+        None, description="Biases of the feed-forward layer; the same as bias when not given."
     )
     qk_norm: bool = Field(False, description="RMSNorm on queries and keys of each head.")
     sliding_window: int | None = Field(
@@ -97,6 +129,8 @@ class ModelConfig(Section):
             )
         if self.position == "rotary" and self.head_width % 2:
             raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
+        if self.rope_scaling is not None and self.rope_scaling.original_max_length is None:
+            self.rope_scaling.original_max_length = self.max_length
         return self
 
     @property
@@ -118,6 +152,10 @@ class ModelConfig(Section):
     def has_qkv_bias(self) -> bool:
         return self.bias if self.qkv_bias is None else self.qkv_bias
 
+    @property
+    def has_mlp_bias(self) -> bool:
+        return self.bias if self.mlp_bias is None else self.mlp_bias
+
     def num_parameters(self) -> int:
         """Number of trainable weights, counted from the shapes alone."""
         d, heads, kv, width = self.hidden_dim, self.num_heads, self.kv_heads, self.head_width
@@ -127,7 +165,7 @@ class ModelConfig(Section):
         attention = d * (heads + 2 * kv) * width + heads * width * d
         attention += (heads + 2 * kv) * width * self.has_qkv_bias + d * self.bias
         attention += 2 * width * self.qk_norm
-        mlp = d * gated * f + f * d + (gated * f + d) * self.bias
+        mlp = d * gated * f + f * d + (gated * f + d) * self.has_mlp_bias
         embeddings = vocab * d * (1 if self.tie_embeddings else 2)
         embeddings += self.max_length * d * (self.position == "learned")
         return self.num_layers * (attention + mlp + 2 * norm) + norm + embeddings
@@ -393,7 +431,7 @@ def _typed(value: str, field: FieldInfo) -> Any:
     """A command-line word as YAML would read it where text alone does not tell: lists and none."""
     if value.lower() in ("none", "null"):
         return None
-    if get_origin(field.annotation) is dict:
+    if get_origin(field.annotation) is dict or field.annotation == RopeScaling | None:
         return yaml.safe_load(value)
     if get_origin(field.annotation) is list:
         return yaml.safe_load(value) if value.startswith("[") else [value]
@@ -414,7 +452,8 @@ def sentence(error: ValidationError, model: type[BaseModel], where: str = "") ->
     if failure["type"] == "extra_forbidden":
         owner = model
         for part in path[:-1]:
-            owner = owner.model_fields[part].annotation  # type: ignore[assignment]
+            annotation = owner.model_fields[part].annotation
+            owner = next(iter(get_args(annotation)), annotation)
         prefix = key[: len(key) - len(path[-1])]
         hint = did_you_mean(path[-1], owner.model_fields, prefix)
         keys = ", ".join(owner.model_fields)
