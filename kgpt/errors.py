@@ -32,3 +32,7 @@ class RunError(KgptError):
 
 class TrainingFailed(KgptError):
     """Training stopped because going on would be pointless: the loss is no longer a number."""
+
+
+class QueueFull(KgptError):
+    """The engine has as many requests waiting as it takes; later there will be room."""
