@@ -49,7 +49,8 @@ class DropoutKey(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self):
+    def draw(self):
+        """The next key. No `call`: Keras has none without arguments."""
         count = self.count + 1
         self.count.assign(count)
         return ops.stack([ops.cast(self.seed, "int32"), ops.convert_to_tensor(count)])

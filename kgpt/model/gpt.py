@@ -106,7 +106,7 @@ class GPT(keras.Model):
         """The residual stream after the final norm: (B, T) integers to (B, T, D)."""
         key = None
         if training and (self.config.dropout or self.gradient_checkpointing):
-            key = self.dropout_key()
+            key = self.dropout_key.draw()
         x = self.embed(token_ids, ops.arange(ops.shape(token_ids)[1]))
         x = self.embedding_drop(x, key)
         for block in self.blocks:
