@@ -9,6 +9,7 @@ model that answers questions about held-out combinations has learned the rule, n
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -253,7 +254,7 @@ def _about(kind: str, phrases, reply, facts: dict, options) -> Callable[[random.
 
 
 _tomorrow = dict(zip(DAYS, DAYS[1:] + DAYS[:1], strict=True))
-_more = dict(zip(NUMBERS[:-1], NUMBERS[1:], strict=True))
+_more = dict(itertools.pairwise(NUMBERS))
 _sounds = {animal: sound for animal, (sound, _) in ANIMALS.items()}
 _homes = {animal: home for animal, (_, home) in ANIMALS.items()}
 KINDS: tuple[Callable[[random.Random], Question], ...] = (

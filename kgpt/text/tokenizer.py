@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
@@ -37,6 +39,7 @@ class Tokenizer:
         inner.no_padding()
         self.inner = inner
         self._bytes: list[bytes | None] | None = None
+        self._special: dict[int, str] | None = None
 
     # -- making one ------------------------------------------------------------------------
 
@@ -140,13 +143,22 @@ class Tokenizer:
         encodings = self.inner.encode_batch_fast(cleaned, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
-        return self.inner.decode(list(ids), skip_special_tokens=skip_special)
+    def decode(
+        self, ids: Iterable[int], skip_special: bool = False, continues: bool = False
+    ) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD.
 
-    def stream(self, skip_special: bool = True) -> StreamDecoder:
+        Args:
+            skip_special: leave special tokens out.
+            continues: the ids go on from others. It matters to tokenizers that begin every text
+                with a space of their own, as SentencePiece does.
+        """
+        stream = StreamDecoder(self, skip_special, continues)
+        return "".join([stream.feed(token_id) for token_id in ids]) + stream.finish()
+
+    def stream(self, skip_special: bool = True, continues: bool = True) -> StreamDecoder:
         """A decoder that is fed ids one by one."""
-        return StreamDecoder(self, skip_special)
+        return StreamDecoder(self, skip_special, continues)
 
     def bytes_of(self, token_id: int) -> bytes | None:
         """The bytes a token stands for; None for a special token, or an id without one."""
@@ -154,9 +166,23 @@ class Tokenizer:
             self._bytes = _token_bytes(self.inner, self.vocab_size)
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else None
 
+    @property
+    def special(self) -> dict[int, str]:
+        """The special tokens: id and name."""
+        if self._special is None:
+            added = self.inner.get_added_tokens_decoder()
+            self._special = {i: token.content for i, token in added.items() if token.special}
+        return self._special
+
     def special_ids(self) -> set[int]:
-        added = self.inner.get_added_tokens_decoder()
-        return {token_id for token_id, token in added.items() if token.special}
+        return set(self.special)
+
+    @property
+    def begins_with_space(self) -> bool:
+        """True if encoding puts a space before every text, which decoding takes off again."""
+        rules = {rule["type"]: rule for rule in _decoder_rules(self.inner)}
+        strips = rules.get("Strip", {}).get("start", 0) > 0
+        return strips or rules.get("Metaspace", {}).get("prepend_scheme", "never") != "never"
 
 
 class StreamDecoder:
@@ -165,19 +191,23 @@ class StreamDecoder:
     The pieces given by `feed` and `finish` join to exactly `Tokenizer.decode` of all ids.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, continues: bool = True):
         self._tokenizer = tokenizer
-        self._special = {
-            token_id: b"" if skip_special else tokenizer.decode([token_id]).encode()
-            for token_id in tokenizer.special_ids()
-        }
+        self._special = tokenizer.special
+        self._skip_special = skip_special
+        self._drops_space = not continues and tokenizer.begins_with_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
         """The text that `token_id` completes; empty while a character is unfinished."""
         if token_id in self._special:
-            return self._utf8.decode(b"", final=True) + self._special[token_id].decode()
-        return self._utf8.decode(self._tokenizer.bytes_of(token_id) or b"")
+            name = "" if self._skip_special else self._special[token_id]
+            return self._utf8.decode(b"", final=True) + name
+        text = self._utf8.decode(self._tokenizer.bytes_of(token_id) or b"")
+        if self._drops_space and text:
+            self._drops_space = False
+            return text.removeprefix(" ")
+        return text
 
     def finish(self) -> str:
         """What is left when no more ids come: U+FFFD for an unfinished character."""
@@ -245,19 +275,28 @@ def _byte_alphabet() -> dict[int, str]:
     }
 
 
+def _decoder_rules(inner: tokenizers.Tokenizer) -> list[dict[str, Any]]:
+    """What the decoder does, one step after the other."""
+    if inner.decoder is None:
+        return []
+    rules = json.loads(inner.decoder.__getstate__())
+    return rules["decoders"] if rules["type"] == "Sequence" else [rules]
+
+
 def _token_bytes(inner: tokenizers.Tokenizer, size: int) -> list[bytes | None]:
     """The bytes of each id, read off the vocabulary."""
     special = inner.get_added_tokens_decoder()
     byte_of = {character: byte for byte, character in _byte_alphabet().items()}
-    is_byte_level = isinstance(inner.decoder, decoders.ByteLevel)
+    rules = {rule["type"] for rule in _decoder_rules(inner)}
+    spaces = "▁" if rules & {"Metaspace", "Replace"} else " "  # SentencePiece's visible space
     table: list[bytes | None] = [None] * size
     for token, token_id in inner.get_vocab(with_added_tokens=True).items():
         if token_id in special:
             table[token_id] = None if special[token_id].special else token.encode()
-        elif is_byte_level:
+        elif "ByteLevel" in rules and byte_of.keys() >= set(token):
             table[token_id] = bytes(byte_of[character] for character in token)
         elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             table[token_id] = bytes([int(token[3:5], 16)])
         else:
-            table[token_id] = token.encode()
+            table[token_id] = token.replace(spaces, " ").encode()
     return table
