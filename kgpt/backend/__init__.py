@@ -5,6 +5,9 @@ written here, one small module a backend with the same functions; `KERAS_BACKEND
 
     dense               x @ kernel over the last axis
     causal_attention    attention of a whole sequence on itself, for training
+    cached_attention    attention of new tokens on a cache
+    write_cache         a cache with new tokens written
+    take_row, put_row   one row of a batch, and back into it
     dropout             noise from a key, so that recomputation and resumption repeat it
     layer_norm          LayerNorm over the last axis
     rms_norm            RMSNorm over the last axis
@@ -34,6 +37,10 @@ _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
 dense = _chosen.dense
 causal_attention = _chosen.causal_attention
+cached_attention = _chosen.cached_attention
+write_cache = _chosen.write_cache
+take_row = _chosen.take_row
+put_row = _chosen.put_row
 dropout = _chosen.dropout
 layer_norm = _chosen.layer_norm
 rms_norm = _chosen.rms_norm

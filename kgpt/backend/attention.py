@@ -71,3 +71,43 @@ def attention_with_dropout(query, key, value, drop, window=None):
 def scaled(query):
     """`query` times 1 / sqrt(H), the softmax scale."""
     return query * keras.ops.cast(query.shape[-1] ** -0.5, query.dtype)
+
+
+def cached_attention(query, keys, values, seen):
+    """Attention of new tokens on a cache.
+
+    Args:
+        query: (B, N, T, H), already multiplied by the softmax scale.
+        keys, values: (B, K, S, H); each of the K serves N / K query heads.
+        seen: (B, T, S) booleans.
+
+    Returns:
+        (B, N, T, H).
+    """
+    batch, heads, length, width = ops.shape(query)
+    kv, groups = keys.shape[1], query.shape[1] // keys.shape[1]
+    grouped = ops.reshape(query, (batch, kv, groups * length, width))
+    scores = ops.matmul(grouped, ops.transpose(keys, (0, 1, 3, 2)))  # (B, K, G T, S)
+    places = ops.shape(keys)[2]
+    scores = ops.reshape(ops.cast(scores, "float32"), (batch, kv, groups, length, places))
+    scores = ops.where(seen[:, None, None], scores, -1e30)
+    weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
+    weights = ops.reshape(weights, (batch, kv, groups * length, places))
+    return ops.reshape(ops.matmul(weights, values), (batch, heads, length, width))
+
+
+def written_cache(cache, new, start, count):
+    """A (B, K, S, H) cache with the first `count` of `new` (B, K, T, H) written from `start`.
+
+    Args:
+        start: (B,) positions of the first new token.
+        count: (B,) how many of the T are real; the rest leaves the cache as it is.
+    """
+    places, length = ops.shape(cache)[2], ops.shape(new)[2]
+    # How far behind its text's first new token each place lies, going round the end.
+    offset = ops.mod(ops.arange(places)[None] - start[:, None], places)  # (B, S)
+    fresh = (offset < count[:, None])[:, None, :, None]
+    if new.shape[2] != 1:
+        offset = ops.minimum(offset, length - 1)
+        new = ops.take_along_axis(new, offset[:, None, :, None], axis=2)  # (B, K, S, H)
+    return ops.where(fresh, new, cache)

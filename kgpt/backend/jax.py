@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import keras
 from keras import ops
 
-from kgpt.backend.attention import chunked_causal_attention
+from kgpt.backend.attention import cached_attention, chunked_causal_attention, written_cache
 
 remat = jax.checkpoint
 gradient_of = jax.custom_gradient
@@ -31,6 +31,19 @@ def causal_attention(query, key, value, window=None):
     groups = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
+
+
+write_cache = written_cache
+
+
+def take_row(x, row):
+    """Row `row` of x (B, ...), as (1, ...)."""
+    return jax.lax.dynamic_slice_in_dim(x, row, 1)
+
+
+def put_row(x, row, value):
+    """x (B, ...) with `value` (1, ...) in place of one row."""
+    return jax.lax.dynamic_update_slice_in_dim(x, value, row, 0)
 
 
 def dropout(x, rate, key):
@@ -73,16 +86,25 @@ def _gelu_backward(x, upstream):
 gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
 
 
-def compiled(function, variables=()):
-    """`function(*tensors)`, jitted; it sees the current values of `variables`."""
+def compiled(function, variables=(), donated=()):
+    """`function(*tensors)`, jitted; it sees the current values of `variables`.
+
+    The arguments numbered in `donated` may be overwritten; the caller uses them no more.
+    """
     variables = list(variables)
 
-    @jax.jit
     def run(values, *args):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function(*args)
 
-    return lambda *args: run([variable.value for variable in variables], *args)
+    run.__name__ = getattr(function, "__name__", "run")
+    jitted = jax.jit(run, donate_argnums=tuple(1 + i for i in donated))
+
+    def call(*args):
+        return jitted([variable.value for variable in variables], *args)
+
+    call.compilations = jitted._cache_size
+    return call
 
 
 def synchronise(tensor):

@@ -3,7 +3,7 @@
 import tensorflow as tf
 from keras import ops
 
-from kgpt.backend.attention import chunked_causal_attention
+from kgpt.backend.attention import cached_attention, chunked_causal_attention, written_cache
 
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
@@ -23,6 +23,19 @@ def causal_attention(query, key, value, window=None):
     groups = query.shape[2] // key.shape[2]
     key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
+
+
+write_cache = written_cache
+
+
+def take_row(x, row):
+    """Row `row` of x (B, ...), as (1, ...)."""
+    return tf.slice(x, [row] + [0] * (len(x.shape) - 1), [1, *x.shape[1:]])
+
+
+def put_row(x, row, value):
+    """x (B, ...) with `value` (1, ...) in place of one row."""
+    return ops.slice_update(x, [row] + [0] * (len(x.shape) - 1), value)
 
 
 def dropout(x, rate, key):
@@ -61,9 +74,15 @@ remat = tf.recompute_grad
 gradient_of = tf.custom_gradient
 
 
-def compiled(function, variables=()):
+def compiled(function, variables=(), donated=()):
     """`function(*tensors)`, jitted; it sees the current values of `variables`."""
-    return tf.function(function, jit_compile=True)
+    jitted = tf.function(function, jit_compile=True, reduce_retracing=False)
+
+    def call(*args):
+        return jitted(*args)
+
+    call.compilations = jitted.experimental_get_tracing_count
+    return call
 
 
 def synchronise(tensor):

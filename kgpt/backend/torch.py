@@ -1,5 +1,6 @@
 """PyTorch: eager, with oneDNN products on the processor and fused attention everywhere."""
 
+import keras
 import torch
 import torch.nn.functional as F
 from keras import ops
@@ -54,6 +55,35 @@ def causal_attention(query, key, value, window=None):
     return out.transpose(1, 2)
 
 
+def cached_attention(query, keys, values, seen):
+    """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `seen` is (B, T, S)."""
+    return F.scaled_dot_product_attention(
+        query, keys, values, seen[:, None], scale=1.0, enable_gqa=query.shape[1] != keys.shape[1]
+    )
+
+
+def write_cache(cache, new, start, count):
+    """Write the first `count` (B,) of new (B, K, T, H) into a cache (B, K, S, H), in place."""
+    steps = torch.arange(new.shape[2], device=cache.device)
+    places = (start[:, None] + steps) % cache.shape[2]  # (B, T)
+    rows, columns = (steps < count[:, None]).nonzero(as_tuple=True)
+    cache[rows, :, places[rows, columns]] = new[rows, :, columns]
+    return cache
+
+
+def take_row(x, row):
+    """Row `row` of x (B, ...), as (1, ...): a view."""
+    return x[int(row) : int(row) + 1]
+
+
+def put_row(x, row, value):
+    """Write `value` (1, ...) over one row of x (B, ...), in place."""
+    target = take_row(x, row)
+    if target.data_ptr() != value.data_ptr():
+        target.copy_(value)
+    return x
+
+
 def dropout(x, rate, key):
     """Zero a share `rate` of x and scale the rest; `key` is two int32, the noise its function."""
     generator = torch.Generator(x.device)
@@ -105,13 +135,14 @@ def gradient_of(function):
     return call
 
 
-def compiled(function, variables=()):
+def compiled(function, variables=(), donated=()):
     """`function(*tensors)` without gradients; eager torch has nothing to compile."""
 
     def call(*args):
         with torch.inference_mode():
-            return function(*(ops.convert_to_tensor(arg) for arg in args))
+            return function(*keras.tree.map_structure(ops.convert_to_tensor, args))
 
+    call.compilations = lambda: 0
     return call
 
 

@@ -1,109 +1,178 @@
-"""From prompts to new tokens: the model's last logits, a draw, and again."""
+"""The decode path: every token that kgpt writes comes out of `write_tokens`.
+
+Pure functions of (model, cache, settings, progress). They are compiled by `generation/batch.py`,
+and traced into a TensorFlow graph by the SavedModel export.
+"""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 from keras import ops
 
-from kgpt import backend
-from kgpt.config import SamplingConfig
 from kgpt.generation import sampling
-from kgpt.model.gpt import GPT
+from kgpt.generation.rows import ALTERNATIVES, Progress, Settings
+
+CHUNK = 16  # most tokens written in one call
 
 
-class Decoder:
-    """Continues prompts with one model; keeps what was compiled for it.
+class Written(NamedTuple):
+    """What a call of `write_tokens` wrote, -1 where a row wrote nothing."""
 
-    The text is a sliding window of `max_length` tokens: a longer one goes on with its last part.
+    tokens: Any  # (B, CHUNK) int32
+    logprobs: Any  # (B, CHUNK), of the chosen tokens under the model itself; 0 if not wanted
+    top_ids: Any  # (B, CHUNK, A) int32, the likeliest tokens
+    top_logprobs: Any  # (B, CHUNK, A), under the model itself
+    top_filtered: Any  # (B, CHUNK, A), probabilities after all sampling controls
+
+
+def prefill(model, cache, ids, start, count):
+    """The cache with `count` (B,) of ids (B, T) read in, from positions `start` (B,)."""
+    return model.extend(ids, start, count, cache)[1]
+
+
+def write_tokens(model, cache, settings: Settings, progress: Progress, steps, chunk=CHUNK):
+    """Write up to `steps` tokens in each running row: a loop inside one compiled call.
+
+    Args:
+        steps: how many, at most `chunk`; a tensor, so any number uses the same program.
+
+    Returns:
+        the cache, the progress, and `Written`.
     """
+    rows, vocabulary = ops.shape(progress.counts)
+    alternatives = min(ALTERNATIVES, progress.counts.shape[1])
+    out = Written(
+        tokens=ops.full((rows, chunk), -1, "int32"),
+        logprobs=ops.zeros((rows, chunk)),
+        top_ids=ops.zeros((rows, chunk, alternatives), "int32"),
+        top_logprobs=ops.zeros((rows, chunk, alternatives)),
+        top_filtered=ops.zeros((rows, chunk, alternatives)),
+    )
 
-    def __init__(self, model: GPT):
-        self.model = model
-        self._step = backend.compiled(self._next_tokens, model.variables)
+    def more(i, cache, progress, out):
+        return ops.logical_and(i < steps, ops.any(progress.running))
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        config: SamplingConfig,
-        stop_ids: Collection[int] = (),
-        on_token: Callable[[int, int], None] | None = None,
-    ) -> list[list[int]]:
-        """New ids for each prompt, up to `config.max_tokens` or the first of `stop_ids`.
+    def write(i, cache, progress, out):
+        count = ops.cast(progress.running, "int32")
+        hidden, cache = model.extend(progress.token[:, None], progress.place, count, cache)
+        logits = model.logits(hidden[:, 0])  # (B, V)
+        chosen, report = choose(logits, settings, progress)
+        chosen = ops.where(progress.running, chosen, -1)
+        out = Written(*(_put(part, i, new) for part, new in zip(out, (chosen, *report))))
+        return i + 1, cache, advance(settings, progress, chosen), out
 
-        Args:
-            prompts: token ids, at least one each.
-            stop_ids: ids that end a text; they are part of what is returned.
-            on_token: called with (row, id) for each new token.
-        """
-        rows = len(prompts)
-        texts = [list(prompt) for prompt in prompts]
-        written: list[list[int]] = [[] for _ in range(rows)]
-        running = np.ones(rows, dtype=bool)
-        settings = row_settings(config, rows)
-        for _ in range(config.max_tokens):
-            chosen = np.array(self._step(*self._window(texts), *settings))
-            for row in np.flatnonzero(running):
-                token = int(chosen[row])
-                texts[row].append(token)
-                written[row].append(token)
-                running[row] = token not in stop_ids
-                if on_token is not None:
-                    on_token(int(row), token)
-            if not running.any():
-                break
-        return written
-
-    def _window(self, texts: list[list[int]]):
-        """Ids (B, L) padded at the end, and the place of each row's last token (B,)."""
-        length = self.model.config.max_length
-        ids = np.zeros((len(texts), length), dtype="int32")
-        last = np.zeros(len(texts), dtype="int32")
-        written = np.zeros(len(texts), dtype="int32")
-        for row, text in enumerate(texts):
-            tail = text[-length:]
-            ids[row, : len(tail)], last[row], written[row] = tail, len(tail) - 1, len(text)
-        return ids, last, written
-
-    def _next_tokens(self, ids, last, position, *settings):
-        hidden = self.model.hidden_states(ids)  # (B, L, D)
-        hidden = ops.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # (B, D)
-        logits = self.model.logits(hidden)
-        present = ops.arange(ids.shape[1])[None, :] <= last[:, None]
-        return choose(logits, ids, present, position, *settings)
+    start = (ops.zeros((), "int32"), cache, progress, out)
+    _, cache, progress, out = ops.while_loop(more, write, start)
+    return cache, progress, out
 
 
-def row_settings(config: SamplingConfig, rows: int) -> tuple[np.ndarray, ...]:
-    """The settings of `choose` for `rows` rows; rows get consecutive seeds."""
-    seed = secrets.randbelow(2**31) if config.seed is None else config.seed
+def choose(logits, settings: Settings, progress: Progress):
+    """The next token of each row (B,), from logits (B, V), and what `Written` tells of it."""
+    s, p = settings, progress
+    controlled = control(logits, settings, progress)
+    sampled = _where_any(s.temperature > 0, lambda x: _filter(x, settings), controlled)
+    chosen = ops.cond(
+        ops.any(s.temperature > 0),
+        lambda: sampling.draw(sampled, s.temperature, s.seed, p.index),
+        lambda: sampling.likeliest(sampled),
+    )
+    return chosen, _report(logits, sampled, chosen, settings)
 
-    def each(value, dtype="float32"):
-        return np.full(rows, value, dtype=dtype)
 
-    seeds = (seed + np.arange(rows, dtype="int64")).astype("uint32").view("int32")
-    return (
-        seeds,
-        each(config.temperature),
-        each(config.top_k, "int32"),
-        each(config.top_p),
-        each(config.min_p),
-        each(config.repetition_penalty),
+def control(logits, settings: Settings, progress: Progress):
+    """Bias, penalties, bans and minimum length: what holds for greedy rows too."""
+    s, p = settings, progress
+    logits = sampling.add_bias(logits, s.bias)
+    seen = ops.logical_or(p.prompt, p.counts > 0)
+    logits = _where_any(
+        s.repetition_penalty != 1,
+        lambda x: sampling.penalise_repetition(x, seen, s.repetition_penalty),
+        logits,
+    )
+    penalised = ops.logical_or(s.presence_penalty != 0, s.frequency_penalty != 0)
+    logits = _where_any(
+        penalised,
+        lambda x: sampling.penalise_written(x, p.counts, s.presence_penalty, s.frequency_penalty),
+        logits,
+    )
+    logits = _where_any(
+        s.phrases[:, :, -1] >= 0, lambda x: sampling.ban_phrases(x, p.tail, s.phrases), logits
+    )
+    too_short = p.written < s.min_tokens
+    return _where_any(
+        too_short,
+        lambda x: sampling.block_ids(x, ops.where(too_short[:, None], s.stops, -1)),
+        logits,
     )
 
 
-def choose(logits, ids, present, position, seed, temperature, top_k, top_p, min_p, penalty):
-    """One token for each row of logits (B, V), given the ids (B, L) where `present`."""
-    rows = ops.broadcast_to(ops.arange(ids.shape[0])[:, None], ids.shape)
-    seen = ops.scatter(
-        ops.reshape(ops.stack([rows, ids], axis=-1), (-1, 2)),
-        ops.reshape(ops.cast(present, "int32"), (-1,)),
-        logits.shape,
+def _filter(logits, settings: Settings):
+    """Temperature and the filters of rows that sample."""
+    s = settings
+    logits = sampling.apply_temperature(logits, s.temperature)
+    logits = _where_any(s.top_k > 0, lambda x: sampling.filter_top_k(x, s.top_k), logits)
+    logits = _where_any(s.top_p < 1, lambda x: sampling.filter_top_p(x, s.top_p), logits)
+    logits = _where_any(s.min_p > 0, lambda x: sampling.filter_min_p(x, s.min_p), logits)
+    return _where_any(s.typical_p < 1, lambda x: sampling.filter_typical(x, s.typical_p), logits)
+
+
+def _report(logits, filtered, chosen, settings: Settings):
+    """Log-probabilities of the chosen and the likeliest tokens, if any row wants them."""
+    alternatives = min(ALTERNATIVES, logits.shape[1])
+    rows = ops.shape(logits)[0]
+
+    def look():
+        logprobs = ops.log_softmax(logits, axis=-1)  # (B, V)
+        values, ids = ops.top_k(logprobs, alternatives)  # (B, A)
+        # A greedy row gives its choice everything.
+        greedy = ops.one_hot(chosen, logits.shape[1], dtype="float32")
+        sampling_rows = (settings.temperature > 0)[:, None]
+        after = ops.where(sampling_rows, ops.softmax(filtered, axis=-1), greedy)
+        ids = ops.cast(ids, "int32")
+        return (
+            ops.take_along_axis(logprobs, chosen[:, None], axis=-1)[:, 0],
+            ids,
+            values,
+            ops.take_along_axis(after, ids, axis=-1),
+        )
+
+    def nothing():
+        zeros = ops.zeros((rows, alternatives))
+        return ops.zeros((rows,)), ops.zeros((rows, alternatives), "int32"), zeros, zeros
+
+    return ops.cond(ops.any(settings.wants > 0), look, nothing)
+
+
+def advance(settings: Settings, progress: Progress, chosen) -> Progress:
+    """The progress after each running row has written its `chosen` token (B,)."""
+    p, went = progress, progress.running
+    step = ops.cast(went, "int32")
+    ended = ops.any(settings.stops == chosen[:, None], axis=-1)
+    place, budget = p.place + step, p.budget - step
+    going = ops.logical_and(budget > 0, place < settings.limit)
+    here = ops.arange(p.counts.shape[1], dtype="int32")[None] == chosen[:, None]  # (B, V)
+    return Progress(
+        token=ops.where(went, chosen, p.token),
+        place=place,
+        index=p.index + step,
+        written=p.written + step,
+        budget=budget,
+        running=ops.logical_and(went, ops.logical_and(going, ops.logical_not(ended))),
+        prompt=p.prompt,
+        counts=p.counts + ops.cast(here, "int32"),
+        tail=ops.where(
+            went[:, None], ops.concatenate([p.tail[:, 1:], chosen[:, None]], axis=1), p.tail
+        ),
     )
-    logits = sampling.penalise_repetition(logits, seen > 0, penalty)
-    logits = sampling.apply_temperature(logits, temperature)
-    logits = sampling.filter_top_k(logits, top_k)
-    logits = sampling.filter_top_p(logits, top_p)
-    logits = sampling.filter_min_p(logits, min_p)
-    return sampling.draw(logits, temperature, seed, position)
+
+
+def _where_any(rows, change, logits):
+    """`change(logits)` if any row asks for it; the change itself leaves the others alone."""
+    return ops.cond(ops.any(rows), lambda: change(logits), lambda: logits)
+
+
+def _put(part, i, new):
+    """`part` (B, CHUNK, ...) with `new` (B, ...) in column i."""
+    columns = ops.reshape(ops.arange(part.shape[1]), (1, -1) + (1,) * (len(part.shape) - 2))
+    return ops.where(columns == i, new[:, None], part)

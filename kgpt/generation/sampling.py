@@ -1,7 +1,9 @@
 """Choosing the next token: pure functions on (B, V) logits, each row with its own settings.
 
-The order is fixed: repetition penalty, temperature, top-k, top-p, min-p, then a draw. Every
-setting is a tensor, so moving one compiles nothing.
+The order is fixed, and that of transformers where it has the step: logit bias, repetition
+penalty, presence and frequency penalties, banned phrases, minimum length, then for rows that
+sample: temperature, top-k, top-p, min-p, typical-p, and a draw. Every setting is a tensor, so
+moving one compiles nothing; a step that no row asks for is skipped while running.
 
 The draw adds Gumbel noise and takes the largest logit, which samples the softmax exactly
 (Gumbel, 1954). The noise is a hash of (seed, position, token): the same seed gives the same text
@@ -11,6 +13,12 @@ alone or in a batch, and on every backend.
 from keras import ops
 
 BLOCKED = -1e30  # the logit of a token that must not be drawn
+WIDTH = 16  # tokens of a banned phrase that are compared
+
+
+def add_bias(logits, bias):
+    """logits plus (B, V) biases; -inf never happens, a ban is `BLOCKED`."""
+    return logits + bias
 
 
 def penalise_repetition(logits, seen, penalty):
@@ -24,6 +32,43 @@ def penalise_repetition(logits, seen, penalty):
     return ops.where(seen, lowered, logits)
 
 
+def penalise_written(logits, counts, presence, frequency):
+    """Lower tokens already written, once (presence) and for each time (frequency), as OpenAI does.
+
+    Args:
+        logits: (B, V). counts: (B, V) integers. presence, frequency: (B,), 0 for none.
+    """
+    counts = ops.cast(counts, "float32")
+    written = ops.cast(counts > 0, "float32")
+    return logits - presence[:, None] * written - frequency[:, None] * counts
+
+
+def ban_phrases(logits, tail, phrases):
+    """Block the token that would complete a banned phrase.
+
+    Args:
+        logits: (B, V).
+        tail: (B, WIDTH - 1) the last tokens of each text, -1 before its beginning.
+        phrases: (B, P, WIDTH) ids, flush right, -1 in front; an unused phrase is all -1.
+    """
+    begun, last = phrases[:, :, :-1], phrases[:, :, -1]  # (B, P, WIDTH - 1), (B, P)
+    fits = ops.logical_or(begun < 0, begun == tail[:, None])
+    hit = ops.logical_and(ops.all(fits, axis=-1), last >= 0)  # (B, P)
+    return block_ids(logits, ops.where(hit, last, -1))
+
+
+def block_ids(logits, ids):
+    """Block the ids (B, E) of each row; -1 blocks nothing."""
+    rows = ops.broadcast_to(ops.arange(ops.shape(ids)[0])[:, None], ops.shape(ids))
+    places = ops.stack([rows, ops.maximum(ids, 0)], axis=-1)  # (B, E, 2)
+    hits = ops.scatter(
+        ops.reshape(places, (-1, 2)),
+        ops.cast(ops.reshape(ids >= 0, (-1,)), "int32"),
+        ops.shape(logits),
+    )
+    return ops.where(hits > 0, BLOCKED, logits)
+
+
 def apply_temperature(logits, temperature):
     """logits / temperature; (B,) temperatures. Rows of temperature 0 are left for `draw`."""
     return logits / ops.where(temperature > 0, temperature, 1.0)[:, None]
@@ -32,27 +77,59 @@ def apply_temperature(logits, temperature):
 def filter_top_k(logits, k):
     """Block all but the k largest logits of each row; (B,) int32 k, 0 keeps all."""
     vocabulary = logits.shape[-1]
-    ranked = ops.flip(ops.sort(logits, axis=-1), axis=-1)  # (B, V), descending
-    last = ops.clip(ops.where(k > 0, k, vocabulary), 1, vocabulary) - 1
-    threshold = ops.take_along_axis(ranked, last[:, None], axis=-1)  # (B, 1)
-    return ops.where(logits < threshold, BLOCKED, logits)
+    k = ops.where(k > 0, ops.minimum(k, vocabulary), vocabulary)
+    kept = heaviest(logits, ops.ones_like(logits), ops.cast(k, "float32"))
+    return ops.where(kept, logits, BLOCKED)
 
 
 def filter_top_p(logits, p):
     """Keep the likeliest tokens up to and with the one that reaches probability p (B,)
     (Holtzman et al., 2020)."""
-    ranked = ops.flip(ops.sort(logits, axis=-1), axis=-1)
-    probabilities = ops.softmax(ranked, axis=-1)
-    before = ops.cumsum(probabilities, axis=-1) - probabilities  # mass of likelier tokens
-    inside = ops.logical_or(before < p[:, None], p[:, None] >= 1.0)
-    threshold = ops.min(ops.where(inside, ranked, -BLOCKED), axis=-1, keepdims=True)
-    return ops.where(logits < threshold, BLOCKED, logits)
+    kept = heaviest(logits, ops.softmax(logits, axis=-1), p)
+    return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, BLOCKED)
 
 
 def filter_min_p(logits, p):
     """Block tokens less likely than p (B,) times the likeliest (Nguyen et al., 2024)."""
     top = ops.max(logits, axis=-1, keepdims=True)
     return ops.where(logits < top + ops.log(ops.maximum(p, 1e-30))[:, None], BLOCKED, logits)
+
+
+def filter_typical(logits, p):
+    """Keep the tokens whose surprise is nearest the expected, up to probability p (B,)
+    (locally typical sampling, Meister et al., 2023)."""
+    surprise = -ops.log_softmax(logits, axis=-1)
+    probability = ops.exp(-surprise)
+    entropy = ops.sum(probability * ops.minimum(surprise, 1e4), axis=-1, keepdims=True)
+    kept = heaviest(-ops.absolute(surprise - entropy), probability, p)
+    return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, BLOCKED)
+
+
+def heaviest(values, weights, amount):
+    """The largest values of each row, until their weights reach an amount: (B, V) booleans.
+
+    A value is kept while all greater ones together weigh less than `amount`; equals are kept
+    together. The threshold is found by bisection on the bits of the floats, which order as
+    integers do: 32 sums in place of a sort, several times faster on a processor.
+
+    Args:
+        values: (B, V) float32. weights: (B, V), not negative. amount: (B,).
+    """
+    bits = ops.view(values, dtype="int32")
+    order = ops.where(bits < 0, ops.bitwise_xor(bits, 0x7FFFFFFF), bits)  # ascends as values do
+    low = ops.min(order, axis=-1)
+    high = ops.max(order, axis=-1)
+
+    def halve(_, bounds):
+        low, high = bounds
+        # The mean rounded down, without overflow.
+        middle = ops.bitwise_and(low, high) + ops.right_shift(ops.bitwise_xor(low, high), 1)
+        greater = ops.sum(ops.where(order > middle[:, None], weights, 0.0), axis=-1)
+        enough = greater < amount
+        return ops.where(enough, low, middle + 1), ops.where(enough, middle, high)
+
+    _, high = ops.fori_loop(0, 32, halve, (low, high))
+    return order >= high[:, None]
 
 
 def draw(logits, temperature, seed, position):
@@ -64,7 +141,12 @@ def draw(logits, temperature, seed, position):
     """
     noise = gumbel_noise(seed, position, logits.shape[-1])
     noise = ops.where((temperature > 0)[:, None], noise, 0.0)
-    return ops.cast(ops.argmax(logits + noise, axis=-1), "int32")
+    return likeliest(logits + noise)
+
+
+def likeliest(logits):
+    """The first largest logit of each row: (B,) int32."""
+    return ops.cast(ops.argmax(logits, axis=-1), "int32")
 
 
 def gumbel_noise(seed, position, size):

@@ -5,6 +5,8 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.backend.attention import attention_with_dropout, scaled
+from kgpt.config import RopeScaling
+from kgpt.model.cache import visible
 from kgpt.model.dropout import Dropout
 from kgpt.model.initializers import Normal
 from kgpt.model.norms import RMSNorm
@@ -22,6 +24,7 @@ class CausalSelfAttention(keras.layers.Layer):
         num_kv_heads: K, key/value heads; each serves N / K query heads.
         head_dim: H, width of a head.
         rope_theta: base of the rotary positions; None for a model without them.
+        rope_scaling: how they are stretched: a `RopeScaling` or its dictionary.
         use_qkv_bias: biases of query, key and value.
         use_output_bias: bias of the output projection.
         use_qk_norm: RMSNorm on each head's queries and keys, before the rotation.
@@ -38,6 +41,7 @@ class CausalSelfAttention(keras.layers.Layer):
         num_kv_heads,
         head_dim,
         rope_theta=None,
+        rope_scaling=None,
         use_qkv_bias=True,
         use_output_bias=True,
         use_qk_norm=False,
@@ -53,6 +57,7 @@ class CausalSelfAttention(keras.layers.Layer):
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
         self.rope_theta = rope_theta
+        self.rope_scaling = rope_scaling and RopeScaling.model_validate(rope_scaling)
         self.use_qkv_bias = use_qkv_bias
         self.use_output_bias = use_output_bias
         self.use_qk_norm = use_qk_norm
@@ -66,7 +71,7 @@ class CausalSelfAttention(keras.layers.Layer):
             self.query_norm = RMSNorm(epsilon, name="query_norm", dtype=self.dtype_policy)
             self.key_norm = RMSNorm(epsilon, name="key_norm", dtype=self.dtype_policy)
         if rope_theta is not None:
-            self.frequencies = rotary_frequencies(head_dim, rope_theta)
+            self.frequencies = rotary_frequencies(head_dim, rope_theta, self.rope_scaling)
 
     def build(self, input_shape):
         width = input_shape[-1]
@@ -137,6 +142,27 @@ class CausalSelfAttention(keras.layers.Layer):
             )
         return self.combine(heads)
 
+    def extend(self, x, start, count, keys, values):
+        """Like `call`, for tokens that go on from what a cache remembers.
+
+        Args:
+            x: (B, T, D), of which the first `count` of each row are real.
+            start: (B,) position of each row's first token. count: (B,), at most T.
+            keys, values: (B, K, S, H), one layer's cache.
+
+        Returns:
+            (B, T, D), and the keys and values with the new tokens written.
+        """
+        length, places = ops.shape(x)[1], ops.shape(keys)[2]
+        positions = start[:, None] + ops.arange(length)[None]  # (B, T)
+        query, key, value = self.project(x, positions)
+        query, key, value = (ops.transpose(t, (0, 2, 1, 3)) for t in (query, key, value))
+        keys = backend.write_cache(keys, key, start, count)
+        values = backend.write_cache(values, value, start, count)
+        seen = visible(positions, start + count - 1, places, self.window)
+        heads = backend.cached_attention(query, keys, values, seen)  # (B, N, T, H)
+        return self.combine(ops.transpose(heads, (0, 2, 1, 3))), keys, values
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -144,6 +170,7 @@ class CausalSelfAttention(keras.layers.Layer):
             "num_kv_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
             "rope_theta": self.rope_theta,
+            "rope_scaling": self.rope_scaling and self.rope_scaling.model_dump(),
             "use_qkv_bias": self.use_qkv_bias,
             "use_output_bias": self.use_output_bias,
             "use_qk_norm": self.use_qk_norm,

@@ -36,6 +36,7 @@ class Block(keras.layers.Layer):
             config.kv_heads,
             config.head_width,
             rope_theta=config.rope_theta if config.position == "rotary" else None,
+            rope_scaling=config.rope_scaling,
             use_qkv_bias=config.has_qkv_bias,
             use_output_bias=config.bias,
             use_qk_norm=config.qk_norm,
@@ -52,7 +53,7 @@ class Block(keras.layers.Layer):
         self.mlp = MLP(
             config.feed_forward_width,
             config.activation,
-            config.bias,
+            config.has_mlp_bias,
             kernel_initializer=self.initializer.named("up"),
             output_initializer=self.initializer.named("down", residual),
             name="mlp",
@@ -75,6 +76,14 @@ class Block(keras.layers.Layer):
     def _forward(self, x, key):
         x = x + self.attention_drop(self.attention(self.attention_norm(x), key), key)
         return x + self.mlp_drop(self.mlp(self.mlp_norm(x)), key)
+
+    def extend(self, x, start, count, keys, values):
+        """Like `call`, going on from one layer's cache; see `CausalSelfAttention.extend`."""
+        heads, keys, values = self.attention.extend(
+            self.attention_norm(x), start, count, keys, values
+        )
+        x = x + heads
+        return x + self.mlp(self.mlp_norm(x)), keys, values
 
     def get_config(self):
         return {

@@ -31,6 +31,7 @@ class GPT(keras.Model):
         config: a `ModelConfig`, or its dictionary; `vocab_size` must be known.
         seed: of the initial weights and of dropout.
         gradient_checkpointing: recompute each block's activations in the backward pass.
+        initializer: gives each weight its first value in place of noise; see `Normal`.
 
     Example:
 
@@ -39,7 +40,9 @@ class GPT(keras.Model):
     (2, 5, 65)
     """
 
-    def __init__(self, config, seed=0, gradient_checkpointing=False, name="gpt", **kwargs):
+    def __init__(
+        self, config, seed=0, gradient_checkpointing=False, initializer=None, name="gpt", **kwargs
+    ):
         super().__init__(name=name, **kwargs)
         self.config = config = ModelConfig.model_validate(config)
         if config.vocab_size is None:
@@ -49,7 +52,7 @@ class GPT(keras.Model):
         self._gives_hidden_states = False
         self.token_loss = TokenLoss()
         policy = self.dtype_policy
-        self.normal = Normal(config.initializer_range, seed)
+        self.normal = initializer or Normal(config.initializer_range, seed)
         self.dropout_key = DropoutKey(seed, name="dropout_key")
         self.embedding_drop = Dropout(config.dropout, name="embedding_dropout", dtype=policy)
         self.blocks = [
@@ -112,6 +115,27 @@ class GPT(keras.Model):
         for block in self.blocks:
             x = block(x, key)
         return self.final_norm(x)
+
+    def extend(self, token_ids, start, count, cache):
+        """Hidden states of tokens that go on from what `cache` remembers (see `model/cache.py`).
+
+        Args:
+            token_ids: (B, T), of which the first `count` of each row are real.
+            start: (B,) position of each row's first token. count: (B,), at most T.
+            cache: from `empty_cache` or an earlier call; do not use it again.
+
+        Returns:
+            (B, T, D) after the final norm, and the cache with the new tokens.
+        """
+        positions = start[:, None] + ops.arange(ops.shape(token_ids)[1])[None]
+        if self.config.position != "rotary":  # padding may lie beyond the table
+            positions = ops.minimum(positions, self.config.max_length - 1)
+        x = self.embed(token_ids, positions)
+        remembered = []
+        for block, (keys, values) in zip(self.blocks, cache, strict=True):
+            x, keys, values = block.extend(x, start, count, keys, values)
+            remembered.append((keys, values))
+        return self.final_norm(x), remembered
 
     def embed(self, token_ids, positions):
         """Token plus position embeddings: (B, T) integers at positions (T,) or (B, T)."""

@@ -1,0 +1,47 @@
+"""Key/value caches: what a model remembers of texts, so that each token is computed once.
+
+A cache is a list with one (keys, values) pair a layer, each (B, K, S, H): B texts, S places. The
+token at position p of a text lies at place p mod S, so a text longer than S forgets its oldest
+tokens, one by one, and no place ever moves. Which position a place holds follows from the
+position of the newest token alone (`visible`); nothing else is kept.
+"""
+
+import numpy as np
+from keras import ops
+
+from kgpt.config import ModelConfig
+
+
+def empty_cache(config: ModelConfig, rows: int, places: int, dtype="float32"):
+    """A cache of zeros for `rows` texts of `places` tokens."""
+    shape = (rows, config.kv_heads, places, config.head_width)
+    return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(config.num_layers)]
+
+
+def cache_bytes(config: ModelConfig, tokens: int, width: int = 4) -> int:
+    """Bytes that the cache of one text of `tokens` takes, at `width` bytes a number."""
+    return 2 * config.num_layers * config.kv_heads * config.head_width * tokens * width
+
+
+def visible(positions, newest, places, window=None):
+    """Which places each query may look at: (B, T, S) booleans.
+
+    Args:
+        positions: (B, T) of the queries.
+        newest: (B,) position of the last token written.
+        places: S.
+        window: a query sees at most so many tokens, itself included; None sees all.
+    """
+    # The position a place holds is the greatest one up to `newest` that is equal to it mod S.
+    place = ops.arange(places)[None]
+    held = newest[:, None] - ops.mod(newest[:, None] - place, places)  # (B, S)
+    held = held[:, None]  # (B, 1, S)
+    seen = ops.logical_and(held >= 0, held <= positions[:, :, None])
+    if window is not None:
+        seen = ops.logical_and(seen, held > positions[:, :, None] - window)
+    return seen
+
+
+def bucket(length: int, smallest: int = 16) -> int:
+    """`length` rounded up to a power of two, so that few shapes are ever compiled."""
+    return max(smallest, 1 << int(np.ceil(np.log2(max(length, 1)))))
