@@ -90,7 +90,7 @@ class Tokenizer:
     @classmethod
     def of_bytes(cls, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
         """One token for each of the 256 bytes."""
-        alphabet = _byte_alphabet()
+        alphabet = byte_alphabet()
         inner = _byte_level(models.BPE({alphabet[byte]: byte for byte in range(256)}, []))
         _add_special(inner, special_tokens)
         return cls(inner)
@@ -266,7 +266,7 @@ def _add_special(inner: tokenizers.Tokenizer, tokens: Sequence[str]) -> None:
     inner.add_special_tokens([AddedToken(token, special=True) for token in tokens])
 
 
-def _byte_alphabet() -> dict[int, str]:
+def byte_alphabet() -> dict[int, str]:
     """GPT-2's printable stand-in for each byte: itself if printable, else U+0100 onwards."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -286,7 +286,7 @@ def _decoder_rules(inner: tokenizers.Tokenizer) -> list[dict[str, Any]]:
 def _token_bytes(inner: tokenizers.Tokenizer, size: int) -> list[bytes | None]:
     """The bytes of each id, read off the vocabulary."""
     special = inner.get_added_tokens_decoder()
-    byte_of = {character: byte for byte, character in _byte_alphabet().items()}
+    byte_of = {character: byte for byte, character in byte_alphabet().items()}
     rules = {rule["type"] for rule in _decoder_rules(inner)}
     spaces = "▁" if rules & {"Metaspace", "Replace"} else " "  # SentencePiece's visible space
     table: list[bytes | None] = [None] * size
