@@ -1,0 +1,260 @@
+"""A client of the HTTP API: every failure is one `ServerError` with a sentence.
+
+Shapes are read leniently, since a server may be of another make; text stays untouched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from httpx_sse import SSEError, aconnect_sse
+
+from kgpt.config import SamplingConfig
+from kgpt.errors import KgptError
+
+ALTERNATIVES = 20  # as many as the API gives
+SILENCE_S = 60.0  # an answer that says nothing for so long counts as stuck
+
+
+class ServerError(KgptError):
+    """The server could not be reached, refused, broke off or answered nonsense."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that might have come: its probability before and after the sampling controls."""
+
+    id: int
+    text: str
+    logprob: float
+    filtered: float | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that came, with the likeliest alternatives."""
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[Alternative, ...] = ()
+    filtered: float | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer; the last one has a reason and the usage."""
+
+    text: str = ""
+    tokens: tuple[Token, ...] = ()
+    finish_reason: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Health:
+    """What /health says."""
+
+    status: str
+    progress: tuple[int, int] | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What /v1/models says about the model served."""
+
+    id: str
+    context: int = 0
+    chat: bool = True
+    parameters: int = 0
+    backend: str = ""
+
+
+class Client:
+    """One server, by its address and key."""
+
+    def __init__(self, address: str, key: str = "", transport: httpx.AsyncBaseTransport | None = None):
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.address = address.rstrip("/")
+        timeout = httpx.Timeout(10.0, read=SILENCE_S)
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.address, headers=headers, timeout=timeout, transport=transport,
+                trust_env=False,
+            )  # fmt: skip
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServerError(f"{address} is not an address: {error}.") from None
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def health(self) -> Health:
+        with _explained(self.address):
+            response = await self._http.get("/health", timeout=5.0)
+            body = _object(response)
+            progress = body.get("progress")
+            pair = (int(progress[0]), int(progress[1])) if progress else None
+            return Health(str(body.get("status", "ready")), pair, str(body.get("model") or ""))
+
+    async def model(self) -> ModelFacts:
+        """The first model the server has."""
+        with _explained(self.address):
+            entry = _object(await self._http.get("/v1/models"))["data"][0]
+            facts = entry.get("kgpt") or {}
+            return ModelFacts(
+                str(entry["id"]), int(facts.get("context") or 0), bool(facts.get("chat", True)),
+                int(facts.get("parameters") or 0), str(facts.get("backend") or ""),
+            )  # fmt: skip
+
+    async def count(self, **what: Any) -> int:
+        """How many tokens `text=` or `messages=` are."""
+        with _explained(self.address):
+            return int(_object(await self._http.post("/v1/tokenize", json=what))["count"])
+
+    async def next_tokens(self, prompt: str, sampling: SamplingConfig) -> tuple[Alternative, ...]:
+        """The likeliest next tokens after `prompt`, likeliest first."""
+        body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
+        body |= {"logprobs": ALTERNATIVES, "beam_size": 1, "contrastive_alpha": 0.0}
+        with _explained(self.address):
+            choice = _object(await self._http.post("/v1/completions", json=body))["choices"][0]
+            tokens = read_tokens(choice.get("logprobs"))
+            return tokens[0].top if tokens else ()
+
+    async def stream_chat(
+        self, messages: Sequence[dict[str, str]], sampling: SamplingConfig, unfinished: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """The assistant's answer; `unfinished` goes on with its last message."""
+        body = request(sampling) | {"messages": list(messages), "stream": True, "logprobs": True}
+        body |= {"top_logprobs": ALTERNATIVES, "continue_final_message": unfinished}
+        async for chunk in self._stream("/v1/chat/completions", body):
+            yield chunk
+
+    async def stream_text(self, prompt: str, sampling: SamplingConfig) -> AsyncIterator[Chunk]:
+        """What comes after `prompt`."""
+        body = request(sampling) | {"prompt": prompt, "stream": True, "logprobs": ALTERNATIVES}
+        async for chunk in self._stream("/v1/completions", body):
+            yield chunk
+
+    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Chunk]:
+        body = body | {"stream_options": {"include_usage": True}}
+        with _explained(self.address):
+            finished = False
+            async with self._events(path, body) as events:
+                async for event in events:
+                    if event.data == "[DONE]":
+                        return
+                    chunk = read_chunk(json.loads(event.data))
+                    finished = finished or chunk.finish_reason is not None
+                    yield chunk
+            if not finished:
+                raise ServerError("The server broke off in the middle of the answer.")
+
+    @asynccontextmanager
+    async def _events(self, path: str, body: dict[str, Any]):
+        async with aconnect_sse(self._http, "POST", path, json=body) as source:
+            if source.response.status_code != 200:
+                await source.response.aread()
+                _object(source.response)
+            yield source.aiter_sse()
+
+
+def request(sampling: SamplingConfig) -> dict[str, Any]:
+    """The fields of `sampling` as the API takes them; ids of logit_bias are strings in JSON."""
+    fields = sampling.model_dump(mode="json")
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def read_chunk(body: dict[str, Any]) -> Chunk:
+    """One event of a stream, of either kind of completion."""
+    if "error" in body:
+        raise ServerError(_sentence(body["error"]))
+    usage = body.get("usage") or {}
+    if not body.get("choices"):
+        return Chunk(usage=usage)
+    choice = body["choices"][0]
+    text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
+    if not isinstance(text, str):
+        raise ValueError("text is not a string")
+    tokens = read_tokens(choice.get("logprobs"))
+    return Chunk(text, tokens, choice.get("finish_reason"), usage)
+
+
+def read_tokens(logprobs: dict[str, Any] | None) -> tuple[Token, ...]:
+    """Tokens from `logprobs` in the shape of chats, or in the older one of completions."""
+    if not logprobs:
+        return ()
+    if logprobs.get("content"):
+        return tuple(_token(entry) for entry in logprobs["content"])
+    texts = logprobs.get("tokens") or []
+    chances = logprobs.get("token_logprobs") or [0.0] * len(texts)
+    tops = logprobs.get("top_logprobs") or [{}] * len(texts)
+    return tuple(
+        Token(-1, text, chance or 0.0, tuple(Alternative(-1, t, c) for t, c in (top or {}).items()))
+        for text, chance, top in zip(texts, chances, tops, strict=False)
+    )
+
+
+def _token(entry: dict[str, Any]) -> Token:
+    top = tuple(
+        Alternative(int(t.get("id", -1)), t["token"], float(t["logprob"]), t.get("filtered"))
+        for t in entry.get("top_logprobs") or []
+    )
+    chance = float(entry["logprob"])
+    return Token(int(entry.get("id", -1)), entry["token"], chance, top, entry.get("filtered"))
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of a response; errors of the API become a `ServerError`."""
+    starting = response.status_code == 503 and response.request.url.path.endswith("/health")
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if response.status_code >= 400 and not starting:
+        error = body.get("error") if isinstance(body, dict) else None
+        if response.status_code == 401:
+            raise ServerError("The server wants another key; give it with --api-key-file.")
+        raise ServerError(_sentence(error) if error else _refusal(response.status_code))
+    if not isinstance(body, dict):
+        raise ValueError("no JSON object")
+    return body
+
+
+def _refusal(code: int) -> str:
+    return f"The server refused with code {code} and said nothing more."
+
+
+def _sentence(error: Any) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message or "The server failed without saying why.")
+
+
+class _explained:
+    """Turns what a connection can throw into a `ServerError`."""
+
+    def __init__(self, address: str):
+        self.address = address
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            said = f"No server answers at {self.address}; is it running?"
+        elif isinstance(error, httpx.TimeoutException):
+            said = "The server has said nothing for too long; stop it or try again."
+        elif isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+            said = f"{self.address} is not an address such as http://127.0.0.1:8000."
+        elif isinstance(error, httpx.HTTPError):
+            said = "The connection to the server broke."
+        elif isinstance(error, SSEError | ValueError | KeyError | TypeError | IndexError | AttributeError):
+            said = "The server's answer makes no sense; is it an OpenAI-compatible server?"
+        else:
+            return
+        raise ServerError(said) from error

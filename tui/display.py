@@ -1,0 +1,78 @@
+"""Text made safe to show: nothing a model, file or person wrote can leave its widget.
+
+Whatever would move the cursor, switch the direction of writing, or take no room while claiming
+some is replaced. What is kept and copied is always the text itself, never what is shown.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MARKS = 4  # combining marks shown on one letter; more would climb over the lines above
+_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
+_KEPT = {ord("\n"): "\n", ord("\t"): "    "}
+_TO_LINE_BREAK = str.maketrans({"\u2028": "\n", "\u2029": "\n", "\x85": "\n"})
+_PLAIN = re.compile(r"[\n -~]*")
+# Selectors and modifiers that terminals and Textual measure differently.
+_JOINED = {*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), *range(0x1F3FB, 0x1F400)}
+_BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+
+def shown(text: str) -> str:
+    """`text` as it may be put on the screen; line breaks stay, tabs become spaces.
+
+    >>> shown("a\\x1b[31mred\\u202e\\u200b!")
+    'a␛[31mred�!'
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    text = text.replace("\r\n", "\n").translate(_TO_LINE_BREAK)
+    written: list[str] = []
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= MARKS:
+            written.append(_visible(character))
+    return "".join(written)
+
+
+def one_line(text: str, length: int = 80) -> str:
+    """The beginning of `text` as one line of at most `length` characters.
+
+    >>> one_line("To be,\\n or not  to be", 12)
+    'To be, or n…'
+    """
+    line = " ".join(shown(text[: 8 * length]).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def token_text(text: str) -> str:
+    """A token so that its spaces and line breaks can be seen.
+
+    >>> token_text(" the\\n")
+    '·the⏎'
+    """
+    return shown(text.replace("\n", "⏎").replace("\t", "⇥")).replace(" ", "·") or "∅"
+
+
+def number(value: float) -> str:
+    """A count in few characters: 950, 12.3k, 4.1M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if code < 0x7F or code == 0x7F:
+        return _KEPT.get(code) or _PICTURES.get(code) or character
+    if code in _BIDI:
+        return "\ufffd"
+    if code in _JOINED:
+        return ""
+    category = unicodedata.category(character)
+    if category in ("Cc", "Cs", "Cn", "Co"):
+        return "\ufffd"
+    return "" if category in ("Cf", "Me") else character
