@@ -9,6 +9,7 @@ from __future__ import annotations
 import keras
 
 from kgpt.data.augment import Noise
+from kgpt.data.buckets import Buckets
 from kgpt.data.shards import DataSet
 from kgpt.data.windows import Windows, evaluation_batch, evaluation_batches
 from kgpt.errors import DataError
@@ -89,3 +90,46 @@ class EvaluationBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return evaluation_batch(self.stream, self.length, self.batch_size, index, self.learnable)
+
+
+class DocumentBatches(keras.utils.PyDataset):
+    """Whole documents, such as conversations: (inputs, targets, weights), each (B, L).
+
+    Documents of like length share a batch, so L differs from batch to batch and little is
+    padding, of weight 0. See `Buckets` for the order.
+
+    Args:
+        data: an open `DataSet`, or its folder.
+        batch_size: B.
+        length: the largest L; what a document has more is cut off.
+        count: how many batches there are.
+        seed: of the order.
+        first: number of the first; not 0 when a run is resumed.
+        split: "train" or "val".
+        replies_only: of conversations, learn only what the assistant says.
+    """
+
+    def __init__(
+        self,
+        data,
+        batch_size,
+        length,
+        count,
+        seed=0,
+        first=0,
+        split="train",
+        replies_only=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        data = data if isinstance(data, DataSet) else DataSet(data)
+        learnable = data.learnable(split) if replies_only else None
+        starts = data.document_starts(split)
+        self.buckets = Buckets(data.tokens(split), starts, length, batch_size, seed, learnable)
+        self.count, self.first = count, first
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.buckets.batch(self.first + index)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kgpt.data.shards import Manifest, SplitWriter, write_manifest
 from kgpt.data.sources import Corpus, Document
-from kgpt.errors import DataError
+from kgpt.errors import DataError, UsageError
 from kgpt.files import explained, new_folder
 from kgpt.text.chat import ChatFormat
 from kgpt.text.tokenizer import Tokenizer, pieces
@@ -53,6 +53,7 @@ def prepare(
     A corpus of one text is split by position, any other by document: which documents validate
     is decided by a hash of their number, so adding text at the end moves none.
     """
+    _check_replaceable(out)
     with explained(f"write the data set {out}"), new_folder(out) as folder:
         vocab_size = tokenizer.vocab_size
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
@@ -79,6 +80,13 @@ def prepare(
         tokenizer.save(folder)
         write_manifest(folder, manifest)
     return manifest
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse a name at which something lies that is no data set: it would be lost."""
+    is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_free and not (out / "manifest.json").is_file():
+        raise UsageError(f"{out} exists and is no data set; choose another name for --out.")
 
 
 @dataclass

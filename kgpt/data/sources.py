@@ -12,12 +12,14 @@ import json
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from kgpt.errors import DataError, UsageError
+from kgpt.files import explained
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 PART = 1 << 20  # bytes of text read at a time
@@ -97,7 +99,7 @@ class Corpus:
     # -- one function a kind of file -------------------------------------------------------
 
     def _txt(self, file: Path) -> Iterator[Document]:
-        with file.open("rb") as raw:
+        with _opened(file) as raw:
             text = self._decoded(raw)
             if self.separator is None:
                 yield Document(text)
@@ -107,7 +109,7 @@ class Corpus:
     _md = _txt
 
     def _jsonl(self, file: Path) -> Iterator[Document]:
-        with file.open("rb") as raw:
+        with _opened(file) as raw:
             for number, line in enumerate(raw, 1):
                 self.bytes_read += len(line)
                 if line.strip():
@@ -157,7 +159,7 @@ class Corpus:
     def _halves(self, file: Path) -> Iterator[Document]:
         """One text split by position: its beginning trains, its end validates."""
         size = file.stat().st_size
-        with file.open("rb") as raw:
+        with _opened(file) as raw:
             cut = _character_boundary(raw, int(size * (1 - self.val_fraction)))
             raw.seek(0)
             yield Document(self._decoded(raw, cut), split="train")
@@ -210,16 +212,18 @@ class Corpus:
             return path
         name = "stdin.txt" if path.name == "-" else f"{len(path.parts)}-{path.stem}"
         target = Path(tempfile.mkdtemp(dir=self._spool.name)) / name
-        try:
-            with (
-                sys.stdin.buffer if path.name == "-" else gzip.open(path) as packed,
-                target.open("wb") as plain,
-            ):
-                shutil.copyfileobj(packed, plain, PART)
-        except (OSError, EOFError) as error:
-            if isinstance(error, OSError) and error.errno:
-                raise
-            raise DataError(f"{path} is damaged and cannot be unpacked: {error}.") from None
+        with (
+            explained(f"unpack {path} into {self._spool.name}"),
+            sys.stdin.buffer if path.name == "-" else _opened(path) as raw,
+            target.open("wb") as plain,
+        ):
+            if path.name == "-":
+                shutil.copyfileobj(raw, plain, PART)
+                return target
+            try:
+                shutil.copyfileobj(gzip.GzipFile(fileobj=raw), plain, PART)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise DataError(f"{path} is damaged and cannot be unpacked: {error}.") from None
         return target
 
 
@@ -232,6 +236,14 @@ def check_messages(messages: Any, where: str) -> list[dict[str, str]]:
     if not shaped or not messages:
         raise DataError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}.')
     return messages
+
+
+def _opened(file: Path) -> BinaryIO:
+    """The file, open for reading; a `DataError` if that cannot be."""
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _kind(file: Path) -> str:

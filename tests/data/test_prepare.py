@@ -1,0 +1,209 @@
+"""From text to a data set: exact, the same whatever the parallelism, and whole or not there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kgpt.data import prepare as module
+from kgpt.data.prepare import prepare, train_tokenizer
+from kgpt.data.shards import DataSet
+from kgpt.data.sources import Corpus
+from kgpt.errors import DataError, KgptError, UsageError
+from kgpt.text.tokenizer import Tokenizer
+
+STORIES = [f"Story {i}: the {'very ' * (i % 7)}old café 🦊\n\nended.\n" for i in range(200)]
+TALK = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "Hello!"}]
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def prepared(tmp_path, source, tokenizer=None, val_fraction=0.1, name="out"):
+    corpus = Corpus([source], val_fraction=val_fraction)
+    tokenizer = tokenizer or train_tokenizer(corpus, "bpe", 400, 2, lambda read: None)
+    prepare(corpus, tokenizer, tmp_path / name, val_fraction)
+    return DataSet(tmp_path / name)
+
+
+def documents(data, split):
+    """The text of each document of a split, end-of-text removed."""
+    stream = data.tokens(split)
+    starts = data.document_starts(split).astype(int).tolist()
+    ids = stream.windows(np.array([0]), len(stream))[0].tolist() if len(stream) else []
+    cuts = zip(starts, [*starts[1:], len(ids)], strict=True)
+    return [data.tokenizer.decode(ids[a:b]).removesuffix("<|endoftext|>") for a, b in cuts]
+
+
+@pytest.mark.parametrize("batch_characters", [1, 100, 1 << 20])
+def test_every_document_is_in_one_split_word_for_word(tmp_path, monkeypatch, batch_characters):
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", batch_characters)
+    data = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"text": t} for t in STORIES]))
+    data.verify()
+    train, val = documents(data, "train"), documents(data, "val")
+    assert sorted(train + val) == sorted(STORIES)
+    assert 5 <= len(val) <= 40
+    sizes = [data.manifest.splits[split].text_bytes for split in ("train", "val")]
+    assert sizes == [sum(len(t.encode()) for t in texts) for texts in (train, val)]
+
+
+def test_adding_documents_moves_none_between_splits(tmp_path):
+    tokenizer = Tokenizer.of_bytes()
+    few = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"text": t} for t in STORIES[:99]]),
+                   tokenizer, name="few")  # fmt: skip
+    all_ = prepared(tmp_path, jsonl(tmp_path / "b.jsonl", [{"text": t} for t in STORIES]),
+                    tokenizer, name="all")  # fmt: skip
+    for split in ("train", "val"):
+        assert documents(all_, split)[: len(documents(few, split))] == documents(few, split)
+
+
+def test_one_text_is_split_by_position(tmp_path):
+    text = "".join(STORIES)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    data = prepared(tmp_path, str(tmp_path / "a.txt"), Tokenizer.of_bytes())
+    (train,), (val,) = documents(data, "train"), documents(data, "val")
+    assert train + val == text
+    assert len(val.encode()) == pytest.approx(len(text.encode()) / 10, abs=4)
+
+
+def test_a_text_in_many_pieces_encodes_as_the_whole(tmp_path):
+    text = "".join(STORIES) * 40
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    data = prepared(tmp_path, str(tmp_path / "a.txt"), val_fraction=0)
+    stream = data.tokens("train")
+    ids = stream.windows(np.array([0]), len(stream))[0].tolist()
+    assert ids == data.tokenizer.encode(text)
+
+
+def test_of_conversations_the_replies_are_learned(tmp_path):
+    data = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"messages": TALK}] * 9), val_fraction=0)
+    stream, learn = data.tokens("train"), data.learnable("train")
+    ids = stream.windows(np.array([0]), len(stream))[0]
+    mask = learn.windows(np.array([0]), len(stream))[0].astype(bool)
+    expected = (
+        "<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+    )
+    assert documents(data, "train") == [expected] * 9
+    assert data.tokenizer.decode(ids[mask]) == "Hello!<|im_end|><|endoftext|>" * 9
+
+
+def test_many_ids_need_wider_integers(tmp_path):
+    class Wide(Tokenizer):
+        vocab_size = 1 << 17
+
+    tokenizer = Wide(Tokenizer.of_bytes().inner)
+    data = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 20), tokenizer)
+    assert data.manifest.dtype == "uint32"
+    assert set(documents(data, "train")) == {"x"}
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from kgpt.data.prepare import prepare, train_tokenizer
+from kgpt.data.sources import Corpus
+source, out = sys.argv[1:]
+corpus = Corpus([source])
+tokenizer = train_tokenizer(corpus, "bpe", 400, 2, lambda read: None)
+def told(read):
+    print(read, flush=True)
+print("begun", flush=True)
+prepare(corpus, tokenizer, Path(out), 0.1, told)
+"""
+
+
+def child(source, out, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, source, str(out)],
+        stdout=subprocess.PIPE,
+        env=os.environ | environment,
+        text=True,
+    )
+
+
+def test_in_parallel_and_alone_the_same_bytes(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", [{"text": t * 9} for t in STORIES])
+    for name, parallel in (("many", "true"), ("one", "false")):
+        process = child(source, tmp_path / name, TOKENIZERS_PARALLELISM=parallel)
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    files = sorted(path.name for path in (tmp_path / "many").iterdir())
+    assert len(files) >= 6
+    for file in files:
+        assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+@pytest.mark.parametrize("after", [0, 3, 9])
+def test_killed_halfway_it_leaves_nothing_that_looks_whole(tmp_path, after):
+    """`after` is how much progress is waited for before the kill."""
+    source = jsonl(tmp_path / "a.jsonl", [{"text": t * 99} for t in STORIES * 4])
+    out = tmp_path / "sets" / "out"
+    process = child(source, out)
+    for _ in range(after + 1):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
+    with pytest.raises(DataError, match="There is no data set"):
+        DataSet(out)
+    data = prepared(tmp_path / "sets", source, Tokenizer.of_bytes())
+    data.verify()
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == ["out"]
+
+
+def test_a_failure_leaves_the_data_set_that_was_there(tmp_path):
+    before = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"text": "good"}] * 30))
+    bad = tmp_path / "b.jsonl"
+    bad.write_text('{"text": "fine"}\n{"text"\n')
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        prepared(tmp_path, str(bad), before.tokenizer)
+    after = DataSet(tmp_path / "out")
+    after.verify()
+    assert after.manifest == before.manifest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl", "out"]
+
+
+def test_what_is_no_data_set_is_never_replaced(tmp_path):
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter1.txt").write_text("It was Monday.")
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 30)
+    for out in (precious, precious / "chapter1.txt", tmp_path):
+        with pytest.raises(UsageError, match="is no data set; choose another name"):
+            prepare(Corpus([source]), Tokenizer.of_bytes(), out)
+    assert (precious / "chapter1.txt").read_text() == "It was Monday."
+
+
+def test_no_text_is_no_data_set(tmp_path):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DataError, match="hold no text to train on"):
+        prepared(tmp_path, str(tmp_path / "a.txt"), Tokenizer.of_bytes())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said_so(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 30)
+    with pytest.raises(KgptError, match=r"Could not write the data set /proc/nothing"):
+        prepare(Corpus([source]), Tokenizer.of_bytes(), module.Path("/proc/nothing"))
+
+
+def test_progress_counts_bytes_up_to_the_end(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", [{"text": t * 99} for t in STORIES * 4])
+    corpus, told = Corpus([source]), []
+    prepare(corpus, Tokenizer.of_bytes(), tmp_path / "out", progress=told.append)
+    assert told == sorted(told) and len(told) > 3
+    assert told[-1] == corpus.total_bytes
+
+
+def test_training_sees_no_validation_text(tmp_path):
+    (tmp_path / "a.txt").write_text("ab" * 450 + "cd" * 50)
+    corpus = Corpus([str(tmp_path / "a.txt")], val_fraction=0.1)
+    tokenizer = train_tokenizer(corpus, "char", 0, 0, lambda read: None)
+    assert tokenizer.id_of("a") is not None
+    assert tokenizer.id_of("c") is None
