@@ -86,17 +86,18 @@ def put_row(x, row, value):
 
 def dropout(x, rate, key):
     """Zero a share `rate` of x and scale the rest; `key` is two int32, the noise its function."""
-    generator = torch.Generator(x.device)
-    low, high = (int(part) for part in key)
-    generator.manual_seed(((high & 0xFFFFFFFF) << 32 | (low & 0xFFFFFFFF)) & 0x7FFFFFFFFFFFFFFF)
+    # Hashed, because the generator of the processor looks at the lowest 32 bits alone.
+    packed = struct.pack("<2i", *(int(part) for part in key))
+    seed = int.from_bytes(hashlib.blake2b(packed, digest_size=7).digest(), "little")
+    generator = torch.Generator(x.device).manual_seed(seed)
     kept = torch.empty_like(x).bernoulli_(1.0 - rate, generator=generator)
     return x * kept.div_(1.0 - rate)
 
 
 def layer_norm(x, scale, bias, epsilon):
-    bias = None if bias is None else ops.convert_to_tensor(bias)
-    scale = ops.convert_to_tensor(scale)
-    return F.layer_norm(x, x.shape[-1:], scale.to(x.dtype), bias, epsilon)
+    bias = None if bias is None else ops.convert_to_tensor(bias).to(x.dtype)
+    scale = ops.convert_to_tensor(scale).to(x.dtype)
+    return F.layer_norm(x, x.shape[-1:], scale, bias, epsilon)
 
 
 def rms_norm(x, scale, epsilon):

@@ -154,7 +154,14 @@ class GPT(keras.Model):
 
     @property
     def _loss_takes_hidden_states(self):
-        return hasattr(self.loss, "from_hidden_states") and self._compile_metrics is None
+        loss = getattr(self, "loss", None)
+        return hasattr(loss, "from_hidden_states") and self._compile_metrics is None
+
+    @property
+    def metrics(self):
+        """As everywhere in Keras; of the two that are called "loss", the one in use."""
+        unused = self._loss_tracker if self._loss_takes_hidden_states else self.token_loss
+        return [metric for metric in super().metrics if metric is not unused]
 
     @contextlib.contextmanager
     def _inside_step(self):
