@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kgpt.errors import KgptError
+from kgpt_tui import sql
 from kgpt_tui.client import Alternative, Token
 from kgpt_tui.migrations import migrate
 from kgpt_tui.tree import Conversation, Message
@@ -47,9 +48,7 @@ class Store:
         try:
             self._database = self._open(path)
         except (sqlite3.Error, OSError, StoreError) as error:
-            self.problem = (
-                f"Conversations cannot be kept in {path} ({error}); those of now are lost at the end."
-            )
+            self.problem = f"Conversations cannot be kept in {path} ({error}); those of now are lost at the end."
             self._database = self._open(None)
 
     def _open(self, path: Path | None) -> sqlite3.Connection:
@@ -77,13 +76,13 @@ class Store:
     def save(self, conversation: Conversation, messages: Iterable[Message]) -> None:
         """Write the conversation and those of its messages, all or nothing."""
         with self._transaction() as database:
-            database.execute(_SAVE_CONVERSATION, _conversation_row(conversation))
+            database.execute(sql.SAVE_CONVERSATION, _conversation_row(conversation))
             for message in messages:
-                database.execute(_SAVE_MESSAGE, _message_row(conversation, message))
+                database.execute(sql.SAVE_MESSAGE, _message_row(conversation, message))
 
     def remove_messages(self, conversation: Conversation, messages: Iterable[Message]) -> None:
         with self._transaction() as database:
-            database.execute(_SAVE_CONVERSATION, _conversation_row(conversation))
+            database.execute(sql.SAVE_CONVERSATION, _conversation_row(conversation))
             ids = [(message.id,) for message in messages]
             database.executemany("DELETE FROM messages WHERE id = ?", ids)
 
@@ -111,24 +110,24 @@ class Store:
         """Conversations, pinned and recent ones first; with `words`, those that hold them all."""
         with self._explained():
             if not words.strip():
-                rows = self._database.execute(_LIST, (limit,))
+                rows = self._database.execute(sql.LIST, (limit,))
                 return [Entry(*row) for row in rows]
             pattern = " ".join('"' + word.replace('"', '""') + '"*' for word in words.split())
             like = f"%{words.strip()}%"
             found: dict[int, Entry] = {}
-            for row in self._database.execute(_SEARCH, (pattern,)):
+            for row in self._database.execute(sql.SEARCH, (pattern,)):
                 found.setdefault(row[0], Entry(*row))
-            for row in self._database.execute(_SEARCH_TITLES, (like,)):
+            for row in self._database.execute(sql.SEARCH_TITLES, (like,)):
                 found.setdefault(row[0], Entry(*row))
             return list(found.values())[:limit]
 
     def load(self, conversation: int) -> Conversation:
         """The whole tree."""
         with self._explained():
-            row = self._database.execute(_LOAD_CONVERSATION, (conversation,)).fetchone()
+            row = self._database.execute(sql.LOAD_CONVERSATION, (conversation,)).fetchone()
             if row is None:
                 raise StoreError("That conversation is no longer there.")
-            rows = self._database.execute(_LOAD_MESSAGES, (conversation,)).fetchall()
+            rows = self._database.execute(sql.LOAD_MESSAGES, (conversation,)).fetchall()
         sampling = json.loads(row[3])
         messages = {each[0]: _read_message(each) for each in rows}
         loaded = Conversation(*row[:3], sampling, *row[4:], messages=messages)
@@ -143,7 +142,7 @@ class Store:
     def prompts(self, limit: int = 200) -> list[str]:
         """What the user wrote, oldest first, each once."""
         with self._explained():
-            rows = self._database.execute(_PROMPTS, (limit,)).fetchall()
+            rows = self._database.execute(sql.PROMPTS, (limit,)).fetchall()
         return [row[0] for row in reversed(rows)]
 
     # -- what can go wrong -------------------------------------------------------------------
@@ -171,130 +170,6 @@ class Store:
             raise StoreError(said) from error
         except sqlite3.Error as error:
             raise StoreError(f"The file of conversations is damaged: {error}.") from error
-
-
-_SAVE_CONVERSATION = """
-INSERT INTO conversations
-  (id, title, system, sampling, model, layout, draft, pinned, created, updated, leaf)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET title = excluded.title, system = excluded.system,
-  sampling = excluded.sampling, model = excluded.model, layout = excluded.layout,
-  draft = excluded.draft, pinned = excluded.pinned, updated = excluded.updated, leaf = excluded.leaf
-"""
-_SAVE_MESSAGE = """
-INSERT INTO messages (id, conversation, parent, role, content, created, model, finish, error,
-  seconds, prompt_tokens, prefix, tokens)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET content = excluded.content, finish = excluded.finish,
-  error = excluded.error, seconds = excluded.seconds, prompt_tokens = excluded.prompt_tokens,
-  model = excluded.model, prefix = excluded.prefix, tokens = excluded.tokens
-"""
-_LIST = """
-SELECT id, title, updated, pinned, '' FROM conversations
-WHERE deleted IS NULL ORDER BY pinned DESC, updated DESC LIMIT ?
-"""
-_SEARCH = """
-SELECT conversations.id, title, updated, pinned, snippet(messages_text, 0, '', '', '…', 8)
-FROM messages_text JOIN messages ON messages.id = messages_text.rowid
-JOIN conversations ON conversations.id = messages.conversation
-WHERE messages_text MATCH ? AND deleted IS NULL ORDER BY rank LIMIT 1000
-"""
-_SEARCH_TITLES = """
-SELECT id, title, updated, pinned, '' FROM conversations
-WHERE deleted IS NULL AND title LIKE ? ORDER BY updated DESC LIMIT 1000
-"""
-_LOAD_CONVERSATION, (conversation,)).fetchone()
-            if row is None:
-                raise StoreError("That conversation is no longer there.")
-            rows = self._database.execute(_LOAD_MESSAGES, (conversation,)).fetchall()
-        sampling = json.loads(row[3])
-        messages = {each[0]: _read_message(each) for each in rows}
-        loaded = Conversation(*row[:3], sampling, *row[4:], messages=messages)
-        loaded.pinned = bool(loaded.pinned)
-        if loaded.leaf not in loaded.messages:
-            roots = loaded.children(None)
-            loaded.leaf = None
-            if roots:
-                loaded.show(roots[-1])
-        return loaded
-
-    def prompts(self, limit: int = 200) -> list[str]:
-        """What the user wrote, oldest first, each once."""
-        with self._explained():
-            rows = self._database.execute(_PROMPTS, (limit,)).fetchall()
-        return [row[0] for row in reversed(rows)]
-
-    # -- what can go wrong -------------------------------------------------------------------
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._explained():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-                self._database.execute("COMMIT")
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                said = "Another program holds the conversations; saving is tried again."
-            else:
-                said = f"The conversations could not be reached: {error}."
-            raise StoreError(said) from error
-        except sqlite3.Error as error:
-            raise StoreError(f"The file of conversations is damaged: {error}.") from error
-
-
-_SAVE_CONVERSATION = """
-INSERT INTO conversations
-  (id, title, system, sampling, model, layout, draft, pinned, created, updated, leaf)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET title = excluded.title, system = excluded.system,
-  sampling = excluded.sampling, model = excluded.model, layout = excluded.layout,
-  draft = excluded.draft, pinned = excluded.pinned, updated = excluded.updated, leaf = excluded.leaf
-"""
-_SAVE_MESSAGE = """
-INSERT INTO messages (id, conversation, parent, role, content, created, model, finish, error,
-  seconds, prompt_tokens, prefix, tokens)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET content = excluded.content, finish = excluded.finish,
-  error = excluded.error, seconds = excluded.seconds, prompt_tokens = excluded.prompt_tokens,
-  model = excluded.model, prefix = excluded.prefix, tokens = excluded.tokens
-"""
-_LIST = """
-SELECT id, title, updated, pinned, '' FROM conversations
-WHERE deleted IS NULL ORDER BY pinned DESC, updated DESC LIMIT ?
-"""
-_SEARCH = """
-WITH hits AS (
-  SELECT messages.conversation AS id, min(rank) AS rank,
-         snippet(messages_text, 0, '', '', '…', 8) AS snippet
-  FROM messages_text JOIN messages ON messages.id = messages_text.rowid
-  WHERE messages_text MATCH ?1 GROUP BY messages.conversation
-)
-SELECT conversations.id, title, updated, pinned, coalesce(hits.snippet, '')
-FROM conversations LEFT JOIN hits ON hits.id = conversations.id
-WHERE deleted IS NULL AND (hits.id IS NOT NULL OR title LIKE ?2)
-ORDER BY hits.rank IS NULL, hits.rank LIMIT ?3
-"""
-_LOAD_CONVERSATION = """
-SELECT id, title, system, sampling, model, layout, draft, pinned, created, updated, leaf
-FROM conversations WHERE id = ?
-"""
-_LOAD_MESSAGES = """
-SELECT id, parent, role, content, created, model, finish, error, seconds, prompt_tokens, prefix,
-  tokens
-FROM messages WHERE conversation = ?
-"""
-_PROMPTS = """
-SELECT content FROM messages WHERE role = 'user' GROUP BY content ORDER BY max(created) DESC LIMIT ?
-"""
 
 
 def _conversation_row(c: Conversation) -> tuple:
