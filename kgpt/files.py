@@ -33,7 +33,7 @@ def explained(action: str) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
             errno.EACCES: "permission denied: choose a folder you may write to",
             errno.EROFS: "the disk is read-only: choose another folder",
-            errno.EFBIG: "files may not be so large here: choose another folder, or see `ulimit -f`",
+            errno.EFBIG: "files may not be so large here: see `ulimit -f`",
         }.get(error.errno or 0, error.strerror or str(error))
         raise KgptError(f"Could not {action}: {remedy}.") from error
 

@@ -46,7 +46,7 @@ def download(source: Download, progress: Callable[[int, int | None], None]) -> P
     with explained(f"write {source.path}"):
         source.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _fetch(source.url, partial, digest, progress)
+            _fetch(source, partial, digest, progress)
             if digest.hexdigest() != source.sha256:
                 raise DataError(
                     f"{source.url} did not give the expected text (SHA-256 "
@@ -58,10 +58,10 @@ def download(source: Download, progress: Callable[[int, int | None], None]) -> P
     return source.path
 
 
-def _fetch(url: str, target: Path, digest, progress) -> None:
+def _fetch(source: Download, target: Path, digest, progress) -> None:
     try:
         with (
-            httpx.stream("GET", url, follow_redirects=True, timeout=30) as response,
+            httpx.stream("GET", source.url, follow_redirects=True, timeout=30) as response,
             target.open("wb") as file,
         ):
             response.raise_for_status()
@@ -71,7 +71,8 @@ def _fetch(url: str, target: Path, digest, progress) -> None:
                 digest.update(piece)
                 progress(file.tell(), int(total) if total else None)
     except httpx.HTTPError as error:
+        reason = str(error).partition("\n")[0]
         raise DataError(
-            f"{url} cannot be reached ({error}); check the network, or save the text as "
-            f"{DOWNLOADS['shakespeare'].path} and run this again."
+            f"{source.url} cannot be reached ({reason}); check the network, or save the text as "
+            f"{source.path} and run this again."
         ) from None
