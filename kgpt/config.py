@@ -23,7 +23,7 @@ from kgpt.errors import UsageError
 class Section(BaseModel):
     """A group of options: unknown keys are refused, assignments are checked."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "") -> Self:
@@ -160,7 +160,7 @@ class ModelConfig(Section):
         """Number of trainable weights, counted from the shapes alone."""
         d, heads, kv, width = self.hidden_dim, self.num_heads, self.kv_heads, self.head_width
         gated = 2 if self.activation == "swiglu" else 1
-        vocab, f = self._vocab(), self.feed_forward_width
+        vocab, f = self.known_vocab_size, self.feed_forward_width
         norm = d * (2 if self.norm == "layer" and self.bias else 1)
         attention = d * (heads + 2 * kv) * width + heads * width * d
         attention += (heads + 2 * kv) * width * self.has_qkv_bias + d * self.bias
@@ -179,11 +179,13 @@ class ModelConfig(Section):
         """
         length = length or self.max_length
         looked_up = self.max_length * self.hidden_dim * (self.position == "learned")
-        looked_up += self._vocab() * self.hidden_dim * (not self.tie_embeddings)
+        looked_up += self.known_vocab_size * self.hidden_dim * (not self.tie_embeddings)
         attention = 12 * self.num_layers * self.num_heads * self.head_width * length
         return 6 * (self.num_parameters() - looked_up) + attention
 
-    def _vocab(self) -> int:
+    @property
+    def known_vocab_size(self) -> int:
+        """V; a `UsageError` if it is not yet known."""
         if self.vocab_size is None:
             raise UsageError("model.vocab_size is not known; give it, or give a data set.")
         return self.vocab_size
@@ -447,7 +449,7 @@ def did_you_mean(name: str, known, prefix: str = "") -> str:
 def sentence(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
     """The first failure of `error` as one sentence that names the key."""
     failure = error.errors()[0]
-    path = [str(part) for part in failure["loc"]]
+    path = [str(part) for part in failure["loc"] if part != "[key]"]
     key = ".".join(([where] if where else []) + path)
     if failure["type"] == "extra_forbidden":
         owner = model
