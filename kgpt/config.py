@@ -433,11 +433,15 @@ def _typed(value: str, field: FieldInfo) -> Any:
     """A command-line word as YAML would read it where text alone does not tell: lists and none."""
     if value.lower() in ("none", "null"):
         return None
-    if get_origin(field.annotation) is dict or field.annotation == RopeScaling | None:
+    kind = get_origin(field.annotation)
+    if kind is list and not value.startswith("["):
+        return [value]
+    if kind not in (list, dict) and field.annotation != RopeScaling | None:
+        return value
+    try:
         return yaml.safe_load(value)
-    if get_origin(field.annotation) is list:
-        return yaml.safe_load(value) if value.startswith("[") else [value]
-    return value
+    except yaml.YAMLError:
+        raise UsageError(f"{value} cannot be read; write it as one word, in YAML.") from None
 
 
 def did_you_mean(name: str, known, prefix: str = "") -> str:
