@@ -36,3 +36,36 @@ class Normal(keras.initializers.Initializer):
 
     def get_config(self):
         return {"stddev": self.stddev, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("kgpt")
+class Stored(Normal):
+    """Takes weights from a model directory in place of noise, each when its variable is made.
+
+    A layer made anew from its configuration starts from noise again.
+
+    Args:
+        weights: a `kgpt.model.weights.Weights`.
+    """
+
+    def __init__(self, weights, stddev=0.02, names=()):
+        super().__init__(stddev)
+        self.weights = weights
+        self.names = names
+
+    def __call__(self, shape, dtype=None):
+        first, last = self.names[0], self.names[-1]
+        path = next(
+            path
+            for path in self.weights.shapes
+            if path.split("/")[0] == first and path.split("/")[-1] == last
+        )
+        value = self.weights.read(path, keras.backend.standardize_dtype(dtype))
+        return keras.ops.convert_to_tensor(value, dtype=dtype)
+
+    def named(self, name, scale=1.0):
+        return Stored(self.weights, self.stddev, (*self.names, name))
+
+    @classmethod
+    def from_config(cls, config):
+        return Normal(**config)

@@ -49,7 +49,9 @@ def _yarn(frequencies, theta, scaling):
     half = len(frequencies)
 
     def pair_with(turns):
-        return half * math.log(scaling.original_max_length / (turns * 2 * math.pi)) / math.log(theta)
+        return (
+            half * math.log(scaling.original_max_length / (turns * 2 * math.pi)) / math.log(theta)
+        )
 
     first, last = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
     if scaling.truncate:
@@ -82,7 +84,7 @@ def rotate(x, positions, rotary):
 
 
 def sinusoids(length, width):
-    """Fixed position embeddings of the first Transformer (Vaswani et al., 2017): (length, width)."""
+    """(length, width): the fixed positions of the first Transformer (Vaswani et al., 2017)."""
     half = (width + 1) // 2
     angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half) / half)[None, :]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width].astype("float32")

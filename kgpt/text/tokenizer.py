@@ -8,8 +8,10 @@ token; only `allow_special=True` gives such words their power.
 from __future__ import annotations
 
 import codecs
+import functools
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,22 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from kgpt.errors import DataError, UsageError
+from kgpt.errors import UsageError
+from kgpt.files import write_json
+from kgpt.text.reading import read_tokenizer
+from kgpt.text.roles import Roles
 
 END_OF_TEXT = "<|endoftext|>"  # between documents; as in GPT-2
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # around chat turns; as in ChatML
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+
+# The ChatML layout as a Jinja template: `tokenizer_config.json` carries it to other software.
+CHATML_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 class Tokenizer:
@@ -34,10 +47,12 @@ class Tokenizer:
     'naïve 🙂'
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer):
+    def __init__(self, inner: tokenizers.Tokenizer, roles: Roles | None = None):
         inner.no_truncation()
         inner.no_padding()
         self.inner = inner
+        self.roles = roles or self._own_roles()
+        self._lock = threading.Lock()  # whether special tokens count is a state of `inner`
         self._bytes: list[bytes | None] | None = None
         self._special: dict[int, str] | None = None
 
@@ -97,18 +112,41 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """Read `tokenizer.json`, given as the file or the folder that holds it."""
-        file = Path(path)
-        file = file / "tokenizer.json" if file.is_dir() else file
-        if not file.is_file():
-            raise DataError(f"There is no tokenizer at {file}; name a folder with tokenizer.json.")
-        try:
-            return cls(tokenizers.Tokenizer.from_file(str(file)))
-        except Exception as error:  # the library raises plain Exception
-            raise DataError(f"{file} is not a tokenizer: {error}.") from None
+        """Read the tokenizer in a folder, or in a file `tokenizer.json`.
+
+        A folder may also hold GPT-2's older vocab.json and merges.txt, and files that say what the
+        special tokens are for (see `Roles`).
+        """
+        return cls(*read_tokenizer(Path(path)))
 
     def save(self, folder: Path) -> None:
+        """Write tokenizer.json, and what is known of the special tokens of a foreign tokenizer."""
         self.inner.save(str(folder / "tokenizer.json"))
+        if self.roles.config:
+            write_json(folder / "tokenizer_config.json", self.settings())
+
+    def settings(self, max_length: int | None = None) -> dict[str, Any]:
+        """The contents of tokenizer_config.json for a model of `max_length` tokens."""
+        values: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **self.roles.tokens,
+            **self.roles.config,
+        }
+        if self.roles.chat_template is not None:
+            values["chat_template"] = self.roles.chat_template
+        return values if max_length is None else values | {"model_max_length": max_length}
+
+    def _own_roles(self) -> Roles:
+        """The roles in a tokenizer without files that name them."""
+        vocabulary = {token: self.id_of(token) for token in (END_OF_TEXT, TURN_END)}
+        known = {token: token_id for token, token_id in vocabulary.items() if token_id is not None}
+        names = ("bos_token", "eos_token", "unk_token") if END_OF_TEXT in known else ()
+        return Roles(
+            dict.fromkeys(names, END_OF_TEXT),
+            frozenset(known.values()),
+            CHATML_TEMPLATE if TURN_END in known else None,
+        )
 
     def to_json(self) -> str:
         return self.inner.to_str()
@@ -130,7 +168,22 @@ class Tokenizer:
 
     @property
     def end_of_text(self) -> int | None:
-        return self.id_of(END_OF_TEXT)
+        """The id between documents: of <|endoftext|>, else of the tokenizer's own end."""
+        known = self.id_of(END_OF_TEXT)
+        return known if known is not None else self.id_of(self.roles.tokens.get("eos_token", ""))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids at which a text ends."""
+        return self.roles.stop_ids
+
+    @functools.cached_property
+    def beginning(self) -> list[int]:
+        """Ids that the model wants before every text, such as Llama's <s>; mostly none."""
+        with self._lock:
+            whole = self.inner.encode("a", add_special_tokens=True).ids
+            bare = self.inner.encode("a", add_special_tokens=False).ids
+        return whole[: next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)]
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """The ids of `text`. Special tokens inside it stay plain text unless allowed."""
@@ -138,10 +191,20 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], allow_special: bool = False) -> list[list[int]]:
         """`encode` for many texts at once, on all cores."""
-        self.inner.encode_special_tokens = not allow_special
         cleaned = [clean(text) for text in texts]
-        encodings = self.inner.encode_batch_fast(cleaned, add_special_tokens=False)
+        with self._lock:
+            self.inner.encode_special_tokens = not allow_special
+            encodings = self.inner.encode_batch_fast(cleaned, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_with_spans(
+        self, text: str, allow_special: bool = False
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode`, and for each id the first and last-plus-one character it stands for."""
+        with self._lock:
+            self.inner.encode_special_tokens = not allow_special
+            encoding = self.inner.encode(clean(text), add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def decode(
         self, ids: Iterable[int], skip_special: bool = False, continues: bool = False

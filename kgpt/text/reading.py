@@ -1,0 +1,82 @@
+"""Reading tokenizers: `tokenizer.json`, or the vocab.json and merges.txt from before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from kgpt.errors import DataError
+from kgpt.text.roles import Roles, added_tokens, read_object, read_roles
+
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT2_END = "<|endoftext|>"
+
+
+def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, Roles | None]:
+    """The tokenizer in a folder or a file, and what the folder says of its special tokens."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file():
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"{file} is not a tokenizer: {error}.") from None
+    elif (path / "merges.txt").is_file():
+        inner = _read_vocab_and_merges(path)
+    else:
+        older = "kgpt does not read tokenizer.model" if (path / "tokenizer.model").is_file() else ""
+        remedy = older or "name a folder with tokenizer.json"
+        raise DataError(f"There is no tokenizer at {file}; {remedy}.")
+    if not path.is_dir():
+        return inner, None
+    _add_missing(inner, path)
+    return inner, read_roles(path, inner.token_to_id)
+
+
+def _read_vocab_and_merges(folder: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a folder with vocab.json and merges.txt, as GPT-2 or Qwen2 cut words."""
+    config = read_object(folder / "tokenizer_config.json")
+    kind = str(config.get("tokenizer_class", "GPT2Tokenizer")).removesuffix("Fast")
+    if kind not in ("GPT2Tokenizer", "Qwen2Tokenizer"):
+        raise DataError(
+            f"{folder} has a {kind} without tokenizer.json; kgpt reads vocab.json and merges.txt "
+            "of GPT-2 and Qwen2 only."
+        )
+    files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+    try:
+        vocab, merges = models.BPE.read_file(*files)
+        inner = tokenizers.Tokenizer(models.BPE(vocab, merges))
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"{folder} has a damaged vocab.json or merges.txt: {error}.") from None
+    if kind == "Qwen2Tokenizer":
+        inner.normalizer = normalizers.NFC()
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    else:
+        prefix = bool(config.get("add_prefix_space", False))
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    inner.decoder = decoders.ByteLevel()
+    inner.post_processor = processors.ByteLevel(trim_offsets=False)
+    if GPT2_END in vocab:
+        inner.add_special_tokens([AddedToken(GPT2_END, special=True, normalized=False)])
+    return inner
+
+
+def _add_missing(inner: tokenizers.Tokenizer, folder: Path) -> None:
+    """Add the tokens that only the files beside tokenizer.json know."""
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    for token_id, facts in sorted(added_tokens(folder).items()):
+        text = facts["content"]
+        if inner.token_to_id(text) is None:
+            given = {flag: bool(facts[flag]) for flag in flags if flag in facts}
+            inner.add_tokens([AddedToken(text, **given)])
+        if inner.token_to_id(text) != token_id:
+            raise DataError(f"{folder} gives {text!r} the id {token_id}, which is taken.")
