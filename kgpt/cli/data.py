@@ -86,28 +86,51 @@ def prepare(
         show(out)
 
 
-def get(name: str, *, out: str | None = None) -> None:
-    """Download a well-known text and prepare it.
+def get(
+    name: str,
+    *,
+    out: str | None = None,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Download a well-known text, or write the embedded one, and prepare it.
 
     Parameters
     ----------
     name
-        shakespeare: tiny Shakespeare, 1.1 MB, by characters.
+        shakespeare: tiny Shakespeare, 1.1 MB, by characters. tinyworld: the conversations and
+        stories of `kgpt demo`, 15 MB, made here without a network.
     out
-        The folder of the data set; data/shakespeare-char for shakespeare.
+        The folder of the data set; data/shakespeare-char or data/tinyworld if not given.
+    quiet
+        Show no progress.
     """
     from kgpt.data.download import DOWNLOADS, download
 
+    if name == "tinyworld":
+        make_tinyworld(Path(out or "data/tinyworld"), quiet)
+        return
     if name not in DOWNLOADS:
-        raise UsageError(f"kgpt can get {', '.join(DOWNLOADS)}; there is no {name!r}.")
+        raise UsageError(f"kgpt can get tinyworld, {', '.join(DOWNLOADS)}; there is no {name!r}.")
     source = DOWNLOADS[name]
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     with _progress(console) as bar:
         task = bar.add_task(name, total=None)
         text = download(source, lambda n, total: bar.update(task, completed=n, total=total))
     out = out or source.data_set
-    prepare(str(text), out=out, tokenizer=source.tokenizer)
-    Console().print(Text(f"Next: kgpt train {source.preset} --data {out}"))
+    prepare(str(text), out=out, tokenizer=source.tokenizer, quiet=quiet)
+    Console(quiet=quiet).print(Text(f"Next: kgpt train {source.preset} --data {out}"))
+
+
+def make_tinyworld(
+    out: Path, quiet: bool, conversations: int = 40_000, stories: int = 6_000
+) -> None:
+    """Write the embedded corpus beside `out`, and prepare it as the data set `out`."""
+    from kgpt.data import tinyworld
+    from kgpt.files import explained
+
+    with explained(f"write the corpus beside {out}"):
+        text = tinyworld.write(out.parent, conversations, stories)
+    prepare(str(text), out=str(out), vocab_size=1024, val_fraction=0.02, quiet=quiet)
 
 
 def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:

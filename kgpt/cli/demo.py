@@ -1,0 +1,211 @@
+"""`kgpt demo`: from nothing to a chat, in minutes on two CPU cores.
+
+Corpus, tokenizer, training, samples, questions the model has never seen, a conversation. Every
+step is the one its own command takes; the run it leaves behind is like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from kgpt.cli.data import make_tinyworld
+from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.cli.train import FLAGS, run_training
+from kgpt.config import Config, SamplingConfig, parse_overrides
+from kgpt.data.tinyworld import Question
+from kgpt.data.tinyworld import questions as endless_questions
+from kgpt.errors import KgptError
+from kgpt.runs import Run, new_run, resolve_model
+
+SHOWN = 15  # questions in the table
+REPLY_TOKENS = 24
+QUESTIONS_SEED = 2026
+EXPECTED = 0.9  # the share of right answers that the preset reaches
+BROKEN_BELOW = 0.8  # less is no bad luck: something went wrong
+SCRIPT = (
+    "Good morning!",
+    "Look, Iris has a black drum. Look, Leo has a green kite. What colour is Leo's kite?",
+    "Who has the drum?",
+    "What is not early?",
+    "What sound does an owl make?",
+    "Look, Ella has four hats and then gets three. How many hats does Ella have now?",
+    "Thank you!",
+)
+
+
+def demo(
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    run: str | None = None,
+    data: str = "data/tinyworld",
+    questions: Annotated[int, Parameter(validator=Number(gte=1))] = 200,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """From nothing to a chat: write a small world, train on it, ask what was never told.
+
+    Interrupted by Ctrl-C it saves; the same command goes on. Any key of the preset `tinyworld`
+    can be set, as with `kgpt train`: --train.max-steps 500.
+
+    Parameters
+    ----------
+    run
+        The run's name; a finished one is asked again. Without it: the demo that was interrupted,
+        or a new run demo, demo-2, …
+    data
+        The folder of the data set; it is made where there is none.
+    questions
+        How many held-out questions are asked.
+    quiet
+        Print nothing but the share of right answers.
+    """
+    config = Config.load("tinyworld", {"data.dir": data} | parse_overrides(overrides, FLAGS))
+    directory = new_run(run) if run else next_run()
+    prepare_process()
+    started = time.perf_counter()
+    console = Console(quiet=quiet)
+    again = f"kgpt demo --run {directory.name}"
+    if not (Path(data) / "manifest.json").is_file():
+        title(console, "A small world")
+        make_tinyworld(Path(data), quiet)
+    if directory.status().state != "finished":
+        title(console, f"Training the run {directory.name}")
+        code = run_training(config, directory, resume=directory.exists, quiet=quiet)
+        if directory.status().state != "finished":
+            console.print(Text(f"Nothing is lost: go on with `{again}`."))
+            return code
+    silence_native_code()
+    right = show_what_it_learned(directory, questions, console)
+    minutes, seconds = divmod(round(time.perf_counter() - started), 60)
+    show_next(directory, console, f"{minutes} min {seconds} s")
+    Console().print(
+        f"{right} of {questions} held-out questions answered rightly ({right / questions:.1%}).",
+        highlight=False,
+    )
+    check(right / questions)
+    return 0
+
+
+def next_run() -> Run:
+    """The latest demo if it was interrupted; else one that is still to be: demo, demo-2, …"""
+    latest = new_run("demo")
+    for number in itertools.count(2):
+        following = new_run(f"demo-{number}")
+        if not following.exists:
+            break
+        latest = following
+    status = latest.status()
+    interrupted = status.is_dead or status.state in ("stopped", "failed")
+    return latest if interrupted or not latest.exists else following
+
+
+def show_what_it_learned(run: Run, count: int, console: Console) -> int:
+    """Ask the held-out questions and hold the conversation; returns how many were right."""
+    model = Talker(resolve_model(run.name))
+    asked = held_out_questions(count)
+    title(console, f"{count} questions about what the training text never says")
+    with console.status("reading the questions"):
+        replies = model.reply([[user(question.text)] for question in asked])
+    console.print(answers_table(asked[:SHOWN], replies[:SHOWN]))
+    title(console, "A conversation")
+    messages: list[dict[str, str]] = []
+    for line in SCRIPT:
+        messages.append(user(line))
+        answer = model.reply([messages])[0]
+        messages.append({"role": "assistant", "content": answer})
+        console.print(Text("you   ", style="bold cyan") + Text(line), soft_wrap=True)
+        console.print(Text("kgpt  ", style="bold green") + Text(answer), soft_wrap=True)
+    return sum(q.is_right(text) for q, text in zip(asked, replies, strict=True))
+
+
+def held_out_questions(count: int) -> list[Question]:
+    """The first `count` different questions about held-out combinations."""
+    different: dict[str, Question] = {}
+    for question in endless_questions(QUESTIONS_SEED, held_out=True):
+        different.setdefault(question.text, question)
+        if len(different) == count:
+            break
+    return list(different.values())
+
+
+class Talker:
+    """A trained model as one who answers, at temperature 0."""
+
+    def __init__(self, folder: Path):
+        from kgpt.generation.text import TextGenerator
+        from kgpt.model.directory import load_config
+        from kgpt.text.chat import ChatFormat
+
+        self._generator = TextGenerator(folder)
+        self._chat = ChatFormat(self._generator.tokenizer)
+        self._room = load_config(folder).max_length - REPLY_TOKENS
+
+    def reply(self, conversations: list[list[dict[str, str]]]) -> list[str]:
+        """What the model says next in each conversation."""
+        prompts = [self._prompt(messages) for messages in conversations]
+        greedy = SamplingConfig(temperature=0, max_tokens=REPLY_TOKENS)
+        completions = self._generator.complete_ids(prompts, greedy, [""] * len(prompts))
+        return [completion.text.strip() for completion in completions]
+
+    def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """The conversation's latest turns, as many as the context has room for."""
+        ids = self._chat.encode(messages, reply=True)[0]
+        while len(ids) > self._room and len(messages) > 1:
+            messages = messages[2:]
+            ids = self._chat.encode(messages, reply=True)[0]
+        return ids
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def answers_table(asked: list[Question], replies: list[str]) -> Table:
+    """Questions, replies, and whether they are right."""
+    table = Table(show_lines=False, pad_edge=False)
+    table.add_column("question", ratio=6)
+    table.add_column("reply", ratio=4)
+    table.add_column("", no_wrap=True)
+    for question, text in zip(asked, replies, strict=True):
+        right = question.is_right(text)
+        mark = Text("right", style="green") if right else Text("wrong", style="bold red")
+        table.add_row(Text(question.text), Text(text), mark)
+    return table
+
+
+def show_next(run: Run, console: Console, spent: str) -> None:
+    """What to do with a trained model."""
+    title(console, f"Done in {spent}")
+    commands = {
+        f"kgpt chat --model {run.name}": "ask it yourself",
+        f"kgpt-tui --run {run.name}": "its curves, its tokens, a chat, in the terminal app",
+        f'kgpt generate --model {run.name} --prompt "It was Monday."': "have it tell a story",
+        f"kgpt info {run.name}": "what it is made of",
+        "kgpt data get shakespeare": "go on with real text",
+        "kgpt train shakespeare-cpu --data data/shakespeare-char": "",
+    }
+    for command, purpose in commands.items():
+        line = Text(f"# {purpose}\n", style="dim") if purpose else Text()
+        console.print(line + Text(command, style="bold"), soft_wrap=True)
+
+
+def check(share: float) -> None:
+    """Refuse a share of right answers that is no bad luck."""
+    if share < BROKEN_BELOW:
+        raise KgptError(
+            f"The demo answers {EXPECTED:.0%} or more when it trains to its end as it comes; "
+            f"{share:.0%} means that it was given too few steps, or that something is wrong."
+        )
+
+
+def title(console: Console, text: str) -> None:
+    console.print()
+    console.print(Rule(Text(text, style="bold"), align="left", style="dim"))
