@@ -79,7 +79,9 @@ class ModelFacts:
 class Client:
     """One server, by its address and key."""
 
-    def __init__(self, address: str, key: str = "", transport: httpx.AsyncBaseTransport | None = None):
+    def __init__(
+        self, address: str, key: str = "", transport: httpx.AsyncBaseTransport | None = None
+    ):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.address = address.rstrip("/")
         timeout = httpx.Timeout(10.0, read=SILENCE_S)
@@ -253,7 +255,9 @@ class _explained:
             said = f"{self.address} is not an address such as http://127.0.0.1:8000."
         elif isinstance(error, httpx.HTTPError):
             said = "The connection to the server broke."
-        elif isinstance(error, SSEError | ValueError | KeyError | TypeError | IndexError | AttributeError):
+        elif isinstance(
+            error, SSEError | ValueError | KeyError | TypeError | IndexError | AttributeError
+        ):
             said = "The server's answer makes no sense; is it an OpenAI-compatible server?"
         else:
             return

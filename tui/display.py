@@ -7,6 +7,7 @@ some is replaced. What is kept and copied is always the text itself, never what 
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 
 MARKS = 4  # combining marks shown on one letter; more would climb over the lines above
@@ -56,12 +57,15 @@ def token_text(text: str) -> str:
     return shown(text.replace("\n", "⏎").replace("\t", "⇥")).replace(" ", "·") or "∅"
 
 
-def number(value: float) -> str:
-    """A count in few characters: 950, 12.3k, 4.1M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (1e3 if unit == 'k' else size):.1f}{unit}"
-    return f"{value:.0f}"
+def same_length(text: str) -> str:
+    """`text` with one harmless character for each of its own, for editors that count them.
+
+    >>> same_length("a\x1b[31m\u202eb")
+    'a␛[31m�b'
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(c if c == "\t" else (_visible(c) or "\ufffd")[:1] for c in text)
 
 
 def _visible(character: str) -> str:
@@ -76,3 +80,16 @@ def _visible(character: str) -> str:
     if category in ("Cc", "Cs", "Cn", "Co"):
         return "\ufffd"
     return "" if category in ("Cf", "Me") else character
+
+
+def age(moment: float) -> str:
+    """How long ago a moment (seconds since 1970) was, in one word.
+
+    >>> age(time.time() - 7200)
+    '2h'
+    """
+    seconds = max(0.0, time.time() - moment)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return "now"

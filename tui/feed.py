@@ -23,10 +23,10 @@ COLOURS = {
     "training": "$success",
     "finished": "$primary",
     "paused": "$warning",
-    "stopped": "$text-muted",
+    "stopped": "$foreground-muted",
     "failed": "$error",
     "dead": "$error",
-    "gone": "$text-muted",
+    "gone": "$foreground-muted",
 }  # every other condition is one that passes: $accent
 LIVELY = ("starting", "compiling", "training", "paused", "validating", "saving")
 
@@ -61,6 +61,7 @@ class RunFeed:
         self.history = History()
         self.samples: deque[Sample] = deque(maxlen=SAMPLES)
         self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.log_lines = 0  # lines of the log since it began anew
         self.changes = {"status": 0, "metrics": 0, "samples": 0, "log": 0}  # counters
         self._readers = (JsonLines(path / "metrics.jsonl"), JsonLines(path / "samples.jsonl"))
         self._log = TextTail(path / "train.log")
@@ -106,7 +107,11 @@ class RunFeed:
         text, fresh_log = self._log.read()
         if fresh_log:
             self.log.clear()
-        self.log.extend(line.rsplit("\r", 1)[-1] for line in text.splitlines())
+            self.log_lines = 0
+        lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
+        lines = lines[:-1] if text.endswith("\n") or not text else lines
+        self.log.extend(lines)
+        self.log_lines += len(lines)
         self._count("metrics", rows or fresh)
         self._count("samples", found or fresh_samples)
         self._count("log", text or fresh_log)

@@ -48,7 +48,8 @@ class Store:
         try:
             self._database = self._open(path)
         except (sqlite3.Error, OSError, StoreError) as error:
-            self.problem = f"Conversations cannot be kept in {path} ({error}); those of now are lost at the end."
+            kept = "the conversations of now are lost at the end"
+            self.problem = f"Conversations cannot be kept in {path} ({error}); {kept}."
             self._database = self._open(None)
 
     def _open(self, path: Path | None) -> sqlite3.Connection:

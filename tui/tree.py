@@ -132,9 +132,12 @@ class Conversation:
 
     def prompt(self, path: list[Message]) -> list[dict[str, str]]:
         """`path` as messages for the API, the system prompt first."""
-        turns = [{"role": m.role, "content": m.content} for m in path if m.role != "text"]
+        turns = [
+            {"role": "assistant" if m.role == "text" else m.role, "content": m.content}
+            for m in path
+        ]
         return ([{"role": "system", "content": self.system}] if self.system else []) + turns
 
     def text(self, path: list[Message]) -> str:
         """`path` as one running text, for models without a chat layout."""
-        return "".join(message.content for message in path)
+        return self.system + "".join(message.content for message in path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from textual import on
@@ -52,7 +53,7 @@ class ValueTicks(NumericAxisFormatter):
             return [count(tick) for tick in ticks]
         if largest and largest < 0.01:
             return [f"{tick:.1e}".replace("e-0", "e-") if tick else "0" for tick in ticks]
-        gaps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(ticks)]
         digits = max(0, -math.floor(math.log10(min(gaps)))) if gaps and min(gaps) > 0 else 2
         return [f"{tick:.{min(digits, 6)}f}" for tick in ticks]
 
@@ -136,7 +137,7 @@ class Chart(PlotWidget, inherit_bindings=False):
             self._plot(means(curve, buckets), colour)
         else:
             self._plot(extremes(raw, buckets), colour)
-        if line.dots and len(raw[0]) <= buckets // 4 or len(raw[0]) == 1:
+        if (line.dots and len(raw[0]) <= buckets // 4) or len(raw[0]) == 1:
             self.scatter(*raw, marker="•", marker_style=colour.hex)
 
     def _plot(self, curve: Curve, colour: Color) -> None:
@@ -192,10 +193,10 @@ class ChartPanel(Vertical):
             shown = count(value) if abs(value) >= 1000 else figure(value)
             colour = f"${PALETTE[line.colour % len(PALETTE)]}"
             name = f" {line.label}" if line.label != self._title else ""
-            parts.append(Content.assemble(("  ━", colour), name, (f" {shown}", "$text-muted")))
+            parts.append(Content.assemble(("  ━", colour), name, (f" {shown}", "$foreground-muted")))
         marks = [f"smoothed {self.chart.smoothing:g}"] if self.chart.smoothing else []
         marks += ["log"] if self.chart.log_scale else []
         marks += ["zoomed, r resets"] if self.chart.is_zoomed else []
         if marks:
-            parts.append(Content.styled("  " + ", ".join(marks), "$text-muted"))
+            parts.append(Content.styled("  " + ", ".join(marks), "$foreground-muted"))
         return Content("").join(parts)

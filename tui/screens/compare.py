@@ -1,0 +1,144 @@
+"""Several runs side by side: their curves in one chart, and what sets them apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from kgpt_tui.display import one_line
+from kgpt_tui.feed import COLOURS, RunFeed
+from kgpt_tui.figures import NONE, count, figure
+from kgpt_tui.run_list import differing_keys
+from kgpt_tui.widgets.chart import PALETTE, ChartPanel, Line
+from kgpt_tui.widgets.chart_board import SMOOTHINGS
+from kgpt_tui.widgets.run_settings import flat_config
+
+CURVES = {"loss": "loss", "val_loss": "validation loss", "grad_norm": "gradient norm",
+          "lr": "learning rate", "tokens_per_s": "tokens/s"}  # fmt: skip
+PERIOD_S = 1.0
+
+
+class CompareScreen(Screen[None]):
+    """Curves of several runs over each other; the table names each difference."""
+
+    CSS_PATH = "../styles/compare.tcss"
+    HELP_TITLE = "Comparing runs"
+    BINDINGS = [
+        Binding("m", "curve(1)", "Next figure", id="compare.curve"),
+        Binding("M", "curve(-1)", "Figure before", id="compare.curve_before", show=False),
+        Binding("o", "smooth", "Smooth", id="compare.smooth"),
+        Binding("l", "log_scale", "Log scale", id="compare.log_scale"),
+        Binding("escape", "leave", "Back", id="compare.leave"),
+    ]
+
+    class Grown(Message):
+        """The feeds have taken what was new."""
+
+    def __init__(self, paths: Sequence[Path]):
+        super().__init__()
+        self.feeds = [RunFeed(path) for path in paths]
+        self._configs = [flat_config(feed.run) for feed in self.feeds]
+        self._curve = "loss"
+        self._stamp: tuple = ()
+
+    def compose(self) -> ComposeResult:
+        yield ChartPanel("loss", id="chart")
+        with VerticalScroll(id="facts", can_focus=True):
+            yield Static(id="table")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self.query_one(ChartPanel).chart.focus()
+        self.follow()
+
+    @work(group="follow", exclusive=True, exit_on_error=False)
+    async def follow(self) -> None:
+        while True:
+            for feed in self.feeds:
+                await feed.catch_up()
+            self.post_message(self.Grown())
+            await asyncio.sleep(PERIOD_S)
+
+    @on(Grown)
+    def draw(self) -> None:
+        stamp = (self._curve, *(tuple(feed.changes.values()) for feed in self.feeds))
+        if stamp == self._stamp or not self.is_current:
+            return
+        self._stamp = stamp
+        panel = self.query_one(ChartPanel)
+        panel.rename(CURVES[self._curve])
+        panel.draw(
+            [
+                Line(one_line(feed.name, 24), feed.history.curve(self._curve), n, self._curve == "val_loss")
+                for n, feed in enumerate(self.feeds)
+            ]
+        )
+        self.query_one("#table", Static).update(self._table())
+
+    def on_resize(self) -> None:
+        self._stamp = ()
+        self.call_after_refresh(self.draw)
+
+    def _table(self) -> Content:
+        """A row a difference; a column a run, in the run's colour."""
+        rows = [("", [feed.name for feed in self.feeds])]
+        rows += [("state", [feed.condition for feed in self.feeds])]
+        rows += [("step", [f"{feed.status.step:,}" for feed in self.feeds])]
+        rows += [("loss", [figure(feed.history.last.get("loss")) for feed in self.feeds])]
+        rows += [("best validation", [_best(feed) for feed in self.feeds])]
+        rows += [("tokens/s", [count(feed.history.last.get("tokens_per_s")) for feed in self.feeds])]
+        for key in differing_keys(self._configs):
+            rows.append((key, [str(config.get(key, NONE)) for config in self._configs]))
+        left = min(30, max(len(name) for name, _ in rows)) + 3
+        width = max(10, min(26, (self.size.width - left - 3) // len(self.feeds)))
+        lines = []
+        for name, values in rows:
+            parts: list[Content | tuple[str, str]] = [(f" {one_line(name, 30):<{left}}", "$foreground-muted")]
+            for n, value in enumerate(values):
+                text = f"{one_line(value, width - 2):<{width}}"
+                parts.append((text, self._style(name, value, n)))
+            lines.append(Content.assemble(*parts))
+        return Content("\n").join(lines)
+
+    def _style(self, name: str, value: str, column: int) -> str:
+        if not name:
+            return f"bold ${PALETTE[column % len(PALETTE)]}"
+        return COLOURS.get(value, "$accent") if name == "state" else "$foreground"
+
+    def action_curve(self, by: int) -> None:
+        names = list(CURVES)
+        self._curve = names[(names.index(self._curve) + by) % len(names)]
+        self.query_one(ChartPanel).chart.action_reset_scales()
+        self.draw()
+
+    def action_smooth(self) -> None:
+        chart = self.query_one(ChartPanel).chart
+        chart.smoothing = SMOOTHINGS[(SMOOTHINGS.index(chart.smoothing) + 1) % len(SMOOTHINGS)]
+        self._redraw()
+
+    def action_log_scale(self) -> None:
+        chart = self.query_one(ChartPanel).chart
+        chart.log_scale = not chart.log_scale
+        chart.action_reset_scales()
+        self._redraw()
+
+    def _redraw(self) -> None:
+        self._stamp = ()
+        self.draw()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+def _best(feed: RunFeed) -> str:
+    return f"{figure(feed.history.best[0])} at {feed.history.best[1]:,}" if feed.history.best else NONE
