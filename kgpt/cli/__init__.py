@@ -7,8 +7,10 @@ import sys
 import traceback
 
 from cyclopts import App, CycloptsError
+from pydantic import BaseModel, ValidationError
 
 from kgpt import __version__
+from kgpt.config import sentence
 from kgpt.errors import KgptError
 
 app = App(
@@ -25,6 +27,7 @@ app.command(data)
 app.command(runs)
 app.command("kgpt.cli.demo:demo", help="From nothing to a chat: corpus, training, questions.")
 app.command("kgpt.cli.train:train", help="Train a model, or go on with a run.")
+app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
 app.command("kgpt.cli.generate:generate", help="Write text with a trained model.")
 for name, help_text in {
     "prepare": "Turn text files into a data set.",
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KgptError as error:
         code = _failed(str(error), error.exit_code, debug)
     except CycloptsError as error:
-        code = _failed(str(error), 2, debug)
+        code = _failed(_one_sentence(error), 2, debug)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
@@ -67,6 +70,12 @@ def main(arguments: list[str] | None = None) -> None:
         hint = "this is a defect of kgpt; run again with --debug to see where"
         code = _failed(f"{kind}: {error} ({hint}).", 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_sentence(error: CycloptsError) -> str:
+    """What was wrong; of options that a configuration model checks, the first failure."""
+    cause = error.__cause__ or error.__context__
+    return sentence(cause, BaseModel) if isinstance(cause, ValidationError) else str(error)
 
 
 def _failed(message: str, code: int, debug: bool) -> int:

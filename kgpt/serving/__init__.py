@@ -1,1 +1,1 @@
-"""The HTTP server: kgpt's engine behind the OpenAI API. It reads no path or template from a request."""
+"""The HTTP server: the engine behind the OpenAI API, and a page to chat in."""

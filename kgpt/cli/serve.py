@@ -1,0 +1,66 @@
+"""`kgpt serve`: a model behind the OpenAI API, and a page to chat in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.errors import UsageError
+from kgpt.runs import resolve_model
+from kgpt.serving.settings import ServeConfig
+
+
+def serve(
+    *,
+    model: str,
+    config: Annotated[ServeConfig | None, Parameter(name="*", negative_iterable=())] = None,
+) -> int:
+    """Serve a model over HTTP, by the OpenAI API, and with a page to chat in.
+
+    Parameters
+    ----------
+    model
+        A model directory, a run (its best checkpoint), or run@step.
+    """
+    config = config or ServeConfig()
+    folder = resolve_model(model)
+    prepare_process()
+    silence_native_code()
+    from kgpt.serving.security import ApiKeys
+    from kgpt.serving.server import address_of, open_socket, run
+    from kgpt.serving.service import Service
+
+    keys = ApiKeys.read(Path(config.api_key_file)) if config.api_key_file else None
+    name = config.name or Path(model.rstrip("/")).resolve().name
+
+    def load():
+        from kgpt.generation.text import TextEngine
+
+        return TextEngine(
+            folder,
+            max_slots=config.max_slots,
+            max_queue=config.max_queue,
+            max_context=config.max_context,
+        )
+
+    service = Service(name, config, load)
+    listener = open_socket(config)
+    try:
+        print(f"kgpt: serving {name} on {address_of(listener)}", flush=True)
+    except UnicodeEncodeError:
+        raise UsageError(
+            "The terminal cannot write this model's name; give another --name."
+        ) from None
+    code = run(service, listener, keys)
+    if config.uds:
+        Path(config.uds).unlink(missing_ok=True)
+    if service.starting.is_alive():  # in native code, which no Python can end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
