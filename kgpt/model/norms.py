@@ -16,13 +16,12 @@ class LayerNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         width = (input_shape[-1],)
-        # Normalisation is computed in float32 whatever the policy, so its weights are not cast.
-        self.scale = self.add_weight(name="scale", shape=width, initializer="ones", autocast=False)
+        # Normalisation is computed in float32 whatever the policy, and so are its weights.
+        kept = {"shape": width, "dtype": "float32", "autocast": False}
+        self.scale = self.add_weight(name="scale", initializer="ones", **kept)
         self.bias = None
         if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias", shape=width, initializer="zeros", autocast=False
-            )
+            self.bias = self.add_weight(name="bias", initializer="zeros", **kept)
 
     def call(self, x):
         return backend.layer_norm(x, self.scale, self.bias, self.epsilon)
@@ -41,7 +40,9 @@ class RMSNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         width = (input_shape[-1],)
-        self.scale = self.add_weight(name="scale", shape=width, initializer="ones", autocast=False)
+        self.scale = self.add_weight(
+            name="scale", shape=width, initializer="ones", dtype="float32", autocast=False
+        )
 
     def call(self, x):
         return backend.rms_norm(x, self.scale, self.epsilon)
