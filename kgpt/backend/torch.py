@@ -1,9 +1,9 @@
 """PyTorch: eager, with oneDNN products on the processor and fused attention everywhere."""
 
-import keras
 import hashlib
 import struct
 
+import keras
 import torch
 import torch.nn.functional as F
 from keras import ops
