@@ -1,4 +1,4 @@
-"""What can be trained on, found on disk: data sets, and text files to make some of."""
+"""What can be used, found on disk: models to chat with, data sets and text files to train on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kgpt.runs import Run, all_runs, runs_folder
+
 DEPTH = 3  # folders below the working directory that are searched
 FOLDERS = 2000  # and so many at most, so that a home directory is no trap
 SKIPPED = {"node_modules", "__pycache__", "site-packages", "checkpoints", "control"}
 TEXTS = (".txt", ".md", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """Something to chat with: `source` is what `--model` takes."""
+
+    source: str
+    kind: str  # "run" or "directory"
+    detail: str
+    touched: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,19 @@ class FoundData:
     @property
     def detail(self) -> str:
         return f"{self.tokens:,} tokens, vocabulary {self.vocab_size:,}"
+
+
+def models(root: Path | None = None) -> list[FoundModel]:
+    """Runs with a checkpoint, then model directories, each the latest first."""
+    runs = [model for run in _runs() if (model := _of_run(run))]
+    inside = runs_folder().resolve()
+    folders = [
+        _of_folder(folder)
+        for folder in _folders(root or Path())
+        if (folder / "config.json").is_file() and inside not in folder.resolve().parents
+    ]
+    found = [model for model in folders if model]
+    return runs + sorted(found, key=lambda model: -model.touched)
 
 
 def data_sets(root: Path | None = None) -> list[FoundData]:
@@ -54,6 +79,31 @@ def texts(root: Path | None = None) -> list[Path]:
         if name.endswith(TEXTS) and not name.endswith(("metrics.jsonl", "samples.jsonl"))
     )
     return sorted(path for path in found if path.is_file())[:200]
+
+
+def _of_run(run: Run) -> FoundModel | None:
+    steps = run.checkpoint_steps()
+    if not steps:
+        return None
+    best = run.pointer("best")
+    detail = f"step {steps[-1]:,}" + (f", best at {best:,}" if best else "")
+    return FoundModel(run.name, "run", detail, run.last_touched)
+
+
+def _of_folder(folder: Path) -> FoundModel | None:
+    config = _json(folder / "config.json")
+    kind = config.get("model_type")
+    weights = folder / "model.safetensors"
+    if not isinstance(kind, str) or not weights.is_file():
+        return None
+    return FoundModel(str(folder), "directory", kind, weights.stat().st_mtime)
+
+
+def _runs() -> list[Run]:
+    try:
+        return all_runs()
+    except OSError:
+        return []
 
 
 def _folders(root: Path) -> Iterator[Path]:

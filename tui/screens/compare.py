@@ -79,7 +79,12 @@ class CompareScreen(Screen[None]):
         panel.rename(CURVES[self._curve])
         panel.draw(
             [
-                Line(one_line(feed.name, 24), feed.history.curve(self._curve), n, self._curve == "val_loss")
+                Line(
+                    one_line(feed.name, 24),
+                    feed.history.curve(self._curve),
+                    n,
+                    self._curve == "val_loss",
+                )
                 for n, feed in enumerate(self.feeds)
             ]
         )
@@ -96,14 +101,18 @@ class CompareScreen(Screen[None]):
         rows += [("step", [f"{feed.status.step:,}" for feed in self.feeds])]
         rows += [("loss", [figure(feed.history.last.get("loss")) for feed in self.feeds])]
         rows += [("best validation", [_best(feed) for feed in self.feeds])]
-        rows += [("tokens/s", [count(feed.history.last.get("tokens_per_s")) for feed in self.feeds])]
+        rows += [
+            ("tokens/s", [count(feed.history.last.get("tokens_per_s")) for feed in self.feeds])
+        ]
         for key in differing_keys(self._configs):
             rows.append((key, [str(config.get(key, NONE)) for config in self._configs]))
         left = min(30, max(len(name) for name, _ in rows)) + 3
         width = max(10, min(26, (self.size.width - left - 3) // len(self.feeds)))
         lines = []
         for name, values in rows:
-            parts: list[Content | tuple[str, str]] = [(f" {one_line(name, 30):<{left}}", "$foreground-muted")]
+            parts: list[Content | tuple[str, str]] = [
+                (f" {one_line(name, 30):<{left}}", "$foreground-muted")
+            ]
             for n, value in enumerate(values):
                 text = f"{one_line(value, width - 2):<{width}}"
                 parts.append((text, self._style(name, value, n)))
@@ -141,4 +150,6 @@ class CompareScreen(Screen[None]):
 
 
 def _best(feed: RunFeed) -> str:
-    return f"{figure(feed.history.best[0])} at {feed.history.best[1]:,}" if feed.history.best else NONE
+    return (
+        f"{figure(feed.history.best[0])} at {feed.history.best[1]:,}" if feed.history.best else NONE
+    )

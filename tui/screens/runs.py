@@ -24,7 +24,7 @@ from kgpt_tui.figures import age, count, figure
 from kgpt_tui.run_list import Row, RunList, differences, differing_keys
 from kgpt_tui.screens.compare import CompareScreen
 from kgpt_tui.screens.dialogs import ChoiceScreen
-from kgpt_tui.widgets.chart import ChartPanel, Line
+from kgpt_tui.widgets.chart import PALETTE, ChartPanel, Line
 from kgpt_tui.widgets.run_header import badge
 
 PERIOD_S = 1.0
@@ -104,11 +104,15 @@ class RunsScreen(Screen[None]):
         self._visible = [
             row
             for row in self.list.rows
-            if all(w in f"{row.run.name} {row.condition} {texts[row.run.path]}".lower() for w in words)
+            if all(
+                w in f"{row.run.name} {row.condition} {texts[row.run.path]}".lower() for w in words
+            )
         ]
         self._fill([(row, self._cells(row, texts[row.run.path])) for row in self._visible])
         alive = sum(row.is_alive for row in self.list.rows)
-        self.query_one("#count", Static).update(f"{len(self._visible)} of {len(self.list.rows)}, {alive} alive ")
+        self.query_one("#count", Static).update(
+            f"{len(self._visible)} of {len(self.list.rows)}, {alive} alive "
+        )
         self._show_empty(words)
         self._draw_chart()
 
@@ -180,8 +184,6 @@ class RunsScreen(Screen[None]):
         return [self._passing] if self._passing else []
 
     def _colour(self, path: Path) -> str:
-        from kgpt_tui.widgets.chart import PALETTE
-
         paths = list(self.pinned)
         return f"${PALETTE[paths.index(path) % len(PALETTE)]}" if path in paths else ""
 
@@ -195,7 +197,12 @@ class RunsScreen(Screen[None]):
         panel.rename(CURVES[self._curve])
         panel.draw(
             [
-                Line(one_line(feed.name, 24), feed.history.curve(self._curve), n, self._curve != "loss")
+                Line(
+                    one_line(feed.name, 24),
+                    feed.history.curve(self._curve),
+                    n,
+                    self._curve != "loss",
+                )
                 for n, feed in enumerate(feeds)
             ]
         )
@@ -273,7 +280,7 @@ class RunsScreen(Screen[None]):
         answer = await self.app.push_screen_wait(
             ChoiceScreen(
                 f"Delete {row.run.name}?",
-                f"Its folder with {steps} checkpoints, metrics and samples goes for good:\n{row.run.path}",
+                f"{steps} checkpoints, metrics and samples go for good:\n{row.run.path}",
                 {"d": "Delete", "k": "Keep"},
                 grave="d",
             )

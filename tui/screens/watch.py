@@ -186,7 +186,9 @@ class WatchScreen(Screen[None]):
     def action_checkpoint(self) -> None:
         before = self.feed.run.checkpoint_steps()
         self._send(
-            "checkpoint", "saving a checkpoint …", lambda: self.feed.run.checkpoint_steps() != before
+            "checkpoint",
+            "saving a checkpoint …",
+            lambda: self.feed.run.checkpoint_steps() != before,
         )
 
     @work
@@ -221,9 +223,7 @@ class WatchScreen(Screen[None]):
             if prompt:
                 self.query_one(Samples).choose(prompt)
 
-    def _send(
-        self, command: Command, note: str, done: Callable[[], bool], **details: str
-    ) -> bool:
+    def _send(self, command: Command, note: str, done: Callable[[], bool], **details: str) -> bool:
         try:
             self.feed.run.send(command, **details)
         except (KgptError, OSError) as error:

@@ -193,7 +193,9 @@ class ChartPanel(Vertical):
             shown = count(value) if abs(value) >= 1000 else figure(value)
             colour = f"${PALETTE[line.colour % len(PALETTE)]}"
             name = f" {line.label}" if line.label != self._title else ""
-            parts.append(Content.assemble(("  ━", colour), name, (f" {shown}", "$foreground-muted")))
+            parts.append(
+                Content.assemble(("  ━", colour), name, (f" {shown}", "$foreground-muted"))
+            )
         marks = [f"smoothed {self.chart.smoothing:g}"] if self.chart.smoothing else []
         marks += ["log"] if self.chart.log_scale else []
         marks += ["zoomed, r resets"] if self.chart.is_zoomed else []

@@ -58,7 +58,9 @@ class ChartBoard(Grid):
 
     def step(self, by: int = 1) -> None:
         """Show the next of: all (where there is room), then each panel that has points."""
-        known = [n for n, names in PANELS.items() if any(c in self._feed.history.names for c in names)]
+        known = [
+            n for n, names in PANELS.items() if any(c in self._feed.history.names for c in names)
+        ]
         choices = (["all"] if self._roomy else []) + (known or ["loss"])
         now = self.shown if self.shown in choices else choices[0]
         self.shown = choices[(choices.index(now) + by) % len(choices)]
@@ -100,6 +102,6 @@ class ChartBoard(Grid):
             panel.display = name in visible
         self.set_class(len(visible) == 1, "-alone")
         focused = self.screen.focused
-        if focused is None or not focused.display or focused.parent and not focused.parent.display:
+        if focused is None or not all(node.display for node in focused.ancestors_with_self):
             next(p for p in self.query(ChartPanel) if p.display).chart.focus()
         self.call_after_refresh(self.draw)

@@ -85,7 +85,10 @@ class RunHeader(Static):
         last, best = self._feed.history.last, self._feed.history.best
         parts = [("loss", figure(last.get("loss"))), ("val", figure(last.get("val_loss")))]
         if best and width >= 70:
-            parts[-1] = ("val", f"{figure(last['val_loss'])} (best {figure(best[0])} at {best[1]:,})")
+            parts[-1] = (
+                "val",
+                f"{figure(last['val_loss'])} (best {figure(best[0])} at {best[1]:,})",
+            )
         parts += [
             ("lr", figure(last.get("lr"))),
             ("grad", figure(last.get("grad_norm"), 2)),
@@ -95,7 +98,9 @@ class RunHeader(Static):
         ]
         line = Content("")
         for name, value in parts:
-            more = Content.assemble((f"{name} ", "$foreground-muted"), (value, "$foreground"), "   ")
+            more = Content.assemble(
+                (f"{name} ", "$foreground-muted"), (value, "$foreground"), "   "
+            )
             if len(line) + len(more) - 3 > width:
                 break
             line += more

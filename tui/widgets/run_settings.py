@@ -57,8 +57,14 @@ class RunSettings(VerticalScroll, can_focus=True):
             changed = value != usual.get(key)
             lines.append(
                 Content.assemble(
-                    (f"   {one_line(name):<{width}}  ", "$foreground" if changed else "$foreground-muted"),
-                    (one_line(str(value), 120), "bold $foreground" if changed else "$foreground-muted"),
+                    (
+                        f"   {one_line(name):<{width}}  ",
+                        "$foreground" if changed else "$foreground-muted",
+                    ),
+                    (
+                        one_line(str(value), 120),
+                        "bold $foreground" if changed else "$foreground-muted",
+                    ),
                 )
             )
         return Content("\n").join(lines[1:])

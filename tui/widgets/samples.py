@@ -31,7 +31,9 @@ class Samples(Widget, can_focus=True):
         Binding("right", "move(1)", "Later", id="samples.right"),
         Binding("up", "scroll_text(-1)", "Up", id="samples.up", show=False),
         Binding("down", "scroll_text(1)", "Down", id="samples.down", show=False),
-        Binding("left_square_bracket", "prompt(-1)", "Prompt before", id="samples.before", show=False),
+        Binding(
+            "left_square_bracket", "prompt(-1)", "Prompt before", id="samples.before", show=False
+        ),
         Binding("right_square_bracket", "prompt(1)", "Next prompt", id="samples.next"),
     ]
 
@@ -89,7 +91,12 @@ class Samples(Widget, can_focus=True):
             where = f"{len(found) - self._back - len(visible) + 1}–{where}"
         line = Content.assemble(
             (" prompt ", "$foreground-muted"),
-            (repr(one_line(self._prompt or "", 40)) if (self._prompt or "").strip() else "(empty)", "bold"),
+            (
+                repr(one_line(self._prompt or "", 40))
+                if (self._prompt or "").strip()
+                else "(empty)",
+                "bold",
+            ),
             (f"  {prompts.index(self._prompt or '') + 1} of {len(prompts)}", "$foreground-muted"),
             (f"   samples {where}", "$foreground-muted"),
         )

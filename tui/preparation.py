@@ -1,0 +1,70 @@
+"""Data sets made by `kgpt data` as a child process, its progress bar read as a person would."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+
+from kgpt.errors import KgptError
+
+POLL_S = 0.2
+_BAR = re.compile(r"(tokenizer|tokens|shakespeare)\s.*?(\d+)%")
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+MEANINGS = {"tokenizer": "learning a tokenizer", "tokens": "writing tokens"}
+
+
+class PreparationFailed(KgptError):
+    """The data set could not be made; the text is the child's own sentence."""
+
+
+class Preparation:
+    """A running `kgpt data` command.
+
+    It writes to a terminal of its own, since its progress bar moves on terminals only.
+    """
+
+    def __init__(self, command: Sequence[str]):
+        self._terminal, end = pty.openpty()
+        os.set_blocking(self._terminal, False)
+        environment = os.environ | {"COLUMNS": "100", "TERM": "xterm"}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=end, stderr=end, env=environment
+        )
+        os.close(end)
+        self._text = ""
+
+    async def finish(self, on_progress: Callable[[str], None]) -> None:
+        """Wait for the end, telling the progress in words; raises `PreparationFailed`."""
+        try:
+            while self._process.poll() is None:
+                self._read()
+                if found := _BAR.findall(self._text):
+                    name, percent = found[-1]
+                    on_progress(f"{MEANINGS.get(name, name)}, {percent}%")
+                await asyncio.sleep(POLL_S)
+            self._read()
+        finally:
+            self.cancel()
+        if self._process.returncode:
+            lines = [line.strip() for line in self._text.splitlines() if line.strip()]
+            said = " ".join(lines[-3:]).rpartition("kgpt: ")[2] if lines else ""
+            raise PreparationFailed(said or f"It ended with code {self._process.returncode}.")
+
+    def cancel(self) -> None:
+        """End the child, if it is going on, and close its terminal."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        if self._terminal >= 0:
+            os.close(self._terminal)
+            self._terminal = -1
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # nothing to read now, or the other end is closed
+            while self._terminal >= 0 and (data := os.read(self._terminal, 65536)):
+                text = _ESCAPES.sub("", data.decode("utf-8", "replace")).replace("\r", "\n")
+                self._text = (self._text + text)[-20000:]
