@@ -28,7 +28,7 @@ from kgpt.errors import RunError, UsageError
 from kgpt.files import write_json, write_text
 
 State = Literal[
-    "starting", "compiling", "training", "paused", "validating", "saving",
+    "starting", "compiling", "training", "paused", "validating", "sampling", "saving",
     "finished", "stopped", "failed",
 ]  # fmt: skip
 ENDED = ("finished", "stopped", "failed")

@@ -28,7 +28,7 @@ COLOURS = {
     "dead": "$error",
     "gone": "$foreground-muted",
 }  # every other condition is one that passes: $accent
-LIVELY = ("starting", "compiling", "training", "paused", "validating", "saving")
+LIVELY = ("starting", "compiling", "training", "paused", "validating", "sampling", "saving")
 
 
 @dataclass

@@ -27,6 +27,7 @@ from kgpt.model.directory import load_weights, path_below, save_model
 from kgpt.model.gpt import GPT
 from kgpt.training.optimizers import unwrapped
 
+ACCUMULATOR = "gradient_accumulator"
 
 def save_checkpoint(
     folder: Path, model: GPT, tokenizer=None, sampling=None, **facts: Any
@@ -34,7 +35,11 @@ def save_checkpoint(
     """Write the checkpoint `folder` of a compiled model; `facts` go into training.json."""
     backend.live_sync(model)
     averages = averaged_weights(model)
-    state = dict(_training_variables(model))
+    state = {
+        name: variable
+        for name, variable in _training_variables(model)
+        if ACCUMULATOR not in name or _between_updates(model)
+    }
     if averages is not None:
         state |= {f"weights/{path_below(v)}": v for v in model.trainable_variables}
     with explained(f"save the checkpoint {folder}"), new_folder(folder) as work:
@@ -70,6 +75,9 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
         with safe_open(file, framework="np") as tensors:
             names = set(tensors.keys())
             for name, variable in _training_variables(model):
+                if name not in names and ACCUMULATOR in name:
+                    variable.assign(np.zeros(variable.shape, dtype=variable.dtype))
+                    continue
                 if name not in names:
                     raise CheckpointError(
                         f"{file} lacks {name}; resume with the optimizer and precision "
@@ -81,7 +89,10 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
                     variable.assign(tensors.get_tensor(name))
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
-    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    made = int(unwrapped(model.optimizer).iterations)
+    model.skipped_steps = max(0, facts.get("step", made) - made)
+    return facts
 
 
 def averaged_weights(model: GPT) -> dict[str, np.ndarray] | None:
@@ -96,12 +107,18 @@ def averaged_weights(model: GPT) -> dict[str, np.ndarray] | None:
     }
 
 
-def _training_variables(model: GPT) -> Iterator[tuple[str, Any]]:
-    """Everything but the weights that the next step depends on, by a name all backends share.
+def _between_updates(model: GPT) -> bool:
+    """Do the gradient accumulators hold something?
 
-    Not the gradient accumulators: checkpoints are made between updates, when they are zero.
+    Checkpoints are made when they were just used up; unless float16 has skipped a batch, and the
+    update comes later than usual.
     """
+    optimizer = unwrapped(model.optimizer)
+    return int(optimizer._iterations) % (optimizer.gradient_accumulation_steps or 1) != 0
+
+
+def _training_variables(model: GPT) -> Iterator[tuple[str, Any]]:
+    """Everything but the weights that the next step depends on, by a name all backends share."""
     for variable in model.optimizer.variables:
-        if "gradient_accumulator" not in variable.name:
-            yield f"optimizer/{path_below(variable)}", variable
+        yield f"optimizer/{path_below(variable)}", variable
     yield "dropout_key/count", model.dropout_key.count

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,14 +138,18 @@ def build_model(config: Config) -> GPT:
 
 def restore(run: Run, model: GPT, screen: Screen) -> dict[str, Any]:
     """Load the last good checkpoint of a run into `model`; its facts, {} if there is none."""
+    damaged = []
     for step in reversed(run.checkpoint_steps()):
         folder = run.checkpoint_path(step)
         try:
             verify(folder)
         except CheckpointError as error:
             screen.say(f"{error} Trying the one before.")
+            damaged.append(folder)
             continue
         facts = load_checkpoint(folder, model)
+        for bad in damaged:  # they must not count when old checkpoints are retired
+            shutil.rmtree(bad, ignore_errors=True)
         screen.say(f"resuming at step {step} (saved on {facts['backend']})")
         return facts
     if run.checkpoint_steps():

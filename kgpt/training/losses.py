@@ -67,7 +67,9 @@ class NextTokenLoss(keras.losses.Loss):
 
 
 def token_losses(logits, targets, label_smoothing=0.0):
-    """Cross-entropy of each row: logits (M, V) float32, targets (M,) to losses (M,), exp-sums (M, 1).
+    """Cross-entropy of each row, and the logarithm of its sum of exponentials.
+
+    Logits (M, V) float32 and targets (M,) to losses (M,) and log-sums (M, 1).
 
     With smoothing e the target distribution is (1 - e) at the target plus e / V everywhere:
     loss = logsumexp - (1 - e) * logit[target] - e * mean(logits).

@@ -12,7 +12,7 @@ from keras import ops
 
 
 def _native(optimizer):
-    """The class Keras really uses for `optimizer`: on torch a faster one, for all weights at once."""
+    """The class Keras really uses for `optimizer`: on torch one that takes all weights at once."""
     return type(optimizer())
 
 

@@ -9,7 +9,8 @@ class StepCallback(keras.callbacks.Callback):
     """A callback told of every *step*, one update of the weights, by its number.
 
     The number is the optimizer's, so it goes on where a resumed run stopped, and a step has as
-    many batches as gradients are accumulated. Subclasses override `on_step_begin(step)` (the step
+    many batches as gradients are accumulated. A step that float16 skips, because its gradient is
+    not finite, counts as one. Subclasses override `on_step_begin(step)` (the step
     about to be made) and `on_step_end(step, logs)` (the step just made).
     """
 
@@ -19,7 +20,7 @@ class StepCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         optimizer = unwrapped(self.model.optimizer)
         self.accumulation = optimizer.gradient_accumulation_steps or 1
-        self.step = int(optimizer.iterations)
+        self.step = int(optimizer.iterations) + getattr(self.model, "skipped_steps", 0)
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch % self.accumulation == 0:

@@ -15,6 +15,7 @@ EXPLAINED = {
     "starting": "the libraries are being loaded",
     "compiling": "the first step is being compiled; this can take a minute",
     "validating": "the loss over the validation set is being measured",
+    "sampling": "the model is writing a sample",
     "saving": "a checkpoint is being written",
     "paused": "p lets it go on",
     "dead": "its process is gone",

@@ -19,7 +19,7 @@ class Samples(StepCallback):
         prompts: what the samples begin with.
         sampling: how they are written. Without a seed of its own, the step is the seed.
         every: steps between samples; 0 only on request.
-        status: shows "training" still, but does not count the time.
+        status: shows "sampling" meanwhile, and does not count the time.
         on_sample: called with each row, after it is written.
     """
 
@@ -47,7 +47,7 @@ class Samples(StepCallback):
             sampling = sampling.model_copy(update={"seed": step})
         end = self.tokenizer.end_of_text
         ids = [self.tokenizer.encode(prompt) or [end or 0] for prompt in prompts]
-        with self.status.during("training"), averaged(self.model):
+        with self.status.during("sampling"), averaged(self.model):
             texts = self._decoder.generate(ids, sampling, {end} if end is not None else ())
         for prompt, new in zip(prompts, texts, strict=True):
             row = {
