@@ -7,9 +7,11 @@ The data set appears under its name only when it is complete.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from kgpt.data.shards import Manifest, SplitWriter, write_manifest
 from kgpt.data.sources import Corpus, Document
@@ -58,12 +60,13 @@ def prepare(
         vocab_size = tokenizer.vocab_size
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         masked = corpus.has_conversations
+        chat = ChatFormat(tokenizer) if masked else None
         writers = {split: SplitWriter(folder, split, dtype, masked) for split in ("train", "val")}
         end = tokenizer.end_of_text
         encoder = _Encoder(tokenizer, writers)
         for number, document in enumerate(_watched(corpus, corpus.documents(), progress)):
             encoder.begin(document.split or _split_of(number, val_fraction))
-            for part, learn in _parts(document, tokenizer):
+            for part, learn in _parts(document, chat):
                 encoder.add(part, learn)
             if end is not None and not corpus.is_one_text:
                 encoder.add([end])
@@ -121,19 +124,41 @@ class _Encoder:
     def flush(self) -> None:
         texts = [piece.content for piece in self._waiting if isinstance(piece.content, str)]
         encoded = iter(self._tokenizer.encode_batch(texts))
+        batches = {split: _Batch() for split in self._writers}
         for piece in self._waiting:
-            writer = self._writers[piece.split]
-            if piece.begins:
-                writer.begin_document()
-            if isinstance(piece.content, str):
-                writer.info.text_bytes += len(piece.content.encode("utf-8", "replace"))
-                writer.write(next(encoded), piece.learn)
-            else:
-                writer.write(piece.content, piece.learn)
+            is_text = isinstance(piece.content, str)
+            batches[piece.split].add(piece, next(encoded) if is_text else piece.content)
+        for split, batch in batches.items():
+            batch.write_to(self._writers[split])
         self._waiting, self._characters = [], 0
 
 
-def _parts(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[str | list[int], bool]]:
+class _Batch:
+    """What one batch adds to a split, gathered so that it is written at once."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.starts: list[int] = []
+        self.sizes: list[int] = []
+        self.learn: list[bool] = []
+        self.text_bytes = 0
+
+    def add(self, piece: _Piece, ids: Sequence[int]) -> None:
+        if piece.begins:
+            self.starts.append(len(self.ids))
+        if isinstance(piece.content, str):
+            self.text_bytes += len(piece.content.encode("utf-8", "replace"))
+        self.ids += ids
+        self.sizes.append(len(ids))
+        self.learn.append(piece.learn)
+
+    def write_to(self, writer: SplitWriter) -> None:
+        writer.begin_documents(self.starts)
+        writer.write(self.ids, np.repeat(np.array(self.learn, dtype=np.uint8), self.sizes))
+        writer.info.text_bytes += self.text_bytes
+
+
+def _parts(document: Document, chat: ChatFormat | None) -> Iterator[tuple[str | list[int], bool]]:
     """A document in pieces, text or ids, each with whether it is to be learned.
 
     Text is cut so that it encodes as the whole would. Of a conversation, what the assistant says
@@ -142,7 +167,11 @@ def _parts(document: Document, tokenizer: Tokenizer) -> Iterator[tuple[str | lis
     if document.messages is None:
         yield from ((piece, True) for piece in pieces(document.parts))
         return
-    chat = ChatFormat(tokenizer)
+    if chat is None:
+        raise DataError(
+            "A file begins with texts and goes on with conversations; "
+            "give conversations a .jsonl file of their own."
+        )
     for message in document.messages:
         by_model = message["role"] == "assistant"
         yield chat.opening(message["role"]), False

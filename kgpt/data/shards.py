@@ -73,19 +73,22 @@ class SplitWriter:
         self._files: list[_HashedFile] = []
         self._room = 0
 
-    def begin_document(self) -> None:
-        self._starts.write(np.uint64(self.info.tokens).tobytes())
-        self.info.documents += 1
+    def begin_documents(self, offsets: Sequence[int] | np.ndarray) -> None:
+        """Documents begin so many tokens after what is written so far."""
+        starts = self.info.tokens + np.asarray(offsets, dtype=np.uint64)
+        self._starts.write(starts.astype(np.uint64).tobytes())
+        self.info.documents += len(offsets)
 
-    def write(self, ids: Sequence[int] | np.ndarray, learn: bool = True) -> None:
-        """Append ids to the document begun last; `learn` says whether they are targets."""
+    def write(self, ids: Sequence[int] | np.ndarray, learn: np.ndarray | bool = True) -> None:
+        """Append ids; `learn`, one for each or one for all, says whether they are targets."""
         array = np.asarray(ids, dtype=self._dtype)
+        mask = np.broadcast_to(np.asarray(learn, dtype=np.uint8), array.shape)
         while array.size:
             if self._room == 0:
                 self._next_shard()
             now, array = array[: self._room], array[self._room :]
-            rows = (now, np.full(now.size, learn, dtype=np.uint8))
-            for file, row in zip(self._files, rows, strict=False):
+            learned, mask = mask[: self._room], mask[self._room :]
+            for file, row in zip(self._files, (now, learned), strict=False):
                 file.write(row.tobytes())
             self._room -= now.size
             self.info.tokens += now.size

@@ -12,6 +12,7 @@ from kgpt.data.download import DOWNLOADS, Download, download
 from kgpt.errors import DataError
 
 TEXT = b"To be, or not to be.\n" * 5000
+SHA256 = hashlib.sha256(TEXT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -40,7 +41,7 @@ def server():
         httpd.shutdown()
 
 
-def source(url, folder, sha256=hashlib.sha256(TEXT).hexdigest()):
+def source(url, folder, sha256=SHA256):
     return Download(url, sha256, folder / "text.txt", "data/set", "char", "shakespeare-cpu")
 
 

@@ -93,6 +93,12 @@ def test_of_conversations_the_replies_are_learned(tmp_path):
     assert data.tokenizer.decode(ids[mask]) == "Hello!<|im_end|><|endoftext|>" * 9
 
 
+def test_a_conversation_among_texts_is_not_learned_whole_by_mistake(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"messages": TALK}])
+    with pytest.raises(DataError, match="conversations a .jsonl file of their own"):
+        prepared(tmp_path, source, Tokenizer.of_bytes())
+
+
 def test_many_ids_need_wider_integers(tmp_path):
     class Wide(Tokenizer):
         vocab_size = 1 << 17

@@ -18,7 +18,7 @@ def write(folder, documents, shard_bytes=1 << 20, masked=True):
     tokenizer.save(folder)
     writer = SplitWriter(folder, "train", "uint16", masked, shard_bytes)
     for document in documents:
-        writer.begin_document()
+        writer.begin_documents([0])
         for token_id, learn in document:
             writer.write([token_id], learn)
     manifest = Manifest(
