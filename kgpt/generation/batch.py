@@ -13,11 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgpt import backend
-from kgpt.generation import decode
+from kgpt.generation.decode import CHUNK
+from kgpt.generation.programs import Programs
 from kgpt.generation.rows import (
     FOREVER,
-    Progress, Request, Settings, idle_rows, progress_row, settings_row,
+     Request, idle_rows, progress_row, settings_row,
 )  # fmt: skip
 from kgpt.model.cache import bucket, empty_cache
 from kgpt.model.gpt import GPT
@@ -78,11 +78,7 @@ class Batch:
         self.config = model.config
         self.context = min(context or self.config.max_length, self.config.max_length)
         self.rolls = self.config.position == "rotary"
-        variables = model.variables
-        self._read_row = backend.compiled(self._prefill_row, variables, donated=(0,))
-        self._read_all = backend.compiled(self._prefill_all, variables, donated=(0,))
-        self._write = backend.compiled(self._write_tokens, variables, donated=(0, 2))
-        self._put = backend.compiled(_put_all, donated=(0,))
+        self.programs = Programs.of(model)
         self.rows: list[Row] = []
         self.places = min(SMALLEST, self.context)
         self._build(rows)
@@ -116,6 +112,12 @@ class Batch:
             self._set_running(row, False)
         held.request, held.writing = None, False
 
+    def rewind(self, row: int, text: Sequence[int]) -> None:
+        """Go on from another text with the same prompt; what the cache holds of it is kept."""
+        held = self.rows[row]
+        held.read = min(held.read, common_prefix(held.text, text), len(text) - 1)
+        held.text, held.writing, held.finish = list(text), False, None
+
     def resize(self, sources: Sequence[int], places: int) -> None:
         """Rearrange: row i takes what row `sources[i]` was; -1 makes an idle one."""
         places = min(places, self.context)
@@ -137,7 +139,7 @@ class Batch:
 
     def read(self, rows: Sequence[int]) -> None:
         """Read one piece of the prompt of each of `rows`; one that has none left starts writing."""
-        self._reserve(max((self._needed(row, 0) for row in rows), default=0))
+        self.reserve(max((self._needed(row, 0) for row in rows), default=0))
         waiting = [row for row in rows if self.rows[row].pending > 0]
         if 2 * len(waiting) > len(self.rows) > 1:
             self._read_together(waiting)
@@ -155,7 +157,7 @@ class Batch:
         padded = np.zeros((1, size), "int32")
         padded[0, : len(ids)] = ids
         start, count = np.array([[held.read], [len(ids)]], "int32")
-        self.cache = self._read_row(self.cache, np.int32(row), padded, start, count)
+        self.cache = self.programs.read_row(self.cache, np.int32(row), padded, start, count)
         held.read += len(ids)
 
     def _read_together(self, rows: Sequence[int]) -> None:
@@ -168,7 +170,7 @@ class Batch:
             padded[row, : len(ids)] = ids
             start[row], count[row] = self.rows[row].read, len(ids)
             self.rows[row].read += len(ids)
-        self.cache = self._read_all(self.cache, padded, start, count)
+        self.cache = self.programs.read_all(self.cache, padded, start, count)
 
     def _piece(self, held: Row) -> list[int]:
         begin = held.first + held.read
@@ -182,8 +184,8 @@ class Batch:
         if held.request.sampling.max_tokens <= len(held.new):
             held.finish = "length"
             progress = progress._replace(running=np.array([False]))
-        self.settings = self._put(self.settings, np.int32(row), settings)
-        self.progress = self._put(self.progress, np.int32(row), progress)
+        self.settings = self.programs.put(self.settings, np.int32(row), settings)
+        self.progress = self.programs.put(self.progress, np.int32(row), progress)
         held.writing = True
 
     # -- writing ----------------------------------------------------------------------------------
@@ -192,14 +194,14 @@ class Batch:
         """The rows that are in the loop."""
         return [i for i, row in enumerate(self.rows) if row.writing and row.finish is None]
 
-    def write(self, steps: int = decode.CHUNK) -> dict[int, list[Token]]:
+    def write(self, steps: int = CHUNK) -> dict[int, list[Token]]:
         """Write up to `steps` (at most `CHUNK`) tokens in each row that is writing."""
         active = self.writing()
         if not active:
             return {}
-        steps = min(steps, decode.CHUNK)
-        self._reserve(max(self._needed(row, steps) for row in active))
-        self.cache, self.progress, out = self._write(
+        steps = min(steps, CHUNK)
+        self.reserve(max(self._needed(row, steps) for row in active))
+        self.cache, self.progress, out = self.programs.write(
             self.cache, self.settings, self.progress, np.int32(steps)
         )
         tokens = np.array(out.tokens)
@@ -214,6 +216,19 @@ class Batch:
             ]
             self._wrote(row, ids)
         return result
+
+    def write_checked(self, guesses: Sequence[int], ahead: int) -> list[Token]:
+        """Write in row 0, the only one, as many tokens as `guesses` (at most `ahead`) foresee, and
+        one more."""
+        self.reserve(self._needed(0, ahead + 1))
+        drafts = np.full((1, ahead), -1, "int32")
+        drafts[0, : len(guesses)] = guesses
+        self.cache, self.progress, tokens = self.programs.verify(
+            self.cache, self.settings, self.progress, drafts
+        )
+        ids = [int(token) for token in np.array(tokens)[0] if token >= 0]
+        self._wrote(0, ids)
+        return [Token(token) for token in ids]
 
     def _wrote(self, row: int, ids: list[int]) -> None:
         held = self.rows[row]
@@ -238,7 +253,7 @@ class Batch:
     def _needed(self, row: int, steps: int) -> int:
         return self.rows[row].place + 1 + steps
 
-    def _reserve(self, places: int) -> None:
+    def reserve(self, places: int) -> None:
         """Grow the cache until it holds `places` tokens of each text, or the context."""
         if places > self.places and self.places < self.context:
             size = min(bucket(places, SMALLEST), self.context)
@@ -255,30 +270,6 @@ class Batch:
         flags = np.array(self.progress.running)
         flags[row] = running
         self.progress = self.progress._replace(running=ops.convert_to_tensor(flags))
-
-    # -- what is compiled ---------------------------------------------------------------------------
-
-    def _prefill_row(self, cache, row, ids, start, count):
-        alone = [(backend.take_row(k, row), backend.take_row(v, row)) for k, v in cache]
-        read = decode.prefill(self.model, alone, ids, start, count)
-        return [
-            (backend.put_row(k, row, new_k), backend.put_row(v, row, new_v))
-            for (k, v), (new_k, new_v) in zip(cache, read, strict=True)
-        ]
-
-    def _prefill_all(self, cache, ids, start, count):
-        return decode.prefill(self.model, cache, ids, start, count)
-
-    def _write_tokens(self, cache, settings, progress, steps):
-        return decode.write_tokens(
-            self.model, cache, Settings(*settings), Progress(*progress), steps
-        )
-
-
-def _put_all(state, row, values):
-    return type(state)(
-        *(backend.put_row(part, row, value) for part, value in zip(state, values, strict=True))
-    )
 
 
 def _fit(x, places: int):

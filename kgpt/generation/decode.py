@@ -67,6 +67,36 @@ def write_tokens(model, cache, settings: Settings, progress: Progress, steps, ch
     return cache, progress, out
 
 
+def verify_tokens(model, cache, settings: Settings, progress: Progress, drafts):
+    """Write as many tokens as a draft foresees, and one more, with one pass through the model.
+
+    What is written is what `write_tokens` would write: noise is a function of (seed, position),
+    so a draft can only save time, never change the text.
+
+    Args:
+        drafts: (B, J) guesses of the next tokens, -1 for none.
+
+    Returns:
+        the cache, the progress, and (B, J + 1) tokens, -1 after the first that was not foreseen.
+    """
+    guesses = ops.maximum(drafts, 0)
+    ids = ops.concatenate([progress.token[:, None], guesses], axis=1)  # (B, J + 1)
+    count = ops.cast(progress.running, "int32") * ids.shape[1]
+    hidden, cache = model.extend(ids, progress.place, count, cache)
+    logits = model.logits(hidden)  # (B, J + 1, V)
+    written = []
+    for i in range(ids.shape[1]):
+        chosen = ops.where(progress.running, choose(logits[:, i], settings, progress)[0], -1)
+        written.append(chosen)
+        after = advance(settings, progress, chosen)
+        foreseen = chosen == drafts[:, i] if i < drafts.shape[1] else chosen >= 0
+        going = ops.logical_and(after.running, foreseen)
+        paused = after.running  # of the row as such, whatever the draft foresaw
+        progress = after._replace(running=going)
+        last = paused if i == 0 else ops.where(chosen >= 0, paused, last)
+    return cache, progress._replace(running=last), ops.stack(written, axis=1)
+
+
 def choose(logits, settings: Settings, progress: Progress):
     """The next token of each row (B,), from logits (B, V), and what `Written` tells of it."""
     s, p = settings, progress

@@ -1,0 +1,174 @@
+"""The engine: one thread that owns the model, and a bounded queue in front of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kgpt.errors import KgptError, QueueFull, UsageError
+from kgpt.generation.rows import Request
+from kgpt.generation.scheduler import Job, OnTokens, Scheduler
+from kgpt.model.gpt import GPT
+
+
+@dataclass
+class EngineStats:
+    """What an engine has done and is doing."""
+
+    slots: int  # texts it can write at once
+    active: int = 0
+    queued: int = 0
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached_tokens: int = 0  # prompt tokens that were remembered
+
+
+class Engine:
+    """Continuous batching for any number of callers. Knows only token ids.
+
+    Args:
+        model: used by the engine's thread alone from now on.
+        max_slots: texts written at once.
+        max_queue: requests that may wait; one more is refused with `QueueFull`.
+        context: most tokens remembered of a text.
+    """
+
+    def __init__(
+        self, model: GPT, max_slots: int = 8, max_queue: int = 64, context: int | None = None
+    ):
+        self.max_queue = max_queue
+        self._stats = EngineStats(slots=max_slots)
+        self._scheduler = Scheduler(model, max_slots, context)
+        self._vocab_size = model.config.vocab_size
+        self._arrived: deque[Job] = deque()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="kgpt-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        *,
+        watched: bool = True,
+        timeout: float | None = None,
+    ) -> Job:
+        """Queue a request. `on_tokens` is called in the engine's thread.
+
+        Args:
+            watched: tokens are wanted as they come; otherwise in larger portions.
+            timeout: seconds after which it ends with "deadline".
+
+        Raises:
+            QueueFull: too many requests wait. UsageError: the request cannot be run.
+        """
+        request.check(self._vocab_size)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        job = Job(request, self._counting(on_tokens), watched, deadline)
+        with self._wake:
+            if self._closing:
+                raise UsageError("The engine is shutting down.")
+            if self.queued >= self.max_queue:
+                raise QueueFull(f"{self.max_queue} requests are waiting already; try again later.")
+            self._arrived.append(job)
+            self._stats.requests += 1
+            self._stats.tokens_in += len(request.ids)
+            self._wake.notify()
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """End a job at the next step."""
+        job.cancelled = True
+        with self._wake:
+            self._wake.notify()
+
+    @property
+    def queued(self) -> int:
+        return len(self._arrived) + len(self._scheduler.waiting)
+
+    def stats(self) -> EngineStats:
+        self._stats.active = len(self._scheduler.active) + len(self._scheduler.searches)
+        self._stats.queued = self.queued
+        return self._stats
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` in the engine's thread between steps, and wait for it."""
+        done, failure = threading.Event(), []
+
+        def task():
+            try:
+                function()
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                done.set()
+
+        with self._wake:
+            self._tasks.append(task)
+            self._wake.notify()
+        done.wait()
+        if failure:
+            raise failure[0]
+
+    def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compile what requests will need: each number of rows, each size of a prompt's piece."""
+        scheduler = self._scheduler
+        rows = [1]
+        while rows[-1] < scheduler.max_rows:
+            rows.append(min(2 * rows[-1], scheduler.max_rows))
+        for done, count in enumerate(rows):
+            if progress is not None:
+                progress(done, len(rows))
+            self.call(lambda count=count: scheduler.warm(count))
+        if progress is not None:
+            progress(len(rows), len(rows))
+
+    def close(self, drain: bool = False) -> None:
+        """Stop; with `drain`, after what is queued has been written."""
+        with self._wake:
+            self._closing = True
+            if not drain:
+                for job in [*self._arrived, *self._scheduler.waiting]:
+                    job.cancelled = True
+                for job in list(self._scheduler.active.values()):
+                    job.cancelled = True
+                for job, _ in list(self._scheduler.searches):
+                    job.cancelled = True
+            self._wake.notify()
+        self._thread.join()
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while self._scheduler.idle and not self._arrived and not self._tasks:
+                    if self._closing:
+                        return
+                    self._wake.wait()
+                self._scheduler.waiting.extend(self._arrived)
+                self._arrived.clear()
+                tasks = list(self._tasks)
+                self._tasks.clear()
+            for task in tasks:
+                task()
+            try:
+                self._scheduler.tick()
+            except Exception as error:
+                kind = "" if isinstance(error, KgptError) else f"{type(error).__name__}: "
+                self._scheduler.fail(f"{kind}{error}")
+
+    def _counting(self, on_tokens: OnTokens | None) -> OnTokens:
+        def count(tokens, finish):
+            self._stats.tokens_out += len(tokens)
+            if on_tokens is not None:
+                on_tokens(tokens, finish)
+
+        return count
+

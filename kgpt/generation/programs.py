@@ -1,0 +1,105 @@
+"""What is compiled for a model, once, however many batches and searches use it."""
+
+from __future__ import annotations
+
+import weakref
+
+from keras import ops
+
+from kgpt import backend
+from kgpt.generation import decode
+from kgpt.generation.rows import Progress, Settings
+from kgpt.model.gpt import GPT
+
+_programs: weakref.WeakKeyDictionary[GPT, Programs] = weakref.WeakKeyDictionary()
+
+
+class Programs:
+    """The compiled functions of one model; each compiles anew for each shape it meets.
+
+    Caches and progress that are passed in may be overwritten: use what is returned.
+    """
+
+    def __init__(self, model: GPT):
+        self._model = weakref.ref(model)
+        variables = model.variables
+        compiled = backend.compiled
+        self.read_row = compiled(self._read_row, variables, donated=(0,))
+        self.read_all = compiled(self._read_all, variables, donated=(0,))
+        self.write = compiled(self._write, variables, donated=(0, 2))
+        self.rank = compiled(self._rank, variables, donated=(0,))
+        self.verify = compiled(self._verify, variables, donated=(0, 2))
+        self.look = compiled(self._look, variables, donated=(0,))
+        self.follow = compiled(_follow, donated=(0, 2))
+        self.put = compiled(_put_row, donated=(0,))
+
+    @classmethod
+    def of(cls, model: GPT) -> Programs:
+        if model not in _programs:
+            _programs[model] = cls(model)
+        return _programs[model]
+
+    def compilations(self) -> int:
+        """How many programs have been compiled so far (0 on torch, which compiles none)."""
+        return sum(
+            program.compilations() for program in vars(self).values() if callable(program)
+            and hasattr(program, "compilations")
+        )  # fmt: skip
+
+    @property
+    def model(self) -> GPT:
+        model = self._model()
+        assert model is not None, "the model of these programs is gone"
+        return model
+
+    def _read_row(self, cache, row, ids, start, count):
+        """Read ids (1, T) into one row."""
+        alone = [(backend.take_row(k, row), backend.take_row(v, row)) for k, v in cache]
+        read = decode.prefill(self.model, alone, ids, start, count)
+        return [
+            (backend.put_row(k, row, new_k), backend.put_row(v, row, new_v))
+            for (k, v), (new_k, new_v) in zip(cache, read, strict=True)
+        ]
+
+    def _read_all(self, cache, ids, start, count):
+        """Read ids (B, T) into all rows."""
+        return decode.prefill(self.model, cache, ids, start, count)
+
+    def _write(self, cache, settings, progress, steps):
+        return decode.write_tokens(
+            self.model, cache, Settings(*settings), Progress(*progress), steps
+        )
+
+    def _rank(self, cache, settings, progress):
+        """Take in each row's token; the log-probabilities of the next, controlled: (B, V)."""
+        ones = ops.ones_like(progress.token)
+        hidden, cache = self.model.extend(progress.token[:, None], progress.place, ones, cache)
+        logprobs = ops.log_softmax(self.model.logits(hidden[:, 0]), axis=-1)
+        return cache, decode.control(logprobs, settings, progress)
+
+    def _verify(self, cache, settings, progress, drafts):
+        return decode.verify_tokens(
+            self.model, cache, Settings(*settings), Progress(*progress), drafts
+        )
+
+    def _look(self, cache, ids, start, count):
+        """Read ids (B, T): the cache, all hidden states, the probabilities after the last."""
+        hidden, cache = self.model.extend(ids, start, count, cache)
+        last = ops.take_along_axis(hidden, (count - 1)[:, None, None], axis=1)[:, 0]
+        return cache, hidden, ops.softmax(self.model.logits(last), axis=-1)
+
+
+def _follow(cache, settings, progress, sources, chosen):
+    """Row i goes on from what row `sources[i]` was, with the token `chosen[i]`."""
+    cache = [(ops.take(k, sources, axis=0), ops.take(v, sources, axis=0)) for k, v in cache]
+    progress = Progress(*(ops.take(part, sources, axis=0) for part in progress))
+    return cache, decode.advance(settings, progress, chosen)
+
+
+def _put_row(state, row, values):
+    """`state`, a tuple of tensors (B, ...), with one row replaced by `values` (1, ...)."""
+    return type(state)(
+        *(backend.put_row(part, row, value) for part, value in zip(state, values, strict=True))
+    )
+
+
