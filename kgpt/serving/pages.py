@@ -15,7 +15,9 @@ from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
 
 router = APIRouter(include_in_schema=False)
-SHIELD = "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+SHIELD = (
+    "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+)
 
 
 def policy(html: str) -> str:
