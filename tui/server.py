@@ -111,12 +111,17 @@ class Server:
             await asyncio.sleep(POLL_S)
         raise ServerError("The engine did not open its port in time; try again.")
 
+    def has_ended(self) -> str:
+        """Why the own server is gone; an empty string while it is there."""
+        if self._process is None or self._process.returncode is None:
+            return ""
+        said = self._log.read_text(encoding="utf-8", errors="replace").strip()
+        reason = said.splitlines()[-1] if said else f"code {self._process.returncode}"
+        return f"The engine ended: {reason.removeprefix('kgpt: ').rstrip('.')}."
+
     def _check(self) -> None:
-        """Raise if the own server has ended."""
-        if self._process is not None and self._process.returncode is not None:
-            said = self._log.read_text(encoding="utf-8", errors="replace").strip()
-            reason = said.splitlines()[-1] if said else f"code {self._process.returncode}"
-            raise ServerError(f"The engine ended: {reason.removeprefix('kgpt: ')}")
+        if said := self.has_ended():
+            raise ServerError(said)
 
 
 async def wait_until_ready(

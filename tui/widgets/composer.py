@@ -33,16 +33,16 @@ class Composer(TextArea):
             id="composer", show_line_numbers=False, soft_wrap=True, highlight_cursor_line=False,
             tab_behavior="focus", compact=True,
         )  # fmt: skip
-        self.history: list[str] = []
+        self.prompts: list[str] = []
         self._place = 0  # in the history; its length is the text being written
         self._draft = ""
 
     def remember(self, text: str) -> None:
         """Add to the history."""
-        if text in self.history:
-            self.history.remove(text)
-        self.history.append(text)
-        self._place = len(self.history)
+        if text in self.prompts:
+            self.prompts.remove(text)
+        self.prompts.append(text)
+        self._place = len(self.prompts)
 
     def fill(self, text: str) -> None:
         """Replace the text, the cursor at its end."""
@@ -55,7 +55,7 @@ class Composer(TextArea):
     def action_send(self) -> None:
         if self.screen.accept_completion(only_partial=True):  # type: ignore[attr-defined]
             return
-        text, self._place = self.text, len(self.history)
+        text, self._place = self.text, len(self.prompts)
         self.post_message(self.Sent(text))
 
     def action_newline(self) -> None:
@@ -85,9 +85,9 @@ class Composer(TextArea):
             super().action_cursor_down(select)
 
     def _recall(self, offset: int) -> None:
-        if self._place >= len(self.history):
-            self._place, self._draft = len(self.history), self.text
-        place = max(0, min(self._place + offset, len(self.history)))
+        if self._place >= len(self.prompts):
+            self._place, self._draft = len(self.prompts), self.text
+        place = max(0, min(self._place + offset, len(self.prompts)))
         if place != self._place:
             self._place = place
-            self.fill(self.history[place] if place < len(self.history) else self._draft)
+            self.fill(self.prompts[place] if place < len(self.prompts) else self._draft)

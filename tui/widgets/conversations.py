@@ -78,7 +78,7 @@ class ConversationList(Vertical):
         options.add_options(EntryOption(entry, entry.id == current, width) for entry in entries)
         if not entries:
             said = "Nothing found." if self.words else "Your chats will be here."
-            options.add_option(Option(Content.styled(said, "$text-muted"), disabled=True))
+            options.add_option(Option(Content.styled(said, "$foreground-muted"), disabled=True))
         elif place is not None:
             options.highlighted = min(place, len(entries) - 1)
 
@@ -103,9 +103,12 @@ def _line(entry: Entry, current: bool, width: int) -> Content:
     title = Content(one_line(entry.title or "Untitled", 200))
     title = title.truncate(max(4, width - len(when) - 3), ellipsis=True, pad=True)
     line = Content.assemble(
-        (mark, "$accent"), title.stylize("bold" if current else ""), " ", (when, "$text-muted")
+        (mark, "$accent"),
+        title.stylize("bold" if current else ""),
+        " ",
+        (when, "$foreground-muted"),
     )
     if entry.snippet:
         found = Content(one_line(entry.snippet, width - 2))
-        line = line + Content("\n  ") + found.stylize("$text-muted")
+        line = line + Content("\n  ") + found.stylize("$foreground-muted")
     return line

@@ -66,9 +66,9 @@ class MessageView(Vertical):
         if of > 1:
             parts.append((f"  ‹ {number}/{of} ›", "$accent"))
         if message.is_answer and message.tokens:
-            parts.append((f"  {len(message.tokens)} tokens", "$text-muted"))
+            parts.append((f"  {len(message.tokens)} tokens", "$foreground-muted"))
             if message.speed:
-                parts.append((f" · {message.speed:.0f}/s", "$text-muted"))
+                parts.append((f" · {message.speed:.0f}/s", "$foreground-muted"))
         if ending := ENDINGS.get(message.finish):
             parts.append((f" · {ending}", "$warning"))
         return Content.assemble(*parts)
@@ -85,7 +85,7 @@ class MessageView(Vertical):
         if self.live:
             parts.append(Content.styled("▍", "$accent"))
         elif not message.content and not message.error:
-            parts.append(Content.styled("(nothing)", "$text-muted italic"))
+            parts.append(Content.styled("(nothing)", "$foreground-muted italic"))
         if message.error:
             gap = "\n" if message.content else ""
             parts.append(Content.styled(f"{gap}✗ {shown(message.error)}", "$error"))

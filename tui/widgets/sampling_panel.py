@@ -37,7 +37,7 @@ class FieldRow(Widget, can_focus=True):
         Binding("enter", "type", "Type a value", id="sampling.type"),
         Binding("space", "toggle", "Switch", id="sampling.toggle", show=False),
         Binding("backspace,delete", "reset", "Reset", id="sampling.reset"),
-        Binding("s", "app.screen.save_preset", "Save preset", id="sampling.save", show=False),
+        Binding("s", "screen.save_preset", "Save preset", id="sampling.save", show=False),
     ]
     value: reactive[Any] = reactive(None)
 
@@ -46,7 +46,7 @@ class FieldRow(Widget, can_focus=True):
 
         def __init__(self, control: Control, value: Any):
             super().__init__()
-            self.control = control
+            self.field = control
             self.value = value
 
     class Typed(Event):
@@ -54,7 +54,7 @@ class FieldRow(Widget, can_focus=True):
 
         def __init__(self, control: Control, value: Any):
             super().__init__()
-            self.control = control
+            self.field = control
             self.value = value
 
     def __init__(self, control: Control, value: Any, default: Any):
@@ -76,7 +76,7 @@ class FieldRow(Widget, can_focus=True):
             parts.append(("─" * (BAR - filled), "$border"))
         else:
             parts.append((" " * BAR, ""))
-        style = "bold $accent" if changed else "$text-muted"
+        style = "bold $accent" if changed else "$foreground-muted"
         parts.append((f"{control.text(self.value):>{VALUE + 1}.{VALUE + 1}}", style))
         return Content.assemble(*parts)
 
@@ -137,8 +137,8 @@ class PresetRow(Widget, can_focus=True):
         Binding("right,l", "step(1)", "Preset after", id="presets.after"),
         Binding("down,j", "app.focus_next", "Down", id="presets.down", show=False),
         Binding("up,k", "app.focus_previous", "Up", id="presets.up", show=False),
-        Binding("s", "app.screen.save_preset", "Save as preset", id="presets.save"),
-        Binding("x,delete", "app.screen.forget_preset", "Forget", id="presets.forget", show=False),
+        Binding("s", "screen.save_preset", "Save as preset", id="presets.save"),
+        Binding("x,delete", "screen.forget_preset", "Forget", id="presets.forget", show=False),
     ]
 
     class Chosen(Event):
@@ -154,7 +154,9 @@ class PresetRow(Widget, can_focus=True):
         self.chosen = ""
 
     def render(self) -> Content:
-        parts = [Content.styled("Preset ", "bold $accent" if self.has_focus else "$text-muted")]
+        parts = [
+            Content.styled("Preset ", "bold $accent" if self.has_focus else "$foreground-muted")
+        ]
         for name in self.names:
             style = "bold reverse $accent" if name == self.chosen else "$foreground"
             label = Content.styled(f" {one_line(name, 16)} ", style)
@@ -211,7 +213,7 @@ class SamplingPanel(Vertical):
 
     def on_field_row_changed(self, event: FieldRow.Changed) -> None:
         event.stop()
-        self.change(event.control.name, event.value)
+        self.change(event.field.name, event.value)
 
     def change(self, name: str, value: Any) -> str:
         """Set one field; returns what is wrong with the value, or an empty string."""
@@ -240,6 +242,6 @@ class SamplingPanel(Vertical):
             said = Content.styled(problem, "$error")
         elif isinstance(row, FieldRow):
             said = Content.assemble(
-                (row.control.help, "$foreground"), (f" ({row.control.bounds})", "$text-muted")
+                (row.control.help, "$foreground"), (f" ({row.control.bounds})", "$foreground-muted")
             )
         self.query_one("#field-help", Static).update(said)

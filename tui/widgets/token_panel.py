@@ -80,7 +80,7 @@ class TokenPanel(Vertical):
         self.query_one("#legend", Static).update(_legend(by))
         if token is None:
             said = "Choose an answer with ↑ ↓ and press enter to see how sure the model was of "
-            heading.update(Content.styled(said + "each token.", "$text-muted"))
+            heading.update(Content.styled(said + "each token.", "$foreground-muted"))
             return
         heading.update(_facts(token, place, of))
         width = max(24, self.size.width - 2)
@@ -108,11 +108,11 @@ class NextTokens(Static):
     def show(self, tokens: Sequence[Alternative], said: str = "") -> None:
         heading = Content.styled("Next token", "bold $primary")
         if not tokens:
-            self.update(Content("\n").join([heading, Content.styled(said, "$text-muted")]))
+            self.update(Content("\n").join([heading, Content.styled(said, "$foreground-muted")]))
             return
         rows = max(1, self.size.height - 1)
         width = max(24, self.size.width)
-        note = Content.styled("  model → after the controls", "$text-muted")
+        note = Content.styled("  model → after the controls", "$foreground-muted")
         lines = [bar(token, width) for token in tokens[:rows]]
         self.update(Content("\n").join([heading + note, *lines]))
 
@@ -129,12 +129,12 @@ def bar(token: Alternative, width: int, chosen: bool = False) -> Content:
     drawn = drawn[:room]
     name = Content(token_text(token.text)).truncate(NAME, ellipsis=True, pad=True)
     gone = after is not None and after <= 0
-    style = "bold $accent" if chosen else ("$text-muted strike" if gone else "$foreground")
+    style = "bold $accent" if chosen else ("$foreground-muted strike" if gone else "$foreground")
     numbers = f"{percent(chance):>5}" + ("" if after is None else f" →{percent(after):>5}")
     return Content.assemble(
-        name.stylize(style), " ", (drawn, "$success"), (ghost, "$text-muted"),
+        name.stylize(style), " ", (drawn, "$success"), (ghost, "$foreground-muted"),
         " " * max(0, room - len(drawn) - len(ghost)),
-        (f"{numbers:>{NUMBERS}}", "$text-muted" if gone else "$foreground"),
+        (f"{numbers:>{NUMBERS}}", "$foreground-muted" if gone else "$foreground"),
     )  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def _facts(token: Token, place: int, of: int) -> Content:
     better = sum(other.logprob > token.logprob + 1e-9 for other in token.top)
     rank = f"rank {better + 1}" if better < len(token.top) else f"rank over {len(token.top)}"
     return Content.assemble(
-        (token_text(token.text), "bold $accent"), (f"  token {place + 1} of {of}\n", "$text-muted"),
+        (token_text(token.text), "bold $accent"), (f"  token {place + 1} of {of}\n", "$foreground-muted"),
         (percent(chance), "bold"), (f" · {rank} · {entropy(token):.0%} open", "$foreground"),
     )  # fmt: skip
 
@@ -166,6 +166,6 @@ def _legend(by: str) -> Content:
         return Content("")
     kind = "likely" if by == "probability" else "certain"
     return Content.assemble(
-        (" un", "$error"), (f"{kind} ", "$error"), ("─ ", "$text-muted"),
-        ("in between ", "$warning"), ("─ ", "$text-muted"), (kind, "$success"),
+        (" un", "$error"), (f"{kind} ", "$error"), ("─ ", "$foreground-muted"),
+        ("in between ", "$warning"), ("─ ", "$foreground-muted"), (kind, "$success"),
     )  # fmt: skip

@@ -1,0 +1,158 @@
+"""A server that speaks kgpt's HTTP API without a model, and fails in every way when told to.
+
+In a test: `async with FakeServer() as fake`. As a program it takes `serve`'s options, so that it
+can stand in for `kgpt serve`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+from pathlib import Path
+
+ANSWER = "The moon is a quiet lamp, and the sea keeps its light for later."
+OTHERS = (" a", " the", "\n", "é", " [/b]", "", "\x1b[31m", "🦊")
+
+
+def pieces(text: str) -> list[str]:
+    """Words with the space before them."""
+    found: list[str] = []
+    for word in text.split(" "):
+        found.append(word if not found else f" {word}")
+    return found
+
+
+def entry(text: str, chance: float, temperature: float = 1.0) -> dict:
+    """A token with its alternatives, in OpenAI's shape and kgpt's additions."""
+    rest = (1 - chance) / len(OTHERS)
+    chances = {text: chance} | {other: rest for other in OTHERS if other != text}
+    warm = {t: p ** (1 / max(temperature, 0.01)) for t, p in chances.items()}
+    total = sum(warm.values())
+    top = [
+        {"token": t, "id": 100 + i, "logprob": math.log(p), "filtered": warm[t] / total}
+        for i, (t, p) in enumerate(chances.items())
+    ]
+    return top[0] | {"bytes": list(text.encode()), "top_logprobs": top}
+
+
+class FakeServer:
+    """Answers on loopback; `requests` are the bodies it got."""
+
+    def __init__(self, answer: str = ANSWER, chat: bool = True, pause: float = 0.0, key: str = ""):
+        self.answer, self.chat, self.pause, self.key = answer, chat, pause, key
+        self.fault = ""  # "die", "hang", "garbage", "refuse", "not json"
+        self.warming = 0  # health checks that are answered with "starting"
+        self.context = 128
+        self.requests: list[dict] = []
+        self.cancelled = 0
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> "FakeServer":
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                method, path, _ = line.decode().split(" ", 2)
+                headers = {}
+                while (line := await reader.readline()).strip():
+                    name, _, value = line.decode().partition(":")
+                    headers[name.lower()] = value.strip()
+                length = int(headers.get("content-length", 0))
+                body = json.loads(await reader.readexactly(length)) if length else {}
+                await self._answer(method, path, headers, body, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.cancelled += 1
+        finally:
+            with contextlib.suppress(ConnectionError):
+                writer.close()
+
+    async def _answer(self, method, path, headers, body, writer) -> None:
+        if path == "/health":
+            starting, self.warming = self.warming > 0, self.warming - 1
+            status = {"status": "starting" if starting else "ready", "model": "fake"}
+            status["progress"] = [1, 4] if starting else None
+            return self._send(writer, status, 503 if starting else 200)
+        if self.key and headers.get("authorization") != f"Bearer {self.key}":
+            return self._send(writer, {"error": {"message": "wrong key"}}, 401)
+        if path == "/v1/models":
+            facts = {"context": self.context, "chat": self.chat, "parameters": 1_200_000}
+            model = {"id": "fake", "object": "model", "kgpt": facts | {"backend": "jax"}}
+            return self._send(writer, {"object": "list", "data": [model]})
+        if path == "/v1/tokenize":
+            text = body.get("text") or " ".join(m["content"] for m in body.get("messages", []))
+            tokens = pieces(text)
+            answer = {"ids": list(range(len(tokens))), "tokens": tokens, "count": len(tokens)}
+            return self._send(writer, answer)
+        self.requests.append(body)
+        if self.fault == "refuse":
+            return self._send(writer, {"error": {"message": "temperature is too high."}}, 400)
+        if self.fault == "not json":
+            return self._send(writer, "<html>", 200)
+        if not body.get("stream"):
+            token = entry(" moon", 0.6, body.get("temperature", 1.0))
+            logprobs = {"content": [token]}
+            return self._send(writer, {"choices": [{"text": " moon", "logprobs": logprobs}]})
+        return await self._stream(path, body, writer)
+
+    async def _stream(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
+        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
+        tokens = pieces(self.answer)[: body.get("max_tokens", 10_000)]
+        for place, text in enumerate(tokens):
+            if place == 3 and self.fault == "die":
+                writer.close()
+                return
+            if place == 3 and self.fault == "hang":
+                await asyncio.sleep(3600)
+            if place == 3 and self.fault == "garbage":
+                writer.write(b"data: {]\n\n")
+            chance = 0.05 + 0.9 * ((place * 7) % 10) / 10
+            logprobs = {"content": [entry(text, chance, body.get("temperature", 1.0))]}
+            self._event(path, writer, text, logprobs, None)
+            await writer.drain()
+            await asyncio.sleep(self.pause)
+        self._event(path, writer, "", None, "stop")
+        usage = {"prompt_tokens": 12, "completion_tokens": len(tokens)}
+        writer.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
+        writer.write(b"data: [DONE]\n\n")
+        await writer.drain()
+        writer.close()
+
+    def _event(self, path, writer, text, logprobs, reason) -> None:
+        choice = {"index": 0, "logprobs": logprobs, "finish_reason": reason}
+        choice |= {"delta": {"content": text}} if "chat" in path else {"text": text}
+        writer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+
+    def _send(self, writer, body, status: int = 200) -> None:
+        data = json.dumps(body).encode() if isinstance(body, dict) else body.encode()
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command")
+    parser.add_argument("--model")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--api-key-file", type=Path)
+    chosen = parser.parse_args()
+    key = chosen.api_key_file.read_text().strip() if chosen.api_key_file else ""
+    async with FakeServer(key=key, pause=0.02) as fake:
+        fake.warming = 3
+        print(f"kgpt: serving {chosen.model} on {fake.address}", flush=True)
+        await asyncio.sleep(3600)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
