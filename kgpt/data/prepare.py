@@ -18,7 +18,8 @@ from kgpt.data.sources import Corpus, Document
 from kgpt.errors import DataError, UsageError
 from kgpt.files import explained, new_folder
 from kgpt.text.chat import ChatFormat
-from kgpt.text.tokenizer import Tokenizer, pieces
+from kgpt.text.pieces import pieces
+from kgpt.text.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20
 TOKENIZER_SAMPLE = 200 << 20  # characters a tokenizer is trained on, at most
@@ -39,7 +40,7 @@ def train_tokenizer(
     if kind == "char":
         return Tokenizer.of_characters(texts)
     every = max(1, -(-corpus.total_bytes // TOKENIZER_SAMPLE))
-    sample = (text for number, text in enumerate(pieces(texts)) if number % every == 0)
+    sample = (text for number, text in enumerate(texts) if number % every == 0)
     return Tokenizer.train_bpe(sample, vocab_size, min_frequency=min_frequency)
 
 

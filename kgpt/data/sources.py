@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 
 from kgpt.errors import DataError, UsageError
 from kgpt.files import explained
+from kgpt.text.pieces import pieces
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 PART = 1 << 20  # bytes of text read at a time
@@ -88,13 +89,16 @@ class Corpus:
             self.bytes_read = before + file.stat().st_size
 
     def texts(self) -> Iterator[str]:
-        """All text, in parts: what a tokenizer is trained on. Validation text is left out."""
+        """All text, in pieces: what a tokenizer is trained on.
+
+        The validation part of a corpus that is one text is left out.
+        """
         for document in self.documents():
             if document.split == "val":
                 continue
             for message in document.messages or ():
                 yield message["content"]
-            yield from document.parts
+            yield from pieces(document.parts)
 
     # -- one function a kind of file -------------------------------------------------------
 

@@ -286,38 +286,6 @@ def clean(text: str) -> str:
     return text
 
 
-def pieces(text: Iterator[str], size: int = 1 << 16) -> Iterator[str]:
-    """Cut a stream of text into pieces of about `size` that encode as the whole would.
-
-    The cut falls between a visible character and a newline, where byte-level BPE always has a
-    boundary: a newline only ever begins a token. A text without such a place is not cut.
-    """
-    held = ""
-    for part in text:
-        held += part
-        while len(held) > size:
-            cut = _last_cut(held, size)
-            if cut <= 0:
-                break
-            yield held[:cut]
-            held = held[cut:]
-    if held:
-        yield held
-
-
-def _last_cut(text: str, size: int) -> int:
-    """A newline after a visible character: the last up to `size`, else the first after; or -1."""
-    cut = text.rfind("\n", 1, size)
-    while cut > 0 and text[cut - 1].isspace():
-        cut = text.rfind("\n", 1, cut)
-    if cut > 0:
-        return cut
-    cut = text.find("\n", size)
-    while cut > 0 and text[cut - 1].isspace():
-        cut = text.find("\n", cut + 1)
-    return cut
-
-
 def _byte_level(model) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

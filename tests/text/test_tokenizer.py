@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers
 
 from kgpt.errors import DataError, UsageError
-from kgpt.text.tokenizer import SPECIAL_TOKENS, Tokenizer, clean, pieces
+from kgpt.text.tokenizer import SPECIAL_TOKENS, Tokenizer, clean
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. It's a dog's life, isn't it?\n\n",
@@ -191,21 +191,6 @@ def test_ids_outside_the_vocabulary_have_no_bytes():
     assert tokenizer.bytes_of(-1) is None
     assert tokenizer.bytes_of(10**6) is None
     assert tokenizer.bytes_of(tokenizer.end_of_text) is None
-
-
-@given(parts=st.lists(st.one_of(TEXT, st.sampled_from(["\n", "\n\n", " \n", "word\nword "]))))
-def test_pieces_encode_as_the_whole(parts):
-    tokenizer = TOKENIZERS["bpe"]
-    cut = list(pieces(iter(parts), size=8))
-    assert "".join(cut) == "".join(parts)
-    ids = [token_id for ids in tokenizer.encode_batch(cut) for token_id in ids]
-    assert ids == tokenizer.encode("".join(parts))
-
-
-def test_pieces_are_about_as_long_as_asked():
-    lines = ("a line of text\n" for _ in range(1000))
-    cut = list(pieces(lines, size=200))
-    assert max(map(len, cut)) <= 200
 
 
 def test_a_batch_encodes_as_its_texts_one_by_one():
