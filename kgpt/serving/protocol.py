@@ -36,21 +36,22 @@ class TimedProtocol(H11Protocol):
         self._watch_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._headers_due = stopped(self._headers_due)
-        self._reading_due = stopped(self._reading_due)
+        cancel(self._headers_due, self._reading_due)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        cancel(self._reading_due)
         self._reading_due = self.loop.call_later(self.reader_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._reading_due = stopped(self._reading_due)
+        cancel(self._reading_due)
         super().resume_writing()
 
     def _watch_headers(self) -> None:
         if self.conn.their_state is not h11.IDLE:
-            self._headers_due = stopped(self._headers_due)
+            cancel(self._headers_due)
+            self._headers_due = None
         elif self._headers_due is None:
             self._headers_due = self.loop.call_later(self.header_timeout, self._give_up)
 
@@ -60,7 +61,7 @@ class TimedProtocol(H11Protocol):
             self.transport.close()
 
 
-def stopped(timer: asyncio.TimerHandle | None) -> None:
-    """Cancel a timer, if there is one."""
-    if timer is not None:
-        timer.cancel()
+def cancel(*timers: asyncio.TimerHandle | None) -> None:
+    for timer in timers:
+        if timer is not None:
+            timer.cancel()

@@ -62,7 +62,9 @@ async def _reply(
 ) -> Response:
     n = body.n or 1
     answers = Answers(service)
-    await answers.begin(prompts, service.sampling(body.sampling()), n, top_logprobs)
+    await answers.begin(
+        prompts, service.sampling(body.sampling()), n, top_logprobs, bool(body.stream)
+    )
     reply = Reply(service, shape, answers, n)
     if body.stream:
         options = body.stream_options

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,9 +87,9 @@ class Service:
             answers.cancel()
 
     def close(self) -> None:
-        """Stop the engine. What still runs is cancelled."""
+        """Stop the engine. What still runs is cancelled; a warm-up cannot be."""
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
-        if self._engine is not None:
+        if self._engine is not None and not self.starting.is_alive():
             self._engine.close(drain=False)
 
     async def tokenizing(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -115,6 +115,7 @@ class Service:
         if len(values["banned"]) > limit:
             raise UsageError(f"banned: at most {limit} phrases are taken here.")
         values["banned"] = [*self.config.banned, *filter(None, values["banned"])]
+        self._check_ids(values["logit_bias"])
         values["stop"] = [stop for stop in values["stop"] if stop]
         return SamplingConfig.parse(values)
 
@@ -122,14 +123,11 @@ class Service:
         """A prompt as ids, which must leave room in the context."""
         engine = self.engine
         if isinstance(prompt, str):
-            ids = await self.tokenizing(engine.tokenizer.encode, prompt)
+            text_ids = await self.tokenizing(engine.tokenizer.encode, prompt)
+            ids = [*engine.tokenizer.beginning, *text_ids]
         else:
             ids = list(prompt)
-            if ids and max(ids) >= engine.tokenizer.vocab_size:
-                raise UsageError(
-                    f"The token id {max(ids)} does not exist; the largest is "
-                    f"{engine.tokenizer.vocab_size - 1}."
-                )
+            self._check_ids(ids)
         return self._fitting(ids)
 
     async def chat_ids(self, messages: list[dict[str, str]], go_on: bool = False) -> list[int]:
@@ -144,6 +142,13 @@ class Service:
         options = {"continue_final": True} if go_on else {"reply": True}
         ids, _ = await self.tokenizing(lambda: chat.encode(messages, **options))
         return self._fitting(ids)
+
+    def _check_ids(self, ids: Iterable[int]) -> None:
+        largest, vocab_size = max(ids, default=0), self.engine.tokenizer.vocab_size
+        if largest >= vocab_size:
+            raise UsageError(
+                f"The token id {largest} does not exist; the largest is {vocab_size - 1}."
+            )
 
     def _fitting(self, ids: list[int]) -> list[int]:
         context = self.engine.max_context

@@ -96,7 +96,7 @@ class CompletionShape:
 
     def part(self, piece: Piece, written: Written) -> dict[str, Any]:
         logprobs = self._logprobs(piece.tokens, written.offset)
-        written.offset += sum(len(token.text) for token in piece.tokens)
+        written.offset += sum(map(characters, piece.tokens))
         return {
             "index": piece.index,
             "text": piece.text,
@@ -119,12 +119,12 @@ class CompletionShape:
         offsets = []
         for token in tokens:
             offsets.append(offset)
-            offset += len(token.text)
+            offset += characters(token)
         return {
-            "tokens": [token.text for token in tokens],
+            "tokens": [spelled(token) for token in tokens],
             "token_logprobs": [finite(token.logprob) for token in tokens],
             "top_logprobs": [
-                {other.text: finite(other.logprob) for other in reversed(token.top)}
+                {spelled(other): finite(other.logprob) for other in reversed(token.top)}
                 for token in tokens
             ],
             "text_offset": offsets,
@@ -157,6 +157,18 @@ def alternative(token: Any, filtered: float | None) -> dict[str, Any]:
         "id": token.id,
         "filtered": filtered,
     }
+
+
+def spelled(token: Any) -> str:
+    """The text of a token; of one that is part of a character, its bytes as OpenAI writes them."""
+    if "\ufffd" not in token.text:
+        return token.text
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
+
+
+def characters(token: Any) -> int:
+    """How many characters begin in a token: bytes that are no continuation, as UTF-8 has it."""
+    return sum(byte & 0xC0 != 0x80 for byte in token.bytes)
 
 
 def finite(logprob: float) -> float:

@@ -107,7 +107,7 @@ class Job:
         if self.written == self.sampling.max_tokens:
             return self.end("length", tokens=tokens)
         keep = max((len(stop) - 1 for stop in self.sampling.stop), default=0)
-        ready = self.held[: len(self.held) - keep] if keep else self.held
+        ready = self.held[: max(len(self.held) - keep, 0)]
         self.held = self.held[len(ready) :]
         self.on_event(TextEvent(ready, tokens))
         return False
@@ -169,7 +169,9 @@ class FakeEngine:
             self._warm.wait()
         progress(2, 2)
 
-    def submit(self, prompt, sampling, on_event, *, top_logprobs=None, timeout=None) -> Handle:
+    def submit(
+        self, prompt, sampling, on_event, *, top_logprobs=None, timeout=None, watched=True
+    ) -> Handle:
         job = Job(self, prompt, sampling, on_event, top_logprobs, timeout)
         with self._changed:
             if len(self._waiting) + len(self._active) >= self.max_queue + self.figures.slots:
