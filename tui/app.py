@@ -112,6 +112,12 @@ class KgptApp(App[None]):
     def action_go(self, mode: str) -> None:
         self.switch_mode(mode)
 
+    async def action_quit(self) -> None:
+        """Leave, after asking what becomes of runs that were started here."""
+        from kgpt_tui.screens.leaving import leave
+
+        self.run_worker(leave(self), group="leave", exclusive=True)
+
     def action_help(self) -> None:
         if self.screen.id != "help":
             self.push_screen(screens.make("help", self.screen))

@@ -129,7 +129,7 @@ class RunFeed:
         if self.condition != "dead":
             return ""
         last = [line.strip() for line in list(self.log)[-40:] if line.strip()]
-        return last[-1] if last else "The process is gone and left no message."
+        return f"Its log ends: {last[-1]}" if last else "It left no message."
 
     def _read_status(self) -> None:
         status = self.run.status()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -31,7 +32,7 @@ PERIOD_S = 1.0
 class CompareScreen(Screen[None]):
     """Curves of several runs over each other; the table names each difference."""
 
-    CSS_PATH = "../styles/compare.tcss"
+    CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/compare.tcss"]
     HELP_TITLE = "Comparing runs"
     BINDINGS = [
         Binding("m", "curve(1)", "Next figure", id="compare.curve"),

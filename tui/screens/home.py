@@ -44,10 +44,10 @@ class Action:
 
 
 ACTIONS = {
-    "demo": Action("d", "Run the demo", "Train a small model that answers questions, in minutes."),
-    "train": Action("t", "Train on a file", "Your text, a preset, a form; then watch it learn."),
-    "chat": Action("c", "Chat with a model", "A run of yours, or any Llama or GPT-2 folder."),
-    "runs": Action("w", "Watch the runs", "Charts, samples, logs; pause, resume, compare."),
+    "demo": Action("d", "Run the demo", "A small model that answers, in minutes."),
+    "train": Action("t", "Train on a file", "Your text, a preset, and a form."),
+    "chat": Action("c", "Chat with a model", "Your runs, or a Llama or GPT-2 folder."),
+    "runs": Action("w", "Watch the runs", "Charts, samples, logs; pause, compare."),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -36,7 +37,7 @@ CURVES = {"loss": "loss", "val_loss": "validation loss"}
 class RunsScreen(Screen[None]):
     """Find, pin, compare, watch and delete runs."""
 
-    CSS_PATH = "../styles/runs.tcss"
+    CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/runs.tcss"]
     HELP_TITLE = "Runs"
     AUTO_FOCUS = "DataTable"
     BINDINGS = [
@@ -121,7 +122,7 @@ class RunsScreen(Screen[None]):
         total = f"/{count(row.status.total_steps)}" if row.status.total_steps else ""
         pin = self._colour(row.run.path)
         cells = {
-            "pin": Content.styled("━━" if pin else "  ", pin or "$foreground"),
+            "pin": Content.styled("━━━" if pin else "   ", pin or "$foreground"),
             "run": Content.styled(one_line(row.run.name, 28), "bold"),
             "state": badge(row.condition),
             "step": Content(f"{count(step)}{total}"),
@@ -136,14 +137,18 @@ class RunsScreen(Screen[None]):
     def _fill(self, rows: list[tuple[Row, dict[str, Content]]]) -> None:
         """Write the cells; rows and columns are made anew only where they changed."""
         table = self.query_one(DataTable)
-        columns = [name for name, width in COLUMNS.items() if self.size.width >= width]
-        layout = (*columns, *(row.run.path for row, _ in rows))
+        widths = {
+            name: max([len(name), *(cells[name].cell_length for _, cells in rows)])
+            for name, least in COLUMNS.items()
+            if self.size.width >= least
+        }
+        layout = (*widths.items(), *(row.run.path for row, _ in rows))
         if layout != self._layout:
             self._layout = layout
             chosen = self._chosen()
             table.clear(columns=True)
-            for name in columns:
-                table.add_column("" if name == "pin" else name, key=name)
+            for name, width in widths.items():
+                table.add_column("" if name == "pin" else name, key=name, width=width)
             for row, cells in rows:
                 table.add_row(*cells.values(), key=str(row.run.path))
             paths = [row.run.path for row, _ in rows]
@@ -153,7 +158,7 @@ class RunsScreen(Screen[None]):
         for row, cells in rows:
             for name, cell in cells.items():
                 if table.get_cell(str(row.run.path), name) != cell:
-                    table.update_cell(str(row.run.path), name, cell, update_width=True)
+                    table.update_cell(str(row.run.path), name, cell)
 
     def _show_empty(self, words: list[str]) -> None:
         text = self.list.problem
@@ -208,10 +213,9 @@ class RunsScreen(Screen[None]):
         )
 
     @on(DataTable.RowHighlighted)
-    async def _preview(self) -> None:
-        for feed in self._feeds():
-            feed.read()
-        self._draw_chart()
+    def _preview(self) -> None:
+        if not self.pinned:
+            self.follow()
 
     # -- what the keys do ------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -36,7 +37,7 @@ VIEWS = ("charts", "samples", "log", "settings")
 class WatchScreen(Screen[None]):
     """One run as it goes."""
 
-    CSS_PATH = "../styles/watch.tcss"
+    CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/watch.tcss"]
     HELP_TITLE = "Watching a run"
     BINDINGS = [
         Binding("p", "pause", "Pause", id="watch.pause"),

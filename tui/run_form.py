@@ -1,0 +1,125 @@
+"""The configuration being edited: a preset, and what was typed over it. No widgets here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from kgpt.config import Config, options, parse_overrides
+from kgpt.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FormField:
+    """One option: its key, its declaration, and the values to choose from, if they are few."""
+
+    key: str
+    declared: FieldInfo
+    choices: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.key.split(".", 1)[1]
+
+    @property
+    def section(self) -> str:
+        return self.key.split(".", 1)[0]
+
+    @property
+    def help(self) -> str:
+        """The description, with the bounds."""
+        signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+        bounds = [
+            f"{sign} {value:g}"
+            for rule in self.declared.metadata
+            for name, sign in signs.items()
+            if (value := getattr(rule, name, None)) is not None
+        ]
+        described = self.declared.description or ""
+        return f"{described} ({', '.join(bounds)})" if bounds else described
+
+    def matches(self, words: list[str]) -> bool:
+        text = f"{self.key} {self.help}".lower()
+        return all(word in text for word in words)
+
+
+def form_fields() -> list[FormField]:
+    """Every option of kgpt, in the order of its declaration."""
+    return [FormField(f"{s}.{key}", field, _choices(field)) for s, key, field in options()]
+
+
+class RunForm:
+    """A preset with edits, as text; `check` tells the configuration or what is wrong with it."""
+
+    def __init__(self, preset: str = ""):
+        self.edits: dict[str, str] = {}
+        self.base = Config()
+        if preset:
+            self.load(preset)
+
+    def load(self, preset: str) -> None:
+        """Begin with another preset or YAML file; edits are dropped."""
+        self.base = Config.load(preset)
+        self.edits = {}
+
+    def text(self, key: str) -> str:
+        """What the field shows: what was typed, or the preset's value."""
+        return self.edits.get(key, self.usual(key))
+
+    def usual(self, key: str) -> str:
+        section, name = key.split(".", 1)
+        return as_text(getattr(getattr(self.base, section), name))
+
+    def edit(self, key: str, text: str) -> None:
+        """Take what was typed; the preset's own value counts as no edit."""
+        self.edits[key] = text
+        if text == self.usual(key):
+            del self.edits[key]
+
+    def check(self) -> tuple[Config | None, str, str]:
+        """(configuration, "", "") or (None, key, sentence); key is "" if several are meant."""
+        values = self.base.model_dump()
+        for key, text in self.edits.items():
+            section, name = key.split(".", 1)
+            try:
+                values[section][name] = parse_overrides([f"--{key}={text or 'none'}"])[key]
+            except Exception as error:
+                return None, key, f"{key}: {error}" if str(error) else key
+        try:
+            return Config.parse(values), "", ""
+        except UsageError as error:
+            said = str(error)
+            keys = [
+                f.key
+                for f in form_fields()
+                if said.startswith((f"{f.key} ", f"{f.key}:", f"{f.key}."))
+            ]
+            return None, max(keys, key=len, default=""), said
+
+
+def as_text(value: Any) -> str:
+    """A value as it is typed.
+
+    >>> as_text(None), as_text(0.001), as_text(["a"]), as_text(True)
+    ('', '0.001', '["a"]', 'true')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, (list, dict, bool)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    kinds = get_args(field.annotation)
+    none = ("",) if NoneType in kinds else ()
+    if field.annotation is bool or bool in kinds:
+        return ("false", "true", *none)
+    for kind in (field.annotation, *kinds):
+        if get_origin(kind) is Literal:
+            return (*map(str, get_args(kind)), *none)
+    return ()
