@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -26,6 +26,9 @@ from kgpt.data.tinyworld import Question
 from kgpt.data.tinyworld import questions as endless_questions
 from kgpt.errors import KgptError
 from kgpt.runs import Run, new_run, resolve_model
+
+if TYPE_CHECKING:
+    from kgpt.generation.text import TextEngine
 
 SHOWN = 15  # questions in the table
 REPLY_TOKENS = 24
@@ -109,21 +112,28 @@ def next_run() -> Run:
 
 def show_what_it_learned(run: Run, count: int, console: Console) -> int:
     """Ask the held-out questions and hold the conversation; returns how many were right."""
-    model = Talker(resolve_model(run.name))
-    asked = held_out_questions(count)
+    from kgpt.generation.text import TextEngine
+
     title(console, f"{count} questions about what the training text never says")
-    with console.status("reading the questions"):
-        replies = model.reply([[user(question.text)] for question in asked])
-    console.print(answers_table(asked[:SHOWN], replies[:SHOWN]))
-    title(console, "A conversation")
+    asked = held_out_questions(count)
+    with TextEngine(resolve_model(run.name)) as engine:
+        with console.status("answering"):
+            replies = reply(engine, [[user(question.text)] for question in asked])
+        console.print(answers_table(asked[:SHOWN], replies[:SHOWN]))
+        title(console, "A conversation")
+        converse(engine, console)
+    return sum(q.is_right(text) for q, text in zip(asked, replies, strict=True))
+
+
+def converse(engine: TextEngine, console: Console) -> None:
+    """A conversation by script: every turn sees the ones before."""
     messages: list[dict[str, str]] = []
     for line in SCRIPT:
         messages.append(user(line))
-        answer = model.reply([messages])[0]
+        answer = reply(engine, [messages])[0]
         messages.append({"role": "assistant", "content": answer})
         console.print(Text("you   ", style="bold cyan") + Text(line), soft_wrap=True)
         console.print(Text("kgpt  ", style="bold green") + Text(answer), soft_wrap=True)
-    return sum(q.is_right(text) for q, text in zip(asked, replies, strict=True))
 
 
 def held_out_questions(count: int) -> list[Question]:
@@ -136,32 +146,22 @@ def held_out_questions(count: int) -> list[Question]:
     return list(different.values())
 
 
-class Talker:
-    """A trained model as one who answers, at temperature 0."""
+def reply(engine: TextEngine, conversations: list[list[dict[str, str]]]) -> list[str]:
+    """What the model says next in each conversation, at temperature 0."""
+    greedy = SamplingConfig(temperature=0, max_tokens=REPLY_TOKENS)
+    prompts = [fitting(engine, messages) for messages in conversations]
+    return [completion.text.strip() for completion in engine.complete_many(prompts, greedy)]
 
-    def __init__(self, folder: Path):
-        from kgpt.generation.text import TextGenerator
-        from kgpt.model.directory import load_config
-        from kgpt.text.chat import ChatFormat
 
-        self._generator = TextGenerator(folder)
-        self._chat = ChatFormat(self._generator.tokenizer)
-        self._room = load_config(folder).max_length - REPLY_TOKENS
-
-    def reply(self, conversations: list[list[dict[str, str]]]) -> list[str]:
-        """What the model says next in each conversation."""
-        prompts = [self._prompt(messages) for messages in conversations]
-        greedy = SamplingConfig(temperature=0, max_tokens=REPLY_TOKENS)
-        completions = self._generator.complete_ids(prompts, greedy, [""] * len(prompts))
-        return [completion.text.strip() for completion in completions]
-
-    def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """The conversation's latest turns, as many as the context has room for."""
-        ids = self._chat.encode(messages, reply=True)[0]
-        while len(ids) > self._room and len(messages) > 1:
-            messages = messages[2:]
-            ids = self._chat.encode(messages, reply=True)[0]
-        return ids
+def fitting(engine: TextEngine, messages: list[dict[str, str]]) -> list[int]:
+    """The ids of a conversation's latest turns, as many as leave room for a reply."""
+    if engine.chat is None:
+        raise KgptError(f"{engine.folder} is no model that converses; choose another --run.")
+    ids = engine.chat.encode(messages, reply=True)[0]
+    while len(ids) > engine.max_context - REPLY_TOKENS and len(messages) > 1:
+        messages = messages[2:]
+        ids = engine.chat.encode(messages, reply=True)[0]
+    return ids
 
 
 def user(text: str) -> dict[str, str]:

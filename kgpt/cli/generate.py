@@ -1,32 +1,40 @@
-"""`kgpt generate`: continue a prompt."""
+"""`kgpt generate`: continue a prompt, or a file of prompts."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from kgpt.cli import options
 from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.cli.options import SamplingFlags
 from kgpt.config import SamplingConfig
+from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
+
+RULE = "─" * 40
 
 
 def generate(
     *,
     model: str,
-    prompt: str,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    stop: list[str] | None = None,
+    prompt: str | None = None,
+    template: str | None = None,
+    field: Annotated[list[str] | None, Parameter(negative="")] = None,
+    input_file: str | None = None,
+    output_file: str | None = None,
     num_samples: int = 1,
+    draft: str | None = None,
+    lookup: Annotated[bool, Parameter(negative="")] = False,
+    slots: int = 16,
+    dtype: str = "float32",
+    stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    sampling: SamplingFlags = options.NONE,
 ) -> None:
     """Write text with a trained model.
 
@@ -36,60 +44,91 @@ def generate(
         A model directory, a run (its best checkpoint), or run@step.
     prompt
         What the text begins with; - reads it from standard input.
-    max_tokens
-        Most tokens to write.
-    temperature
-        Below 1 is safer, above 1 wilder; 0 takes the likeliest.
-    top_k
-        Keep the k likeliest tokens; 0 keeps all.
-    top_p
-        Keep the likeliest tokens that reach this probability.
-    min_p
-        Drop tokens less likely than this share of the likeliest.
-    repetition_penalty
-        Above 1 makes tokens already present less likely.
-    seed
-        The same seed writes the same text.
-    stop
-        A string that ends the text; may be given several times.
+    template
+        A prompt template by name, such as story or code, or a YAML file; see --field.
+    field
+        A template's field as name=value; may be given several times.
+    input_file
+        Prompts, one a line, or JSON lines with a "prompt"; - is standard input.
+    output_file
+        Where the answers to --input-file go, as JSON lines. What is there already is kept, and an
+        interrupted job goes on where it stopped.
     num_samples
-        How many continuations.
+        How many continuations of the prompt; their seeds count up.
+    draft
+        A smaller model with the same tokenizer that guesses ahead: the same text, sooner.
+    lookup
+        Guess ahead from the text itself: the same text, sooner where it repeats.
+    slots
+        How many texts are written at once.
+    dtype
+        Type of weights and computation: float32, bfloat16 or float16.
+    stream
+        Show the text as it is written.
     json_lines
         Print one JSON object a continuation.
     """
-    given = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop": stop,
-    }
     folder = resolve_model(model)
-    changes = {name: value for name, value in given.items() if value is not None}
-    SamplingConfig.parse(changes)
+    changes = options.given(sampling)
+    if input_file is not None:
+        if prompt is not None or template is not None:
+            raise UsageError("--input-file brings its own prompts; leave out --prompt, --template.")
+        if output_file is None:
+            raise UsageError("--input-file needs --output-file; - writes to standard output.")
+    elif (prompt is None) == (template is None):
+        raise UsageError("Give --prompt, --template or --input-file.")
+    if num_samples < 1 or slots < 1:
+        raise UsageError("--num-samples and --slots must be at least 1.")
+    if template is not None:
+        from kgpt.text.prompts import fill_template
+
+        prompt = fill_template(template, field or [])
+    draft_folder = resolve_model(draft) if draft else None
     prepare_process()
     silence_native_code()
     if prompt == "-":
         prompt = sys.stdin.read()
-    from kgpt.generation.text import TextGenerator
+    from kgpt.generation.text import TextEngine
 
-    generator = TextGenerator(folder)
-    config = SamplingConfig.parse(generator.defaults.model_dump() | changes)
-    if json_lines:
-        for completion in generator.complete([prompt] * num_samples, config):
-            print(json.dumps(completion.as_dict(), ensure_ascii=False), flush=True)
-    elif num_samples == 1:
+    drafter = _drafter(folder, draft_folder) if draft_folder else "lookup" if lookup else None
+    with TextEngine(folder, max_slots=slots, draft=drafter, dtype=dtype) as engine:
+        settings = options.over(engine.defaults, changes)
+        if input_file is not None:
+            from kgpt.cli.batch import complete_file
+
+            complete_file(engine, settings, input_file, str(output_file))
+        else:
+            _continue(engine, prompt or "", settings, num_samples, stream, json_lines)
+
+
+def _continue(
+    engine: Any, prompt: str, settings: SamplingConfig, count: int, stream: bool, as_json: bool
+) -> None:
+    """Print `count` continuations of one prompt."""
+    if as_json:
+        for completion in engine.complete_many([prompt] * count, settings):
+            print(json.dumps(completion.as_dict(prompt), ensure_ascii=False), flush=True)
+    elif count == 1 and stream:
         sys.stdout.write(prompt)
-        generator.complete([prompt], config, on_text=lambda row, text: _write(text))
+        for event in engine.stream(prompt, settings):
+            sys.stdout.write(event.text)
+            sys.stdout.flush()
+            if event.error:
+                raise UsageError(event.error)
         print()
     else:
-        for completion in generator.complete([prompt] * num_samples, config):
-            print(f"{prompt}{completion.text}\n{'─' * 40}")
+        texts = engine.complete_many([prompt] * count, settings)
+        print(f"\n{RULE}\n".join(f"{prompt}{completion.text}" for completion in texts))
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _drafter(folder: Path, draft_folder: Path) -> Any:
+    """The draft model, if its tokenizer is the model's."""
+    from kgpt.model.directory import load_model
+    from kgpt.text.tokenizer import Tokenizer
+
+    ours, its = Tokenizer.load(folder), Tokenizer.load(draft_folder)
+    if ours.inner.get_vocab() != its.inner.get_vocab():
+        raise UsageError(
+            "The draft model has another tokenizer than the model; train both on one data set."
+        )
+    return load_model(draft_folder)

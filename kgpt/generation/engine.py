@@ -7,8 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from kgpt.errors import KgptError, QueueFull, UsageError
+from kgpt.generation.batch import Token
 from kgpt.generation.rows import Request
 from kgpt.generation.scheduler import Job, OnTokens, Scheduler
 from kgpt.model.gpt import GPT
@@ -35,12 +37,19 @@ class Engine:
         max_slots: texts written at once.
         max_queue: requests that may wait; one more is refused with `QueueFull`.
         context: most tokens remembered of a text.
+        draft: guesses ahead for every request; see `generation/speculative.py`.
     """
 
     def __init__(
-        self, model: GPT, max_slots: int = 8, max_queue: int = 64, context: int | None = None
+        self,
+        model: GPT,
+        max_slots: int = 8,
+        max_queue: int = 64,
+        context: int | None = None,
+        draft: GPT | Literal["lookup"] | None = None,
     ):
         self.max_queue = max_queue
+        self.draft = draft
         self._stats = EngineStats(slots=max_slots)
         self._scheduler = Scheduler(model, max_slots, context)
         self._vocab_size = model.config.vocab_size
@@ -70,7 +79,7 @@ class Engine:
         """
         request.check(self._vocab_size)
         deadline = None if timeout is None else time.monotonic() + timeout
-        job = Job(request, self._counting(on_tokens), watched, deadline)
+        job = Job(request, self._counting(on_tokens), watched, deadline, draft=self.draft)
         with self._wake:
             if self._closing:
                 raise UsageError("The engine is shutting down.")
@@ -165,10 +174,11 @@ class Engine:
                 self._scheduler.fail(f"{kind}{error}")
 
     def _counting(self, on_tokens: OnTokens | None) -> OnTokens:
-        def count(tokens, finish):
+        def count(job: Job, tokens: list[Token], finish: str | None) -> None:
             self._stats.tokens_out += len(tokens)
+            if finish is not None:
+                self._stats.cached_tokens += job.cached_tokens
             if on_tokens is not None:
-                on_tokens(tokens, finish)
+                on_tokens(job, tokens, finish)
 
         return count
-

@@ -25,7 +25,7 @@ from kgpt.model.gpt import GPT
 
 PULSE = 0.03  # seconds between two looks at the outside, while somebody watches
 
-OnTokens = Callable[[list[Token], str | None], None]
+OnTokens = Callable[["Job", list[Token], str | None], None]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Job:
     """A request on its way. `finish` is "stop", "length", "cancelled", "deadline" or "error"."""
 
     request: Request
-    on_tokens: OnTokens | None = None  # called with new tokens and, at the end, the reason
+    on_tokens: OnTokens | None = None  # called with itself, new tokens, and at the end the reason
     watched: bool = True  # tokens are wanted as they come
     deadline: float | None = None  # by `time.monotonic`
     finish: str | None = None
@@ -55,7 +55,7 @@ class Job:
         self.ids += [token.id for token in tokens]
         self.finish = finish
         if self.on_tokens is not None and (tokens or finish):
-            self.on_tokens(tokens, finish)
+            self.on_tokens(self, tokens, finish)
 
 
 class Scheduler:

@@ -1,79 +1,274 @@
-"""Text in, text out: a model directory that completes prompts."""
+"""Text in, text out: a model directory, served by one engine thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kgpt.config import SamplingConfig
-from kgpt.generation.decode import Decoder
+from kgpt.errors import KgptError
+from kgpt.generation.batch import Token
+from kgpt.generation.engine import Engine, EngineStats
+from kgpt.generation.rows import Request
+from kgpt.generation.scheduler import Job
+from kgpt.generation.streaming import TextEvent, TextStream, TokenInfo, Usage
 from kgpt.model.directory import load_model, load_sampling
-from kgpt.text.tokenizer import TURN_END, Tokenizer
+from kgpt.model.gpt import GPT
+from kgpt.text.chat import Chat, chat_format
+from kgpt.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+OnEvent = Callable[[TextEvent], None]
+
+
+class GenerationFailed(KgptError):
+    """The engine could not finish a text."""
 
 
 @dataclass
 class Completion:
-    """A continuation and why it ended: "stop" or "length"."""
+    """A whole text: what it continues, why it ended, and what it took."""
 
-    prompt: str
     text: str
     finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
+    usage: Usage
+    ids: list[int] = field(default_factory=list)
+    tokens: list[TokenInfo] = field(default_factory=list)  # when alternatives were asked for
+    stop: str | None = None  # the stop string that ended it
+    shifted: bool = False  # it outgrew the context: the oldest part was forgotten on the way
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, prompt: str) -> dict[str, Any]:
+        """What `kgpt generate --json` prints."""
         return {
-            "prompt": self.prompt,
+            "prompt": prompt,
             "text": self.text,
             "finish_reason": self.finish_reason,
+            "context_shifted": self.shifted,
             "usage": {
-                "prompt_tokens": self.prompt_tokens,
-                "completion_tokens": self.completion_tokens,
+                "prompt_tokens": self.usage.prompt_tokens,
+                "completion_tokens": self.usage.completion_tokens,
+                "cached_tokens": self.usage.cached_tokens,
             },
         }
 
 
-class TextGenerator:
-    """A model, its tokenizer and its default sampling, from a model directory."""
+class Handle:
+    """A text on its way. `done` is set when its last event has been given."""
 
-    def __init__(self, folder: Path):
-        self.tokenizer = Tokenizer.load(folder)
-        self.defaults = load_sampling(folder)
-        self.decoder = Decoder(load_model(folder))
-        ends = (self.tokenizer.end_of_text, self.tokenizer.id_of(TURN_END))
-        self.stop_ids = {end for end in ends if end is not None}
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.cancel: Callable[[], None] = lambda: None  # ends the text at the next step
 
-    def complete(
+
+class TextEngine:
+    """Text generation with the model of a directory.
+
+    Args:
+        folder: a model directory.
+        max_slots: texts written at once.
+        max_queue: requests that may wait.
+        max_context: most tokens remembered of a text; the model's when not given.
+        draft: a smaller model of the same tokenizer that guesses ahead, or "lookup" to guess from
+            the text itself. Guessing writes one text at a time, faster.
+        dtype: of weights and computation: "float32", "bfloat16" or "float16".
+    """
+
+    def __init__(
         self,
-        prompts: Sequence[str],
-        config: SamplingConfig,
-        on_text: Callable[[int, str], None] | None = None,
+        folder: Path,
+        *,
+        max_slots: int = 8,
+        max_queue: int = 64,
+        max_context: int | None = None,
+        draft: GPT | Literal["lookup"] | None = None,
+        dtype: str = "float32",
+    ):
+        self.folder = Path(folder)
+        self.tokenizer = Tokenizer.load(self.folder)
+        self.defaults = load_sampling(self.folder)
+        self.chat: Chat | None = chat_format(self.tokenizer)
+        self.model = load_model(self.folder, dtype=dtype)
+        self.config = self.model.config
+        self.max_context = min(max_context or self.config.max_length, self.config.max_length)
+        self.engine = Engine(self.model, max_slots, max_queue, self.max_context, draft)
+        self._banned: dict[str, list[list[int]]] = {}
+
+    def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compile what requests will need; `progress` is called with (done, total)."""
+        self.engine.warm_up(progress)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling: SamplingConfig,
+        on_event: OnEvent,
+        *,
+        top_logprobs: int | None = None,
+        timeout: float | None = None,
+        watched: bool = True,
+    ) -> Handle:
+        """Start a text and return at once; `on_event` is called in the engine's thread.
+
+        Args:
+            prompt: text, or ids. An empty prompt begins a document.
+            top_logprobs: report each token with so many alternatives.
+            timeout: seconds after which the text ends with "deadline".
+            watched: events are wanted as tokens come; otherwise in larger portions.
+
+        Raises:
+            QueueFull: too many requests wait.
+            UsageError: the prompt or the settings cannot be run.
+        """
+        request = self.request(prompt, sampling, top_logprobs is not None)
+        stream = TextStream(self.tokenizer, request, top_logprobs)
+        handle = Handle()
+
+        def on_tokens(job: Job, tokens: list[Token], finish: str | None) -> None:
+            if handle.done.is_set():
+                return
+            event = stream.feed(tokens, finish)
+            if event.finish_reason is None:
+                if event.text or event.tokens:
+                    on_event(event)
+                return
+            if finish is None:  # a stop string ended it: the row is free now
+                job.cancelled = True
+            event.usage = Usage(len(request.ids), stream.count, job.cached_tokens)
+            event.error, event.shifted = job.error, job.shifted
+            on_event(event)
+            handle.done.set()
+
+        job = self.engine.submit(request, on_tokens, watched=watched, timeout=timeout)
+        handle.cancel = lambda: self.engine.cancel(job)
+        return handle
+
+    def stream(self, prompt: Prompt, sampling: SamplingConfig, **options: Any) -> Iterator[TextEvent]:
+        """The events of one text as they come; closing the iterator cancels the text."""
+        events: queue.SimpleQueue[TextEvent] = queue.SimpleQueue()
+        handle = self.submit(prompt, sampling, events.put, **options)
+        try:
+            while True:
+                event = events.get()
+                yield event
+                if event.finish_reason is not None:
+                    return
+        finally:
+            if not handle.done.is_set():
+                handle.cancel()
+
+    def complete(self, prompt: Prompt, sampling: SamplingConfig, **options: Any) -> Completion:
+        """Write one text and wait for it.
+
+        Raises:
+            GenerationFailed: the engine met an error.
+        """
+        return _gather(self.stream(prompt, sampling, watched=False, **options))
+
+    def complete_many(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingConfig,
+        on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
-        """Continue each prompt; `on_text` is called with (row, text) as text comes."""
-        start = [self.tokenizer.end_of_text or 0]  # an empty prompt begins a new document
-        ids = [self.tokenizer.encode(prompt) or start for prompt in prompts]
-        return self.complete_ids(ids, config, prompts, on_text)
+        """Write a text for each prompt, many at a time; seeds count up from `sampling.seed`.
 
-    def complete_ids(self, ids, config, prompts, on_text=None) -> list[Completion]:
-        streams = [self.tokenizer.stream() for _ in ids]
+        Args:
+            on_done: called with (number, completion) as each is ready, in the order of prompts.
+        """
+        sampling = settled(sampling)
+        streams: list[Iterator[TextEvent]] = []
+        done: list[Completion] = []
+        ahead = self.engine.max_queue
+        for number in range(len(prompts)):
+            while len(streams) < min(len(prompts), number + ahead):
+                seeded = sampling.model_copy(update={"seed": seed_of(sampling, len(streams))})
+                streams.append(self._started(prompts[len(streams)], seeded))
+            done.append(_gather(streams[number]))
+            if on_done is not None:
+                on_done(number, done[-1])
+        return done
 
-        def on_token(row: int, token: int) -> None:
-            if on_text is not None and (piece := streams[row].feed(token)):
-                on_text(row, piece)
+    def request(self, prompt: Prompt, sampling: SamplingConfig, alternatives=False) -> Request:
+        """The prompt and the settings as the engine takes them."""
+        if isinstance(prompt, str):
+            ids = [*self.tokenizer.beginning, *self.tokenizer.encode(prompt)]
+        else:
+            ids = [int(token) for token in prompt]
+        if not ids:
+            ids = [self.tokenizer.end_of_text or 0]  # a new document begins
+        sampling = settled(sampling)
+        return Request(
+            ids,
+            sampling,
+            stop_ids=self.tokenizer.stop_ids,
+            banned_ids=self._banned_ids(sampling.banned),
+            alternatives=alternatives,
+            seed=sampling.seed or 0,
+        )
 
-        written = self.decoder.generate(ids, config, self.stop_ids, on_token)
-        completions = []
-        for prompt, prompt_ids, new in zip(prompts, ids, written, strict=True):
-            ended = bool(new) and new[-1] in self.stop_ids
-            text, cut = _until(self.tokenizer.decode(new, skip_special=True), config.stop)
-            reason = "stop" if ended or cut else "length"
-            completions.append(Completion(prompt, text, reason, len(prompt_ids), len(new)))
-        return completions
+    def stats(self) -> EngineStats:
+        return self.engine.stats()
+
+    def close(self, drain: bool = False) -> None:
+        """End the engine's thread; with `drain`, after all texts are written."""
+        self.engine.close(drain)
+
+    def __enter__(self) -> TextEngine:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def _started(self, prompt: Prompt, sampling: SamplingConfig) -> Iterator[TextEvent]:
+        """`stream`, submitted now rather than when first asked."""
+        events: queue.SimpleQueue[TextEvent] = queue.SimpleQueue()
+        self.submit(prompt, sampling, events.put, watched=False)
+        return iter(events.get, None)
+
+    def _banned_ids(self, phrases: Sequence[str]) -> list[list[int]]:
+        """The ways a phrase is usually written: alone, after a space, capitalised."""
+        found: list[list[int]] = []
+        for phrase in phrases:
+            if phrase not in self._banned:
+                forms = {phrase, phrase.lower(), phrase.capitalize()}
+                forms |= {f" {form}" for form in forms}
+                ids = self.tokenizer.encode_batch(sorted(forms))
+                self._banned[phrase] = [list(form) for form in {tuple(form) for form in ids} if form]
+            found += self._banned[phrase]
+        return found
 
 
-def _until(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """`text` up to the first of `stops`, and whether there was one."""
-    places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+def settled(sampling: SamplingConfig) -> SamplingConfig:
+    """`sampling` with a seed: a random one if it has none."""
+    if sampling.seed is not None:
+        return sampling
+    return sampling.model_copy(update={"seed": secrets.randbelow(2**31)})
+
+
+def seed_of(sampling: SamplingConfig, number: int) -> int:
+    """The seed of one of several texts."""
+    return ((sampling.seed or 0) + number) % 2**31
+
+
+def _gather(events: Iterator[TextEvent]) -> Completion:
+    """All events of a text as one completion."""
+    text: list[str] = []
+    tokens: list[TokenInfo] = []
+    ids: list[int] = []
+    for event in events:
+        text.append(event.text)
+        tokens += event.tokens
+        ids += event.ids
+        if event.finish_reason is not None:
+            break
+    if event.finish_reason == "error":
+        raise GenerationFailed(event.error or "The text could not be written.")
+    assert event.usage is not None and event.finish_reason is not None
+    return Completion(
+        "".join(text), event.finish_reason, event.usage, ids, tokens, event.stop, event.shifted
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kgpt import backend
 from kgpt.config import SamplingConfig
-from kgpt.generation.decode import Decoder
+from kgpt.generation.rows import Request
+from kgpt.generation.scheduler import generate
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.callbacks.status import StatusKeeper
 from kgpt.training.callbacks.validate import averaged
@@ -31,7 +32,6 @@ class Samples(StepCallback):
         self.tokenizer, self.prompts, self.sampling = tokenizer, list(prompts), sampling
         self.every, self.on_sample = every, on_sample
         self.status = status or StatusKeeper(None)
-        self._decoder: Decoder | None = None
 
     def on_step_end(self, step, logs):
         if self.every and step % self.every == 0:
@@ -39,16 +39,22 @@ class Samples(StepCallback):
 
     def write(self, step, prompts):
         """Continue `prompts` with the weights of this moment."""
-        if self._decoder is None:
-            self._decoder = Decoder(self.model)
         backend.live_sync(self.model)
         sampling = self.sampling
         if sampling.seed is None:
             sampling = sampling.model_copy(update={"seed": step})
-        end = self.tokenizer.end_of_text
-        ids = [self.tokenizer.encode(prompt) or [end or 0] for prompt in prompts]
+        start = [self.tokenizer.end_of_text or 0]  # an empty prompt begins a new document
+        requests = [
+            Request(
+                self.tokenizer.encode(prompt) or start,
+                sampling,
+                stop_ids=self.tokenizer.stop_ids,
+                seed=(sampling.seed + row) % 2**31,
+            )
+            for row, prompt in enumerate(prompts)
+        ]
         with self.status.during("sampling"), averaged(self.model):
-            texts = self._decoder.generate(ids, sampling, {end} if end is not None else ())
+            texts = [job.ids for job in generate(self.model, requests)]
         for prompt, new in zip(prompts, texts, strict=True):
             row = {
                 "step": step,

@@ -1,0 +1,49 @@
+"""Command-line flags rendered from `SamplingConfig`, so that they are declared once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from kgpt.config import SamplingConfig
+
+GROUP = Group("Sampling", sort_key=1)
+
+
+def _flags() -> type:
+    """A dataclass with each field of `SamplingConfig`, None where the flag was not given."""
+    fields: list[tuple[str, Any, Any]] = []
+    for name, field in SamplingConfig.model_fields.items():
+        kind = bool if field.annotation is bool else field.annotation
+        if name == "logit_bias":
+            kind = dict[str, float]  # --logit-bias.50 -2
+        elif name in ("stop", "banned"):
+            kind = list[str]
+        shown = Annotated[
+            kind | None,  # type: ignore[valid-type]
+            Parameter(help=field.description, group=GROUP, negative=(), show_default=False),
+        ]
+        fields.append((name, shown, dataclasses.field(default=None)))
+    made = dataclasses.make_dataclass("SamplingFlags", fields, kw_only=True)
+    made.__module__ = __name__  # a class of module `types` is not taken apart into flags
+    return made
+
+
+Flags: Any = _flags()
+SamplingFlags: Any = Annotated[Flags, Parameter(name="*")]
+NONE = Flags()
+
+
+def given(flags: Any) -> dict[str, Any]:
+    """The settings that were given, validated by `SamplingConfig`; a bad one is a `UsageError`."""
+    values = dataclasses.asdict(flags)
+    changes = {name: value for name, value in values.items() if value is not None}
+    SamplingConfig.parse(changes)
+    return changes
+
+
+def over(defaults: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
+    """The model's defaults with the given settings over them."""
+    return SamplingConfig.parse(defaults.model_dump() | changes)
