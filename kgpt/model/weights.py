@@ -49,6 +49,12 @@ class Weights:
         """Path and shape of every variable."""
         return {path: stored.shape for path, stored in self._stored.items()}
 
+    @property
+    def dtype(self) -> str:
+        """The type they are stored in; of several, float32."""
+        codes = {entry.code for entry in self._entries.values()}
+        return str(TYPES[codes.pop()]) if len(codes) == 1 else "float32"
+
     def read(self, path: str, dtype: str = "float32") -> np.ndarray:
         """A new array with the variable called `path`, in kgpt's orientation."""
         stored = self._stored[path]

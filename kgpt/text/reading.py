@@ -46,12 +46,8 @@ def _read_vocab_and_merges(folder: Path) -> tokenizers.Tokenizer:
             f"{folder} has a {kind} without tokenizer.json; kgpt reads vocab.json and merges.txt "
             "of GPT-2 and Qwen2 only."
         )
-    files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
-    try:
-        vocab, merges = models.BPE.read_file(*files)
-        inner = tokenizers.Tokenizer(models.BPE(vocab, merges))
-    except Exception as error:  # the library raises plain Exception
-        raise DataError(f"{folder} has a damaged vocab.json or merges.txt: {error}.") from None
+    prefix = bool(config.get("add_prefix_space", False))
+    inner = read_gpt2(folder / "vocab.json", folder / "merges.txt", prefix)
     if kind == "Qwen2Tokenizer":
         inner.normalizer = normalizers.NFC()
         inner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,12 +56,19 @@ def _read_vocab_and_merges(folder: Path) -> tokenizers.Tokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-    else:
-        prefix = bool(config.get("add_prefix_space", False))
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    return inner
+
+
+def read_gpt2(vocab: Path, merges: Path, prefix: bool = False) -> tokenizers.Tokenizer:
+    """GPT-2's tokenizer from its two files; with `prefix`, every text begins with a space."""
+    try:
+        inner = tokenizers.Tokenizer(models.BPE(*models.BPE.read_file(str(vocab), str(merges))))
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"{vocab} or {merges} is damaged: {error}.") from None
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     inner.decoder = decoders.ByteLevel()
     inner.post_processor = processors.ByteLevel(trim_offsets=False)
-    if GPT2_END in vocab:
+    if inner.token_to_id(GPT2_END) is not None:
         inner.add_special_tokens([AddedToken(GPT2_END, special=True, normalized=False)])
     return inner
 

@@ -1,0 +1,62 @@
+"""`kgpt export`: a model for other software."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.config import did_you_mean
+from kgpt.errors import UsageError
+from kgpt.files import explained, new_folder
+from kgpt.runs import resolve_model
+
+# A format is a function of the model directory, the empty folder to fill, and the storage type.
+FORMATS = {
+    "hf": "kgpt.export.hugging_face:export_hugging_face",
+    "keras": "kgpt.export.keras_file:export_keras",
+    "onnx": "kgpt.export.onnx:export_onnx",
+}
+STORAGE = ("float32", "bfloat16", "float16")
+
+
+def export(*, model: str, format: str, out: str, dtype: str | None = None) -> None:
+    """Write a model for other software.
+
+    Parameters
+    ----------
+    model
+        A model directory, a run (its best checkpoint), or run@step.
+    format
+        hf: a folder for transformers, vLLM and llama.cpp's converter. onnx: one graph for whole
+        texts and for single cached steps. keras: a .keras file.
+    out
+        The folder to write, which must not exist or be empty.
+    dtype
+        How weights are stored: float32, bfloat16 or float16; as they are when not given.
+    """
+    if format not in FORMATS:
+        hint = did_you_mean(format, FORMATS) or f"the formats are {', '.join(FORMATS)}."
+        raise UsageError(f"There is no format {format!r}; {hint}")
+    if dtype is not None and dtype not in STORAGE:
+        raise UsageError(f"--dtype must be {', '.join(STORAGE)}, not {dtype!r}.")
+    folder, target = resolve_model(model), new_target(out)
+    prepare_process()
+    silence_native_code()
+    module, name = FORMATS[format].split(":")
+    with explained(f"write {target}"), new_folder(target) as work:
+        getattr(import_module(module), name)(folder, work, dtype)
+    print(f"{target}: {format}, {size_of(target) / 1e6:,.1f} MB")
+
+
+def new_target(out: str) -> Path:
+    """The folder `out`, in which there must be nothing yet."""
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} exists already; choose another folder, or delete it.")
+    return target
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in `folder`."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,43 @@
+"""`kgpt import`: bring in a model from elsewhere."""
+
+from __future__ import annotations
+
+from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.cli.export import STORAGE, new_target, size_of
+from kgpt.errors import UsageError
+from kgpt.files import explained, new_folder
+
+
+def import_model(
+    source: str, *, out: str, tokenizer: str | None = None, dtype: str | None = None
+) -> None:
+    """Bring in a model from elsewhere, as a model directory.
+
+    Parameters
+    ----------
+    source
+        A model directory (GPT-2, Llama, Mistral, Qwen2 or Qwen3), its name on the Hugging Face hub
+        such as HuggingFaceTB/SmolLM2-135M-Instruct, a preset directory of KerasNLP's GPT-2, or a
+        nanoGPT checkpoint.
+    out
+        The folder to write, which must not exist or be empty.
+    tokenizer
+        A folder with the tokenizer to use in place of the source's own.
+    dtype
+        How weights are stored: float32, bfloat16 or float16; as they are when not given.
+    """
+    if dtype is not None and dtype not in STORAGE:
+        raise UsageError(f"--dtype must be {', '.join(STORAGE)}, not {dtype!r}.")
+    target = new_target(out)
+    prepare_process()
+    silence_native_code()
+    from kgpt.export.foreign import import_from
+    from kgpt.model.directory import load_config
+    from kgpt.text.tokenizer import Tokenizer
+
+    given = Tokenizer.load(tokenizer) if tokenizer is not None else None
+    with explained(f"write {target}"), new_folder(target) as work:
+        import_from(source, work, given, dtype)
+    parameters = load_config(target).num_parameters()
+    print(f"{target}: {parameters / 1e6:,.1f} M parameters, {size_of(target) / 1e6:,.1f} MB")
+    print(f"Next: kgpt chat --model {target}, or kgpt generate --model {target} --prompt TEXT")

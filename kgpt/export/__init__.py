@@ -1,0 +1,1 @@
+"""Models for other software: what each format wants, and nothing that trains or generates."""
