@@ -13,11 +13,12 @@ from typing import Any
 from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
+from textual.theme import Theme
 
 from kgpt.errors import KgptError
 from kgpt_tui import screens
 from kgpt_tui.settings import Settings, SettingsFile
-from kgpt_tui.themes import THEMES
+from kgpt_tui.themes import THEMES, markdown_styles
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class KgptApp(App[None]):
         known = self.settings.theme in self.available_themes
         self.theme = self.settings.theme if known else THEMES[0].name
         self.set_keymap(self.settings.keys)
+        self.set_class(self.settings.compact, "-compact")
 
     @property
     def settings(self) -> Settings:
@@ -75,7 +77,8 @@ class KgptApp(App[None]):
         return Screen(id="_default")
 
     def on_mount(self) -> None:
-        self.theme_changed_signal.subscribe(self, lambda theme: self._keep_theme(theme.name))
+        self.theme_changed_signal.subscribe(self, self._themed)
+        self._themed(self.current_theme)
         if self.options.run:
             self.open_run(self.options.run)
         else:
@@ -83,9 +86,11 @@ class KgptApp(App[None]):
         if self.settings_file.problem:
             self.notify(self.settings_file.problem, severity="warning", markup=False)
 
-    def _keep_theme(self, name: str) -> None:
-        if name != self.settings.theme:
-            self.save_settings(theme=name)
+    def _themed(self, theme: Theme) -> None:
+        """Keep the choice, and let Markdown in messages follow it."""
+        self.console.push_theme(markdown_styles(self.theme_variables))
+        if theme.name != self.settings.theme:
+            self.save_settings(theme=theme.name)
 
     # -- going places: screens call these, and nothing of one another ------------------------
 

@@ -83,7 +83,7 @@ class Client:
         self, address: str, key: str = "", transport: httpx.AsyncBaseTransport | None = None
     ):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.address = address.rstrip("/")
+        self.address, self.key = address.rstrip("/"), key
         timeout = httpx.Timeout(10.0, read=SILENCE_S)
         try:
             self._http = httpx.AsyncClient(

@@ -27,6 +27,7 @@ class Palette:
     shades: tuple[Color, ...]
     text: Color
     cursor: Color
+    ground: Color
 
     @classmethod
     def of(cls, variables: Mapping[str, str], by: Literal["probability", "entropy"]) -> Palette:
@@ -39,7 +40,7 @@ class Palette:
             hue = low.blend(middle, x) if x < 1 else middle.blend(high, x - 1)
             shades.append(ground.blend(hue, STRENGTH))
         text = Color.parse(variables["foreground"])
-        return cls(by, tuple(shades), text, Color.parse(variables["accent"]))
+        return cls(by, tuple(shades), text, Color.parse(variables["accent"]), ground)
 
     def shade(self, token: Token) -> Color:
         sure = math.exp(token.logprob) if self.by == "probability" else 1 - entropy(token)
@@ -64,7 +65,7 @@ def coloured(message: Message, palette: Palette, cursor: int | None) -> Content:
         parts.append((shown(message.prefix), Style(foreground=palette.text, dim=True)))
     for place, token in enumerate(message.tokens):
         style = Style.from_meta({"token": place}) + (
-            Style(background=palette.cursor, foreground=palette.shades[0].inverse, bold=True)
+            Style(background=palette.cursor, foreground=palette.ground, bold=True)
             if place == cursor
             else Style(background=palette.shade(token), foreground=palette.text)
         )

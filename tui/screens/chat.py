@@ -65,6 +65,7 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-normal"), (110, "-wide")]
     BINDINGS = [
         Binding("escape", "stop", "Stop", id="chat.stop", priority=True),
+        Binding("escape", "back", "Messages / write", id="chat.back", show=False, priority=True),
         Binding("ctrl+n", "new", "New", id="chat.new", priority=True),
         Binding("ctrl+b", "sidebar", "Chats", id="chat.sidebar", priority=True),
         Binding("ctrl+f", "search", "Search", id="chat.search", show=False, priority=True),
@@ -117,6 +118,9 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
         model, server = self._wanted
         self.connect_first(model or options.model, server or options.server, options.api_key_file)
 
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._fit)
+
     def on_unmount(self) -> None:
         self.leave()
 
@@ -129,6 +133,11 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
         """True if answers are drawn as Markdown: when wanted, or by default for chat models."""
         rendering = self.app.settings.rendering  # type: ignore[attr-defined]
         return rendering == "markdown" or (rendering == "auto" and not self.session.is_text)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("stop", "back"):
+            return (self.answering is not None) == (action == "stop")
+        return True
 
     # -- drawing -----------------------------------------------------------------------------
 
@@ -153,6 +162,12 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
         self.query_one("#empty", Static).update(self._welcome())
         composer = self.query_one(Composer)
         composer.placeholder = "Write a text to go on with…" if session.is_text else "Message…"
+
+    def _fit(self) -> None:
+        """What was cut to the width is cut anew."""
+        self.draw_frame()
+        self.draw_entries()
+        self.draw_tokens()
 
     def _welcome(self) -> Content:
         lines = [Content.styled("kgpt", "bold $primary"), Content("")]

@@ -86,6 +86,7 @@ class ChatActions(Base):
             view.refresh_text()
         self._ticker = self.set_interval(TICK_S, self._tick)
         self._generate(message)
+        self.refresh_bindings()
 
     @work(group="answer")
     async def _generate(self, message: Message) -> None:

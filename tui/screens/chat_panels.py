@@ -83,6 +83,7 @@ class ChatPanels(Base):
         if self.app.size.width < ROOM:
             self.remove_class("-panel")
         self.add_class("-sidebar")
+        self.call_after_refresh(self.draw_entries)
 
     def action_search(self) -> None:
         self.open_sidebar()
@@ -122,11 +123,13 @@ class ChatPanels(Base):
         )
 
     def action_stop(self) -> None:
-        """Escape: stop the answer; else close what lies over it; else go between the two."""
+        """Escape while an answer is written."""
+        self.stop_answer()
+
+    def action_back(self) -> None:
+        """Escape: close what lies over the messages; else go between them and the composer."""
         composer, messages = self.query_one(Composer), self.query_one(MessageList)
-        if self.answering is not None:
-            self.stop_answer()
-        elif self.close_overlays():
+        if self.close_overlays():
             pass
         elif self.focused is composer:
             if composer.text.startswith("/"):

@@ -49,7 +49,7 @@ def sections(screen: Screen) -> list[tuple[str, list[tuple[str, str]]]]:
         if not help_title:
             continue
         for keys, (_, binding, *_rest) in _active(screen, owner):
-            if binding.description:
+            if binding.description and binding.id:
                 shown = screen.app.get_key_display(binding)
                 name = binding.description
                 rows = found.setdefault(help_title, {})

@@ -79,7 +79,7 @@ class MessageView(Vertical):
         if self.palette is not None and message.tokens:
             parts.append(coloured(message, self.palette, self.token))
         elif self.markdown and message.content.strip() and not message.error:
-            return Markdown(shown(message.content), hyperlinks=False)
+            return Markdown(shown(message.content), code_theme="ansi_dark", hyperlinks=False)
         else:
             parts.append(Content(shown(message.content)))
         if self.live:

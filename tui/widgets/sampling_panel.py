@@ -34,7 +34,7 @@ class FieldRow(Widget, can_focus=True):
         Binding("shift+right,L", "step(10)", "Much more", id="sampling.much_more", show=False),
         Binding("up,k", "app.focus_previous", "Up", id="sampling.up", show=False),
         Binding("down,j", "app.focus_next", "Down", id="sampling.down", show=False),
-        Binding("enter", "type", "Type a value", id="sampling.type"),
+        Binding("enter", "type", "Type", id="sampling.type"),
         Binding("space", "toggle", "Switch", id="sampling.toggle", show=False),
         Binding("backspace,delete", "reset", "Reset", id="sampling.reset"),
         Binding("s", "screen.save_preset", "Save preset", id="sampling.save", show=False),

@@ -29,14 +29,14 @@ class Alternatives(OptionList):
 
     HELP_TITLE = "Tokens"
     BINDINGS = [
-        Binding("left,h", "step(-1)", "Token before", id="tokens.before"),
-        Binding("right,l", "step(1)", "Token after", id="tokens.after"),
+        Binding("left,h", "step(-1)", "Before", id="tokens.before"),
+        Binding("right,l", "step(1)", "After", id="tokens.after"),
         Binding("shift+left,H", "step(-10)", "Ten before", id="tokens.ten_before", show=False),
         Binding("shift+right,L", "step(10)", "Ten after", id="tokens.ten_after", show=False),
         Binding("j", "cursor_down", "Down", id="tokens.down", show=False),
         Binding("k", "cursor_up", "Up", id="tokens.up", show=False),
-        Binding("enter", "select", "Branch here", id="tokens.branch"),
-        Binding("p", "colouring", "Probability/entropy", id="tokens.colouring"),
+        Binding("enter", "select", "Branch", id="tokens.branch"),
+        Binding("p", "colouring", "Colours", id="tokens.colouring"),
     ]
 
     class Step(Event):

@@ -1,0 +1,70 @@
+"""The app in a browser, on this machine only: one process a tab, one engine for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kgpt_tui.server import Server
+
+if TYPE_CHECKING:
+    from kgpt_tui.app import Options
+
+HOST = "127.0.0.1"
+PORT = 8765
+
+
+def serve(options: Options, port: int = PORT) -> None:
+    """Serve the app until interrupted; `options.model` is loaded once, for every tab."""
+    from textual_serve.server import Server as WebServer
+
+    with tempfile.TemporaryDirectory(prefix="kgpt-web-") as folder:
+        engine = Server()
+        try:
+            command = asyncio.run(_command(options, engine, Path(folder)))
+            port = port if _is_free(port) else 0
+            port = port or _any_port()
+            print(f"kgpt-tui: open http://{HOST}:{port} in a browser; ctrl+c ends it.", flush=True)
+            WebServer(command, host=HOST, port=port, title="kgpt").serve()
+        finally:
+            engine.kill()
+
+
+async def _command(options: Options, engine: Server, folder: Path) -> str:
+    """The command line of each tab's process."""
+    words = [sys.executable, "-m", "kgpt_tui"]
+    if options.model:
+        client = await engine.start(options.model, lambda said: print(f"kgpt-tui: {said}"))
+        key_file = folder / "key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(client.key)
+        words += ["--server", client.address, "--api-key-file", str(key_file)]
+        await client.close()
+    elif options.server:
+        words += ["--server", options.server]
+        if options.api_key_file:
+            words += ["--api-key-file", str(options.api_key_file)]
+    if options.run:
+        words += ["--run", options.run]
+    return shlex.join(words)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
