@@ -15,7 +15,8 @@ from kgpt.runs import resolve_model
 FORMATS = {
     "hf": "kgpt.export.hugging_face:export_hugging_face",
     "keras": "kgpt.export.keras_file:export_keras",
-    "onnx": "kgpt.export.onnx:export_onnx",
+    "onnx": "kgpt.export.onnx_graph:export_onnx",
+    "savedmodel": "kgpt.export.saved_model:export_saved_model",
 }
 STORAGE = ("float32", "bfloat16", "float16")
 
@@ -29,7 +30,8 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
         A model directory, a run (its best checkpoint), or run@step.
     format
         hf: a folder for transformers, vLLM and llama.cpp's converter. onnx: one graph for whole
-        texts and for single cached steps. keras: a .keras file.
+        texts and for single cached steps. keras: a .keras file. savedmodel: text in, text out,
+        for TensorFlow Serving; OUT is then a numbered version, such as my-model/1.
     out
         The folder to write, which must not exist or be empty.
     dtype
@@ -40,6 +42,8 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
         raise UsageError(f"There is no format {format!r}; {hint}")
     if dtype is not None and dtype not in STORAGE:
         raise UsageError(f"--dtype must be {', '.join(STORAGE)}, not {dtype!r}.")
+    if format == "savedmodel" and not Path(out).name.isdecimal():
+        raise UsageError(f"TensorFlow Serving wants numbered versions; give --out {out}/1.")
     folder, target = resolve_model(model), new_target(out)
     prepare_process()
     silence_native_code()
