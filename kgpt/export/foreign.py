@@ -55,7 +55,10 @@ def download(name: str) -> Path:
     """The files of the hub's model `name`, or `name@revision`, in the local cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
         RevisionNotFoundError,
     )  # fmt: skip
 
@@ -179,7 +182,7 @@ def _keras_names(path: str) -> list[str]:
 def _import_nanogpt(file: Path, out: Path, tokenizer: Tokenizer | None, dtype: str | None) -> None:
     if tokenizer is None:
         raise UsageError(
-            f"A nanoGPT checkpoint has no tokenizer; name one with --tokenizer "
+            "A nanoGPT checkpoint has no tokenizer; name one with --tokenizer "
             "(the folder of any GPT-2, if it was trained on GPT-2's tokens)."
         )
     checkpoint = _load_tensors(file)
