@@ -69,14 +69,13 @@ class Samples(Widget, can_focus=True):
         self.set_class(not prompts, "-empty")
         if not prompts:
             return
-        if self._prompt not in prompts:
-            self._prompt = prompts[0]
-        found = [sample for sample in self._feed.samples if sample.prompt == self._prompt]
+        prompt = self._prompt if self._prompt in prompts else prompts[0]
+        found = [sample for sample in self._feed.samples if sample.prompt == prompt]
         room = max(1, min(MOST, self.size.width // COLUMN))
         self._back = max(0, min(self._back, len(found) - room))
         end = len(found) - self._back
         shown_now = found[max(0, end - room) : end]
-        self._title(prompts, found, shown_now)
+        self._title(prompts, prompt, found, shown_now)
         for column, sample in zip(
             self.query(".sample"), shown_now + [None] * (MOST - len(shown_now)), strict=True
         ):
@@ -85,20 +84,16 @@ class Samples(Widget, can_focus=True):
                 column.query_one(".step", Static).update(f"step {sample.step:,}")
                 column.query_one(".text", Static).update(sample_content(sample))
 
-    def _title(self, prompts: list[str], found: list[Sample], visible: list[Sample]) -> None:
-        where = f"{len(found) - self._back} of {len(found)}"
-        if len(visible) > 1:
-            where = f"{len(found) - self._back - len(visible) + 1}–{where}"
+    def _title(
+        self, prompts: list[str], prompt: str, found: list[Sample], visible: list[Sample]
+    ) -> None:
+        end = len(found) - self._back
+        where = f"{end - len(visible) + 1}–{end}" if len(visible) > 1 else f"{end}"
         line = Content.assemble(
             (" prompt ", "$foreground-muted"),
-            (
-                repr(one_line(self._prompt or "", 40))
-                if (self._prompt or "").strip()
-                else "(empty)",
-                "bold",
-            ),
-            (f"  {prompts.index(self._prompt or '') + 1} of {len(prompts)}", "$foreground-muted"),
-            (f"   samples {where}", "$foreground-muted"),
+            (one_line(prompt, 40) or "(empty)", "bold"),
+            (f"  {prompts.index(prompt) + 1} of {len(prompts)}", "$foreground-muted"),
+            (f"   samples {where} of {len(found)}", "$foreground-muted"),
         )
         self.query_one("#samples-title", Static).update(line)
 

@@ -1,0 +1,54 @@
+"""Driving the app in tests: no settings but the test's own, and waiting for what is to be seen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from kgpt_tui.app import KgptApp, Options
+
+SIZES = [(40, 12), (80, 24), (120, 40)]
+PATIENCE_S = 20.0
+
+
+def drive(
+    script: Callable[[Any, Any], Awaitable[None]],
+    folder: Path,
+    size: tuple[int, int] = (120, 40),
+    theme: str | None = None,
+    **options: Any,
+) -> None:
+    """Run `script(app, pilot)` in an app that keeps all it writes in `folder`."""
+
+    async def go() -> None:
+        app = KgptApp(Options(settings=folder / "tui.json", data=folder / "chats", **options))
+        app.animation_level = "none"
+        async with app.run_test(size=size) as pilot:
+            if theme:
+                app.theme = theme
+            await script(app, pilot)
+
+    asyncio.run(go())
+
+
+async def wait_until(pilot, holds: Callable[[], object], what: str = "") -> None:
+    """Let the app work until `holds()`; widgets it asks for may come late."""
+    deadline = time.monotonic() + PATIENCE_S
+    problem: Exception | None = None
+    while time.monotonic() < deadline:
+        await pilot.pause(0.02)
+        try:
+            if holds():
+                return
+        except Exception as error:
+            problem = error
+    raise AssertionError(f"waited in vain for {what or 'a condition'}") from problem
+
+
+def screen_text(app) -> str:
+    """What can be read on the screen, a line each row."""
+    strips = app.screen._compositor.render_strips(app.size)
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)

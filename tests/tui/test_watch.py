@@ -1,0 +1,275 @@
+"""Watching a run: every key, every state, and what can go wrong with its folder."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from kgpt.runs import Run
+from kgpt_tui import launch
+from kgpt_tui.screens.dialogs import AskScreen, ChoiceScreen
+from kgpt_tui.screens.runs import RunsScreen
+from kgpt_tui.screens.watch import WatchScreen
+from kgpt_tui.widgets.chart import Chart, ChartPanel
+from kgpt_tui.widgets.chart_board import ChartBoard
+from kgpt_tui.widgets.run_header import RunHeader
+from kgpt_tui.widgets.samples import Samples
+from tests.tui.driving import drive, wait_until
+from tests.tui.fake_trainer import add_sample, dead_pid, make_run, metric, set_status
+
+
+def watch(script, tmp_path, size=(120, 40), **made):
+    """Run `script(app, pilot, screen, run)` on the watch screen of a fake run."""
+    run = make_run(tmp_path / "runs", **made)
+
+    async def opened(app, pilot):
+        await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
+        screen = app.screen
+        await wait_until(pilot, lambda: screen._drawn.get("status") is not None)
+        await script(app, pilot, screen, run)
+
+    drive(opened, tmp_path, size, run=run.name)
+
+
+def text_of(screen, selector):
+    return str(screen.query_one(selector).render())
+
+
+def commands(run: Run):
+    return [name for name, _ in run.take_commands()]
+
+
+def test_each_command_reaches_the_trainer(tmp_path):
+    async def script(app, pilot, screen, run):
+        await pilot.press("p")
+        assert commands(run) == ["pause"]
+        assert "pausing" in text_of(screen, RunHeader)
+        set_status(run, state="paused", step=400, total_steps=1000)
+        await wait_until(pilot, lambda: screen.feed.condition == "paused")
+        assert "pausing" not in text_of(screen, RunHeader)
+        await pilot.press("p")
+        assert commands(run) == ["resume"]
+        await pilot.press("c")
+        assert commands(run) == ["checkpoint"]
+
+    watch(script, tmp_path)
+
+
+def test_stop_asks_first(tmp_path):
+    async def script(app, pilot, screen, run):
+        await pilot.press("x")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await pilot.press("n")
+        assert commands(run) == []
+        await pilot.press("x")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await pilot.press("y")
+        await wait_until(pilot, lambda: (run.path / "control" / "stop").exists())
+
+    watch(script, tmp_path)
+
+
+def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
+    async def script(app, pilot, screen, run):
+        await pilot.press("s")
+        await wait_until(pilot, lambda: isinstance(app.screen, AskScreen))
+        app.screen.query_one("Input").value = "Once upon"
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: app.screen is screen)
+        assert run.take_commands() == [("sample", {"prompt": "Once upon"})]
+        add_sample(run, 410, "Once upon")
+        samples = screen.query_one(Samples)
+        await wait_until(pilot, lambda: "Once upon" in samples.prompts)
+        await wait_until(pilot, lambda: "step 410" in text_of(samples, ".step"))
+
+    watch(script, tmp_path)
+
+
+def test_samples_move_in_time_and_between_prompts(tmp_path):
+    async def script(app, pilot, screen, run):
+        await pilot.press("2")
+        samples = screen.query_one(Samples)
+        columns = lambda: [str(w.render()) for w in samples.query(".step") if w.parent.display]  # noqa: E731
+        await wait_until(pilot, lambda: columns() == ["step 700", "step 800", "step 900"])
+        await pilot.press("left")
+        assert columns() == ["step 600", "step 700", "step 800"]
+        await pilot.press("right", "right", "right")
+        assert columns() == ["step 700", "step 800", "step 900"]
+        add_sample(run, 910, "Another")
+        await wait_until(pilot, lambda: len(samples.prompts) == 2)
+        await pilot.press("right_square_bracket")
+        assert columns() == ["step 910"]
+        await pilot.press("left_square_bracket", "down", "up")
+        assert len(columns()) == 3
+
+    watch(script, tmp_path, step=900)
+
+
+def test_charts_follow_zoom_pan_smooth_and_reset(tmp_path):
+    async def script(app, pilot, screen, run):
+        board = screen.query_one(ChartBoard)
+        chart = screen.query(Chart).first()
+        await wait_until(pilot, lambda: chart._datasets and chart._x_max == 400)
+        await pilot.press("plus", "plus")
+        zoomed = (chart._x_min, chart._x_max)
+        assert 1 < zoomed[0] < zoomed[1] < 400
+        await pilot.press("right")
+        assert chart._x_min > zoomed[0]
+        await pilot.press("left", "minus", "up", "down", "shift+up", "shift+down", "r")
+        assert (chart._x_min, chart._x_max) == (1, 400) or chart._auto_x_min
+        await pilot.press("o")
+        assert chart.smoothing == 0.6
+        await pilot.press("o", "o", "o", "l")
+        assert chart.smoothing == 0.0 and chart.log_scale
+        await pilot.press("l", "m")
+        assert board.visible_names == ["gradient norm"]
+        await pilot.press("M")
+        assert board.visible_names == ["loss"]
+        run.append("metrics", metric(410, time.time(), 1000))
+        await wait_until(pilot, lambda: chart._x_max == 410)
+
+    watch(script, tmp_path, size=(80, 24))
+
+
+def test_the_mouse_zooms_and_drags(tmp_path):
+    async def script(app, pilot, screen, run):
+        chart = screen.query(Chart).first()
+        await wait_until(pilot, lambda: chart._datasets and chart._x_max == 400)
+        from textual.events import MouseScrollUp
+
+        x, y = chart.region.center
+        event = MouseScrollUp(chart, int(x), int(y), 0, 0, 0, False, False, False, int(x), int(y))
+        app.screen._forward_event(event)
+        await wait_until(pilot, lambda: chart.is_zoomed)
+        assert chart._x_max - chart._x_min < 399
+
+    watch(script, tmp_path)
+
+
+def test_views_change_by_key_and_mouse(tmp_path):
+    async def script(app, pilot, screen, run):
+        switcher = screen.query_one("#switcher")
+        for key, name in (("2", "samples"), ("3", "log"), ("4", "settings"), ("1", "charts")):
+            await pilot.press(key)
+            assert switcher.current == name
+        await pilot.press("tab")
+        assert switcher.current == "samples"
+        await pilot.click(screen.query("Strip Name")[2])
+        assert switcher.current == "log"
+        await wait_until(pilot, lambda: screen.query_one("#log").line_count > 3)
+        await pilot.press("4")
+        await wait_until(pilot, lambda: "hidden_dim" in text_of(screen, "#settings-table"))
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(app.screen, RunsScreen))
+
+    watch(script, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("made", "said", "keys"),
+    [
+        ({"state": "compiling", "step": 0}, "compiled", {"pause", "stop"}),
+        ({"state": "validating"}, "validation set", {"pause", "stop"}),
+        ({"state": "saving"}, "checkpoint", {"pause", "stop"}),
+        ({"state": "paused"}, "lets it go on", {"go_on", "stop"}),
+        ({"state": "finished", "step": 1000}, "ended", {"train_longer"}),
+        ({"state": "failed", "error": "The loss became nan."}, "Press g", {"resume"}),
+        ({"state": "training", "pid": 0}, "Press g to resume from step 400", {"resume"}),
+    ],
+)
+def test_each_state_says_what_it_is_and_offers_what_fits(tmp_path, made, said, keys):
+    async def script(app, pilot, screen, run):
+        shown = text_of(screen, RunHeader) + text_of(screen, "#banner")
+        assert said in shown
+        offered = {
+            action
+            for action in ("pause", "go_on", "resume", "train_longer", "stop")
+            if screen.check_action(action, ())
+        }
+        assert offered == keys
+
+    if made.get("pid") == 0:
+        made = made | {"pid": dead_pid()}
+    watch(script, tmp_path, **made)
+
+
+def test_the_resume_key_starts_the_trainer_again(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(launch, "_train", lambda run, *more: started.append((run.name, *more)))
+
+    async def script(app, pilot, screen, run):
+        await pilot.press("g")
+        assert [(name, backend) for name, backend, *_ in started] == [("fox", "jax")]
+
+    watch(script, tmp_path, pid=dead_pid())
+
+
+def test_a_finished_run_is_trained_longer(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(launch, "_train", lambda run, *more: started.append(more))
+
+    async def script(app, pilot, screen, run):
+        await pilot.press("g")
+        await wait_until(pilot, lambda: isinstance(app.screen, AskScreen))
+        app.screen.query_one("Input").value = "12"
+        await pilot.press("enter")
+        assert isinstance(app.screen, AskScreen)  # not above the steps already done
+        app.screen.query_one("Input").value = "1500"
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: started)
+        assert started[0][1] == ["--train.max-steps", "1500"]
+
+    watch(script, tmp_path, state="finished", step=1000)
+
+
+def test_chat_takes_the_run_or_says_why_not(tmp_path, monkeypatch):
+    asked = []
+
+    async def script(app, pilot, screen, run):
+        monkeypatch.setattr(app, "open_chat", asked.append)
+        await pilot.press("t")
+        assert asked == ["fox"]
+        shutil.rmtree(run.checkpoints)
+        await pilot.press("t")
+        assert asked == ["fox"] and app._notifications
+
+    watch(script, tmp_path)
+
+
+def test_damage_is_survived(tmp_path):
+    async def script(app, pilot, screen, run):
+        with (run.path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 410, "loss": 1.')
+        (run.path / "status.json").write_text("{nonsense")
+        await pilot.pause(0.7)
+        assert screen.feed.status.step == 400
+        with (run.path / "metrics.jsonl").open("a") as file:
+            file.write(
+                '5}\n[]\n{"step": 420, "loss": NaN}\n' + json.dumps({"step": 430, "loss": 2}) + "\n"
+            )
+        await wait_until(pilot, lambda: screen.feed.history.last["loss"] == 2)
+        run.append(
+            "samples", {"step": 5, "prompt": "[/b]\x1b[2J", "text": "\u202e[red]x[/abc]\x07"}
+        )
+        run.log.write_text("[/nonsense]\x1b[31m\n")
+        await pilot.press("2")
+        await wait_until(pilot, lambda: "[/b]\x1b[2J" in screen.query_one(Samples).prompts)
+        await pilot.press("right_square_bracket", "3", "4", "1")
+        shutil.rmtree(run.path)
+        await wait_until(pilot, lambda: screen.feed.condition == "gone")
+        await pilot.press("p", "c", "g", "t", "4", "1")
+        assert "deleted" in text_of(screen, "#banner")
+
+    watch(script, tmp_path)
+
+
+def test_a_run_that_begins_again_is_drawn_anew(tmp_path):
+    async def script(app, pilot, screen, run):
+        run.forget_after(200)
+        await wait_until(pilot, lambda: screen.feed.history.last["step" if 0 else "loss"] and
+                         screen.feed.history.curve("loss")[0][-1] == 200)  # fmt: skip
+        panel = screen.query(ChartPanel).first()
+        await wait_until(pilot, lambda: panel.chart._x_max == 200)
+
+    watch(script, tmp_path)
