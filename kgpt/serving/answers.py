@@ -120,6 +120,13 @@ class Answers:
             handle.cancel()
         self._service.running.discard(self)
 
+    def close(self) -> None:
+        """Cancel, for nobody will read on."""
+        self.cancel()
+        if self._open:
+            self._service.metrics.finished.labels("cancelled").inc(self._open)
+            self._open = 0
+
     async def coming(self, timeout: float | None = None) -> list[Piece]:
         """The next pieces, as soon as there is one; none if `timeout` seconds pass without.
 
@@ -161,11 +168,11 @@ async def while_connected(request: Request, answers: Answers) -> AsyncIterator[N
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        answers.cancel()
+        answers.cancel()  # its last events end the block
 
     watching = asyncio.create_task(watch())
     try:
         yield
     finally:
         watching.cancel()
-        answers.cancel()
+        answers.close()

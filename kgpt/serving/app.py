@@ -78,6 +78,7 @@ def build(service: Service, keys: ApiKeys | None = None, local_only: bool = True
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     failures.install(app, FIELD_NAMES, service.retry_after)
     paths = frozenset(openapi(app)["paths"]) | {"/", "/docs", "/openapi.json"}
+    app.add_middleware(failures.Defects)
     app.add_middleware(BodyLimit, max_bytes=service.config.max_body)
     app.add_middleware(Gate, keys=keys, local_only=local_only)
     app.add_middleware(CountRequests, metrics=service.metrics, paths=paths)

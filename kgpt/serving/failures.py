@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kgpt.config import did_you_mean
 from kgpt.errors import KgptError, QueueFull
@@ -22,6 +24,8 @@ KINDS = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+
+log = logging.getLogger("kgpt.serving")
 
 
 class Refusal(Exception):
@@ -75,8 +79,32 @@ def json_response(
     return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
+class Defects:
+    """ASGI middleware: what nobody foresaw goes to the log, and the client gets a sentence."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            if begun or scope["type"] != "http":
+                raise
+            log.exception("%s %r failed", scope["method"], scope["path"])
+            refusal = Refusal(500, "The server failed at this request; its log says where.")
+            await refusal.response(scope["path"])(scope, receive, send)
+
+
 def install(app: FastAPI, names: Sequence[str], retry_after) -> None:
-    """Make `app` answer every failure as a `Refusal`.
+    """Make `app` answer what is wrong with a request as a `Refusal`.
 
     Args:
         names: all field names of requests, to suggest the one that was meant.
@@ -97,11 +125,10 @@ def install(app: FastAPI, names: Sequence[str], retry_after) -> None:
             error = _invalid(error.errors(), names)
         elif isinstance(error, HTTPException):
             error = Refusal(error.status_code, _plain(error, request))
-        if not isinstance(error, Refusal):  # a defect, which uvicorn logs with its traceback
-            error = Refusal(500, "The server failed at this request; its log says where.")
+        assert isinstance(error, Refusal)
         return error.response(request.url.path)
 
-    for kind in (Refusal, KgptError, RequestValidationError, HTTPException, Exception):
+    for kind in (Refusal, KgptError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, refused)
 
 

@@ -94,7 +94,7 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.answers.cancel()
+            self.answers.close()
 
 
 async def collect(request: Request, answers: Answers, texts: list[Written]) -> None:

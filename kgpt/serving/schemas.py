@@ -90,7 +90,7 @@ class Sampled(Body):
         return given
 
 
-def _optional(name: str, field: FieldInfo) -> tuple[Any, FieldInfo]:
+def _optional(name: str, field: FieldInfo) -> tuple[Any, Any]:
     """A sampling field that may be left out. `stop` may be one string, as in the OpenAI API."""
     limits = [few(bound.max_length) for bound in field.metadata if isinstance(bound, MaxLen)]
     bounded: Any = Annotated[(field.annotation, Field(), *field.metadata, *limits)]
