@@ -114,12 +114,13 @@ class Client:
                 int(facts.get("parameters") or 0), str(facts.get("backend") or ""),
             )  # fmt: skip
 
-    async def count(self, **what: Any) -> int:
-        """How many tokens `text=` or `messages=` are."""
+    async def ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The tokens of a conversation, up to where the assistant would begin."""
         with _explained(self.address):
-            return int(_object(await self._http.post("/v1/tokenize", json=what))["count"])
+            body = {"messages": list(messages)}
+            return list(_object(await self._http.post("/v1/tokenize", json=body))["ids"])
 
-    async def next_tokens(self, prompt: str, sampling: SamplingConfig) -> tuple[Alternative, ...]:
+    async def next_tokens(self, prompt: str | list[int], sampling: SamplingConfig) -> tuple[Alternative, ...]:
         """The likeliest next tokens after `prompt`, likeliest first."""
         body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
         body |= {"logprobs": ALTERNATIVES, "beam_size": 1, "contrastive_alpha": 0.0}

@@ -65,7 +65,7 @@ class Server:
         key_file.write_text(key := secrets.token_urlsafe(32))
         with self._log.open("wb") as log, (self._folder / "out").open("wb") as out:
             self._process = await asyncio.create_subprocess_exec(
-                *self._program, "serve", "--model", source, "--port", "0",
+                *self._program, "serve", "--model", source, "--name", model, "--port", "0",
                 "--api-key-file", str(key_file), stdin=asyncio.subprocess.DEVNULL,
                 stdout=out, stderr=log, start_new_session=True,
             )  # fmt: skip

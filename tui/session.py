@@ -177,18 +177,16 @@ class ChatSession:
         return self.client.stream_chat(conversation.prompt(path), self.sampling, going_on)
 
     async def next_tokens(self, typed: str) -> tuple[Alternative, ...]:
-        """What the model would write after the text being typed."""
+        """What the model would write after the text being typed, or begin its answer with."""
         if self.client is None:
             return ()
-        return await self.client.next_tokens(self.context(typed), self.sampling)
-
-    def context(self, typed: str) -> str:
-        """All that the model would read before the next token of `typed`, as plain text."""
         conversation = self.conversation
         if self.is_text:
-            return conversation.text(conversation.path) + typed
-        turns = conversation.prompt(conversation.path)
-        return "\n".join([*(turn["content"] for turn in turns), typed])
+            prompt = conversation.text(conversation.path) + typed
+            return await self.client.next_tokens(prompt, self.sampling)
+        messages = conversation.prompt(conversation.path)
+        ids = await self.client.ids([*messages, {"role": "user", "content": typed}])
+        return await self.client.next_tokens(ids, self.sampling)
 
 
 def last_answer(path: Iterable[Message]) -> Message | None:
