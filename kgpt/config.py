@@ -378,14 +378,16 @@ def preset_path(source: str) -> Path | None:
     )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a configuration file, not yet validated."""
+def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
+    """The keys of a YAML file, not yet validated; with `sections`, each must hold keys itself."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).replace("\n", " ")
         raise UsageError(f"{path} is not a readable YAML file: {reason}.") from None
-    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold keys and their values.")
+    if sections and not all(isinstance(value, dict) for value in values.values()):
         raise UsageError(f"{path} must hold sections such as 'model:' and 'train:' with keys.")
     return values
 

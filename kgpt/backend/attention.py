@@ -31,8 +31,9 @@ def chunked_causal_attention(query, key, value, window=None):
     for start in range(0, length, chunk):
         end = start + chunk
         first = 0 if window is None else max(0, start - window + 1)
+        seen = slice(first, end)
         outputs.append(
-            _attend(q[:, :, start:end], k[:, :, first:end], v[:, :, first:end], start, first, window)
+            _attend(q[:, :, start:end], k[:, :, seen], v[:, :, seen], start, first, window)
         )
     return ops.transpose(ops.concatenate(outputs, axis=2), (0, 2, 1, 3))  # (B, T, N, H)
 

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import keras
 from keras import ops
 
-from kgpt.backend.attention import cached_attention, chunked_causal_attention, written_cache
+from kgpt.backend.attention import cached_attention as cached_attention
+from kgpt.backend.attention import chunked_causal_attention, written_cache
 
 remat = jax.checkpoint
 gradient_of = jax.custom_gradient
+write_cache = written_cache
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
@@ -31,9 +33,6 @@ def causal_attention(query, key, value, window=None):
     groups = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
-
-
-write_cache = written_cache
 
 
 def take_row(x, row):
@@ -64,12 +63,13 @@ def layer_norm(x, scale, bias, epsilon):
 def rms_norm(x, scale, epsilon):
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-    return (x32 * jax.lax.rsqrt(mean_square + epsilon) * ops.convert_to_tensor(scale)).astype(x.dtype)
+    scaled = x32 * jax.lax.rsqrt(mean_square + epsilon) * ops.convert_to_tensor(scale)
+    return scaled.astype(x.dtype)
 
 
 @jax.custom_vjp
 def gelu_tanh(x):
-    """x * sigmoid(2u), which equals 0.5x(1 + tanh u); XLA on CPU has a fast exp but no fast tanh."""
+    """x * sigmoid(2u), which equals 0.5x(1 + tanh u): XLA's exp is fast on CPU, its tanh is not."""
     return x * jax.nn.sigmoid(GELU_SCALE * (x + 0.044715 * x * x * x))
 
 

@@ -3,8 +3,10 @@
 import tensorflow as tf
 from keras import ops
 
-from kgpt.backend.attention import cached_attention, chunked_causal_attention, written_cache
+from kgpt.backend.attention import cached_attention as cached_attention
+from kgpt.backend.attention import chunked_causal_attention, written_cache
 
+write_cache = written_cache
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
@@ -23,9 +25,6 @@ def causal_attention(query, key, value, window=None):
     groups = query.shape[2] // key.shape[2]
     key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
-
-
-write_cache = written_cache
 
 
 def take_row(x, row):
@@ -55,7 +54,8 @@ def layer_norm(x, scale, bias, epsilon):
 def rms_norm(x, scale, epsilon):
     x32 = tf.cast(x, tf.float32)
     mean_square = tf.reduce_mean(tf.square(x32), axis=-1, keepdims=True)
-    return tf.cast(x32 * tf.math.rsqrt(mean_square + epsilon) * ops.convert_to_tensor(scale), x.dtype)
+    scaled = x32 * tf.math.rsqrt(mean_square + epsilon) * ops.convert_to_tensor(scale)
+    return tf.cast(scaled, x.dtype)
 
 
 @tf.custom_gradient

@@ -52,8 +52,9 @@ def causal_attention(query, key, value, window=None):
         steps = torch.arange(q.shape[2], device=q.device)
         distance = steps[:, None] - steps[None, :]
         mask = (distance >= 0) & (distance < window)
+    grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=grouped
     )
     return out.transpose(1, 2)
 

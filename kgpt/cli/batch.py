@@ -18,9 +18,7 @@ from kgpt.generation.text import TextEngine, seed_of, settled
 PORTION = 64  # prompts in flight; their answers are written before the next are started
 
 
-def complete_file(
-    engine: TextEngine, settings: SamplingConfig, source: str, target: str
-) -> None:
+def complete_file(engine: TextEngine, settings: SamplingConfig, source: str, target: str) -> None:
     """Answer the prompts of `source`, one JSON line each, in their order.
 
     Answers that `target` holds already are kept: the job goes on after them.
@@ -74,7 +72,7 @@ def _answered(target: Path, prompts: list[str]) -> int:
     """How many answers `target` holds; a half-written last line is cut off."""
     if not target.is_file():
         return 0
-    whole = []
+    whole: list[str] = []
     for line in target.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             prompt = json.loads(line)["prompt"]

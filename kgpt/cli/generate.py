@@ -15,6 +15,7 @@ from kgpt.cli.options import SamplingFlags
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
+from kgpt.text.display import for_output
 
 RULE = "─" * 40
 
@@ -90,7 +91,9 @@ def generate(
         prompt = sys.stdin.read()
     from kgpt.generation.text import TextEngine
 
-    drafter = _drafter(folder, draft_folder) if draft_folder else "lookup" if lookup else None
+    drafter: Any = "lookup" if lookup else None
+    if draft_folder:
+        drafter = _drafter(folder, draft_folder)
     with TextEngine(folder, max_slots=slots, draft=drafter, dtype=dtype) as engine:
         settings = options.over(engine.defaults, changes)
         if input_file is not None:
@@ -109,16 +112,17 @@ def _continue(
         for completion in engine.complete_many([prompt] * count, settings):
             print(json.dumps(completion.as_dict(prompt), ensure_ascii=False), flush=True)
     elif count == 1 and stream:
-        sys.stdout.write(prompt)
+        sys.stdout.write(for_output(prompt))
         for event in engine.stream(prompt, settings):
-            sys.stdout.write(event.text)
+            sys.stdout.write(for_output(event.text))
             sys.stdout.flush()
             if event.error:
                 raise UsageError(event.error)
         print()
     else:
         texts = engine.complete_many([prompt] * count, settings)
-        print(f"\n{RULE}\n".join(f"{prompt}{completion.text}" for completion in texts))
+        shown = (for_output(f"{prompt}{completion.text}") for completion in texts)
+        print(f"\n{RULE}\n".join(shown))
 
 
 def _drafter(folder: Path, draft_folder: Path) -> Any:

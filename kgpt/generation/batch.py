@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,10 +16,7 @@ from keras import ops
 
 from kgpt.generation.decode import CHUNK
 from kgpt.generation.programs import Programs
-from kgpt.generation.rows import (
-    FOREVER,
-     Request, idle_rows, progress_row, settings_row,
-)  # fmt: skip
+from kgpt.generation.rows import FOREVER, Request, idle_rows, progress_row, settings_row
 from kgpt.model.cache import bucket, empty_cache
 from kgpt.model.gpt import GPT
 
@@ -39,7 +37,7 @@ class Token:
 class Row:
     """One text: what was asked, what was written, and what of it the cache remembers."""
 
-    request: Request | None = None
+    asked: Request | None = None
     text: list[int] = field(default_factory=list)  # prompt and new tokens
     first: int = 0  # index in `text` of the token at position 0 of the cache
     read: int = 0  # positions of the cache that are filled
@@ -49,13 +47,18 @@ class Row:
     reused: int = 0  # tokens of the prompt that were remembered from an earlier text
 
     @property
+    def request(self) -> Request:
+        assert self.asked is not None, "an idle row has no request"
+        return self.asked
+
+    @property
     def pending(self) -> int:
         """Tokens of the text to be read before the last, which starts the writing."""
         return len(self.text) - 1 - self.first - self.read
 
     @property
     def new(self) -> list[int]:
-        return self.text[len(self.request.ids) :] if self.request else []
+        return self.text[len(self.request.ids) :]
 
     @property
     def place(self) -> int:
@@ -79,15 +82,20 @@ class Batch:
         self.context = min(context or self.config.max_length, self.config.max_length)
         self.rolls = self.config.position == "rotary"
         self.programs = Programs.of(model)
-        self.rows: list[Row] = []
+        self.rows = [Row() for _ in range(rows)]
         self.places = min(SMALLEST, self.context)
-        self._build(rows)
+        dtype = model.dtype_policy.compute_dtype
+        self.cache: Any = empty_cache(self.config, rows, self.places, dtype)
+        state = idle_rows(rows, self.config.known_vocab_size)
+        self.settings: Any
+        self.progress: Any
+        self.settings, self.progress = keras.tree.map_structure(ops.convert_to_tensor, state)
 
     # -- rows ---------------------------------------------------------------------------------
 
     def join(self, row: int, request: Request) -> None:
         """Give a row a text to write. What it remembers of an equal beginning is kept."""
-        request.check(self.config.vocab_size)
+        request.check(self.config.known_vocab_size)
         old, text = self.rows[row], list(request.ids)
         new = Row(request, text)
         if len(text) > self.context:
@@ -110,7 +118,7 @@ class Batch:
         held = self.rows[row]
         if held.writing and held.finish is None:
             self._set_running(row, False)
-        held.request, held.writing = None, False
+        held.asked, held.writing = None, False
 
     def rewind(self, row: int, text: Sequence[int]) -> None:
         """Go on from another text with the same prompt; what the cache holds of it is kept."""
@@ -177,7 +185,7 @@ class Batch:
         return held.text[begin : begin + min(held.pending, PIECES[0], self.places)]
 
     def _begin(self, row: int) -> None:
-        held, vocabulary = self.rows[row], self.config.vocab_size
+        held, vocabulary = self.rows[row], self.config.known_vocab_size
         limit = FOREVER if self.rolls else self.config.max_length
         settings = settings_row(held.request, vocabulary, limit)
         progress = progress_row(held.request, held.place, vocabulary, held.new)
@@ -258,13 +266,6 @@ class Batch:
         if places > self.places and self.places < self.context:
             size = min(bucket(places, SMALLEST), self.context)
             self.resize(range(len(self.rows)), size)
-
-    def _build(self, rows: int) -> None:
-        dtype = self.model.dtype_policy.compute_dtype
-        self.cache = empty_cache(self.config, rows, self.places, dtype)
-        state = idle_rows(rows, self.config.vocab_size)
-        self.settings, self.progress = keras.tree.map_structure(ops.convert_to_tensor, state)
-        self.rows = [Row() for _ in range(rows)]
 
     def _set_running(self, row: int, running: bool) -> None:
         flags = np.array(self.progress.running)

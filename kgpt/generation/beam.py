@@ -88,15 +88,14 @@ class Hypotheses:
 
 def beam_search(model: GPT, request: Request, context: int | None = None) -> Iterator[list[Token]]:
     """Search; gives [] at each step and at last the tokens of the best text."""
-    found: list[Found] = []
+    best: list[int] = []
     for found in search_beams(model, request, context):
+        best = found[0].ids if found else []
         yield []
-    yield [Token(token) for token in found[0].ids] if found else []
+    yield [Token(token) for token in best]
 
 
-def search_beams(
-    model: GPT, request: Request, context: int | None = None
-) -> Iterator[list[Found]]:
+def search_beams(model: GPT, request: Request, context: int | None = None) -> Iterator[list[Found]]:
     """The finished texts after each step, best first."""
     batch = Batch(model, 1, context)
     room = request.sampling.max_tokens

@@ -31,12 +31,12 @@ def contrastive_search(
     It ends where the model's context does.
     """
     config, programs = request.sampling, Programs.of(model)
-    width = min(config.top_k or DEFAULT_K, model.config.vocab_size)
+    width = min(config.top_k or DEFAULT_K, model.config.known_vocab_size)
     context = min(context or model.config.max_length, model.config.max_length)
     ids = list(request.ids)[-context:]
     room = min(config.max_tokens, context - len(ids))
     cache, said, probabilities = _read(programs, model, ids, min(bucket(len(ids) + room), context))
-    cache = keras.tree.map_structure(lambda x: ops.repeat(x, width, axis=0), cache)
+    cache = _copies(cache, [0] * width)
     for step in range(room):
         candidates = np.argsort(-probabilities, kind="stable")[:width].astype("int32")
         start = np.full(width, len(ids) + step, "int32")
@@ -49,8 +49,7 @@ def contrastive_search(
         best = int(np.argmax((1 - alpha) * probabilities[candidates] - alpha * likeness))
         said.append(states[best : best + 1])
         probabilities = np.array(after, "float32")[best]
-        choice = np.full(width, best, "int32")
-        cache = keras.tree.map_structure(lambda x, c=choice: ops.take(x, c, axis=0), cache)
+        cache = _copies(cache, [best] * width)
         token = int(candidates[best])
         yield [Token(token)]
         if token in request.stop_ids:
@@ -73,3 +72,9 @@ def _read(programs: Programs, model: GPT, ids: list[int], places: int):
 
 def _unit(states: np.ndarray) -> np.ndarray:
     return states / np.linalg.norm(states, axis=-1, keepdims=True)
+
+
+def _copies(cache, rows: list[int]):
+    """A cache whose row i is a copy of `rows[i]`."""
+    index = np.array(rows, "int32")
+    return keras.tree.map_structure(lambda x: ops.take(x, index, axis=0), cache)

@@ -40,7 +40,7 @@ def write_tokens(model, cache, settings: Settings, progress: Progress, steps, ch
     Returns:
         the cache, the progress, and `Written`.
     """
-    rows, vocabulary = ops.shape(progress.counts)
+    rows = ops.shape(progress.counts)[0]
     alternatives = min(ALTERNATIVES, progress.counts.shape[1])
     out = Written(
         tokens=ops.full((rows, chunk), -1, "int32"),
@@ -59,7 +59,9 @@ def write_tokens(model, cache, settings: Settings, progress: Progress, steps, ch
         logits = model.logits(hidden[:, 0])  # (B, V)
         chosen, report = choose(logits, settings, progress)
         chosen = ops.where(progress.running, chosen, -1)
-        out = Written(*(_put(part, i, new) for part, new in zip(out, (chosen, *report))))
+        out = Written(
+            *(_put(part, i, new) for part, new in zip(out, (chosen, *report), strict=True))
+        )
         return i + 1, cache, advance(settings, progress, chosen), out
 
     start = (ops.zeros((), "int32"), cache, progress, out)
@@ -84,17 +86,16 @@ def verify_tokens(model, cache, settings: Settings, progress: Progress, drafts):
     count = ops.cast(progress.running, "int32") * ids.shape[1]
     hidden, cache = model.extend(ids, progress.place, count, cache)
     logits = model.logits(hidden)  # (B, J + 1, V)
-    written = []
+    written, may_go_on = [], progress.running
     for i in range(ids.shape[1]):
         chosen = ops.where(progress.running, choose(logits[:, i], settings, progress)[0], -1)
         written.append(chosen)
         after = advance(settings, progress, chosen)
         foreseen = chosen == drafts[:, i] if i < drafts.shape[1] else chosen >= 0
-        going = ops.logical_and(after.running, foreseen)
-        paused = after.running  # of the row as such, whatever the draft foresaw
-        progress = after._replace(running=going)
-        last = paused if i == 0 else ops.where(chosen >= 0, paused, last)
-    return cache, progress._replace(running=last), ops.stack(written, axis=1)
+        # Whether the text goes on is one thing, whether the draft foresaw it another.
+        may_go_on = ops.where(chosen >= 0, after.running, may_go_on)
+        progress = after._replace(running=ops.logical_and(after.running, foreseen))
+    return cache, progress._replace(running=may_go_on), ops.stack(written, axis=1)
 
 
 def choose(logits, settings: Settings, progress: Progress):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
@@ -52,7 +53,7 @@ class Engine:
         self.draft = draft
         self._stats = EngineStats(slots=max_slots)
         self._scheduler = Scheduler(model, max_slots, context)
-        self._vocab_size = model.config.vocab_size
+        self._vocab_size = model.config.known_vocab_size
         self._arrived: deque[Job] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
@@ -134,7 +135,7 @@ class Engine:
         for done, count in enumerate(rows):
             if progress is not None:
                 progress(done, len(rows))
-            self.call(lambda count=count: scheduler.warm(count))
+            self.call(functools.partial(scheduler.warm, count))
         if progress is not None:
             progress(len(rows), len(rows))
 

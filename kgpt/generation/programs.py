@@ -101,5 +101,3 @@ def _put_row(state, row, values):
     return type(state)(
         *(backend.put_row(part, row, value) for part, value in zip(state, values, strict=True))
     )
-
-

@@ -206,7 +206,7 @@ class Scheduler:
 
     def _start_search(self, job: Job) -> Iterator[list[Token]]:
         request = job.request
-        request.check(self.model.config.vocab_size)
+        request.check(self.model.config.known_vocab_size)
         if request.sampling.beam_size > 1:
             return beam_search(self.model, request, self.context)
         if request.sampling.contrastive_alpha:

@@ -147,7 +147,9 @@ class TextEngine:
         handle.cancel = lambda: self.engine.cancel(job)
         return handle
 
-    def stream(self, prompt: Prompt, sampling: SamplingConfig, **options: Any) -> Iterator[TextEvent]:
+    def stream(
+        self, prompt: Prompt, sampling: SamplingConfig, **options: Any
+    ) -> Iterator[TextEvent]:
         """The events of one text as they come; closing the iterator cancels the text."""
         events: queue.SimpleQueue[TextEvent] = queue.SimpleQueue()
         handle = self.submit(prompt, sampling, events.put, **options)
@@ -237,8 +239,8 @@ class TextEngine:
             if phrase not in self._banned:
                 forms = {phrase, phrase.lower(), phrase.capitalize()}
                 forms |= {f" {form}" for form in forms}
-                ids = self.tokenizer.encode_batch(sorted(forms))
-                self._banned[phrase] = [list(form) for form in {tuple(form) for form in ids} if form]
+                ids = {tuple(form) for form in self.tokenizer.encode_batch(sorted(forms))}
+                self._banned[phrase] = [list(form) for form in sorted(ids) if form]
             found += self._banned[phrase]
         return found
 

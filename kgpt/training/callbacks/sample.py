@@ -49,7 +49,7 @@ class Samples(StepCallback):
                 self.tokenizer.encode(prompt) or start,
                 sampling,
                 stop_ids=self.tokenizer.stop_ids,
-                seed=(sampling.seed + row) % 2**31,
+                seed=((sampling.seed or 0) + row) % 2**31,
             )
             for row, prompt in enumerate(prompts)
         ]
