@@ -55,6 +55,7 @@ class TrainScreen(Screen[None]):
         self.speeds: list[Speed] = []
         self.backends = launch.installed_backends()
         self._named = False  # the user named the run, so that the preset no longer does
+        self._suggested = _run_name(DEFAULT)
 
     def compose(self) -> ComposeResult:
         with Grid(id="top"):
@@ -63,7 +64,7 @@ class TrainScreen(Screen[None]):
             yield Static("data", classes="name")
             yield Choice((), "", id="data")
             yield Static("run", classes="name")
-            yield Input(_run_name(DEFAULT), compact=True, id="run")
+            yield Input(self._suggested, compact=True, id="run")
             yield Static("backend", classes="name")
             yield Choice(tuple(self.backends), self.backends[0], id="backend")
             yield Static("search", classes="name")
@@ -144,7 +145,7 @@ class TrainScreen(Screen[None]):
 
     @on(Input.Changed, "#run")
     def _renamed(self, event: Input.Changed) -> None:
-        self._named = True
+        self._named = event.value != self._suggested
         self._check()
 
     @on(Input.Changed, "#search")
@@ -203,8 +204,8 @@ class TrainScreen(Screen[None]):
 
     def _name_run(self) -> None:
         field = self.query_one("#run", Input)
-        with field.prevent(Input.Changed):
-            field.value = _run_name(self.query_one("#preset", Choice).value)
+        self._suggested = _run_name(self.query_one("#preset", Choice).value)
+        field.value = self._suggested
 
     # -- what the keys do ------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class CostPanel(Static):
 
 def _parts(cost: Cost) -> str:
     optimizer = size(cost.weights + cost.gradients + cost.optimizer)
-    return f"{optimizer} weights, gradients, optimizer; {size(cost.activations)} activations"
+    return f"{optimizer} weights and optimizer, {size(cost.activations)} activations"
 
 
 def _passes(cost: Cost, data: FoundData | None) -> str:

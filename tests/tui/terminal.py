@@ -1,0 +1,61 @@
+"""kgpt-tui in a real terminal: tmux is the terminal, keys go in, the screen comes out."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+class Terminal:
+    """A tmux server of its own with one window, in the folder `home`."""
+
+    def __init__(self, home: Path, size: tuple[int, int] = (120, 40)):
+        self.home, self.size = home, size
+        self._socket = f"kgpt-{os.getpid()}-{home.name}"
+
+    def start(self, command: str, environment: Mapping[str, str]) -> None:
+        """Run `command` in the window; the window stays when it ends."""
+        given = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+        line = f"cd {shlex.quote(str(self.home))} && env -u COLUMNS -u LINES {given} {command}; echo ENDED; cat"
+        width, height = map(str, self.size)
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", width, "-y", height, line)
+
+    def keys(self, *keys: str) -> None:
+        for key in keys:
+            self._tmux("send-keys", key)
+            time.sleep(0.15)
+
+    def type(self, text: str) -> None:
+        self._tmux("send-keys", "-l", text)
+        time.sleep(0.15)
+
+    def screen(self, colours: bool = False) -> str:
+        return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
+
+    def wait(self, true: str | Callable[[], object], seconds: float = 60) -> str:
+        """The screen, once it holds a text or a condition is met; fails after `seconds`."""
+        end = time.monotonic() + seconds
+        while True:
+            now = self.screen()
+            if (true in now) if isinstance(true, str) else true():
+                return now
+            assert time.monotonic() < end, f"waited {seconds} s for {true!r}; the screen:\n{now}"
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        self._tmux("kill-server")
+
+    def _tmux(self, *arguments: str) -> str:
+        command = ["tmux", "-L", self._socket, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def kgpt_tui(*arguments: str) -> str:
+    """The command line of the app, with the interpreter of these tests."""
+    call = "from kgpt_tui.app import main; main()"
+    return shlex.join([sys.executable, "-c", call, *arguments])
