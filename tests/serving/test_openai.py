@@ -46,7 +46,7 @@ def test_a_stream_says_the_same_as_a_whole_answer(api):
     assert chunks[0].choices[0].delta.role == "assistant"
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == whole.choices[0].message.content
-    assert len(chunks) > 20
+    assert len(chunks) > 4
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
     assert all(chunk.usage is None for chunk in chunks[:-1])
@@ -66,8 +66,10 @@ def test_logprobs_in_chat(api):
     assert len(content) == 8
     assert b"".join(bytes(t.bytes) for t in content).decode() == answer.choices[0].message.content
     assert all(len(token.top_logprobs) == 3 for token in content)
-    assert content[0].id == content[0].top_logprobs[0].id
-    assert content[0].filtered == content[0].top_logprobs[0].filtered
+    for token in content:
+        same = [other for other in token.top_logprobs if other.id == token.id]
+        assert [other.logprob for other in same] == [token.logprob] * len(same)
+        assert token.filtered == (same[0].filtered if same else None)
 
 
 def test_logprobs_streamed_are_those_of_the_whole(api):

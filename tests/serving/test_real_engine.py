@@ -1,0 +1,96 @@
+"""The `openai` client against the real engine, on the backend at hand.
+
+The tests are those that the engine without a model passes too.
+"""
+
+import pytest
+
+from tests.serving.conftest import eventually, start
+from tests.serving.test_openai import (  # noqa: F401
+    client_of,
+    test_a_prefilled_answer_is_gone_on_with,
+    test_a_stream_says_the_same_as_a_whole_answer,
+    test_another_model_is_not_found,
+    test_bad_requests_are_explained,
+    test_chat,
+    test_logprobs_in_chat,
+    test_logprobs_of_plain_completions,
+    test_logprobs_streamed_are_those_of_the_whole,
+    test_n_streams_share_one_response,
+    test_n_texts_are_those_of_consecutive_seeds,
+    test_parts_of_text_are_one_text,
+    test_several_prompts_and_token_ids,
+    test_stop_strings_end_the_text_and_are_not_in_it,
+    test_the_model_is_listed,
+)
+from tests.serving.tiny import write_tiny_model
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    from kgpt.generation.text import TextEngine
+
+    folder = write_tiny_model(tmp_path_factory.mktemp("model"), max_length=512)
+    engine = TextEngine(folder, max_slots=4, max_queue=60)
+    engine.warm_up = lambda progress: progress(0, 0)  # tests compile only what they use
+    # Texts of ASCII that go on: an untrained model would write half characters, and end at once.
+    engine.defaults.logit_bias = dict.fromkeys(range(128, 259), -100.0)
+    engine.defaults.max_tokens = 20
+    running = start(engine, max_slots=4, max_queue=60)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def api(server):
+    with client_of(server) as client:
+        yield client
+
+
+def test_seeds_decide(api):
+    ask = {"model": "fake", "prompt": "a", "max_tokens": 30}
+    texts = [api.completions.create(**ask, seed=seed).choices[0].text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_searches_answer(api):
+    for search in ({"beam_size": 3}, {"contrastive_alpha": 0.5, "top_k": 4}):
+        answer = api.completions.create(model="fake", prompt="a", max_tokens=6, extra_body=search)
+        assert answer.usage.completion_tokens == 6 and answer.choices[0].text
+
+
+def test_the_next_tokens_distribution(api):
+    ask = {"model": "fake", "prompt": "a", "max_tokens": 1, "logprobs": 20}
+    answer = api.completions.create(**ask, temperature=1, extra_body={"top_k": 5})
+    (token,) = answer.choices[0].logprobs.content
+    logprobs = [other["logprob"] for other in token["top_logprobs"]]
+    assert logprobs == sorted(logprobs, reverse=True) and len(logprobs) == 20
+    kept = [other["filtered"] for other in token["top_logprobs"] if other["filtered"]]
+    assert len(kept) <= 5 and sum(kept) == pytest.approx(1, abs=1e-3)
+
+
+def test_banned_words_of_the_server_are_never_written(server, api):
+    ask = {"model": "fake", "prompt": "a", "seed": 3, "max_tokens": 40}
+    text = api.completions.create(**ask).choices[0].text
+    banned = text[5:7]
+    server.service.config.banned = [banned]
+    try:
+        for seed in range(3, 7):
+            for more in ({}, {"logit_bias": {str(ord(banned[1])): 100}}):
+                asked = {**ask, "seed": seed, "extra_body": {"banned": []}, **more}
+                answer = api.completions.create(**asked)
+                assert banned not in answer.choices[0].text
+    finally:
+        server.service.config.banned = []
+
+
+def test_a_client_that_goes_away_frees_its_slot(server, api):
+    ask = {"model": "fake", "prompt": "a", "max_tokens": 400, "n": 4}
+    streams = [api.completions.create(**ask, stream=True) for _ in range(3)]
+    for stream in streams:
+        next(iter(stream))
+        stream.close()
+    eventually(lambda: server.engine.stats().active + server.engine.stats().queued == 0)
+    assert not server.service.running
