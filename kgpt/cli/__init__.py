@@ -23,15 +23,20 @@ app = App(
 )
 data = App(name="data", help="Make, fetch and look at data sets.")
 runs = App(name="runs", help="List, compare and steer training runs.")
+bench = App(name="bench", help="Measure kgpt, or another server, on this machine.")
 app.command(data)
 app.command(runs)
+app.command(bench)
 app.command("kgpt.cli.demo:demo", help="From nothing to a chat: corpus, training, questions.")
 app.command("kgpt.cli.train:train", help="Train a model, or go on with a run.")
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
 app.command("kgpt.cli.export:export", help="Write a model for other software.")
 app.command("kgpt.cli.import_:import_model", name="import", help="Bring in a model from elsewhere.")
+app.command("kgpt.cli.info:info", help="What a model is made of, and what it needs.")
+app.command("kgpt.cli.quantize:quantize", help="Store a model in 8 or 4 bits a weight.")
 app.command("kgpt.cli.generate:generate", help="Write text with a trained model.")
 app.command("kgpt.cli.chat:chat", help="Talk with a model, in a plain terminal or a pipe.")
+bench.command("kgpt.cli.bench:bench_serve", name="serve", help="A running server, under load.")
 for name, help_text in {
     "prepare": "Turn text files into a data set.",
     "get": "Download a well-known text and prepare it.",

@@ -1,0 +1,56 @@
+"""`kgpt bench`: figures on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kgpt.errors import KgptError, UsageError
+
+
+def bench_serve(
+    *,
+    url: str = "http://127.0.0.1:8000",
+    clients: int = 8,
+    seconds: float = 30.0,
+    max_tokens: int = 128,
+    api_key: str | None = None,
+    json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Measure a running server: tokens per second, and how long clients wait.
+
+    Any server that speaks the OpenAI API can be measured.
+
+    Parameters
+    ----------
+    url
+        Where the server is.
+    clients
+        How many clients ask at the same time.
+    seconds
+        For how long they ask.
+    max_tokens
+        The length of each answer.
+    api_key
+        The server's API key, if it has one.
+    json_line
+        Print the figures as one JSON object.
+    """
+    if clients < 1 or seconds <= 0 or max_tokens < 1:
+        raise UsageError("--clients, --seconds and --max-tokens must be above zero.")
+    from kgpt.serving.load import Load
+
+    load = Load(url, clients, seconds, max_tokens, key=api_key)
+    outcome = asyncio.run(load.run())
+    if not outcome.finished:
+        reason = f": {outcome.errors[0]}" if outcome.errors else ""
+        raise KgptError(f"No answer came from {url}{reason}.")
+    figures = {"clients": clients, **outcome.as_dict()}
+    if json_line:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name.replace('_', ' '):20} {value}")
