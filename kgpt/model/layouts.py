@@ -110,17 +110,19 @@ _GPT2_NAMES = {
 }
 
 
+def gpt2_name(path: str) -> str:
+    """What GPT-2 calls the variable `path`."""
+    block, _, part = path.partition("/")
+    if block.startswith("block_"):
+        return f"transformer.h.{block.removeprefix('block_')}.{_GPT2_NAMES[part]}"
+    return _GPT2_NAMES[path]
+
+
 def _gpt2(config: ModelConfig) -> Iterator[Stored]:
     """GPT-2 keeps its matrices (in, out), as kgpt does, and cannot do without biases."""
     for path, shape in shapes(config.model_copy(update={"bias": True})):
-        block, _, part = path.partition("/")
-        if block.startswith("block_"):
-            name = f"transformer.h.{block.removeprefix('block_')}.{_GPT2_NAMES[part]}"
-        else:
-            name = _GPT2_NAMES[path]
-        yield Stored(
-            path, shape, (name,), shape[-1:], absent=not config.bias and path.endswith("bias")
-        )
+        absent = not config.bias and path.endswith("bias")
+        yield Stored(path, shape, (gpt2_name(path),), shape[-1:], absent=absent)
 
 
 _LLAMA_NAMES = {

@@ -183,9 +183,11 @@ class TemplateFormat:
             ids += more
             spans += [(begin + start, begin + end) for start, end in places_in_piece]
             begin += len(piece)
-        return ids, self._mask(spans, ids, spoken)
+        return ids, self._mask(ids, spans, plain, spoken)
 
-    def _mask(self, spans, ids: list[int], spoken: str) -> list[bool]:
+    def _mask(
+        self, ids: list[int], spans: list[tuple[int, int]], plain: str, spoken: str
+    ) -> list[bool]:
         """For each token, whether the assistant said it: its words, and the token after them."""
         said: list[tuple[int, int]] = []
         start = None
@@ -195,6 +197,8 @@ class TemplateFormat:
                 said.append((start, place))
             if found[0] != BREAK:
                 start = place if found[0] == OPEN else None
+        # The model has to write what stands between its words and the token that ends them.
+        said = [(start, len(plain) - len(plain[stop:].lstrip())) for start, stop in said]
         special = self.tokenizer.special
         mask = [any(a < stop and b > start for start, stop in said) for a, b in spans]
         for i in range(1, len(ids)):

@@ -76,9 +76,10 @@ def read_gpt2(vocab: Path, merges: Path, prefix: bool = False) -> tokenizers.Tok
 def _add_missing(inner: tokenizers.Tokenizer, folder: Path) -> None:
     """Add the tokens that only the files beside tokenizer.json know."""
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    known = {token.content for token in inner.get_added_tokens_decoder().values()}
     for token_id, facts in sorted(added_tokens(folder).items()):
         text = facts["content"]
-        if inner.token_to_id(text) is None:
+        if text not in known:
             given = {flag: bool(facts[flag]) for flag in flags if flag in facts}
             inner.add_tokens([AddedToken(text, **given)])
         if inner.token_to_id(text) != token_id:
