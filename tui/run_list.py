@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,15 @@ class RunList:
         self._glances: dict[Path, Glance] = {}
         self._configs: dict[Path, tuple[float, dict[str, Any]]] = {}
 
-    async def refresh(self) -> None:
-        """Look at every run once; a run that vanishes meanwhile is left out."""
+    async def refresh(self, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Look at every run once; a run that vanishes meanwhile is left out.
+
+        The reading of long metrics waits while the list is not `wanted`.
+        """
         rows = []
         for run in self._found():
             glance = self._glances.setdefault(run.path, Glance(run.path / "metrics.jsonl"))
-            while glance.read():
+            while wanted() and glance.read():
                 await asyncio.sleep(0)
             status = run.status()
             found = condition(run, status)

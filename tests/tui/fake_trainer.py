@@ -65,7 +65,7 @@ def metric(step: int, when: float, total: int) -> dict:
 
 
 def add_sample(run: Run, step: int, prompt: str = "It was Monday.") -> None:
-    text = " " + POEM * (1 + step // 300)
+    text = " " + POEM * (1 + min(step, 2000) // 300)
     run.append("samples", {"step": step, "prompt": prompt, "text": text, "sampling": {}})
 
 

@@ -112,7 +112,7 @@ class HomeScreen(Screen[None]):
         ticks = 0
         while True:
             if self.is_current:
-                await self.list.refresh()
+                await self.list.refresh(lambda: self.is_current)
                 if ticks % 5 == 0:
                     self.models = _models()
                 self.post_message(self.Refreshed())

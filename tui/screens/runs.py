@@ -84,9 +84,10 @@ class RunsScreen(Screen[None]):
     async def follow(self) -> None:
         while True:
             if self.is_current:
-                await self.list.refresh()
+                await self.list.refresh(lambda: self.is_current)
                 for feed in self._feeds():
-                    await feed.catch_up()
+                    while self.is_current and feed.read():
+                        await asyncio.sleep(0)
                 self.post_message(self.Refreshed())
             await asyncio.sleep(PERIOD_S)
 
