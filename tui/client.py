@@ -18,6 +18,7 @@ from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
 
 ALTERNATIVES = 20  # as many as the API gives
+NONSENSE = (SSEError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 SILENCE_S = 60.0  # an answer that says nothing for so long counts as stuck
 
 
@@ -248,7 +249,9 @@ class _explained:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        if isinstance(error, NONSENSE):
+            said = "The server's answer makes no sense; is it an OpenAI-compatible server?"
+        elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             said = f"No server answers at {self.address}; is it running?"
         elif isinstance(error, httpx.TimeoutException):
             said = "The server has said nothing for too long; stop it or try again."
@@ -256,10 +259,6 @@ class _explained:
             said = f"{self.address} is not an address such as http://127.0.0.1:8000."
         elif isinstance(error, httpx.HTTPError):
             said = "The connection to the server broke."
-        elif isinstance(
-            error, SSEError | ValueError | KeyError | TypeError | IndexError | AttributeError
-        ):
-            said = "The server's answer makes no sense; is it an OpenAI-compatible server?"
         else:
             return
         raise ServerError(said) from error

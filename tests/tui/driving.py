@@ -11,7 +11,7 @@ from typing import Any
 from kgpt_tui.app import KgptApp, Options
 
 SIZES = [(40, 12), (80, 24), (120, 40)]
-PATIENCE_S = 20.0
+PATIENCE_S = 8.0
 
 
 def drive(

@@ -144,6 +144,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("command")
     parser.add_argument("--model")
+    parser.add_argument("--name")
     parser.add_argument("--port", type=int)
     parser.add_argument("--api-key-file", type=Path)
     chosen = parser.parse_args()

@@ -272,10 +272,10 @@ class ChatPanels(Base):
             self.inspected, self.place = chosen, 0
             self.draw_tokens()
 
-    @on(Alternatives.Step)
-    def _step(self, event: Alternatives.Step) -> None:
+    def step_token(self, offset: int) -> None:
+        """Go along the answer; called, not messaged, so that quick keys keep their order."""
         if self.inspected is not None:
-            self.place = min(max(self.place + event.offset, 0), len(self.inspected.tokens) - 1)
+            self.place = min(max(self.place + offset, 0), len(self.inspected.tokens) - 1)
             self.draw_tokens()
 
     @on(Alternatives.Recolour)

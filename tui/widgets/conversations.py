@@ -100,7 +100,7 @@ class ConversationList(Vertical):
 def _line(entry: Entry, current: bool, width: int) -> Content:
     mark = "★ " if entry.pinned else ("● " if current else "  ")
     when = age(entry.updated)
-    title = Content(one_line(entry.title or "Untitled", 200))
+    title = Content(one_line(entry.title or "New chat", 200))
     title = title.truncate(max(4, width - len(when) - 3), ellipsis=True, pad=True)
     line = Content.assemble(
         (mark, "$accent"),

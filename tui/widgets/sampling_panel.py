@@ -82,6 +82,7 @@ class FieldRow(Widget, can_focus=True):
 
     def _change(self, value: Any) -> None:
         if value != self.value:
+            self.value = value  # at once: the next key press may come before the panel hears
             self.post_message(self.Changed(self.control, value))
 
     def action_step(self, steps: int) -> None:
@@ -222,6 +223,7 @@ class SamplingPanel(Vertical):
             self.sampling = SamplingConfig.model_validate(values)
         except ValidationError as error:
             problem = sentence(error, SamplingConfig)
+            self.query_one(f"#field-{name}", FieldRow).value = getattr(self.sampling, name)
             self._say(problem)
             return problem
         self.query_one(f"#field-{name}", FieldRow).value = getattr(self.sampling, name)

@@ -39,13 +39,6 @@ class Alternatives(OptionList):
         Binding("p", "colouring", "Colours", id="tokens.colouring"),
     ]
 
-    class Step(Event):
-        """Another token of the answer is to be shown."""
-
-        def __init__(self, offset: int):
-            super().__init__()
-            self.offset = offset
-
     class Recolour(Event):
         """The other kind of colours is wanted."""
 
@@ -53,7 +46,7 @@ class Alternatives(OptionList):
         super().__init__(id="alternatives", compact=True, markup=False)
 
     def action_step(self, offset: int) -> None:
-        self.post_message(self.Step(offset))
+        self.screen.step_token(offset)  # type: ignore[attr-defined]
 
     def action_colouring(self) -> None:
         self.post_message(self.Recolour())

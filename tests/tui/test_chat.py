@@ -1,0 +1,496 @@
+"""The chat on its screen: each key, each command, and every fault of a server."""
+
+import asyncio
+import json
+
+import pytest
+
+from kgpt_tui.screens.chat import ChatScreen
+from kgpt_tui.screens.dialogs import AskScreen
+from kgpt_tui.screens.models import ModelScreen
+from kgpt_tui.screens.write import WriteScreen
+from kgpt_tui.store import Store
+from kgpt_tui.widgets.composer import Composer
+from kgpt_tui.widgets.conversations import Entries
+from kgpt_tui.widgets.message import MessageView
+from kgpt_tui.widgets.message_list import MOUNTED, MessageList
+from kgpt_tui.widgets.sampling_panel import FieldRow, PresetRow
+from kgpt_tui.widgets.token_panel import Alternatives, TokenPanel
+from tests.tui.driving import drive, screen_text, wait_until
+from tests.tui.fake_server import ANSWER, FakeServer
+
+
+class Chat:
+    """The chat screen in the hands of a test."""
+
+    def __init__(self, app, pilot, fake):
+        self.app, self.pilot, self.fake = app, pilot, fake
+        self.screen = app.screen
+        self.session = app.screen.session
+
+    @property
+    def path(self):
+        return self.session.conversation.path
+
+    @property
+    def texts(self):
+        return [message.content for message in self.path]
+
+    async def until(self, holds, what=""):
+        await wait_until(self.pilot, holds, what)
+
+    async def press(self, *keys):
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def write(self, text):
+        self.screen.query_one(Composer).focus()
+        self.screen.query_one(Composer).fill(text)
+        await self.press("enter")
+
+    async def done(self):
+        await self.until(lambda: self.screen.answering is None, "the end of the answer")
+
+    async def ask(self, text="hello"):
+        await self.write(text)
+        await self.until(lambda: text in self.texts, "the question")
+        await self.done()
+
+
+def chat(script, tmp_path, size=(120, 40), theme=None, **fake_options):
+    """Run `script(chat)` on a chat screen that is connected to a fake server."""
+
+    async def opened(app, pilot):
+        async with FakeServer(**fake_options) as fake:
+            app.switch_mode("chat")
+            await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen))
+            screen = app.screen
+            await wait_until(pilot, lambda: screen.focused is not None)
+            screen._connect(fake.address, None)
+            await wait_until(pilot, lambda: screen.session.facts is not None)
+            await script(Chat(app, pilot, fake))
+            screen.stop_answer()
+            if screen.session.client:
+                await screen.session.client.close()
+
+    drive(opened, tmp_path, size, theme)
+
+
+def test_enter_sends_and_the_answer_is_drawn_and_kept(tmp_path):
+    async def script(chat):
+        await chat.ask("Tell me of the moon")
+        assert chat.texts == ["Tell me of the moon", ANSWER]
+        assert "quiet lamp" in screen_text(chat.app)
+        assert chat.screen.query_one(Composer).text == ""
+        assert "/128 context" in screen_text(chat.app)
+
+    chat(script, tmp_path)
+    store = Store(tmp_path / "chats" / "chats.db")
+    assert store.entries("lamp")[0].title == "Tell me of the moon"
+
+
+def test_ctrl_j_makes_a_line_and_up_and_down_walk_through_what_was_written(tmp_path):
+    async def script(chat):
+        await chat.press("a", "ctrl+j", "b")
+        assert chat.screen.query_one(Composer).text == "a\nb"
+        await chat.press("enter")
+        await chat.done()
+        await chat.ask("second")
+        composer = chat.screen.query_one(Composer)
+        await chat.press("x", "up")
+        assert composer.text == "second"
+        await chat.press("up")
+        assert composer.text == "a\nb"
+        await chat.press("down", "down")
+        assert composer.text == "x"
+
+    chat(script, tmp_path)
+
+
+def test_escape_stops_and_keeps_what_was_written(tmp_path):
+    async def script(chat):
+        await chat.write("hello")
+        await chat.until(lambda: "moon" in chat.texts[-1])
+        await chat.press("escape")
+        await chat.done()
+        assert chat.path[-1].finish == "stopped"
+        assert ANSWER.startswith(chat.texts[-1]) and chat.texts[-1] != ANSWER
+        await chat.until(lambda: "stopped" in screen_text(chat.app))
+        await chat.press("ctrl+g")  # and it goes on from there
+        await chat.until(lambda: chat.screen.answering is not None)
+        assert chat.fake.requests[-1]["continue_final_message"] is True
+
+    chat(script, tmp_path, pause=0.05)
+
+
+def test_alternatives_are_kept_and_walked_with_the_arrows(tmp_path):
+    async def script(chat):
+        await chat.ask()
+        chat.fake.answer = "Another answer."
+        await chat.press("ctrl+r")
+        await chat.until(lambda: "Another answer." in chat.texts)
+        await chat.done()
+        await chat.press("escape")
+        assert "‹ 2/2 ›" in screen_text(chat.app)
+        await chat.press("left")
+        assert chat.texts[-1] == ANSWER and "‹ 1/2 ›" in screen_text(chat.app)
+        await chat.press("left", "right", "right")
+        assert chat.texts[-1] == "Another answer."
+
+    chat(script, tmp_path)
+
+
+def test_a_question_is_edited_and_sent_again(tmp_path):
+    async def script(chat):
+        await chat.ask("first")
+        await chat.press("escape", "home", "e")
+        await chat.until(lambda: isinstance(chat.app.screen, WriteScreen))
+        await chat.press("!", "ctrl+s")
+        await chat.until(lambda: "first!" in chat.texts)
+        await chat.done()
+        assert len(chat.session.conversation.children(None)) == 2
+
+    chat(script, tmp_path)
+
+
+def test_an_answer_is_rewritten_by_hand(tmp_path):
+    async def script(chat):
+        await chat.ask()
+        await chat.press("escape", "e")
+        await chat.until(lambda: isinstance(chat.app.screen, WriteScreen))
+        await chat.press("?", "ctrl+s")
+        await chat.until(lambda: chat.texts[-1] == ANSWER + "?")
+        assert len(chat.session.conversation.siblings(chat.path[-1])) == 2
+
+    chat(script, tmp_path)
+
+
+def test_a_branch_is_deleted_and_comes_back(tmp_path):
+    async def script(chat):
+        await chat.ask()
+        await chat.press("escape", "x")
+        await chat.until(lambda: len(chat.path) == 1)
+        await chat.press("u")
+        await chat.until(lambda: len(chat.path) == 2)
+
+    chat(script, tmp_path)
+
+
+def test_copy_puts_the_text_itself_on_the_clipboard(tmp_path):
+    async def script(chat):
+        await chat.ask()
+        await chat.press("escape", "y")
+        assert chat.app.clipboard == "a\x1b[31m [/b] é"
+
+    chat(script, tmp_path, answer="a\x1b[31m [/b] é")
+
+
+def test_tokens_are_inspected_and_branched_from(tmp_path):
+    async def script(chat):
+        await chat.ask()
+        await chat.press("ctrl+t")
+        panel, view = chat.screen.query_one(TokenPanel), chat.screen.query(MessageView).last()
+        assert view.palette is not None and view.token == 0
+        await chat.press("right", "right")
+        assert panel.token.text == " is" and view.token == 2
+        await chat.press("p")
+        assert view.palette.by == "entropy"
+        await chat.press("home", "down", "enter")  # the second alternative: " a"
+        await chat.until(lambda: len(chat.session.conversation.siblings(chat.path[-1])) == 2)
+        await chat.done()
+        assert chat.texts[-1].startswith("The moon a" + "The moon is a")
+        sent = chat.fake.requests[-1]
+        assert sent["continue_final_message"] and sent["messages"][-1]["content"] == "The moon a"
+        assert [t.text for t in chat.path[-1].tokens][:3] == ["The", " moon", " a"]
+
+    chat(script, tmp_path)
+
+
+def test_a_token_that_is_no_text_is_not_branched_from(tmp_path):
+    async def script(chat):
+        await chat.ask()
+        await chat.press("ctrl+t")
+        options = chat.screen.query_one(Alternatives)
+        texts = [other.text for other in chat.screen.query_one(TokenPanel).token.top]
+        options.highlighted = texts.index("")
+        await chat.press("enter")
+        assert len(chat.session.conversation.siblings(chat.path[-1])) == 1
+
+    chat(script, tmp_path)
+
+
+def test_sliders_change_the_next_answer_and_the_next_tokens(tmp_path):
+    async def script(chat):
+        await chat.press("ctrl+s")
+        chat.screen.query_one("#field-temperature", FieldRow).focus()
+        await chat.press("right", "right")
+        assert chat.session.sampling.temperature == 1.1
+        before = len(chat.fake.requests)
+        await chat.until(lambda: len(chat.fake.requests) > before)
+        assert chat.fake.requests[-1]["temperature"] == 1.1
+        assert chat.fake.requests[-1]["max_tokens"] == 1
+        await chat.press("backspace")
+        assert chat.session.sampling.temperature == 1.0
+        await chat.press("enter")
+        await chat.until(lambda: isinstance(chat.app.screen, AskScreen))
+        await chat.press("end", *["backspace"] * 5, "5", "0", "0")
+        await chat.until(lambda: "less than or equal to 100" in screen_text(chat.app))
+        await chat.press("backspace", "backspace", "enter")
+        await chat.until(lambda: chat.session.sampling.temperature == 5.0)
+
+    chat(script, tmp_path)
+
+
+def test_every_field_can_be_stepped_and_reset(tmp_path):
+    async def script(chat):
+        await chat.press("ctrl+s")
+        default = chat.session.sampling
+        for row in chat.screen.query(FieldRow):
+            row.focus()
+            await chat.press("right", "left", "left", "shift+right", "space", "backspace")
+            assert chat.session.sampling == default, row.control.name
+
+    chat(script, tmp_path)
+
+
+def test_presets_are_used_saved_and_forgotten(tmp_path):
+    async def script(chat):
+        await chat.press("ctrl+s")
+        chat.screen.query_one(PresetRow).focus()
+        await chat.press("right")
+        assert chat.session.sampling.temperature == 0.0  # greedy
+        await chat.write("/set top_k=7")
+        await chat.until(lambda: chat.session.sampling.top_k == 7)
+        await chat.write("/save-preset mine")
+        await chat.until(lambda: "mine" in chat.app.settings.presets)
+        await chat.write("/preset balanced")
+        await chat.until(lambda: chat.session.sampling.temperature == 0.8)
+        await chat.write("/preset mine")
+        await chat.until(lambda: chat.session.sampling.top_k == 7)
+        chat.screen.query_one(PresetRow).focus()
+        await chat.press("x")
+        assert "mine" not in chat.app.settings.presets
+
+    chat(script, tmp_path)
+
+
+def test_conversations_are_listed_searched_renamed_pinned_and_deleted(tmp_path):
+    async def script(chat):
+        await chat.ask("about foxes")
+        await chat.press("ctrl+n")
+        chat.fake.answer = "Bears sleep."
+        await chat.ask("about bears")
+        entries = chat.screen.query_one(Entries)
+        assert entries.option_count == 2
+        await chat.press("ctrl+f", *"sleep", "enter")
+        assert entries.option_count == 1 and chat.screen.focused is entries
+        await chat.press("slash", *["backspace"] * 5, "enter", "end", "enter")
+        await chat.until(lambda: chat.texts[0] == "about foxes")
+        await chat.press("p")
+        await chat.until(lambda: "★" in screen_text(chat.app))
+        await chat.press("r")
+        await chat.until(lambda: isinstance(chat.app.screen, AskScreen))
+        await chat.press(*" too", "enter")
+        await chat.until(lambda: "about foxes too" in screen_text(chat.app))
+        entries.focus()
+        await chat.press("home", "d")
+        await chat.until(lambda: entries.option_count == 1)
+        await chat.press("u")
+        await chat.until(lambda: entries.option_count == 2)
+
+    chat(script, tmp_path)
+
+
+def test_slash_commands_are_completed_and_run(tmp_path):
+    async def script(chat):
+        composer = chat.screen.query_one(Composer)
+        await chat.press("slash", "s", "y")
+        assert "/system" in screen_text(chat.app)
+        await chat.press("tab")
+        assert composer.text == "/system "
+        await chat.press(*"be brief", "enter")
+        await chat.until(lambda: chat.session.conversation.system == "be brief")
+        await chat.ask()
+        assert chat.fake.requests[-1]["messages"][0] == {"role": "system", "content": "be brief"}
+        await chat.write("/nonsense")
+        await chat.until(lambda: "no command" in screen_text(chat.app))
+        await chat.write("/prefill Once")
+        await chat.done()
+        await chat.until(lambda: chat.texts[-1] == "Once" + ANSWER)
+
+    chat(script, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["chat.md", "chat.json"])
+def test_a_chat_is_written_to_a_file_and_read_again(tmp_path, name):
+    file = tmp_path / name
+
+    async def script(chat):
+        await chat.ask("What?\n<!-- kgpt:user -->")
+        before = chat.texts
+        await chat.write(f"/export {file}")
+        await chat.until(file.exists)
+        await chat.write("/new")
+        await chat.until(lambda: not chat.path)
+        await chat.write(f"/import {file}")
+        await chat.until(lambda: chat.texts == before)
+
+    chat(script, tmp_path)
+
+
+def test_a_file_that_is_no_chat_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"format": "kgpt-conversation", "messages": 3}))
+
+    async def script(chat):
+        await chat.write(f"/import {tmp_path / 'a.json'}")
+        await chat.until(lambda: "no conversation" in screen_text(chat.app))
+        await chat.write(f"/import {tmp_path / 'none.md'}")
+        await chat.until(lambda: "Could not read" in screen_text(chat.app))
+
+    chat(script, tmp_path)
+
+
+def test_a_model_without_chat_layout_goes_on_with_the_text(tmp_path):
+    async def script(chat):
+        await chat.ask("Once upon a time")
+        assert "messages" not in chat.fake.requests[-1]
+        await chat.ask(" And then")
+        assert chat.fake.requests[-1]["prompt"] == f"Once upon a time{ANSWER} And then"
+        assert "text continuation" in screen_text(chat.app)
+
+    chat(script, tmp_path, chat=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("die", "broke"), ("garbage", "no sense"), ("refuse", "too high"), ("not json", "no sense")],
+)
+def test_a_server_that_fails_leaves_a_message_and_a_usable_chat(tmp_path, fault, said):
+    async def script(chat):
+        chat.fake.fault = fault
+        await chat.ask()
+        await chat.until(lambda: said in screen_text(chat.app))
+        chat.fake.fault = ""
+        await chat.press("ctrl+r")
+        await chat.until(lambda: chat.texts[-1] == ANSWER)
+
+    chat(script, tmp_path)
+
+
+def test_a_server_that_hangs_is_stopped_with_escape(tmp_path):
+    async def script(chat):
+        chat.fake.fault = "hang"
+        await chat.write("hello")
+        await chat.until(lambda: chat.texts[-1] == "The moon is")
+        await chat.press("escape")
+        await chat.done()
+        assert chat.texts[-1] == "The moon is"
+
+    chat(script, tmp_path)
+
+
+def test_without_a_model_the_text_stays_and_the_way_out_is_said(tmp_path):
+    async def opened(app, pilot):
+        app.switch_mode("chat")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen) and app.screen.focused)
+        await pilot.press("h", "i", "enter")
+        await wait_until(pilot, lambda: "Choose a model first" in screen_text(app))
+        assert app.screen.query_one(Composer).text == "hi"
+        await pilot.press("ctrl+l")
+        await wait_until(pilot, lambda: isinstance(app.screen, ModelScreen))
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen))
+
+    drive(opened, tmp_path)
+
+
+def test_what_was_being_written_survives_a_crash(tmp_path):
+    async def crash(chat):
+        await chat.write("hello")
+        await chat.until(lambda: "moon" in chat.texts[-1])
+        chat.screen.query_one(Composer).fill("my draft")
+        await chat.pilot.pause()
+        chat.screen.autosave()
+        partial.append(chat.texts[-1])
+        chat.screen.autosave = lambda: None  # nothing more is written
+
+    async def after(app, pilot):
+        app.switch_mode("chat")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        screen = app.screen
+        await wait_until(pilot, lambda: screen.query_one(Composer).text == "my draft")
+        answer = screen.session.conversation.path[-1]
+        assert answer.content == partial[0] and answer.finish == "interrupted"
+
+    partial = []
+    chat(crash, tmp_path, pause=0.05)
+    drive(after, tmp_path)
+
+
+HOSTILE = "[/abc] [@click=app.quit]x[/] \x1b]0;t\x07\x1b[2J \u202eRTL \u200b \u05e9\u05dc 👩‍👩‍👧 " + "é" * 9
+
+
+@pytest.mark.parametrize("rendering", ["plain", "markdown"])
+def test_hostile_text_stays_in_its_place(tmp_path, rendering):
+    async def script(chat):
+        chat.app.save_settings(rendering=rendering)
+        await chat.ask(HOSTILE)
+        await chat.press("ctrl+t", "right")
+        await chat.press("ctrl+b")
+        text = screen_text(chat.app)
+        assert not set(text) & set("\x1b\x07\u202e\u200b\u200d")
+        assert "[/abc]" in text
+        assert chat.texts == [HOSTILE, HOSTILE]
+
+    chat(script, tmp_path, answer=HOSTILE)
+
+
+def test_long_chats_mount_few_messages_and_load_earlier_ones(tmp_path):
+    async def script(chat):
+        from tests.tui.test_store import conversation
+
+        await chat.screen.adopt(conversation(*(f"message {n}" for n in range(100))))
+        assert len(chat.screen.query(MessageView)) == MOUNTED
+        messages = chat.screen.query_one(MessageList)
+        messages.focus()
+        await chat.press("o")
+        assert len(chat.screen.query(MessageView)) == 2 * MOUNTED
+        await chat.press("home")
+        assert messages.chosen is chat.path[0]
+        await chat.press("end", "up", "down", "k", "j")
+        assert messages.chosen is chat.path[-1]
+
+    chat(script, tmp_path)
+
+
+def test_the_keys_can_be_others_and_help_shows_them(tmp_path):
+    (tmp_path / "tui.json").write_text(json.dumps({"keys": {"chat.new": "f7"}}))
+
+    async def script(chat):
+        await chat.ask()
+        await chat.press("f7")
+        await chat.until(lambda: not chat.path)
+        await chat.press("f1")
+        await chat.until(lambda: chat.app.screen.id == "help")
+        assert "f7" in screen_text(chat.app)
+        await chat.press("escape", "f10")
+        await chat.until(lambda: chat.app.screen.id == "settings")
+        await chat.press("right")
+        assert chat.app.settings.theme != "kgpt-dark"
+        await chat.press("backspace", "escape")
+        assert chat.app.settings.theme == "kgpt-dark"
+
+    chat(script, tmp_path)
+
+
+def test_switching_away_keeps_the_answer_coming(tmp_path):
+    async def script(chat):
+        await chat.write("hello")
+        await chat.until(lambda: "moon" in chat.texts[-1])
+        chat.app.switch_mode("runs")
+        await asyncio.sleep(1.2)
+        chat.app.switch_mode("chat")
+        await chat.done()
+        assert chat.texts[-1] == ANSWER
+
+    chat(script, tmp_path, pause=0.03)
