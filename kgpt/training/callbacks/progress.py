@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from kgpt.training.callbacks.status import StatusKeeper
+
+BAR_WIDTH = 24
 
 
 class Screen:
@@ -68,7 +68,8 @@ class Screen:
         self.write_log(f"sample at step {row['step']}: {row['prompt']}{row['text']}")
         if not self.quiet:
             title = Text(f"── sample at step {row['step']} ", style="dim")
-            self.console.print(title, Text(row["prompt"], style="dim") + Text(row["text"]), sep="\n")
+            text = Text(row["prompt"], style="dim") + Text(row["text"])
+            self.console.print(title, text, sep="\n")
 
     def write_log(self, line: str) -> None:
         if self._log is not None:
@@ -76,17 +77,19 @@ class Screen:
             self._log.write(f"{now} {line}\n")
             self._log.flush()
 
-    def _bar(self):
-        status, row = self.status.status, self._row
-        grid = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(1, status.total_steps), completed=status.step, width=24)
-        parts = [f"{status.step}/{status.total_steps}"]
-        if row:
-            parts.append(line_of(row).partition(": ")[2])
+    def _bar(self) -> Text:
+        """One line, cut where the terminal ends: what matters most comes first."""
+        status = self.status.status
+        done = round(BAR_WIDTH * min(1.0, status.step / max(1, status.total_steps)))
+        line = Text(f"{status.state:<11}", style="cyan", no_wrap=True, overflow="ellipsis")
+        line.append("━" * done, style="green")
+        line.append("━" * (BAR_WIDTH - done), style="dim")
+        line.append(f"  {status.step:,}/{status.total_steps:,}", style="default")
         if status.eta_s is not None:
-            parts.append(f"ETA {duration(status.eta_s)}")
-        grid.add_row(Text(f"{status.state:<10}", style="cyan"), bar, Text("  ".join(parts)))
-        return grid
+            line.append(f"  ETA {duration(status.eta_s)}", style="default")
+        if self._row:
+            line.append("  " + line_of(self._row).partition(": ")[2], style="default")
+        return line
 
 
 def line_of(row: dict) -> str:

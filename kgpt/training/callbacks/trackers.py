@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 from kgpt.config import Config
 from kgpt.errors import UsageError
@@ -23,6 +24,11 @@ class TensorBoardRows:
     """Writes TensorBoard event files under the run's tensorboard/."""
 
     def __init__(self, run: Run):
+        if find_spec("tensorboard") is None:
+            raise UsageError(
+                "train.tensorboard needs the package tensorboard; "
+                '`pip install "kgpt[tracking]"`, or leave it out.'
+            )
         import tensorflow as tf
 
         self._tf = tf
