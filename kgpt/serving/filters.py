@@ -45,7 +45,10 @@ def load_filters(names: Sequence[str]) -> list[MakeFilter]:
                 f"installed are {', '.join(sorted(known))}." if known else "none is installed."
             )
             raise UsageError(f"No output filter is called {name!r}; {hint}")
-    return [known[name].load() for name in names]
+    try:
+        return [known[name].load() for name in names]
+    except Exception as error:  # whatever an installed package does when imported
+        raise UsageError(f"The output filter could not be loaded: {error}.") from None
 
 
 class FilterChain:

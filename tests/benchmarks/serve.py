@@ -72,7 +72,8 @@ def forget_ends(folder: Path) -> None:
 
 
 def measured(url: str, clients: int, options, **fields) -> dict:
-    """Figures of one server, after a moment to warm up."""
+    """Figures of one server, after a moment to warm up; greedy, for both to write the same."""
+    fields["temperature"] = 0
     asyncio.run(Load(url, clients, options.seconds / 4, options.max_tokens, fields=fields).run())
     load = Load(url, clients, options.seconds, options.max_tokens, fields=fields)
     outcome = asyncio.run(load.run())
@@ -89,7 +90,7 @@ transformers.logging.set_verbosity_error()
 model = transformers.AutoModelForCausalLM.from_pretrained({str(folder)!r}, dtype=torch.float32)
 ids = torch.randint(0, 256, ({batch}, 17))
 def once():
-    return model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True,
+    return model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False,
         max_new_tokens={options.max_tokens}, min_new_tokens={options.max_tokens}, pad_token_id=0)
 once()
 begun, tokens = time.time(), 0
@@ -127,7 +128,7 @@ def main() -> None:
                 with server(*ours, *slots, ready="/health") as url:
                     note(
                         f"kgpt serve, {clients} clients",
-                        measured(url, clients, options, min_tokens=options.max_tokens),
+                        measured(url, clients, options),
                     )
                 for flag in ("--no-continuous-batching", "--continuous-batching"):
                     with server(*theirs, flag, ready="/health") as url:

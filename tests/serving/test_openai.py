@@ -10,10 +10,8 @@ from tests.serving.fakes import FakeEngine
 HELLO = [{"role": "user", "content": "Hello!"}]
 
 
-def client_of(running, key="none", **options):
-    return openai.OpenAI(
-        base_url=f"{running.url}/v1", api_key=key, max_retries=0, timeout=30, **options
-    )
+def client_of(running, key="none", timeout=30):
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0, timeout=timeout)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def api(server):
-    with client_of(server) as client:
+    with client_of(server, timeout=300) as client:
         yield client
 
 
