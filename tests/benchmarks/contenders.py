@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from kgpt.cli.environment import prepare_process
+
 VOCABULARY = 65
 SETTINGS = {"learning_rate": 1e-3, "weight_decay": 0.1, "beta_1": 0.9, "beta_2": 0.99}
 WARM_UP = 3
@@ -24,6 +26,9 @@ WARM_UP = 3
 
 def main() -> None:
     job = json.loads(sys.argv[1])
+    if job["name"] != "nanogpt":
+        os.environ["KERAS_BACKEND"] = job["name"]
+        prepare_process()  # may start this process anew
     with _quiet_output() as answers:
         run = nanogpt(job) if job["name"] == "nanogpt" else kgpt(job)
         ready = {"peak": run(0), "warm": run(WARM_UP)}
@@ -35,10 +40,6 @@ def main() -> None:
 
 def kgpt(job):
     """Steps of `model.fit`, as `kgpt train` makes them."""
-    os.environ["KERAS_BACKEND"] = job["name"]
-    from kgpt.cli.environment import prepare_process
-
-    prepare_process()
     import keras
     import numpy as np
 
