@@ -52,7 +52,8 @@ class ServedModel:
         self.state.weights = [variable.value for variable in model.variables]
         self.graph = self._graph_tokenizer()
         self.state.tokenizer = self.graph
-        # Traced once, used by every signature that writes.
+        # Traced once, used by every signature that computes.
+        self._logits = tf.function(lambda ids: self.model(ids), input_signature=[IDS])
         specs = [RAGGED_IDS, *control_specs().values()]
         self._write = tf.function(self._written, input_signature=specs)
         self.signatures = self._on_ids()
@@ -76,7 +77,7 @@ class ServedModel:
         no_stops = tf.constant([], tf.string)
 
         def logits(ids):
-            return {"logits": self.model(ids)}
+            return {"logits": self._logits(ids)}
 
         def generate_ids(ids, *controls):
             length = tf.reduce_sum(tf.cast(ids >= 0, tf.int32), axis=1)
@@ -201,7 +202,8 @@ class ServedModel:
         start = self.tokenizer.beginning or [self._document_start]
         whole = _after(start, ids)
         count = _count(whole)
-        likelihood = log_likelihood(self.model, whole.to_tensor(), count)
+        window = self.model.config.max_length
+        likelihood = log_likelihood(self._logits, window, whole.to_tensor(), count)
         tokens = count - 1
         mean = likelihood / tf.cast(tf.maximum(tokens, 1), tf.float32)
         return {

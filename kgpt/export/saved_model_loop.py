@@ -65,14 +65,17 @@ def write_texts(
     texts = Texts(prompt, length, tf.zeros([rows, longest], tf.int32), zeros, zeros > 0)
     places = tf.minimum(tf.shape(prompt)[1] + longest, config.max_length)
     cache = empty_cache(config, rows, places, model.dtype_policy.compute_dtype)
-    first = tf.where(length > config.max_length, length - kept(config), zeros)
-    cache = read(model, cache, texts, first, length - 1 - first)
-    progress = beginning(texts, first, budget, config.vocab_size)
+    progress = beginning(texts, budget, config.vocab_size)
 
-    def more(texts, cache, progress):
+    def more(texts, unread, cache, progress):
         return tf.reduce_any(progress.running)
 
-    def turn(texts, cache, progress):
+    def turn(texts, unread, cache, progress):
+        cache, progress = tf.cond(
+            tf.reduce_any(unread),
+            lambda: read(model, cache, texts, progress, unread),
+            lambda: (cache, progress),
+        )
         cache, progress, out = write_tokens(model, cache, settings, progress, CHUNK)
         before = texts.written
         texts = add(texts, out.tokens, settings.stops)
@@ -83,27 +86,24 @@ def write_texts(
                 stopped=texts.stopped | (found >= 0),
             )
         goes_on = ~texts.stopped & (progress.budget > 0)
-        progress = progress._replace(running=progress.running & goes_on)
-        if config.position == "rotary":
-            return texts, cache, progress
-        stalled = goes_on & ~progress.running
-        return texts, *tf.cond(
-            tf.reduce_any(stalled),
-            lambda: read_again(model, cache, texts, progress, stalled),
-            lambda: (cache, progress),
-        )
+        # A text that goes on, but not in its row, has used up the model's positions.
+        unread = goes_on & ~progress.running
+        return texts, unread, cache, progress._replace(running=goes_on)
 
-    texts, _, _ = tf.while_loop(more, turn, (texts, cache, progress), _shapes(cache, progress))
-    return texts
+    start = (texts, progress.running, cache, progress)
+    return tf.while_loop(more, turn, start, _shapes(cache, progress))[0]
 
 
-def kept(config) -> int:
-    """How much of a text longer than the context is read (again), as in `Batch`."""
-    return config.max_length if config.position == "rotary" else max(1, config.max_length // 2)
+def read(model: GPT, cache, texts: Texts, progress: Progress, unread):
+    """Read the unread texts (B,), but their last tokens, into the cache from position 0.
 
-
-def read(model: GPT, cache, texts: Texts, first, count):
-    """The cache with `count` (B,) tokens read from place `first` (B,) of each text."""
+    Of a text longer than the context its last part is read, as much as `Batch` takes.
+    """
+    config = model.config
+    kept = config.max_length if config.position == "rotary" else max(1, config.max_length // 2)
+    whole = texts.length + texts.written
+    first = tf.where(whole > config.max_length, whole - kept, tf.zeros_like(whole))
+    count = tf.where(unread, whole - 1 - first, tf.zeros_like(whole))
     most = tf.reduce_max(count)
     size = tf.clip_by_value(most, 1, PIECES[0])
 
@@ -113,33 +113,26 @@ def read(model: GPT, cache, texts: Texts, first, count):
         return start + size, prefill(model, cache, ids, tf.zeros_like(count) + start, here)
 
     shapes = (tf.TensorShape([]), _cache_shapes(cache))
-    return tf.while_loop(lambda start, _: start < most, piece, (0, cache), shapes)[1]
+    cache = tf.while_loop(lambda start, _: start < most, piece, (0, cache), shapes)[1]
+    return cache, progress._replace(place=tf.where(unread, count, progress.place))
 
 
-def read_again(model: GPT, cache, texts: Texts, progress: Progress, stalled):
-    """Give the stalled rows (B,) the last part of their text, from position 0."""
-    first = tf.maximum(texts.length + texts.written - kept(model.config), 0)
-    count = tf.where(stalled, kept(model.config) - 1, 0)
-    cache = read(model, cache, texts, first, count)
-    return cache, progress._replace(
-        place=tf.where(stalled, count, progress.place), running=progress.running | stalled
-    )
-
-
-def beginning(texts: Texts, first, budget, vocab_size: int) -> Progress:
-    """The progress of texts whose tokens from place `first`, but the last, have been read."""
+def beginning(texts: Texts, budget, vocab_size: int) -> Progress:
+    """The progress of texts of which nothing has been read."""
     rows, size = tf.unstack(tf.shape(texts.prompt))
     last = texts.length - 1
     real = tf.where(tf.sequence_mask(texts.length, size))  # (N, 2): row, place
     ids = tf.gather_nd(texts.prompt, real)
     seen = tf.scatter_nd(
-        tf.stack([tf.cast(real[:, 0], tf.int32), ids], axis=1), tf.ones_like(ids), [rows, vocab_size]
+        tf.stack([tf.cast(real[:, 0], tf.int32), ids], axis=1),
+        tf.ones_like(ids),
+        [rows, vocab_size],
     )
     back = texts.length[:, None] - tf.range(WIDTH - 1, 0, -1)[None]
     tail = tf.gather(texts.prompt, tf.maximum(back, 0), batch_dims=1)
     return Progress(
         token=tf.gather(texts.prompt, last, batch_dims=1),
-        place=last - first,
+        place=tf.zeros_like(last),
         index=texts.length,
         written=tf.zeros_like(last),
         budget=budget,
@@ -155,7 +148,9 @@ def add(texts: Texts, tokens, stops) -> Texts:
     real = tf.where(tokens >= 0)
     row, step = tf.unstack(tf.cast(real, tf.int32), axis=1)
     places = tf.stack([row, tf.gather(texts.written, row) + step], axis=1)
-    ended = tf.reduce_any((tokens[:, :, None] == stops[:, None]) & (tokens >= 0)[:, :, None], [1, 2])
+    ended = tf.reduce_any(
+        (tokens[:, :, None] == stops[:, None]) & (tokens >= 0)[:, :, None], [1, 2]
+    )
     return texts._replace(
         new=tf.tensor_scatter_nd_update(texts.new, places, tf.gather_nd(tokens, real)),
         written=texts.written + tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), axis=1),
@@ -190,7 +185,9 @@ def settings_of(rows: tf.Tensor, config, stop_ids, values: dict[str, tf.Tensor])
 
 
 def _cache_shapes(cache):
-    return [tuple(tf.TensorShape([None, x.shape[1], None, x.shape[3]]) for x in pair) for pair in cache]
+    return [
+        tuple(tf.TensorShape([None, x.shape[1], None, x.shape[3]]) for x in pair) for pair in cache
+    ]
 
 
 def _shapes(cache, progress: Progress):
@@ -198,4 +195,4 @@ def _shapes(cache, progress: Progress):
     flat, table = tf.TensorShape([None]), tf.TensorShape([None, None])
     texts = Texts(table, flat, table, flat, flat)
     known = Progress(*(tf.TensorShape([None, *part.shape[1:]]) for part in progress))
-    return texts, _cache_shapes(cache), known
+    return texts, flat, _cache_shapes(cache), known
