@@ -1,0 +1,85 @@
+"""The README is run: its commands exist, its configuration parses, its scripts work."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kgpt.cli import app
+from kgpt.config import Config, parse_overrides, presets
+from kgpt.data.prepare import prepare
+from kgpt.data.sources import Corpus
+from kgpt.text.tokenizer import Tokenizer
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def shell_lines():
+    """Commands of the shell blocks and of inline code, a pipe's parts apart."""
+    joined = "\n".join(block.replace("\\\n", " ") for block in blocks("(?:sh|bash|console)"))
+    lines = [line.removeprefix("$ ") for line in joined.splitlines()]
+    lines += [code for code in re.findall(r"`([^`\n]+)`", TEXT) if code.startswith("kgpt ")]
+    parts = [part.strip() for line in lines for part in re.split(r"\||&&|;|&$", line)]
+    words = [shlex.split(part, comments=True) for part in parts]
+    return [[w for w in line if not re.fullmatch(r"[A-Z_]+=.*", w)] for line in words]
+
+
+COMMANDS = sorted({tuple(line) for line in shell_lines() if line and line[0] == "kgpt"})
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=" ".join)
+def test_every_command_is_one_that_kgpt_knows(line):
+    words = [word for word in line[1:] if word not in ("...", "…")]
+    words = words[: words.index(">")] if ">" in words else words
+    command, names = app, []
+    while words and words[0] in command and not words[0].startswith("-"):
+        names.append(words.pop(0))
+        command = command[names[-1]]
+    assert names or words[:1] in ([], ["--help"], ["--version"]), f"there is no {words[:1]}"
+    if len(words) == 0 or words[0].startswith("--help"):
+        return
+    ignored = app.parse_known_args([*names, *words], exit_on_error=False, print_error=False)
+    unknown = [word for word in ignored[2] if word.startswith("--")]
+    assert not unknown
+    overrides = [word for word in ignored[1].args if str(word).startswith("--")]
+    if overrides:
+        flat = list(map(str, ignored[1].args))
+        parse_overrides(flat[flat.index(overrides[0]) :])
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 15
+
+
+def test_make_targets_exist():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_table_of_presets_is_complete():
+    named = set(re.findall(r"`([\w-]+)`", TEXT[TEXT.index("| preset |") : TEXT.index("```yaml")]))
+    assert named == set(presets())
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_the_configuration_is_valid(text):
+    assert Config.parse(yaml.safe_load(text)).train.max_steps == 1000
+
+
+@pytest.mark.backend
+def test_the_script_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("It was Monday. Anna went to the park.\n" * 100)
+    prepare(Corpus(["book.txt"]), Tokenizer.of_bytes(), Path("data/book"))
+    for script in blocks("python"):
+        script = script.replace("steps = 200", "steps = 3")
+        exec(compile(script, "README.md", "exec"), {})
+    assert Path("book.keras").is_file()
