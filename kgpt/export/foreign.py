@@ -85,7 +85,7 @@ def download(name: str) -> Path:
             "local cache; copy its folder here and import that."
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise CheckpointError(f"Could not download {name}: {reason}.") from None
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{name} does not come as safetensors, the only weights kgpt reads.")
@@ -130,7 +130,7 @@ def _import_keras_hub(
     try:
         backbone.load_weights(str(_keras_weights(folder)))
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise CheckpointError(f"The weights in {folder} are damaged: {reason}.") from None
     weights = {weight.path: weight for weight in backbone.weights}
 
@@ -230,7 +230,7 @@ def _load_tensors(file: Path) -> dict[str, Any]:
             f"{file} is refused: it holds more than tensors, and loading it could run code."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).partition("\n")[0].rstrip(".") or "it ends too early"
         raise CheckpointError(f"{file} is no readable torch checkpoint: {reason}.") from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{file} is no nanoGPT checkpoint.")
