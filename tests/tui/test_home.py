@@ -1,0 +1,112 @@
+"""Home: the keys of the newcomer, and the lists that lead on."""
+
+import sys
+
+import pytest
+
+from kgpt.config import Config
+from kgpt_tui import launch
+from kgpt_tui.preparation import Preparation, PreparationFailed
+from kgpt_tui.screens import home
+from kgpt_tui.screens.train import TrainScreen
+from kgpt_tui.screens.watch import WatchScreen
+from tests.tui.driving import drive, wait_until
+from tests.tui.fake_trainer import make_run
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_keys_lead_where_they_say(tmp_path):
+    async def script(app, pilot):
+        await pilot.press("t")
+        await wait_until(pilot, lambda: isinstance(app.screen, TrainScreen))
+        await pilot.press("f2", "w")
+        await wait_until(pilot, lambda: app.current_mode == "runs")
+        await pilot.press("f2", "c")
+        await wait_until(pilot, lambda: app.current_mode == "chat")
+
+    drive(script, tmp_path)
+
+
+def test_the_lists_lead_to_runs_and_models(tmp_path, monkeypatch):
+    make_run(tmp_path / "runs", "fox")
+    asked = []
+
+    async def script(app, pilot):
+        screen = app.screen
+        await wait_until(pilot, lambda: screen._shown.get("models"))
+        assert "alive" in str(screen.query_one("#runs-heading").render())
+        monkeypatch.setattr(app, "open_chat", asked.append)
+        screen.query_one("#models").focus()
+        await pilot.press("down", "enter")
+        assert asked == ["fox"]
+        screen.query_one("#runs").focus()
+        await pilot.press("down", "enter")
+        await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
+
+    drive(script, tmp_path)
+
+
+def test_the_demo_prepares_its_data_and_starts(tmp_path, monkeypatch):
+    started, commands = [], []
+
+    class Fake(Preparation):
+        def __init__(self, command):
+            commands.append(command)
+            super().__init__([sys.executable, "-c", "print('tokens ━━ 40% 1 MB/s')"])
+
+    def start(config: Config, name: str, backend: str):
+        started.append((config.train.max_steps, name))
+        return make_run(tmp_path / "runs", name, 0, state="starting")
+
+    monkeypatch.setattr(home, "Preparation", Fake)
+    monkeypatch.setattr(launch, "start", start)
+
+    async def script(app, pilot):
+        await pilot.press("d")
+        await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
+        assert started == [(Config.load("tinyworld").train.max_steps, "demo")]
+        assert commands[0][3:6] == ["data", "get", "tinyworld"]
+
+    drive(script, tmp_path)
+
+
+def test_a_demo_that_cannot_start_says_why(tmp_path, monkeypatch):
+    class Failing(Preparation):
+        def __init__(self, command):
+            script = "import sys; print('kgpt: The disk is full.', file=sys.stderr); sys.exit(1)"
+            super().__init__([sys.executable, "-c", script])
+
+    monkeypatch.setattr(home, "Preparation", Failing)
+
+    async def script(app, pilot):
+        await pilot.press("d")
+        said = app.screen.query_one("#work")
+        await wait_until(pilot, lambda: "The disk is full." in str(said.render()))
+
+    drive(script, tmp_path)
+
+
+def test_progress_is_read_from_the_bar_of_a_child():
+    import asyncio
+
+    seen = []
+    bar = """if True:
+        import time
+        for n in (10, 55):
+            print(f"tokenizer \\x1b[31m━━━\\x1b[0m {n}%", end="\\r", flush=True)
+            time.sleep(0.6)
+    """
+    asyncio.run(Preparation([sys.executable, "-c", bar]).finish(seen.append))
+    assert seen[-1] == "learning a tokenizer, 55%"
+
+
+def test_a_child_that_fails_gives_its_own_sentence():
+    import asyncio
+
+    script = "import sys; sys.stderr.write('noise\\nkgpt: No such file.\\n'); sys.exit(2)"
+    with pytest.raises(PreparationFailed, match="^No such file.$"):
+        asyncio.run(Preparation([sys.executable, "-c", script]).finish(lambda text: None))

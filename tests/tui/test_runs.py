@@ -1,0 +1,146 @@
+"""The table of runs: finding, pinning, comparing, deleting; and what cannot be read."""
+
+import os
+
+import pytest
+
+from kgpt_tui.run_list import differing_keys
+from kgpt_tui.screens.compare import CompareScreen
+from kgpt_tui.screens.dialogs import ChoiceScreen
+from kgpt_tui.screens.train import TrainScreen
+from kgpt_tui.screens.watch import WatchScreen
+from kgpt_tui.widgets.chart import ChartPanel
+from tests.tui.driving import drive, wait_until
+from tests.tui.fake_trainer import make_run
+
+
+def runs(script, tmp_path, size=(120, 40)):
+    """Run `script(app, pilot, screen)` on the table of three runs."""
+    folder = tmp_path / "runs"
+    make_run(folder, "fox", 300, 1000, state="finished", model__hidden_dim=768)
+    make_run(folder, "owl", 200, 1000, state="stopped", train__learning_rate=3e-4)
+    make_run(folder, "lively", 100, 1000)
+
+    async def opened(app, pilot):
+        app.switch_mode("runs")
+        await wait_until(pilot, lambda: len(getattr(app.screen, "_visible", ())) == 3)
+        await script(app, pilot, app.screen)
+
+    drive(opened, tmp_path, size)
+
+
+def names(screen):
+    return [row.run.name for row in screen._visible]
+
+
+def test_runs_are_filtered_by_name_state_and_difference(tmp_path):
+    async def script(app, pilot, screen):
+        assert names(screen)[0] == "lively"  # those alive come first
+        await pilot.press("slash", *"768", "enter")
+        await wait_until(pilot, lambda: names(screen) == ["fox"])
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: len(names(screen)) == 3)
+        await pilot.press("slash", *"stop", "enter")
+        await wait_until(pilot, lambda: names(screen) == ["owl"])
+        await pilot.press("slash", *"nonsense")
+        await wait_until(pilot, lambda: screen.has_class("-empty"))
+
+    runs(script, tmp_path)
+
+
+def test_pinned_runs_share_the_chart(tmp_path):
+    async def script(app, pilot, screen):
+        panel = screen.query_one(ChartPanel)
+        await wait_until(pilot, lambda: len(panel.chart._lines) == 1)
+        await pilot.press("space", "down", "space")
+        await wait_until(pilot, lambda: len(panel.chart._lines) == 2)
+        await pilot.press("v", "o", "l")
+        assert panel.chart.smoothing and panel.chart.log_scale
+        await pilot.press("space")
+        await wait_until(pilot, lambda: len(panel.chart._lines) == 1)
+
+    runs(script, tmp_path)
+
+
+def test_comparing_names_what_differs(tmp_path):
+    async def script(app, pilot, screen):
+        await pilot.press("c")
+        await wait_until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen._stamp)
+        table = str(app.screen.query_one("#table").render())
+        assert "model.hidden_dim" in table and "train.learning_rate" in table
+        assert "model.num_layers" not in table
+        chart = app.screen.query_one(ChartPanel).chart
+        assert len(chart._lines) == 3
+        await pilot.press("m", "M", "o", "l")
+        assert chart.smoothing and chart.log_scale
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.screen is screen)
+
+    runs(script, tmp_path)
+
+
+def test_enter_watches_and_n_begins_a_new_run(tmp_path):
+    async def script(app, pilot, screen):
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
+        assert app.screen.feed.name == names(screen)[0]
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.screen is screen)
+        await pilot.press("n")
+        await wait_until(pilot, lambda: isinstance(app.screen, TrainScreen))
+
+    runs(script, tmp_path)
+
+
+def test_deleting_asks_and_spares_the_living(tmp_path):
+    folder = tmp_path / "runs"
+
+    async def script(app, pilot, screen):
+        await pilot.press("d")
+        await pilot.pause(0.2)
+        assert app.screen is screen  # the run under the cursor is alive
+        await pilot.press("down", "d")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await pilot.press("k", "d")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        doomed = screen._chosen().run.name
+        await pilot.press("d")
+        await wait_until(pilot, lambda: not (folder / doomed).exists())
+        await wait_until(pilot, lambda: doomed not in names(screen))
+        assert sorted(os.listdir(folder)) == sorted({"fox", "owl", "lively"} - {doomed})
+
+    runs(script, tmp_path)
+
+
+def test_a_run_in_training_is_not_deleted_even_if_its_status_says_otherwise(tmp_path):
+    async def script(app, pilot, screen):
+        row = next(row for row in screen.list.rows if row.run.name == "owl")
+        row.run.lock()  # as a trainer does
+        try:
+            from kgpt.runs import Run
+
+            screen._delete(Run(row.run.path))
+            assert row.run.exists
+        finally:
+            row.run.unlock()
+
+    runs(script, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folders_without_permission_are_survived(tmp_path):
+    folder = tmp_path / "runs"
+
+    async def script(app, pilot, screen):
+        folder.chmod(0)
+        await pilot.pause(1.2)
+        await pilot.press("c", "space", "d")
+
+    try:
+        runs(script, tmp_path)
+    finally:
+        folder.chmod(0o755)
+
+
+def test_an_unreadable_configuration_does_not_spoil_the_rest():
+    assert differing_keys([{}, {"a": 1}, {"a": 2, "b": 1}]) == ["a", "b"]

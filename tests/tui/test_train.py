@@ -1,0 +1,225 @@
+"""The form that starts a run: what it accepts, what it says, what it costs, what it starts."""
+
+import json
+
+import pytest
+
+from kgpt.config import Config
+from kgpt.errors import RunError, UsageError
+from kgpt_tui import launch
+from kgpt_tui.cost import Speed, estimate
+from kgpt_tui.run_form import RunForm, form_fields
+from kgpt_tui.screens import train
+from kgpt_tui.screens.prepare import PrepareScreen
+from kgpt_tui.screens.train import TrainScreen
+from kgpt_tui.screens.watch import WatchScreen
+from kgpt_tui.widgets.option_rows import Choice, OptionRow
+from tests.tui.driving import drive, wait_until
+from tests.tui.fake_trainer import make_run
+
+
+def make_data(folder, tokens=5000, vocabulary=300):
+    folder.mkdir(parents=True)
+    splits = {"train": {"tokens": tokens}}
+    (folder / "manifest.json").write_text(json.dumps({"vocab_size": vocabulary, "splits": splits}))
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path / "data" / "tinyworld")
+
+
+def form(script, tmp_path, size=(120, 40)):
+    async def opened(app, pilot):
+        app.switch_mode("train")
+        await wait_until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.data)
+        await script(app, pilot, app.screen)
+
+    drive(opened, tmp_path, size)
+
+
+def text_of(screen, selector):
+    return str(screen.query_one(selector).render())
+
+
+def row_of(screen, key):
+    return next(row for row in screen.query(OptionRow) if row.field.key == key)
+
+
+# -- without widgets ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "part"),
+    [
+        ("train.max_steps", "0", "greater than or equal to 1"),
+        ("train.max_steps", "many", "valid integer"),
+        ("train.beta_1", "", "valid number"),
+        ("train.sample_prompts", "[1", "cannot be read"),
+        ("model.dropout", "1", "less than 1"),
+    ],
+)
+def test_a_bad_value_is_refused_with_the_configurations_own_sentence(key, text, part):
+    edited = RunForm("tinyworld")
+    edited.edit(key, text)
+    config, wrong, said = edited.check()
+    assert config is None and wrong == key and part in said
+
+
+def test_values_that_do_not_fit_together_are_refused():
+    edited = RunForm("tinyworld")
+    edited.edit("model.num_heads", "5")
+    assert "not a multiple of num_heads 5" in edited.check()[2]
+
+
+@pytest.mark.parametrize("preset", ["tinyworld", "gpt2", "llama-tiny"])
+def test_what_is_shown_means_what_the_preset_says(preset):
+    edited = RunForm(preset)
+    for field in form_fields():
+        edited.edits[field.key] = edited.usual(field.key)  # as if all was typed again
+    assert edited.check()[0] == Config.load(preset)
+
+
+def test_typing_the_presets_value_is_no_edit():
+    edited = RunForm("tinyworld")
+    edited.edit("train.seed", "5")
+    edited.edit("train.seed", edited.usual("train.seed"))
+    assert not edited.edits
+
+
+def test_the_cost_is_counted_and_its_time_is_measured_or_unknown():
+    config = Config.load("tinyworld")
+    unknown = estimate(config, 300, "jax")
+    assert unknown.time_s is None and unknown.parameters * 4 == unknown.weights
+    assert unknown.tokens == 1500 * 32 * 128
+    full = config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": 300})})
+    speeds = [Speed("fox", full, "jax", 1000.0), Speed("owl", full, "torch", 9000.0)]
+    measured = estimate(config, 300, "jax", speeds)
+    assert measured.time_s == pytest.approx(unknown.tokens / 1000)
+    assert measured.basis == "measured in fox"
+    with pytest.raises(UsageError, match="vocabulary"):
+        estimate(config, None, "jax")
+
+
+def test_more_of_anything_costs_more_memory():
+    config = Config.load("gpt2")
+    least = estimate(config, 50257, "jax").memory
+    for changes in ({"optimizer": "lion"}, {"gradient_checkpointing": True}, {"batch_size": 1}):
+        train_config = config.train.model_copy(update=changes)
+        smaller = config.model_copy(update={"train": train_config})
+        assert estimate(smaller, 50257, "jax").memory < least
+
+
+def test_a_run_of_that_name_is_not_started_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_train", lambda *_: None)
+    launch.start(Config.load("tinyworld"), "fox", "jax")
+    with pytest.raises(RunError, match="exists already"):
+        launch.start(Config.load("tinyworld"), "fox", "jax")
+    with pytest.raises(UsageError):
+        launch.start(Config.load("tinyworld"), "../fox", "jax")
+
+
+# -- with the screen ---------------------------------------------------------------------------
+
+
+def test_typing_is_checked_and_priced_at_once(tmp_path):
+    async def script(app, pilot, screen):
+        parameters = text_of(screen, "#cost")
+        assert "unknown until measured" in parameters
+        row = row_of(screen, "model.num_layers")
+        row.editor.focus()
+        await pilot.press("end", "backspace")
+        assert row.has_class("-wrong") or screen.query_one("#start").disabled
+        await pilot.press("8")
+        assert not screen.query_one("#start").disabled and row.has_class("-edited")
+        assert text_of(screen, "#cost") != parameters
+        assert "model.num_layers" in text_of(screen, "#help")
+        await pilot.press("ctrl+r")
+        assert row.editor.value == "4" and not row.has_class("-edited")
+        await pilot.press("ctrl+l", "down", "up", "enter")
+
+    form(script, tmp_path)
+
+
+def test_choices_turn_and_search_narrows(tmp_path):
+    async def script(app, pilot, screen):
+        await pilot.press("ctrl+f", *"optimizer", "enter")
+        visible = [row.field.key for row in screen.query(OptionRow) if row.display]
+        assert visible == ["train.optimizer"] and screen.focused.value == "adamw"
+        await pilot.press("right")
+        assert screen.form.check()[0].train.optimizer == "lion"
+        await pilot.press("left", "space", "escape")
+        assert len([row for row in screen.query(OptionRow) if row.display]) > 40
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.current_mode == "home")
+
+    form(script, tmp_path)
+
+
+def test_another_preset_fills_the_form(tmp_path):
+    async def script(app, pilot, screen):
+        screen.query_one("#preset", Choice).value = "gpt2"
+        await wait_until(pilot, lambda: row_of(screen, "model.num_layers").editor.value == "12")
+        assert screen.query_one("#run").value == "gpt2"
+        assert "Choose a data set" in text_of(screen, "#problem")
+        screen.query_one("#data", Choice).value = "data/tinyworld"
+        await wait_until(pilot, lambda: not screen.query_one("#start").disabled)
+
+    form(script, tmp_path)
+
+
+def test_start_writes_the_run_and_watches_it(tmp_path, monkeypatch):
+    started = []
+
+    def start(config, name, backend):
+        started.append((config, name, backend))
+        return make_run(tmp_path / "runs", name, 0, state="starting")
+
+    monkeypatch.setattr(launch, "start", start)
+
+    async def script(app, pilot, screen):
+        screen.query_one("#run").value = "a/b"
+        await pilot.press("ctrl+s")
+        assert not started and "cannot name a run" in text_of(screen, "#problem")
+        screen.query_one("#run").value = "mine"
+        row_of(screen, "train.max_steps").editor.value = "20"
+        await pilot.pause()
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
+        config, name, backend = started[0]
+        assert (config.train.max_steps, name) == (20, "mine") and backend in screen.backends
+
+    form(script, tmp_path)
+
+
+def test_the_measurement_is_shown_as_such(tmp_path, monkeypatch):
+    async def measure(config, backend):
+        model = config.model.model_copy(update={"vocab_size": 300})
+        return Speed("x", config.model_copy(update={"model": model}), backend, 2000.0)
+
+    monkeypatch.setattr(train, "measure", measure)
+
+    async def script(app, pilot, screen):
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: "measured in these steps" in text_of(screen, "#cost"))
+
+    form(script, tmp_path)
+
+
+def test_a_data_set_is_asked_for(tmp_path):
+    (tmp_path / "novel.txt").write_text("It was a dark night. " * 50)
+
+    async def script(app, pilot, screen):
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: isinstance(app.screen, PrepareScreen))
+        dialog = app.screen
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: "Name a text file" in text_of(dialog, "#progress"))
+        dialog.query_one("#source").value = "novel.txt"
+        await pilot.pause()
+        assert dialog.query_one("#out").value == "data/novel"
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.screen is screen)
+
+    form(script, tmp_path)
