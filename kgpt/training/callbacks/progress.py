@@ -12,6 +12,8 @@ from rich.text import Text
 from kgpt.training.callbacks.status import StatusKeeper
 
 BAR_WIDTH = 24
+IN_BAR_ONLY = ("grad_norm", "tokens_per_s", "mfu")  # in a terminal; plain lines have everything
+IN_LINES_ONLY = ("val_perplexity", "val_bits_per_byte", "grad_norm")
 
 
 class Screen:
@@ -62,7 +64,8 @@ class Screen:
         if self._live is None:
             self.console.print(Text(line_of(row)), soft_wrap=True)
         elif "val_loss" in row:
-            self.console.print(Text(line_of(row), style="bold"), soft_wrap=True)
+            line = line_of({name: row[name] for name in row if name not in IN_BAR_ONLY})
+            self.console.print(Text(line, style="bold"), soft_wrap=True)
 
     def on_sample(self, row: dict) -> None:
         self.write_log(f"sample at step {row['step']}: {row['prompt']}{row['text']}")
@@ -88,7 +91,8 @@ class Screen:
         if status.eta_s is not None:
             line.append(f"  ETA {duration(status.eta_s)}", style="default")
         if self._row:
-            line.append("  " + line_of(self._row).partition(": ")[2], style="default")
+            row = {name: self._row[name] for name in self._row if name not in IN_LINES_ONLY}
+            line.append("  " + line_of(row).partition(": ")[2], style="default")
         return line
 
 
@@ -98,7 +102,9 @@ def line_of(row: dict) -> str:
     if "loss" in row:
         shown.append(f"loss {row['loss']:.4f}")
     if "val_loss" in row:
-        shown.append(f"val {row['val_loss']:.4f}  perplexity {row['val_perplexity']:.2f}")
+        shown.append(f"val {row['val_loss']:.4f}")
+    if "val_perplexity" in row:
+        shown.append(f"perplexity {row['val_perplexity']:.2f}")
     if "val_bits_per_byte" in row:
         shown.append(f"{row['val_bits_per_byte']:.3f} bits/byte")
     if "lr" in row:
