@@ -21,6 +21,7 @@ from kgpt.serving.settings import ServeConfig
 if TYPE_CHECKING:
     from kgpt.generation.text import TextEngine
     from kgpt.serving.answers import Answers
+    from kgpt.text.tokenizer import Tokenizer
 
 
 class Service:
@@ -41,6 +42,7 @@ class Service:
         self.running: set[Answers] = set()
         self.metrics = Metrics(lambda: self._engine and self._engine.stats())
         self._engine: TextEngine | None = None
+        self._most_characters = 0  # that may fit the context
         self._load = load
         # One thread: whether special tokens are taken as such is a state of the tokenizer.
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
@@ -49,6 +51,7 @@ class Service:
     def _start(self) -> None:
         try:
             engine = self._load()
+            self._most_characters = engine.max_context * longest_token(engine.tokenizer)
             self._engine = engine
             engine.warm_up(self._progressed)
             if self.state == "starting":
@@ -123,6 +126,7 @@ class Service:
         """A prompt as ids, which must leave room in the context."""
         engine = self.engine
         if isinstance(prompt, str):
+            self._check_length(len(prompt))
             text_ids = await self.tokenizing(engine.tokenizer.encode, prompt)
             ids = [*engine.tokenizer.beginning, *text_ids]
         else:
@@ -139,6 +143,7 @@ class Service:
         chat = self.engine.chat
         if chat is None:
             raise UsageError("This model has no chat layout; use POST /v1/completions.")
+        self._check_length(sum(len(message["content"]) for message in messages))
         options = {"continue_final": True} if go_on else {"reply": True}
         ids, _ = await self.tokenizing(lambda: chat.encode(messages, **options))
         return self._fitting(ids)
@@ -148,6 +153,16 @@ class Service:
         if largest >= vocab_size:
             raise UsageError(
                 f"The token id {largest} does not exist; the largest is {vocab_size - 1}."
+            )
+
+    def _check_length(self, characters: int) -> None:
+        """Refuse what cannot fit before it is turned into tokens, which takes its time."""
+        if characters > self._most_characters:
+            raise Refusal(
+                400,
+                f"The prompt has {characters} characters, which is more than the model's context "
+                f"of {self.engine.max_context} tokens can hold; shorten it.",
+                code="context_length_exceeded",
             )
 
     def _fitting(self, ids: list[int]) -> list[int]:
@@ -172,3 +187,8 @@ class Service:
     def fingerprint(self) -> str:
         """What answers name as `system_fingerprint`: the software that wrote them."""
         return f"kgpt-{kgpt.__version__}-{os.environ.get('KERAS_BACKEND', 'unknown')}"
+
+
+def longest_token(tokenizer: Tokenizer) -> int:
+    """The most bytes that one token stands for."""
+    return max(len(tokenizer.bytes_of(i) or b"") for i in range(tokenizer.vocab_size)) or 1
