@@ -17,13 +17,18 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
 
 KINDS = ("bpe", "char", "byte")
+FLAGS = (
+    "--out", "--tokenizer", "--vocab-size", "--min-frequency", "--field", "--separator",
+    "--val-fraction", "--quiet", "--debug",
+)  # fmt: skip
 
 
 def prepare(
-    *sources: str,
+    *sources: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: str,
     tokenizer: str = "bpe",
     vocab_size: int = 4096,
@@ -61,6 +66,10 @@ def prepare(
     from kgpt.data.sources import Corpus
     from kgpt.text.tokenizer import Tokenizer
 
+    for source in sources:
+        if source.startswith("-") and source != "-":
+            hint = did_you_mean(source, FLAGS) or "see `kgpt data prepare --help`."
+            raise UsageError(f"Unknown option {source}; {hint}")
     if not sources:
         raise UsageError("Name at least one file, folder or glob, or - for standard input.")
     if not 0 <= val_fraction < 1:

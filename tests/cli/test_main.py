@@ -1,0 +1,332 @@
+"""The command `kgpt`: exit codes, sentences instead of tracebacks, and a quick `--help`."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kgpt.cli import main
+from kgpt.data.shards import DataSet
+
+HEAVY = ("keras", "tensorflow", "jax", "torch", "numpy", "tokenizers", "httpx")
+COMMANDS = [
+    [], ["demo"], ["train"], ["generate"], ["serve"], ["data"], ["data", "prepare"],
+    ["data", "get"], ["data", "show"], ["runs"], ["runs", "list"], ["runs", "show"],
+    ["runs", "compare"], ["runs", "pause"], ["runs", "resume"], ["runs", "stop"],
+    ["runs", "checkpoint"], ["runs", "sample"],
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KGPT_RESTARTED", "1")  # these commands run in the test's own process
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def kgpt(capsys, *arguments):
+    """The exit code and what was printed on standard output and standard error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return caught.value.code, output.out, output.err
+
+
+def child(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "kgpt", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        **options,
+    )
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A small text file."""
+    file = tmp_path / "text.txt"
+    file.write_text("It was Monday. Anna went to the park.\n" * 200)
+    return file
+
+
+@pytest.fixture
+def data(text, tmp_path, capsys):
+    """A data set of it, by bytes."""
+    assert kgpt(capsys, "data", "prepare", text, "--out", "set", "--tokenizer", "byte")[0] == 0
+    return tmp_path / "set"
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys\nfrom kgpt.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_command_needs_keras_to_explain_itself():
+    script = (
+        "import sys\nfrom kgpt.cli import main\n"
+        f"for command in {COMMANDS}:\n"
+        "    try: main([*command, '--help'])\n"
+        "    except SystemExit as e: assert e.code == 0, command\n"
+        "print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_import_kgpt_chooses_no_backend():
+    script = "import sys, kgpt; kgpt.ModelConfig; print('keras' in sys.modules, dir(kgpt)[:2])"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("False")
+
+
+def test_version_and_module():
+    run = child("--version")
+    assert (run.returncode, run.stdout.strip()) == (0, "0.1.0")
+
+
+WRONG = [
+    (["tarin"], "tarin"),
+    (["data", "prepare", "--out", "x"], "Name at least one file, folder or glob"),
+    (["data", "prepare", "text.txt"], "--out"),
+    (
+        ["data", "prepare", "text.txt", "--out", "x", "--val-fraction", "2"],
+        "--val-fraction must be",
+    ),
+    (
+        ["data", "prepare", "text.txt", "--out", "x", "--tokenizer", "wrd"],
+        "--tokenizer must be bpe",
+    ),
+    (["data", "prepare", "text.txt", "--out", "x", "--vocab-size", "9"], "give at least 259"),
+    (["data", "prepare", "nothing.txt", "--out", "x"], "nothing.txt does not exist"),
+    (["data", "prepare", "text.txt", "--out", "full"], "full exists and is no data set"),
+    (["data", "prepare", "text.txt", "--out", "x", "--vocab", "9"], "mean --vocab-size?"),
+    (["data", "get", "hamlet"], "there is no 'hamlet'"),
+    (["train", "shakespear-cpu"], "did you mean shakespeare-cpu?"),
+    (["train", "gpt2"], "give --data DIR, made by `kgpt data prepare`"),
+    (["train", "gpt2", "--data", "x", "--train.max-step", "3"], "mean --train.max-steps?"),
+    (["train", "gpt2", "--data", "x", "--train.max-steps", "0"], "train.max_steps should be"),
+    (["train", "gpt2", "--data", "x", "--resume"], "Name the run to resume with --run."),
+    (["train", "gpt2", "--data", "x", "--run", "../y"], "cannot name a run"),
+    (["runs", "compare", "one"], "at least two runs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), WRONG, ids=lambda v: v if isinstance(v, str) else " ".join(v)
+)
+def test_a_wrong_command_is_one_sentence_and_exit_code_2(arguments, sentence, text, capsys):
+    Path("full").mkdir()
+    Path("full/precious").write_text("x")
+    code, _, error = kgpt(capsys, *arguments)
+    assert code == 2
+    assert f"\n{error}".count("\nkgpt: ") == 1 and sentence in error
+    assert "Traceback" not in error
+
+
+FAILED = [
+    (["train", "gpt2", "--data", "nowhere"], "make one with `kgpt data prepare YOUR_TEXT --out no"),
+    (["data", "show", "nowhere"], "There is no data set in nowhere"),
+    (["data", "prepare", "empty.txt", "--out", "x"], "hold no text"),
+    (["data", "prepare", "bad.jsonl", "--out", "x"], "line 1 is not JSON"),
+    (["data", "prepare", "text.txt", "--out", "x", "--tokenizer", "."], "There is no tokenizer at"),
+    (["runs", "show", "nobody"], "There is no run 'nobody'"),
+    (["runs", "stop", "nobody"], "the runs there are: none yet"),
+    (["generate", "--model", "nobody", "--prompt", "x"], "There is no run 'nobody'"),
+    (["train", "gpt2", "--data", "set", "--resume", "--run", "new"], "no run new to resume"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), FAILED, ids=lambda v: v if isinstance(v, str) else " ".join(v)
+)
+def test_work_that_fails_is_one_sentence_and_exit_code_1(arguments, sentence, data, capsys):
+    Path("empty.txt").touch()
+    Path("bad.jsonl").write_text("{\n")
+    code, _, error = kgpt(capsys, *arguments)
+    assert code == 1
+    assert f"\n{error}".count("\nkgpt: ") == 1 and sentence in error
+    assert "Traceback" not in error and len(error.splitlines()) <= 4
+
+
+def test_an_unknown_backend_is_refused_by_name(data, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "jaxx")
+    code, _, error = kgpt(capsys, "train", "gpt2", "--data", data)
+    assert code == 2
+    assert "KERAS_BACKEND=jaxx is no backend of kgpt; did you mean jax?" in error
+
+
+def test_a_backend_that_is_not_installed_says_how_to_install_it(data, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, error = kgpt(capsys, "train", "gpt2", "--data", data)
+    assert code == 2
+    assert '`pip install "kgpt[torch]"`' in error
+
+
+HOLD = """
+from kgpt.runs import new_run
+run = new_run("one")
+run.lock()
+print("locked", flush=True)
+input()
+"""
+
+
+def test_a_run_in_use_by_another_process_is_refused(data, capsys):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        holder.stdout.readline()
+        code, _, error = kgpt(capsys, "train", "gpt2", "--data", data, "--run", "one")
+    finally:
+        holder.kill()
+        holder.wait()
+    assert code == 1
+    assert "The run one is being trained by process" in error
+
+
+def test_an_existing_run_is_not_overwritten(data, capsys, tmp_path):
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "run.yaml").write_text("train: {}")
+    code, _, error = kgpt(capsys, "train", "gpt2", "--data", data, "--run", "one")
+    assert code == 1
+    assert "The run one exists already; go on with it by --resume" in error
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_debug_shows_the_traceback_and_still_the_sentence(place, capsys):
+    arguments = ["data", "show", "nowhere"]
+    arguments = ["--debug", *arguments] if place == "first" else [*arguments, "--debug"]
+    code, _, error = kgpt(capsys, *arguments)
+    assert code == 1
+    assert "Traceback (most recent call last)" in error and "DataError" in error
+    assert error.splitlines()[-1].startswith("kgpt: There is no data set")
+
+
+def test_a_defect_is_one_line_that_says_so(monkeypatch, capsys):
+    def broken(*arguments):
+        raise RuntimeError("wires crossed")
+
+    monkeypatch.setattr("kgpt.cli.runs.all_runs", broken)
+    code, _, error = kgpt(capsys, "runs", "list")
+    assert code == 1
+    assert error == (
+        "kgpt: RuntimeError: wires crossed (this is a defect of kgpt; run again with --debug "
+        "to see where).\n"
+    )
+
+
+def test_prepare_shows_what_it_made_and_verify_checks_it(data, capsys):
+    code, out, _ = kgpt(capsys, "data", "show", data, "--verify")
+    assert code == 0
+    assert "Every checksum is right." in out and "It was Monday." in out
+    shard = data / "train-00000.bin"
+    shard.write_bytes(b"\x01" + shard.read_bytes()[1:])
+    code, _, error = kgpt(capsys, "data", "show", data, "--verify")
+    assert code == 1
+    assert "bytes of train-00000.bin have changed; make it again" in error
+
+
+def test_prepare_reads_standard_input(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"to be or not to be " * 99)))
+    code, out, _ = kgpt(capsys, "data", "prepare", "-", "--out", "set", "--tokenizer", "char")
+    assert code == 0
+    assert DataSet("set").manifest.splits["train"].tokens == 1692  # nine tenths of 99 * 19
+    assert "to be or not" in out
+
+
+def test_quiet_prints_nothing(text, capsys):
+    arguments = ("data", "prepare", text, "--out", "set", "--tokenizer", "byte", "--quiet")
+    assert kgpt(capsys, *arguments) == (0, "", "")
+
+
+def test_get_offline_is_one_sentence(monkeypatch, capsys):
+    from kgpt.data import download
+
+    source = download.DOWNLOADS["shakespeare"]
+    nowhere = download.Download(
+        "http://127.0.0.1:9/x", source.sha256, source.path, "set", "char", source.preset
+    )
+    monkeypatch.setitem(download.DOWNLOADS, "shakespeare", nowhere)
+    code, _, error = kgpt(capsys, "data", "get", "shakespeare")
+    assert code == 1
+    assert "cannot be reached" in error and "data/shakespeare.txt" in error
+
+
+def test_a_reader_that_leaves_early_causes_no_noise(data):
+    command = f"{sys.executable} -m kgpt data show {data} | true"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+
+
+def test_interrupted_prepare_ends_with_130_and_leaves_nothing(tmp_path):
+    (tmp_path / "big.jsonl").write_text('{"text": "so many words to be counted"}\n' * 300_000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kgpt", "data", "prepare", "big.jsonl", "--out", "sets/one",
+         "--tokenizer", "byte"],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not list(tmp_path.glob("sets/.partial-*")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert list((tmp_path / "sets").iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(text, tmp_path):
+    """On a real file system of 64 kB, in a mount namespace of the test's own."""
+    (tmp_path / "small").mkdir()
+    text.write_text("x" * 400_000)
+    mount = "mount -t tmpfs -o size=64k none small"
+    inside = f"{mount} && {sys.executable} -m kgpt data prepare text.txt --tokenizer byte --out "
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        if subprocess.run([*namespace, mount], capture_output=True, check=False).returncode:
+            pytest.skip("this system gives no mount namespaces")
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    run = subprocess.run(
+        [*namespace, f"{inside} small/set; echo $?; ls -A small"],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert "kgpt: Could not write the data set small/set: the disk is full: free some" in run.stderr
+    assert run.stdout.split() == ["1"]
+    assert "Traceback" not in run.stderr
+
+
+def test_runs_are_listed_shown_compared_and_steered(capsys):
+    from kgpt.runs import RunStatus, new_run
+
+    for name, rate in (("one", 0.001), ("two", 0.002)):
+        run = new_run(name)
+        run.path.mkdir(parents=True)
+        run.write_config(f"train:\n  learning_rate: {rate}\n  seed: 1\n")
+        run.write_status(
+            RunStatus(state="training", step=5, total_steps=9, pid=os.getpid(), host=os.uname()[1])
+        )
+        run.append("metrics", {"step": 5, "loss": 2.5, "val_loss": 2.25 + rate})
+        run.append("samples", {"step": 5, "prompt": "[red]", "text": " said 🦊"})
+    code, out, _ = kgpt(capsys, "runs", "list")
+    assert code == 0 and "one" in out and "5/9" in out and "2.2510" in out
+    code, out, _ = kgpt(capsys, "runs", "show", "one")
+    assert code == 0 and "2.5000" in out and "[red] said 🦊" in out
+    code, out, _ = kgpt(capsys, "runs", "compare", "one", "two")
+    assert code == 0 and "train.learning_rate" in out and "train.seed" not in out
+    for command in ("pause", "resume", "stop", "checkpoint", "sample"):
+        assert kgpt(capsys, "runs", command, "one")[0] == 0
+    assert len(new_run("one").take_commands()) == 5
