@@ -29,10 +29,12 @@ def export_saved_model(folder: Path, work: Path, dtype: str | None = None) -> No
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",  # the graph is for any device, and tracing needs none
     }
+    # The allocator's settings for training keep memory that others could use.
+    inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     command = [sys.executable, "-m", "kgpt.export.saved_model_writer", folder, work]
     child = subprocess.run(
         [*command, dtype or "float32"],
-        env=os.environ | environment,
+        env=inherited | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
