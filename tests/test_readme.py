@@ -45,13 +45,10 @@ def test_every_command_is_one_that_kgpt_knows(line):
     assert names or words[:1] in ([], ["--help"], ["--version"]), f"there is no {words[:1]}"
     if len(words) == 0 or words[0].startswith("--help"):
         return
-    ignored = app.parse_known_args([*names, *words], exit_on_error=False, print_error=False)
-    unknown = [word for word in ignored[2] if word.startswith("--")]
+    _, bound, unknown, _ = app.parse_known_args([*names, *words])
     assert not unknown
-    overrides = [word for word in ignored[1].args if str(word).startswith("--")]
-    if overrides:
-        flat = list(map(str, ignored[1].args))
-        parse_overrides(flat[flat.index(overrides[0]) :])
+    if overrides := bound.arguments.get("overrides"):
+        parse_overrides(overrides)
 
 
 def test_there_are_commands_to_check():
