@@ -63,7 +63,8 @@ def from_hugging_face(values: dict[str, Any]) -> ModelConfig:
     family = values.get("model_type")
     extra = values.get("kgpt") or {}
     if family == "kgpt":
-        return ModelConfig.parse({key: extra[key] for key in extra if key != "version"})
+        ours = {key: extra[key] for key in extra if key not in ("version", "quantization")}
+        return ModelConfig.parse(ours)
     if family == "gpt2":
         return _read_gpt2(values, extra)
     if family in ARCHITECTURES:

@@ -60,7 +60,7 @@ def open_tensors(folder: Path) -> dict[str, Entry]:
             f"{folder} holds its weights as pickles, which can run code and are not read; "
             "get the model as safetensors."
         )
-    return _open_file(folder / ONE_FILE)
+    return open_file(folder / ONE_FILE)
 
 
 def _open_shards(folder: Path) -> dict[str, Entry]:
@@ -73,13 +73,14 @@ def _open_shards(folder: Path) -> dict[str, Entry]:
         raise CheckpointError(f"{folder / INDEX} names files outside its folder.")
     found: dict[str, Entry] = {}
     for name in names:
-        found |= _open_file(folder / name)
+        found |= open_file(folder / name)
     if lost := [name for name in places if name not in found]:
         raise CheckpointError(f"{folder / INDEX} lists {lost[0]}, which no file holds.")
     return found
 
 
-def _open_file(file: Path) -> dict[str, Entry]:
+def open_file(file: Path) -> dict[str, Entry]:
+    """The tensors of one safetensors file by name; only its header is read."""
     try:
         with safe_open(file, framework="np"):  # checks that header and size agree
             pass

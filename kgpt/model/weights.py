@@ -11,6 +11,7 @@ from kgpt.config import ModelConfig
 from kgpt.errors import CheckpointError
 from kgpt.model.families import family_of
 from kgpt.model.layouts import BUFFERS, PREFIXES, Stored, layout
+from kgpt.model.quantized import open_quantized
 from kgpt.model.storage import SHARD_BYTES, TYPES, Entry, Outgoing, open_tensors, write_tensors
 
 Read = Callable[[str], np.ndarray]  # a variable's path to its value
@@ -24,7 +25,7 @@ class Weights:
 
     def __init__(self, folder: Path, config: ModelConfig):
         self.folder = folder
-        entries = open_tensors(folder)
+        entries = open_quantized(folder) or open_tensors(folder)
         self._stored: dict[str, Stored] = {}
         self._entries: dict[str, Entry] = {}
         used = set()
@@ -64,6 +65,10 @@ class Weights:
             width = shape[0] if stored.transposed else shape[-1]
             value[..., start : start + width] = part.T if stored.transposed else part
         return value
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A tensor by its name in the file, in the file's orientation and type."""
+        return self._entries[name].read()
 
     def _check_zero(self, stored: Stored) -> None:
         for name in stored.names:

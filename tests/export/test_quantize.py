@@ -1,0 +1,105 @@
+"""`kgpt quantize` and `kgpt info` on a model that has learned something."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kgpt.cli import main
+from kgpt.config import ModelConfig
+from kgpt.data.shards import TokenStream
+from kgpt.export.quantize import perplexity
+from kgpt.model.directory import save_model
+from kgpt.text.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.backend
+TEXT = "the quick brown fox jumps over the lazy dog. " * 40
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model directory that knows one sentence, and the sentence as a file."""
+    import keras
+
+    from kgpt import GPT, NextTokenLoss
+
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    folder.mkdir()
+    tokenizer = Tokenizer.of_bytes()
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, max_length=32, num_layers=2, num_heads=2, hidden_dim=32
+    )
+    model = GPT(config, seed=1)
+    ids = np.array(tokenizer.encode(TEXT))
+    starts = np.random.default_rng(0).integers(0, len(ids) - 33, 640)
+    windows = ids[starts[:, None] + np.arange(33)]
+    model.compile(optimizer=keras.optimizers.Adam(5e-3), loss=NextTokenLoss())
+    model.fit(windows[:, :-1], windows[:, 1:], batch_size=16, epochs=2, verbose=0)
+    save_model(model, folder, tokenizer)
+    (folder.parent / "text.txt").write_text(TEXT)
+    return folder, folder.parent / "text.txt"
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch):
+    """The command may neither start this process anew nor take its standard error."""
+    monkeypatch.setattr("kgpt.cli.quantize.prepare_process", lambda: None)
+    monkeypatch.setattr("kgpt.cli.quantize.silence_native_code", lambda: None)
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    return exit_.value.code
+
+
+@pytest.mark.parametrize(("bits", "change"), [(8, 0.02), (4, 0.25)])
+def test_quantizing_costs_little(trained, tmp_path, bits, change):
+    folder, text = trained
+    out = tmp_path / "small"
+    assert run("quantize", "--model", folder, "--out", out, "--bits", bits, "--quiet") == 0
+    stream = TokenStream([np.array(Tokenizer.load(out).encode(text.read_text()))])
+    before, after = (perplexity(place, stream, 1000) for place in (folder, out))
+    assert before < 4  # it has learned the sentence
+    assert after != before
+    assert abs(after / before - 1) < change
+
+
+def test_it_tells_what_it_measured(trained, tmp_path, capfd):
+    folder, text = trained
+    arguments = ("--out", tmp_path / "small", "--data", text, "--tokens", 500)
+    assert run("quantize", "--model", folder, *arguments) == 0
+    said = capfd.readouterr().out
+    assert "perplexity" in said and "smaller" in said and "memory" in said
+
+
+def test_wrong_commands_are_answered_with_a_sentence(trained, tmp_path, capsys):
+    folder, text = trained
+    out = tmp_path / "out"
+    assert run("quantize", "--model", folder, "--out", out, "--bits", 5) == 2
+    assert "must be 8 or 4" in capsys.readouterr().err
+    assert run("quantize", "--model", folder, "--out", text.parent) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_nothing_is_left_of_what_fails(trained, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kgpt.export.quantize.sha256", interrupted)
+    assert run("quantize", "--model", trained[0], "--out", tmp_path / "here" / "out") == 130
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_info_tells_shape_size_and_tokenizer(trained, capsys):
+    assert run("info", trained[0], "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    config = ModelConfig(**facts["architecture"])
+    assert facts["parameters"]["total"] == config.num_parameters()
+    assert facts["weights"]["float32"] == 4 * config.num_parameters()
+    assert facts["cache_per_token"]["float32"] == 2 * 2 * 32 * 4
+    assert facts["cache_at_full_context"]["bfloat16"] == 32 * 2 * 2 * 32 * 2
+    assert facts["tokenizer"]["vocab_size"] == config.vocab_size
+    assert run("info", trained[0]) == 0
+    assert "gpt2: 2 layers of 32" in capsys.readouterr().out.replace("\n", " ")
