@@ -1,6 +1,7 @@
 """The whole journey, as a person takes it: a real terminal, a real trainer, a real server."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,12 @@ pytestmark = [
 ]
 
 TINY = """\
-model: {num_layers: 1, num_heads: 2, hidden_dim: 32, intermediate_dim: 64, max_length: 96,
+model: {num_layers: 1, num_heads: 2, hidden_dim: 32, intermediate_dim: 64, max_length: 512,
         position: rotary, norm: rms, activation: swiglu, bias: false}
 data: {dir: data/tinyworld, replies_only: true}
-train: {max_steps: 500000, batch_size: 4, log_every: 10, eval_every: 0, checkpoint_every: 0,
-        sample_every: 200, sample_prompts: ["It was Monday."]}
-sampling: {max_tokens: 200, temperature: 0.7}
+train: {max_steps: 500000, batch_size: 4, sequence_length: 96, log_every: 10,
+        eval_every: 0, checkpoint_every: 0, sample_every: 200, sample_prompts: ["It was Monday."]}
+sampling: {max_tokens: 60, temperature: 0.7}
 """
 DATA = """\
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_train_watch_chat_leave_and_come_back(terminal, home, environment):
     terminal.wait("unknown until measured")
     terminal.keys("C-s")
     terminal.wait("training", 180)
-    terminal.wait(lambda: run.status().state == "training", 180)
+    terminal.wait(lambda: run.status().state == "training", 400)
     terminal.keys("p")
     terminal.wait("● paused")
     assert run.status().state == "paused"
@@ -93,6 +94,34 @@ def test_train_watch_chat_leave_and_come_back(terminal, home, environment):
 
 def chat(terminal):
     """Talk with the checkpoint of the run that is still training."""
+    terminal.keys("t")
+    terminal.wait("● tiny", 300)
+    terminal.keys("C-s", "Enter")
+    retype(terminal, "400")  # max_tokens, so that there is something to stop
+    terminal.keys("Down", "Enter")
+    retype(terminal, "300")  # min_tokens
+    controls = terminal.wait("300")
+    assert "400" in controls
+    terminal.keys("C-s")
+    terminal.type("Tell me a story")
+    terminal.keys("Enter")
+    terminal.wait(lambda: re.search(r"[1-9]\d? tokens .*/s", terminal.screen()), 120)
+    terminal.keys("Escape")
+    terminal.wait("stopped")
+    terminal.keys("C-t", "Right", "Right", "Down", "Enter")  # another token than the third
+    terminal.wait("‹ 2/2 ›", 120)
+    terminal.keys("Escape", "C-f")
+    terminal.type("story")
+    terminal.wait(lambda: "Tell me a story" in "".join(terminal.screen().splitlines()[3:8]))
+
+
+def retype(terminal, text):
+    """Replace what the question just opened proposes."""
+    time.sleep(0.5)
+    terminal.keys("C-e", "C-u")
+    terminal.type(text)
+    terminal.keys("Enter")
+    time.sleep(0.5)
 
 
 def come_back(terminal, run, environment):

@@ -219,7 +219,10 @@ def test_a_data_set_is_asked_for(tmp_path):
         dialog.query_one("#source").value = "novel.txt"
         await pilot.pause()
         assert dialog.query_one("#out").value == "data/novel"
-        await pilot.press("escape")
+        dialog.query_one("#kind", Choice).value = "byte"
+        await pilot.press("ctrl+s")
         await wait_until(pilot, lambda: app.screen is screen)
+        assert screen.form.text("data.dir") == "data/novel"
+        assert "data/novel" in screen.query_one("#data", Choice).choices
 
     form(script, tmp_path)

@@ -42,7 +42,7 @@ class PrepareScreen(ModalScreen[str | None]):
     def __init__(self) -> None:
         super().__init__()
         self._files = [str(path) for path in texts()]
-        self._running: Preparation | None = None
+        self._preparing: Preparation | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
@@ -83,7 +83,7 @@ class PrepareScreen(ModalScreen[str | None]):
 
     @on(Button.Pressed, "#go")
     def action_go(self) -> None:
-        if self._running is None:
+        if self._preparing is None:
             self._make()
 
     @work(exclusive=True, exit_on_error=False)
@@ -101,13 +101,13 @@ class PrepareScreen(ModalScreen[str | None]):
             command += ["--vocab-size", size]
         self._say("starting …")
         try:
-            self._running = Preparation(command)
-            await self._running.finish(self._say)
+            self._preparing = Preparation(command)
+            await self._preparing.finish(self._say)
             self.dismiss(out)
         except (KgptError, OSError) as error:
             self._say(str(error))
         finally:
-            self._running = None
+            self._preparing = None
 
     def _problem(self, source: str, size: str, out: str) -> str:
         if not source.strip():
@@ -124,6 +124,6 @@ class PrepareScreen(ModalScreen[str | None]):
         self.query_one("#progress", Static).update(shown(text))
 
     def action_cancel(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
+        if self._preparing is not None:
+            self._preparing.cancel()
         self.dismiss(None)
