@@ -458,7 +458,7 @@ def sentence(error: ValidationError, model: type[BaseModel], where: str = "") ->
     path = [str(part) for part in failure["loc"] if part != "[key]"]
     key = ".".join(([where] if where else []) + path)
     if failure["type"] == "extra_forbidden":
-        owner = model
+        owner: Any = model
         for part in path[:-1]:
             annotation = owner.model_fields[part].annotation
             owner = next(iter(get_args(annotation)), annotation)
