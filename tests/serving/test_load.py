@@ -35,16 +35,19 @@ def server(tmp_path):
     command = [sys.executable, "-m", "kgpt", "serve", "--model", str(folder), "--port", "0"]
     command += ["--max-slots", "16", "--max-queue", "32"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    url = child.stdout.readline().strip().split(" on ")[-1]
-    eventually(lambda: httpx.get(f"{url}/health").status_code == 200, seconds=400)
-    yield child, url
-    child.terminate()
-    assert child.wait(60) == 0
-    child.stdout.close()
+    try:
+        url = child.stdout.readline().strip().split(" on ")[-1]
+        eventually(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 200, seconds=900)
+        yield child, url
+        child.terminate()
+        assert child.wait(60) == 0
+    finally:
+        child.kill()
+        child.stdout.close()
 
 
 def figure(url, name):
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 

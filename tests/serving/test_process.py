@@ -26,7 +26,7 @@ def process():
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(child)
         url = child.stdout.readline().strip().split(" on ")[-1]
-        eventually(lambda: httpx.get(f"{url}/health").status_code == 200, seconds=300)
+        eventually(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 200, seconds=300)
         return child, url
 
     yield start
