@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,15 +28,29 @@ def explained(action: str) -> Iterator[None]:
     """Turn the operating system's refusals into one sentence: full disk, no permission, ..."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
         remedy = {
             errno.ENOSPC: "the disk is full: free some space, or choose another folder",
             errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
             errno.EACCES: "permission denied: choose a folder you may write to",
             errno.EROFS: "the disk is read-only: choose another folder",
             errno.EFBIG: "files may not be so large here: see `ulimit -f`",
-        }.get(error.errno or 0, error.strerror or str(error))
+        }.get(number, os.strerror(number) if number else str(error))
         raise KgptError(f"Could not {action}: {remedy}.") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The operating system's error behind `error`; None if it is none of these.
+
+    Libraries in Rust (tokenizers, safetensors) tell it only in the text of their own exceptions.
+    """
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)|Os \{ code: (\d+)", str(error))
+    return int(found[1] or found[2]) if found else None
 
 
 def write_text(path: Path, text: str) -> None:

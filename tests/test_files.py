@@ -111,6 +111,18 @@ def test_other_refusals_are_sentences(number, words):
         raise OSError(number, os.strerror(number))
 
 
+def test_refusals_told_by_libraries_in_rust_are_sentences(tmp_path):
+    from kgpt.text.tokenizer import Tokenizer
+
+    (tmp_path / "tokenizer.json").mkdir()  # in the way
+    with pytest.raises(KgptError, match=r"it: Is a directory\."), explained("write it"):
+        Tokenizer.of_bytes().save(tmp_path)
+    with pytest.raises(KgptError, match="the disk is full"), explained("write it"):
+        raise RuntimeError('Io error: Os { code: 28, kind: StorageFull, message: "No space" }')
+    with pytest.raises(ZeroDivisionError), explained("divide"):
+        _ = 1 / 0
+
+
 def test_a_folder_appears_when_it_is_complete(tmp_path):
     target = tmp_path / "sets" / "one"
     with new_folder(target) as work:
