@@ -81,7 +81,7 @@ class Control:
         if self.kind is int:
             size = 1 if value < 20 else 10 ** (int(math.log10(value)) - 1)
         else:
-            size = 0.05 if self.high - self.low <= 20 and value <= 2 else 0.1
+            size = 0.05 if value <= 2 else 0.1
         return self._rounded(value + steps * size)
 
     def _rounded(self, value: float) -> Any:

@@ -155,6 +155,7 @@ class ChatSession:
                 answer.finish = chunk.finish_reason or answer.finish
                 answer.prompt_tokens = chunk.usage.get("prompt_tokens") or answer.prompt_tokens
                 answer.seconds = time.monotonic() - (first or started)
+                self.touch(answer)
         except asyncio.CancelledError:
             answer.finish = "stopped"
             raise

@@ -52,3 +52,8 @@ def screen_text(app) -> str:
     """What can be read on the screen, a line each row."""
     strips = app.screen._compositor.render_strips(app.size)
     return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+def said(app) -> str:
+    """What the messages in the corner say."""
+    return " ".join(note.message for note in app._notifications)

@@ -37,7 +37,7 @@ def entry(text: str, chance: float, temperature: float = 1.0) -> dict:
 
 
 class FakeServer:
-    """Answers on loopback; `requests` are the bodies it got."""
+    """Answers on loopback; `requests` are the bodies of streams it was asked for."""
 
     def __init__(self, answer: str = ANSWER, chat: bool = True, pause: float = 0.0, key: str = ""):
         self.answer, self.chat, self.pause, self.key = answer, chat, pause, key
@@ -45,6 +45,7 @@ class FakeServer:
         self.warming = 0  # health checks that are answered with "starting"
         self.context = 128
         self.requests: list[dict] = []
+        self.predictions: list[dict] = []  # what asked for the next token alone
         self.cancelled = 0
         self.port = 0
 
@@ -71,7 +72,7 @@ class FakeServer:
                 length = int(headers.get("content-length", 0))
                 body = json.loads(await reader.readexactly(length)) if length else {}
                 await self._answer(method, path, headers, body, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             self.cancelled += 1
         finally:
             with contextlib.suppress(ConnectionError):
@@ -94,7 +95,7 @@ class FakeServer:
             tokens = pieces(text)
             answer = {"ids": list(range(len(tokens))), "tokens": tokens, "count": len(tokens)}
             return self._send(writer, answer)
-        self.requests.append(body)
+        (self.requests if body.get("stream") else self.predictions).append(body)
         if self.fault == "refuse":
             return self._send(writer, {"error": {"message": "temperature is too high."}}, 400)
         if self.fault == "not json":

@@ -16,7 +16,7 @@ from kgpt_tui.widgets.message import MessageView
 from kgpt_tui.widgets.message_list import MOUNTED, MessageList
 from kgpt_tui.widgets.sampling_panel import FieldRow, PresetRow
 from kgpt_tui.widgets.token_panel import Alternatives, TokenPanel
-from tests.tui.driving import drive, screen_text, wait_until
+from tests.tui.driving import drive, said, screen_text, wait_until
 from tests.tui.fake_server import ANSWER, FakeServer
 
 
@@ -117,7 +117,7 @@ def test_escape_stops_and_keeps_what_was_written(tmp_path):
         assert ANSWER.startswith(chat.texts[-1]) and chat.texts[-1] != ANSWER
         await chat.until(lambda: "stopped" in screen_text(chat.app))
         await chat.press("ctrl+g")  # and it goes on from there
-        await chat.until(lambda: chat.screen.answering is not None)
+        await chat.until(lambda: len(chat.fake.requests) == 2)
         assert chat.fake.requests[-1]["continue_final_message"] is True
 
     chat(script, tmp_path, pause=0.05)
@@ -225,10 +225,8 @@ def test_sliders_change_the_next_answer_and_the_next_tokens(tmp_path):
         chat.screen.query_one("#field-temperature", FieldRow).focus()
         await chat.press("right", "right")
         assert chat.session.sampling.temperature == 1.1
-        before = len(chat.fake.requests)
-        await chat.until(lambda: len(chat.fake.requests) > before)
-        assert chat.fake.requests[-1]["temperature"] == 1.1
-        assert chat.fake.requests[-1]["max_tokens"] == 1
+        await chat.until(lambda: chat.fake.predictions[-1]["temperature"] == 1.1)
+        assert chat.fake.predictions[-1]["max_tokens"] == 1
         await chat.press("backspace")
         assert chat.session.sampling.temperature == 1.0
         await chat.press("enter")
@@ -247,7 +245,7 @@ def test_every_field_can_be_stepped_and_reset(tmp_path):
         default = chat.session.sampling
         for row in chat.screen.query(FieldRow):
             row.focus()
-            await chat.press("right", "left", "left", "shift+right", "space", "backspace")
+            await chat.press("right", "shift+left", "backspace")
             assert chat.session.sampling == default, row.control.name
 
     chat(script, tmp_path)
@@ -313,7 +311,7 @@ def test_slash_commands_are_completed_and_run(tmp_path):
         await chat.ask()
         assert chat.fake.requests[-1]["messages"][0] == {"role": "system", "content": "be brief"}
         await chat.write("/nonsense")
-        await chat.until(lambda: "no command" in screen_text(chat.app))
+        await chat.until(lambda: "no command" in said(chat.app))
         await chat.write("/prefill Once")
         await chat.done()
         await chat.until(lambda: chat.texts[-1] == "Once" + ANSWER)
@@ -343,9 +341,9 @@ def test_a_file_that_is_no_chat_is_refused(tmp_path):
 
     async def script(chat):
         await chat.write(f"/import {tmp_path / 'a.json'}")
-        await chat.until(lambda: "no conversation" in screen_text(chat.app))
+        await chat.until(lambda: "no conversation" in said(chat.app))
         await chat.write(f"/import {tmp_path / 'none.md'}")
-        await chat.until(lambda: "Could not read" in screen_text(chat.app))
+        await chat.until(lambda: "Could not read" in said(chat.app))
 
     chat(script, tmp_path)
 
@@ -356,20 +354,20 @@ def test_a_model_without_chat_layout_goes_on_with_the_text(tmp_path):
         assert "messages" not in chat.fake.requests[-1]
         await chat.ask(" And then")
         assert chat.fake.requests[-1]["prompt"] == f"Once upon a time{ANSWER} And then"
-        assert "text continuation" in screen_text(chat.app)
+        assert "· text" in screen_text(chat.app)
 
     chat(script, tmp_path, chat=False)
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "sentence"),
     [("die", "broke"), ("garbage", "no sense"), ("refuse", "too high"), ("not json", "no sense")],
 )
-def test_a_server_that_fails_leaves_a_message_and_a_usable_chat(tmp_path, fault, said):
+def test_a_server_that_fails_leaves_a_message_and_a_usable_chat(tmp_path, fault, sentence):
     async def script(chat):
         chat.fake.fault = fault
         await chat.ask()
-        await chat.until(lambda: said in screen_text(chat.app))
+        await chat.until(lambda: sentence in screen_text(chat.app))
         chat.fake.fault = ""
         await chat.press("ctrl+r")
         await chat.until(lambda: chat.texts[-1] == ANSWER)
@@ -394,7 +392,7 @@ def test_without_a_model_the_text_stays_and_the_way_out_is_said(tmp_path):
         app.switch_mode("chat")
         await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen) and app.screen.focused)
         await pilot.press("h", "i", "enter")
-        await wait_until(pilot, lambda: "Choose a model first" in screen_text(app))
+        await wait_until(pilot, lambda: "Choose a model first" in said(app))
         assert app.screen.query_one(Composer).text == "hi"
         await pilot.press("ctrl+l")
         await wait_until(pilot, lambda: isinstance(app.screen, ModelScreen))
@@ -427,7 +425,10 @@ def test_what_was_being_written_survives_a_crash(tmp_path):
     drive(after, tmp_path)
 
 
-HOSTILE = "[/abc] [@click=app.quit]x[/] \x1b]0;t\x07\x1b[2J \u202eRTL \u200b \u05e9\u05dc 👩‍👩‍👧 " + "é" * 9
+HOSTILE = (
+    "[/abc] [@click=app.quit]x[/] \x1b]0;t\x07\x1b[2J \u202eRTL \u200b \u05e9\u05dc 👩‍👩‍👧 "
+    + "é" * 9
+)
 
 
 @pytest.mark.parametrize("rendering", ["plain", "markdown"])

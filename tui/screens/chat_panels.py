@@ -137,8 +137,9 @@ class ChatPanels(Base):
             else:
                 messages.focus()
         else:
-            self.inspected = None
-            self.draw_tokens()
+            if self.inspected is not None:
+                self.inspected = None
+                self.draw_tokens()
             composer.focus()
 
     def action_page(self, pages: int) -> None:

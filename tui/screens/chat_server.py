@@ -127,7 +127,8 @@ class ChatServer(Base):
         if not self.has_class("-narrow"):
             size = f" {count(facts.parameters)}" if facts.parameters else ""
             backend = f" {facts.backend}" if facts.backend else ""
-            parts.append((f"{size}{backend}", "$foreground-muted"))
+            kind = " · text" if self.session.is_text else ""
+            parts.append((f"{size}{backend}{kind}", "$foreground-muted"))
         return Content.assemble(*parts)
 
     def draw_status(self) -> None:
@@ -150,6 +151,4 @@ class ChatServer(Base):
             parts.append((f"  {answer.speed:.1f}/s", "$foreground-muted"))
         if self.answering is not None:
             parts.insert(0, ("writing, esc stops  ", "$accent"))
-        elif self.session.is_text and self.session.facts:
-            parts.append(("  text continuation", "$foreground-muted"))
         return Content.assemble(*parts) if parts else Content("")

@@ -26,7 +26,7 @@ class Entries(OptionList):
         Binding("u", "do('undo')", "Undo", id="conversations.undo"),
         Binding("j", "cursor_down", "Down", id="conversations.down", show=False),
         Binding("k", "cursor_up", "Up", id="conversations.up", show=False),
-        Binding("slash", "app.focus('search')", "Search", id="conversations.search", show=False),
+        Binding("slash", "screen.search", "Search", id="conversations.search", show=False),
     ]
 
     def action_do(self, name: str) -> None:

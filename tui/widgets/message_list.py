@@ -66,6 +66,7 @@ class MessageList(VerticalScroll):
         self.chosen: Message | None = None
         self._conversation = Conversation()
         self._markdown = False
+        self._said_earlier = -1
 
     def compose(self) -> ComposeResult:
         yield Earlier(id="earlier")
@@ -134,8 +135,9 @@ class MessageList(VerticalScroll):
         for view in self.query(MessageView):
             view.set_class(view.message is self.chosen, "-chosen")
         earlier = self.query_one("#earlier", Static)
-        earlier.display = self.first > 0
-        earlier.update(f"↑ {self.first} earlier messages")
+        if (self.first > 0, self.first) != (earlier.display, self._said_earlier):
+            earlier.display, self._said_earlier = self.first > 0, self.first
+            earlier.update(f"↑ {self.first} earlier messages")  # each update is a new layout
         self.query_one("#empty").display = not self.path
 
     async def action_earlier(self) -> None:

@@ -1,0 +1,64 @@
+"""How the chat's screens look, at three sizes, dark and light."""
+
+import pytest
+
+from kgpt_tui.settings import DARK, LIGHT
+from tests.tui.driving import SIZES, wait_until
+from tests.tui.snapshots import matches_snapshot
+from tests.tui.test_chat import chat
+
+ANSWER = "The moon is a *quiet* lamp.\n\n- `keeps` its light\n- [/b] is text"
+VIEWS = {
+    "answered": (),
+    "tokens": ("ctrl+t", "right", "right", "down"),
+    "sampling": ("ctrl+s", "down", "down", "right"),
+    "chats": ("ctrl+b",),
+    "commands": ("slash", "e"),
+    "keys": ("f1",),
+    "settings": ("f10",),
+    "models": ("ctrl+l",),
+    "editing": ("escape", "e"),
+}
+
+
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_each_view_looks_as_it_did(tmp_path, monkeypatch, size, theme):
+    monkeypatch.setattr("kgpt_tui.tree.Message.speed", 42.0)
+    monkeypatch.setattr("kgpt_tui.widgets.conversations.age", lambda moment: "now")
+    monkeypatch.chdir(tmp_path)
+    suffix = f"{size[0]}x{size[1]}-{theme.removeprefix('kgpt-')}"
+
+    async def settle(chat):
+        await chat.pilot.pause(0.35)  # the next tokens are asked for after a pause in typing
+        await chat.until(lambda: not [w for w in chat.screen.workers if w.group == "predict"])
+        await chat.pilot.pause()
+
+    async def script(chat):
+        chat.screen.query_one("#composer").cursor_blink = False
+        await settle(chat)
+        matches_snapshot(chat.app, f"chat-empty-{suffix}")
+        await chat.ask("Tell me about the moon")
+        for name, keys in VIEWS.items():
+            await chat.press(*keys)
+            await settle(chat)
+            matches_snapshot(chat.app, f"chat-{name}-{suffix}")
+            if len(chat.app.screen_stack) > 1:
+                await chat.press("escape")
+            while not chat.screen.query_one("#composer").has_focus:
+                await chat.press("escape")
+            if name == "commands":
+                chat.screen.query_one("#composer").clear()
+
+    chat(script, tmp_path, size, theme, answer=ANSWER)
+
+
+def test_colours_can_be_switched_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def script(chat):
+        await chat.ask()
+        assert any(type(each).__name__ == "Monochrome" for each in chat.app._filters)
+        await wait_until(chat.pilot, lambda: "quiet" in chat.texts[-1])
+
+    chat(script, tmp_path)
