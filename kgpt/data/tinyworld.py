@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HELD_OUT_SHARE = 0.1
+FOLLOWED = 0.5  # the share of conversations that ask more than once about the same facts
 
 PEOPLE = {
     "Anna": "she", "Ben": "he", "Carla": "she", "David": "he", "Ella": "she", "Finn": "he",
@@ -58,13 +59,15 @@ FEELINGS = {  # what happened to somebody, and how that feels
     "waited for the {thing} a long time": "bored",
 }
 
-SMALL_TALK = (
+OPENINGS = (
     ("Hello!", "Hello! Ask me about my small world."),
     ("Hi!", "Hi! Ask me about my small world."),
     ("Good morning!", "Good morning! Ask me about my small world."),
     ("Who are you?", "I am a small model. I know a small world."),
     ("What do you know?", "I know people, animals, places, things, colours, numbers and days."),
     ("How are you?", "I am fine, thank you."),
+)
+CLOSINGS = (
     ("Thank you!", "You are welcome."),
     ("Thanks!", "You are welcome."),
     ("Goodbye!", "Goodbye! Come back soon."),
@@ -154,7 +157,7 @@ def _colour(rng: random.Random) -> Question:
     return Question(
         "colour",
         f"{context} What colour is {name}'s {thing}?",
-        f"It is {colour}.",
+        f"{name} has a {colour} {thing}.",
         colour,
         frozenset(COLOURS) - {colour},
         ("owns", name, colour, thing),
@@ -175,19 +178,24 @@ def _owner(rng: random.Random) -> Question:
 
 
 def _place(rng: random.Random) -> Question:
-    count = rng.randint(1, 3)
-    people, places = rng.sample(list(PEOPLE), count), rng.sample(PLACES, count)
-    facts = list(zip(people, places, strict=True))
-    context = " ".join(f"Look, {name} went to the {place}." for name, place in facts)
+    facts, context = _visits(rng)
     name, place = rng.choice(facts)
     return Question(
         "place",
         f"{context} Where is {name}?",
-        f"{PEOPLE[name].title()} is at the {place}.",
+        f"{name} went to the {place}.",
         place,
         frozenset(PLACES) - {place},
         ("at", name, place),
     )
+
+
+def _visits(rng: random.Random) -> tuple[list[tuple[str, str]], str]:
+    """One to three people with a place each, and the sentences that say so."""
+    count = rng.randint(1, 3)
+    people, places = rng.sample(list(PEOPLE), count), rng.sample(PLACES, count)
+    facts = list(zip(people, places, strict=True))
+    return facts, " ".join(f"Look, {name} went to the {place}." for name, place in facts)
 
 
 def _echo(rng: random.Random) -> Question:
@@ -385,19 +393,50 @@ def _allowed(rng: random.Random, relation: str, *choices: tuple[str, ...]) -> tu
 
 
 def conversations(seed: int) -> Iterator[list[dict[str, str]]]:
-    """Endless conversations of one to four turns: small talk and questions."""
+    """Endless conversations: questions, some with others after them, small talk around them."""
     rng = random.Random(f"conversations {seed}")
     source = questions(seed)
     while True:
-        turns = [rng.choice(SMALL_TALK)] if rng.random() < 0.15 else []
-        for _ in range(rng.randint(1, 3)):
-            question = next(source)
-            turns.append((question.text, question.answer))
+        turns = [rng.choice(OPENINGS)] if rng.random() < 0.15 else []
+        if rng.random() < FOLLOWED:
+            turns += _followed(rng)
+        else:
+            asked = (next(source) for _ in range(rng.randint(1, 3)))
+            turns += [(question.text, question.answer) for question in asked]
+        if rng.random() < 0.1:
+            turns.append(rng.choice(CLOSINGS))
         yield [
             {"role": role, "content": content}
             for turn in turns
             for role, content in zip(("user", "assistant"), turn, strict=True)
         ]
+
+
+def _followed(rng: random.Random) -> list[tuple[str, str]]:
+    """Up to four questions about the same facts, which only the first one tells.
+
+    Who is asked again and again must keep apart what belongs to whom: a model learns it from such
+    conversations in a fraction of the time that single questions take.
+    """
+    if rng.random() < 2 / 3:
+        facts, context = _owners(rng)
+        known = [("owns", *fact) for fact in facts]
+        turns = [
+            turn
+            for name, colour, thing in facts
+            for turn in (
+                (f"What colour is {name}'s {thing}?", f"{name} has a {colour} {thing}."),
+                (f"Who has the {thing}?", f"The {thing} belongs to {name}."),
+            )
+        ]
+    else:
+        visits, context = _visits(rng)
+        known = [("at", *visit) for visit in visits]
+        turns = [(f"Where is {name}?", f"{name} went to the {place}.") for name, place in visits]
+    if any(is_held_out(*fact) for fact in known):
+        return _followed(rng)
+    (question, answer), *rest = rng.sample(turns, rng.randint(1, min(4, len(turns))))
+    return [(f"{context} {question}", answer), *rest]
 
 
 def write(folder: Path, conversation_count: int = 40_000, story_count: int = 6_000, seed=0) -> Path:
