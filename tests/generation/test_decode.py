@@ -1,0 +1,201 @@
+"""The decode path: with caches as without, together as alone, in one go as in many."""
+
+import keras
+import numpy as np
+import pytest
+
+from kgpt.config import SamplingConfig
+from kgpt.errors import UsageError
+from kgpt.generation.batch import Batch, common_prefix
+from kgpt.generation.programs import Programs
+from kgpt.generation.rows import Request
+from kgpt.generation.scheduler import generate
+from kgpt.model.cache import empty_cache, visible
+
+from .conftest import (
+    VOCABULARY,
+    greedy,
+    greedy_without_cache,
+    logits_without_cache,
+    model_of,
+    prompts,
+)
+
+pytestmark = pytest.mark.backend
+
+WILD = SamplingConfig(
+    temperature=0.9, top_k=30, top_p=0.9, min_p=0.01, typical_p=0.97, repetition_penalty=1.2,
+    presence_penalty=0.3, frequency_penalty=0.2, max_tokens=12, logit_bias={3: 2.0},
+)  # fmt: skip
+
+
+def run(batch, row, request):
+    batch.join(row, request)
+    while not batch.rows[row].writing:
+        batch.read([row])
+    while batch.writing():
+        batch.write(5)
+    return batch.rows[row].new
+
+
+def test_cached_logits_equal_uncached(kind):
+    model, text = model_of(kind), prompts(40)[0]
+    cache = empty_cache(model.config, 1, 64)
+    want, got, start = logits_without_cache(kind, text), [], 0
+    for size in (7, 16, 1, 1, 15):  # pieces of all sizes, some padded
+        padded = np.zeros((1, 16 if size > 1 else 1), "int32")
+        padded[0, :size] = text[start : start + size]
+        where = (np.array([start], "int32"), np.array([size], "int32"))
+        tensors = [keras.ops.convert_to_tensor(x) for x in (padded, *where)]
+        hidden, cache = model.extend(*tensors, cache)
+        got.append(keras.ops.convert_to_numpy(model.logits(hidden))[0, :size])
+        start += size
+    np.testing.assert_allclose(np.concatenate(got), want, atol=1e-4)
+
+
+def test_greedy_text_is_the_one_written_without_a_cache(kind):
+    for prompt in prompts(1, 17, 30):
+        batch = Batch(model_of(kind))
+        assert run(batch, 0, Request(prompt, greedy(12))) == greedy_without_cache(kind, prompt, 12)
+
+
+@pytest.mark.parametrize("config", [greedy(12), WILD], ids=["greedy", "sampled"])
+def test_sixteen_ragged_prompts_together_are_each_alone(config):
+    texts = prompts(*range(1, 33, 2))
+    requests = [Request(text, config, seed=i) for i, text in enumerate(texts)]
+    model = model_of("llama")
+    together = [job.ids for job in generate(model, requests, max_rows=16)]
+    alone = [job.ids for job in generate(model, requests, max_rows=1)]
+    assert together == alone
+
+
+def test_a_remembered_beginning_changes_nothing(kind):
+    first = prompts(20)[0]
+    second = [*first, *prompts(9, seed=1)[0]]
+    batch, fresh = Batch(model_of(kind)), Batch(model_of(kind))
+    run(batch, 0, Request(first, greedy(8)))
+    again = run(batch, 0, Request(second, greedy(8)))
+    assert batch.rows[0].reused >= len(first)
+    assert again == run(fresh, 0, Request(second, greedy(8)))
+
+
+def test_a_text_may_outgrow_the_context(kind):
+    batch = Batch(model_of(kind))
+    text = run_long(batch, Request(prompts(40)[0], greedy(90)))
+    assert len(text) == 90
+    assert batch.rows[0].shifted
+    # Up to the context nothing is different.
+    assert text[:20] == greedy_without_cache(kind, prompts(40)[0], 20)
+
+
+def run_long(batch, request):
+    batch.join(0, request)
+    while batch.rows[0].finish is None:
+        while not batch.rows[0].writing:
+            batch.read([0])
+        batch.write(16)
+    return batch.rows[0].new
+
+
+def test_a_prompt_may_outgrow_the_context(kind):
+    batch = Batch(model_of(kind))
+    assert len(run_long(batch, Request(prompts(200)[0], greedy(5)))) == 5
+    assert batch.rows[0].shifted
+
+
+def test_positions_that_are_used_up_begin_again_with_the_last_part():
+    prompt = prompts(60)[0]
+    text = run_long(Batch(model_of("gpt2")), Request(prompt, greedy(12)))
+    # Four tokens fit; then the last half of the context is read again from position 0.
+    begun = [*prompt, *text[:5]][-32:]
+    assert text[5:] == greedy_without_cache("gpt2", begun, 7)
+
+
+def test_no_setting_compiles_anything():
+    model = model_of("llama")
+    batch, prompt = Batch(model), prompts(9)[0]
+    run(batch, 0, Request(prompt, greedy(3)))
+    before = Programs.of(model).compilations()
+    for change in (
+        {"temperature": 1.3}, {"top_k": 4}, {"top_p": 0.3}, {"min_p": 0.2}, {"typical_p": 0.4},
+        {"repetition_penalty": 1.4}, {"presence_penalty": 1}, {"frequency_penalty": -1},
+        {"logit_bias": {1: -5}}, {"min_tokens": 3}, {"max_tokens": 7},
+    ):  # fmt: skip
+        config = greedy(5).model_copy(update=change)
+        request = Request(prompt, config, stop_ids=(2,), banned_ids=[[1], [2, 3]], seed=3)
+        run(batch, 0, request)
+    assert Programs.of(model).compilations() == before
+
+
+def test_speculation_never_changes_the_text(kind):
+    for config in (greedy(20), WILD.model_copy(update={"max_tokens": 20})):
+        requests = [Request(text, config, seed=i) for i, text in enumerate(prompts(3, 25))]
+        want = [job.ids for job in generate(model_of(kind), requests)]
+        for draft in ("lookup", model_of(kind), model_of("llama", seed=4)):
+            jobs = generate(model_of(kind), requests, draft=draft)
+            assert [job.ids for job in jobs] == want
+
+
+def test_minimum_length_bans_and_stops():
+    model, prompt = model_of("llama"), prompts(5)[0]
+    free = generate(model, [Request(prompt, greedy(12))])[0].ids
+    ended = generate(model, [Request(prompt, greedy(12), stop_ids=(free[2],))])[0]
+    assert (ended.ids, ended.finish) == (free[: free.index(free[2]) + 1], "stop")
+    longer = greedy(12, min_tokens=6)
+    assert len(generate(model, [Request(prompt, longer, stop_ids=(free[2],))])[0].ids) >= 6
+    banned = generate(model, [Request(prompt, greedy(12), banned_ids=[[free[1], free[2]]])])[0].ids
+    assert banned[:2] == free[:2] and banned[2] != free[2]
+    one = generate(model, [Request(prompt, greedy(12), banned_ids=[[free[0]]])])[0].ids
+    assert free[0] not in one
+
+
+def test_alternatives_are_the_models_own_distribution():
+    model, prompt = model_of("gpt2"), prompts(5)[0]
+    batch = Batch(model)
+    batch.join(0, Request(prompt, WILD, alternatives=True, seed=4))
+    while not batch.rows[0].writing:
+        batch.read([0])
+    token = batch.write(1)[0][0]
+    logits = logits_without_cache("gpt2", prompt)[-1].astype("float64")
+    logprobs = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+    assert token.logprob == pytest.approx(logprobs[token.id], abs=1e-4)
+    assert [i for i, _, _ in token.top] == np.argsort(-logprobs)[:20].tolist()
+    np.testing.assert_allclose([p for _, p, _ in token.top], -np.sort(-logprobs)[:20], atol=1e-4)
+    assert 0.9 < sum(filtered for _, _, filtered in token.top) < 1.0001
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request([], SamplingConfig()), "empty"),
+        (Request([VOCABULARY], SamplingConfig()), "Token ids"),
+        (Request([-1], SamplingConfig()), "Token ids"),
+        (Request([1], SamplingConfig(logit_bias={VOCABULARY: 1})), "logit_bias"),
+        (Request([1], SamplingConfig(), stop_ids=range(40)), "may end a text"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_a_sentence(request_, words):
+    with pytest.raises(UsageError, match=words):
+        Batch(model_of("gpt2")).join(0, request_)
+
+
+def held(positions, newest, **options):
+    newest = keras.ops.convert_to_tensor(np.array([newest], "int32"))
+    positions = keras.ops.convert_to_tensor(positions)
+    return keras.ops.convert_to_numpy(visible(positions, newest, 4, **options))[0, 0]
+
+
+def test_places_hold_the_newest_positions():
+    positions = np.array([[9]], "int32")
+    seen = held(positions, 9)
+    assert seen.all()  # positions 6 to 9 lie in places 2, 3, 0, 1
+    few = held(np.array([[1]], "int32"), 1)
+    assert few.tolist() == [True, True, False, False]
+    near = held(positions, 9, window=2)
+    assert near.tolist() == [True, True, False, False]  # places 0 and 1 hold 8 and 9
+
+
+def test_common_prefix():
+    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert common_prefix([1, 2], [1, 2, 3]) == 2
+    assert common_prefix([], [1]) == 0
