@@ -6,6 +6,7 @@ are all in the graph. A tokenizer that the graph cannot express leaves the signa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -29,6 +30,7 @@ CONTENTS = tf.TensorSpec([None, None], tf.string, "contents")
 RAGGED_IDS = tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
 
 Tensors = dict[str, tf.Tensor]
+traced = functools.partial(tf.function, autograph=False)  # nothing here needs rewriting
 
 
 class ServedModel:
@@ -53,9 +55,9 @@ class ServedModel:
         self.graph = self._graph_tokenizer()
         self.state.tokenizer = self.graph
         # Traced once, used by every signature that computes.
-        self._logits = tf.function(lambda ids: self.model(ids), input_signature=[IDS])
+        self._logits = traced(lambda ids: self.model(ids), input_signature=[IDS])
         specs = [RAGGED_IDS, *control_specs().values()]
-        self._write = tf.function(self._written, input_signature=specs)
+        self._write = traced(self._written, input_signature=specs)
         self.signatures = self._on_ids()
         if self.graph is None:
             self.signatures["serving_default"] = self.signatures["continue_ids"]
@@ -89,9 +91,9 @@ class ServedModel:
             return generate_ids(ids, *defaults[:-1])
 
         return {
-            "logits": tf.function(logits, [IDS]),
-            "continue_ids": tf.function(continue_ids, [IDS]),
-            "generate_ids": tf.function(generate_ids, [IDS, *specs]),
+            "logits": traced(logits, [IDS]),
+            "continue_ids": traced(continue_ids, [IDS]),
+            "generate_ids": traced(generate_ids, [IDS, *specs]),
         }
 
     def _on_texts(self) -> dict[str, Callable]:
@@ -104,9 +106,9 @@ class ServedModel:
             return {"text": self.graph.decode(ragged, skip_special=False)}
 
         return {
-            "score": tf.function(self._score, [TEXTS]),
-            "tokenize": tf.function(tokenize, [TEXTS]),
-            "detokenize": tf.function(detokenize, [IDS]),
+            "score": traced(self._score, [TEXTS]),
+            "tokenize": traced(tokenize, [TEXTS]),
+            "detokenize": traced(detokenize, [IDS]),
             "serving_default": self._replying(self._prompt_ids, [PROMPTS], controls=False),
             "generate": self._replying(self._prompt_ids, [PROMPTS], controls=True),
         }
@@ -137,7 +139,7 @@ class ServedModel:
             written = self._write(ids_of(*inputs[: len(specs)]), *given)
             return {name: written[name] for name in ("text", "num_tokens", "finish_reason")}
 
-        return tf.function(reply, [*specs, *(control_specs().values() if controls else ())])
+        return traced(reply, [*specs, *(control_specs().values() if controls else ())])
 
     # -- from texts to ids ------------------------------------------------------------------------
 
@@ -194,7 +196,10 @@ class ServedModel:
             "finish_reason": tf.where(texts.stopped, tf.constant(b"stop"), tf.constant(b"length")),
         }
         if stops:
-            written["text"] = stops.cut(stops.decode(texts.new, texts.written))
+            last = texts.part(texts.length + texts.written - 1, tf.constant(1))
+            ended = (texts.written > 0) & tf.reduce_any(last == settings.stops, axis=1)
+            shown = texts.written - tf.cast(ended, tf.int32)  # a token that ends is no text
+            written["text"] = stops.cut(stops.decode(texts.new, shown))
         return written
 
     def _score(self, texts) -> Tensors:

@@ -17,7 +17,7 @@ from kgpt.export.graph_tokenizer import PATTERNS, GraphTokenizer, Inexpressible
 from kgpt.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 CORPUS = [
-    "The quick brown fox jumps over the lazy dog. It's a dog's life, isn't it? We'll see; I'd go.\n",
+    "The quick brown fox jumps over the lazy dog. It's a dog's life, isn't it? We'll see; I'd.\n",
     "Füchse springen; 狐が跳ぶ。 🦊🦊 naïve café – “quoted”… aaaa aaa\r\n\r\n   don't  \t stop\n",
     "def f(x):\n    return x + 1  # 123 456\n\n\n" * 3,
     "функция İstanbul 'ſ ſ's WE'LL ٣٤٥ ²³ ½\u0301 e\u0301\u00a0\u3000x\u2028y\u0085z ''s !!! ...a",
