@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
+from annotated_types import MaxLen
+
 import kgpt
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from kgpt.generation.text import TextEngine
     from kgpt.serving.answers import Answers
     from kgpt.text.tokenizer import Tokenizer
+
+
+MOST_BANNED = next(
+    bound.max_length
+    for bound in SamplingConfig.model_fields["banned"].metadata
+    if isinstance(bound, MaxLen)
+)
 
 
 class Service:
@@ -114,7 +123,7 @@ class Service:
         """The sampling of a request: the model's defaults, what was given, the server's rules."""
         values = self.engine.defaults.model_dump() | given
         values["max_tokens"] = min(values["max_tokens"], self.config.max_tokens)
-        limit = 64 - len(self.config.banned)
+        limit = MOST_BANNED - len(self.config.banned)
         if len(values["banned"]) > limit:
             raise UsageError(f"banned: at most {limit} phrases are taken here.")
         values["banned"] = [*self.config.banned, *filter(None, values["banned"])]
