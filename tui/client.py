@@ -121,7 +121,9 @@ class Client:
             body = {"messages": list(messages)}
             return list(_object(await self._http.post("/v1/tokenize", json=body))["ids"])
 
-    async def next_tokens(self, prompt: str | list[int], sampling: SamplingConfig) -> tuple[Alternative, ...]:
+    async def next_tokens(
+        self, prompt: str | list[int], sampling: SamplingConfig
+    ) -> tuple[Alternative, ...]:
         """The likeliest next tokens after `prompt`, likeliest first."""
         body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
         body |= {"logprobs": ALTERNATIVES, "beam_size": 1, "contrastive_alpha": 0.0}

@@ -17,7 +17,7 @@ from kgpt_tui.exchange import export, read_conversation
 if TYPE_CHECKING:
     from kgpt_tui.screens.chat import ChatScreen
 
-Function = Callable[["ChatScreen", str], Awaitable[None] | None]
+Function = Callable[[Any, str], Awaitable[None] | None]
 
 
 @dataclass(frozen=True)

@@ -129,10 +129,8 @@ class Store:
             if row is None:
                 raise StoreError("That conversation is no longer there.")
             rows = self._database.execute(sql.LOAD_MESSAGES, (conversation,)).fetchall()
-        sampling = json.loads(row[3])
-        messages = {each[0]: _read_message(each) for each in rows}
-        loaded = Conversation(*row[:3], sampling, *row[4:], messages=messages)
-        loaded.pinned = bool(loaded.pinned)
+        loaded = _read_conversation(row)
+        loaded.messages = {each[0]: _read_message(each) for each in rows}
         if loaded.leaf not in loaded.messages:
             roots = loaded.children(None)
             loaded.leaf = None
@@ -191,6 +189,14 @@ def _message_row(conversation: Conversation, m: Message) -> tuple:
 def _clean(text: str) -> str:
     """Without lone surrogates, which no file can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _read_conversation(row: tuple) -> Conversation:
+    return Conversation(
+        id=row[0], title=row[1], system=row[2], sampling=json.loads(row[3]), model=row[4],
+        layout=row[5], draft=row[6], pinned=bool(row[7]), created=row[8], updated=row[9],
+        leaf=row[10],
+    )  # fmt: skip
 
 
 def _read_message(row: tuple) -> Message:

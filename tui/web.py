@@ -25,11 +25,13 @@ def serve(options: Options, port: int = PORT) -> None:
 
     with tempfile.TemporaryDirectory(prefix="kgpt-web-") as folder:
         engine = Server()
+        loop = asyncio.new_event_loop()  # kept: a closed loop ends the processes it started
         try:
-            command = asyncio.run(_command(options, engine, Path(folder)))
+            command = loop.run_until_complete(_command(options, engine, Path(folder)))
             port = port if _is_free(port) else 0
             port = port or _any_port()
             print(f"kgpt-tui: open http://{HOST}:{port} in a browser; ctrl+c ends it.", flush=True)
+            asyncio.set_event_loop(asyncio.new_event_loop())
             WebServer(command, host=HOST, port=port, title="kgpt").serve()
         finally:
             engine.kill()
@@ -39,7 +41,14 @@ async def _command(options: Options, engine: Server, folder: Path) -> str:
     """The command line of each tab's process."""
     words = [sys.executable, "-m", "kgpt_tui"]
     if options.model:
-        client = await engine.start(options.model, lambda said: print(f"kgpt-tui: {said}"))
+        heard: set[str] = set()
+
+        def tell(said: str) -> None:
+            if said not in heard:
+                heard.add(said)
+                print(f"kgpt-tui: {said}", flush=True)
+
+        client = await engine.start(options.model, tell)
         key_file = folder / "key"
         key_file.touch(mode=0o600)
         key_file.write_text(client.key)

@@ -1,12 +1,15 @@
 """How the chat's screens look, at three sizes, dark and light."""
 
+import os
+
 import pytest
 
 from kgpt_tui.settings import DARK, LIGHT
 from tests.tui.driving import SIZES, wait_until
-from tests.tui.snapshots import matches_snapshot
+from tests.tui.snapshots import matches_snapshot, picture
 from tests.tui.test_chat import chat
 
+KEEPING = os.environ.get("KGPT_SNAPSHOTS") == "write"
 ANSWER = "The moon is a *quiet* lamp.\n\n- `keeps` its light\n- [/b] is text"
 VIEWS = {
     "answered": (),
@@ -29,20 +32,20 @@ def test_each_view_looks_as_it_did(tmp_path, monkeypatch, size, theme):
     monkeypatch.chdir(tmp_path)
     suffix = f"{size[0]}x{size[1]}-{theme.removeprefix('kgpt-')}"
 
-    async def settle(chat):
-        await chat.pilot.pause(0.35)  # the next tokens are asked for after a pause in typing
-        await chat.until(lambda: not [w for w in chat.screen.workers if w.group == "predict"])
-        await chat.pilot.pause()
+    async def looks(chat, name):
+        """Whatever is still on its way is waited for: a snapshot is never of a moment."""
+        before = None
+        while KEEPING and before != (before := picture(chat.app)):
+            await chat.pilot.pause(1.0)
+        await chat.until(lambda: matches_snapshot(chat.app, f"chat-{name}-{suffix}"), name)
 
     async def script(chat):
         chat.screen.query_one("#composer").cursor_blink = False
-        await settle(chat)
-        matches_snapshot(chat.app, f"chat-empty-{suffix}")
+        await looks(chat, "empty")
         await chat.ask("Tell me about the moon")
         for name, keys in VIEWS.items():
             await chat.press(*keys)
-            await settle(chat)
-            matches_snapshot(chat.app, f"chat-{name}-{suffix}")
+            await looks(chat, name)
             if len(chat.app.screen_stack) > 1:
                 await chat.press("escape")
             while not chat.screen.query_one("#composer").has_focus:

@@ -1,6 +1,7 @@
 """The client and the server's process: what goes well, and every way it can go wrong."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
-from kgpt_tui.client import Client, ServerError, read_chunk
+from kgpt_tui.client import NONSENSE, Client, ServerError, read_chunk
 from kgpt_tui.server import Server, wait_until_ready
 from tests.tui.fake_server import ANSWER, FakeServer
 
@@ -119,10 +120,8 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "error"]), JSON))
 def test_whatever_an_event_holds_it_is_read_or_refused(body):
-    try:
+    with contextlib.suppress(ServerError, *NONSENSE):  # NONSENSE becomes a ServerError
         assert isinstance(read_chunk(body).text, str)
-    except (ServerError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        pass  # the kinds that a client turns into a ServerError
 
 
 def model_directory(folder: Path) -> str:

@@ -8,10 +8,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from textual import on, work
 from textual.content import Content
+from textual.message_pump import MessagePump
 from textual.timer import Timer
 
 from kgpt.errors import KgptError, UsageError
@@ -26,10 +27,7 @@ from kgpt_tui.widgets.composer import Composer
 from kgpt_tui.widgets.conversations import ConversationList, Entries
 from kgpt_tui.widgets.message_list import MessageList
 
-if TYPE_CHECKING:
-    from kgpt_tui.screens.chat import ChatScreen as Base
-else:
-    from textual.message_pump import MessagePump as Base  # its kind collects `@on` methods
+Base: Any = MessagePump  # its kind collects `@on` methods
 
 TICK_S = 0.05
 
@@ -38,6 +36,7 @@ class ChatActions(Base):
     """Part of the chat screen."""
 
     session: ChatSession
+    inspected: Message | None
 
     def setup_actions(self) -> None:
         self.answering: Message | None = None

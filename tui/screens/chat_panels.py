@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textual import on, work
+from textual.message_pump import MessagePump
 from textual.timer import Timer
 from textual.widgets import ContentSwitcher
 
@@ -23,10 +24,7 @@ from kgpt_tui.widgets.message_list import MessageList
 from kgpt_tui.widgets.sampling_panel import FieldRow, PresetRow, SamplingPanel
 from kgpt_tui.widgets.token_panel import Alternatives, NextTokens, TokenPanel
 
-if TYPE_CHECKING:
-    from kgpt_tui.screens.chat import ChatScreen as Base
-else:
-    from textual.message_pump import MessagePump as Base  # its kind collects `@on` methods
+Base: Any = MessagePump  # its kind collects `@on` methods
 
 PAUSE_S = 0.25  # without typing, before the next tokens are asked for
 ROOM = 110  # columns from which on the sides stand beside the messages

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from textual import work
 from textual.content import Content
+from textual.message_pump import MessagePump
 from textual.widgets import Static
 
 from kgpt.errors import KgptError
@@ -16,10 +17,7 @@ from kgpt_tui.figures import count
 from kgpt_tui.server import Server, wait_until_ready
 from kgpt_tui.session import ChatSession, last_answer
 
-if TYPE_CHECKING:
-    from kgpt_tui.screens.chat import ChatScreen as Base
-else:
-    from textual.message_pump import MessagePump as Base  # its kind collects `@on` methods
+Base: Any = MessagePump  # its kind collects `@on` methods
 
 WATCH_S = 2.0
 METER = 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
@@ -19,9 +18,9 @@ MOUNTED = 20
 class Earlier(Static):
     """Stands above the messages that are mounted, and mounts more when clicked."""
 
-    def on_click(self, event: Click) -> None:
+    async def on_click(self, event: Click) -> None:
         event.stop()
-        self.screen.query_one(MessageList).action_earlier()
+        await self.screen.query_one(MessageList).action_earlier()
 
 
 class MessageList(VerticalScroll):

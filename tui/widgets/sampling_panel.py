@@ -35,7 +35,7 @@ class FieldRow(Widget, can_focus=True):
         Binding("up,k", "app.focus_previous", "Up", id="sampling.up", show=False),
         Binding("down,j", "app.focus_next", "Down", id="sampling.down", show=False),
         Binding("enter", "type", "Type", id="sampling.type"),
-        Binding("space", "toggle", "Switch", id="sampling.toggle", show=False),
+        Binding("space", "switch", "Switch", id="sampling.toggle", show=False),
         Binding("backspace,delete", "reset", "Reset", id="sampling.reset"),
         Binding("s", "screen.save_preset", "Save preset", id="sampling.save", show=False),
     ]
@@ -88,7 +88,7 @@ class FieldRow(Widget, can_focus=True):
     def action_step(self, steps: int) -> None:
         self._change(self.control.stepped(self.value, steps))
 
-    def action_toggle(self) -> None:
+    def action_switch(self) -> None:
         if self.control.kind is bool:
             self._change(not self.value)
 

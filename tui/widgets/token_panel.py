@@ -149,7 +149,8 @@ def _facts(token: Token, place: int, of: int) -> Content:
     better = sum(other.logprob > token.logprob + 1e-9 for other in token.top)
     rank = f"rank {better + 1}" if better < len(token.top) else f"rank over {len(token.top)}"
     return Content.assemble(
-        (token_text(token.text), "bold $accent"), (f"  token {place + 1} of {of}\n", "$foreground-muted"),
+        (token_text(token.text), "bold $accent"),
+        (f"  token {place + 1} of {of}\n", "$foreground-muted"),
         (percent(chance), "bold"), (f" · {rank} · {entropy(token):.0%} open", "$foreground"),
     )  # fmt: skip
 
