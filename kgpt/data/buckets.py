@@ -12,6 +12,7 @@ from kgpt.data.shards import TokenStream
 from kgpt.data.windows import permuted
 from kgpt.errors import DataError
 
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 SHORTEST = 16  # the first bucket's length; each is twice as long as the one before
 
 
@@ -55,7 +56,7 @@ class Buckets:
         if not self.per_epoch:
             raise DataError("No document has two tokens or more; there is nothing to learn from.")
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def batch(self, step: int) -> Batch:
         """Inputs and targets (B, L) int32, weights (B, L) float32; L is the bucket's length."""
         epoch, place = divmod(step, self.per_epoch)
         number = int(permuted(np.array([place]), self.per_epoch, self.seed, epoch)[0])
@@ -71,7 +72,7 @@ class Buckets:
         places = np.arange(first, min(first + self.batch_size, len(members)))
         return members[permuted(places, len(members), self.seed + 1 + bucket, epoch)]
 
-    def _padded(self, documents: np.ndarray, length: int) -> tuple[np.ndarray, ...]:
+    def _padded(self, documents: np.ndarray, length: int) -> Batch:
         shape = (self.batch_size, length)
         inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         weights = np.zeros(shape, np.float32)

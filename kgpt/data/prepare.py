@@ -127,8 +127,8 @@ class _Encoder:
         encoded = iter(self._tokenizer.encode_batch(texts))
         batches = {split: _Batch() for split in self._writers}
         for piece in self._waiting:
-            is_text = isinstance(piece.content, str)
-            batches[piece.split].add(piece, next(encoded) if is_text else piece.content)
+            ids = next(encoded) if isinstance(piece.content, str) else piece.content
+            batches[piece.split].add(piece, ids)
         for split, batch in batches.items():
             batch.write_to(self._writers[split])
         self._waiting, self._characters = [], 0
