@@ -89,7 +89,8 @@ def _joined_gpt2(points, kind, last):
 def _joined_llama(points, kind, first, last, group):
     """Does a character continue the word before it?
 
-    '[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+'
+    '[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*
+    |\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+'
 
     Args:
         group: how many digits make a word.
