@@ -100,7 +100,7 @@ def test_presence_counts_once_and_frequency_each_time():
         LOGITS
         - np.array([[0.5], [0], [1]]) * (counts > 0)
         - np.array([[0], [0.3], [-0.2]]) * counts
-    )  # noqa: E501
+    )
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
