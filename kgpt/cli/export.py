@@ -13,6 +13,7 @@ from kgpt.runs import resolve_model
 
 # A format is a function of the model directory, the empty folder to fill, and the storage type.
 FORMATS = {
+    "gguf": "kgpt.export.gguf_file:export_gguf",
     "hf": "kgpt.export.hugging_face:export_hugging_face",
     "keras": "kgpt.export.keras_file:export_keras",
     "onnx": "kgpt.export.onnx_graph:export_onnx",
@@ -29,9 +30,10 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
     model
         A model directory, a run (its best checkpoint), or run@step.
     format
-        hf: a folder for transformers, vLLM and llama.cpp's converter. onnx: one graph for whole
-        texts and for single cached steps. keras: a .keras file. savedmodel: text in, text out,
-        for TensorFlow Serving; OUT is then a numbered version, such as my-model/1.
+        hf: a folder for transformers and vLLM. gguf: a file for llama.cpp. onnx: one graph for
+        whole texts and for single cached steps. keras: a .keras file. savedmodel:
+        text in, text out, for TensorFlow Serving; OUT is then a numbered version, such as
+        my-model/1.
     out
         The folder to write, which must not exist or be empty.
     dtype

@@ -1,0 +1,79 @@
+"""A GGUF file in llama.cpp writes the same greedy text."""
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("gguf")
+llama_cpp = pytest.importorskip("xllamacpp")
+
+from kgpt.config import ModelConfig  # noqa: E402
+from kgpt.errors import CheckpointError  # noqa: E402
+from kgpt.export.gguf_file import export_gguf  # noqa: E402
+from kgpt.model.directory import save_model  # noqa: E402
+from kgpt.model.gpt import GPT  # noqa: E402
+from kgpt.text.tokenizer import Tokenizer  # noqa: E402
+
+LLAMA = {"position": "rotary", "norm": "rms", "activation": "swiglu", "bias": False}
+SHAPES = {
+    "gpt2": {},
+    "llama": {**LLAMA, "num_kv_heads": 2},
+    "untied": {**LLAMA, "tie_embeddings": False},
+    "llama3": {
+        **LLAMA,
+        "rope_scaling": {"type": "llama3", "factor": 8.0, "original_max_length": 16},
+    },
+    "linear": {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "qwen2": {**LLAMA, "qkv_bias": True},
+    "qwen3": {**LLAMA, "qk_norm": True},
+}
+PROMPT, COUNT = "the cat sat", 12
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    text = "the cat sat on the mat. a dog ran; Hello world, it's a fine day!"
+    return Tokenizer.train_bpe([text] * 50, 400)
+
+
+def saved(values, tokenizer, folder):
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, max_length=128, num_layers=2, num_heads=4, hidden_dim=64,
+        initializer_range=0.2, **values,
+    )  # fmt: skip
+    model = GPT(config, seed=3)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if len(variable.shape) == 1:
+            variable.assign(variable.numpy() + rng.normal(0, 0.1, variable.shape))
+    for name in ("model", "gguf"):
+        (folder / name).mkdir()
+    save_model(model, folder / "model", tokenizer)
+    return model
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_llama_cpp_writes_the_same_text(name, tokenizer, tmp_path):
+    model = saved(SHAPES[name], tokenizer, tmp_path)
+    export_gguf(tmp_path / "model", tmp_path / "gguf")
+    settings = llama_cpp.CommonParams()
+    settings.model.path = str(tmp_path / "gguf" / "model.gguf")
+    settings.n_ctx, settings.n_parallel, settings.warmup = 128, 1, False
+    settings.cpuparams.n_threads = 1
+    answer = llama_cpp.Server(settings).handle_completions(
+        {"prompt": PROMPT, "max_tokens": COUNT, "temperature": 0, "top_k": 1, "ignore_eos": True}
+    )
+    start = tokenizer.encode(PROMPT)
+    ids = np.zeros((1, len(start) + COUNT), "int32")
+    ids[0, : len(start)] = start
+    for place in range(len(start), ids.shape[1]):
+        ids[0, place] = keras.ops.convert_to_numpy(model(ids))[0, place - 1].argmax()
+    written = tokenizer.decode(ids[0, len(start) :].tolist(), skip_special=True)
+    assert answer["choices"][0]["text"] == written
+
+
+def test_what_llama_cpp_has_no_form_of_is_refused(tokenizer, tmp_path):
+    saved({"position": "sinusoidal"}, tokenizer, tmp_path)
+    with pytest.raises(CheckpointError, match="no GGUF form"):
+        export_gguf(tmp_path / "model", tmp_path / "gguf")
+    assert not list((tmp_path / "gguf").iterdir())
