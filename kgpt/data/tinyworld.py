@@ -420,7 +420,7 @@ def _followed(rng: random.Random) -> list[tuple[str, str]]:
     """
     if rng.random() < 2 / 3:
         facts, context = _owners(rng)
-        known = [("owns", *fact) for fact in facts]
+        known: list[tuple[str, ...]] = [("owns", *fact) for fact in facts]
         turns = [
             turn
             for name, colour, thing in facts
