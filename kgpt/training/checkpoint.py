@@ -29,9 +29,8 @@ from kgpt.training.optimizers import unwrapped
 
 ACCUMULATOR = "gradient_accumulator"
 
-def save_checkpoint(
-    folder: Path, model: GPT, tokenizer=None, sampling=None, **facts: Any
-) -> None:
+
+def save_checkpoint(folder: Path, model: GPT, tokenizer=None, sampling=None, **facts: Any) -> None:
     """Write the checkpoint `folder` of a compiled model; `facts` go into training.json."""
     backend.live_sync(model)
     averages = averaged_weights(model)
