@@ -1,4 +1,4 @@
-"""Dropout: the right share, the right scale, and noise that is a function of (seed, count) alone."""
+"""Dropout: the right share, the right scale, and noise a function of (seed, count) alone."""
 
 import keras
 import numpy as np
