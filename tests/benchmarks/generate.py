@@ -82,7 +82,8 @@ def start(name: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.benchmarks.generate", "--contender", name]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, env=os.environ | {"KERAS_BACKEND": CONTENDERS[name], "TF_CPP_MIN_LOG_LEVEL": "3"},
+        text=True,
+        env=os.environ | {"KERAS_BACKEND": CONTENDERS[name], "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     answer = child.stdout.readline()
     if answer.strip() != "ready":
