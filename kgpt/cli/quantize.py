@@ -57,7 +57,7 @@ def quantize(
     from kgpt.model.directory import load_config
 
     console = Console(quiet=quiet)
-    stream = validation_tokens(data, folder) if data else None
+    measured = validation_tokens(data, folder) if data else None
     with explained(f"write {target}"), new_folder(target) as work:
         write_quantized(folder, work, bits)
     table = Table()
@@ -67,10 +67,13 @@ def quantize(
     table.add_row("weights on disk", *(f"{n / 1e6:,.2f} MB" for n in sizes), ratio(*sizes))
     memory = 4 * load_config(folder).num_parameters()
     table.add_row("weights in memory", *[f"{memory / 1e6:,.2f} MB"] * 2, "none")
-    if stream is not None:
+    if measured is not None:
         silence_native_code()
         with console.status("measuring"):
-            before, after = (perplexity(place, stream, tokens) for place in (folder, target))
+            stream, learnable = measured
+            before, after = (
+                perplexity(place, stream, tokens, learnable) for place in (folder, target)
+            )
         row = f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.2%}"
         table.add_row("perplexity", *row)
     console.print(table)
@@ -80,7 +83,7 @@ def quantize(
             "time a token are the same as before."
         )
     )
-    if stream is None:
+    if measured is None:
         console.print(Text("Give --data to measure what it costs in perplexity."))
 
 

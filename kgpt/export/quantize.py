@@ -74,10 +74,16 @@ def _stored_as(name: str, value: np.ndarray, stored: Stored, bits: int) -> dict[
     return {key: q, f"{key}.scale": scale}
 
 
-def perplexity(folder: Path, stream: TokenStream, most: int, batch_size: int = 4) -> float:
+def perplexity(
+    folder: Path,
+    stream: TokenStream,
+    most: int,
+    learnable: TokenStream | None = None,
+    batch_size: int = 4,
+) -> float:
     """exp(mean loss) of a model directory over the first `most` tokens of `stream`.
 
-    Windows of the model's whole context lie side by side.
+    Windows of the model's whole context lie side by side. With `learnable` only those tokens count.
     """
     from kgpt.model.directory import load_model
     from kgpt.training.losses import NextTokenLoss
@@ -88,15 +94,17 @@ def perplexity(folder: Path, stream: TokenStream, most: int, batch_size: int = 4
     count = min(evaluation_batches(stream, length, batch_size), -(-most // (length * batch_size)))
     total = tokens = 0.0
     for index in range(count):
-        inputs, targets, weights = evaluation_batch(stream, length, batch_size, index)
+        inputs, targets, weights = evaluation_batch(stream, length, batch_size, index, learnable)
         loss = model.test_on_batch(inputs, targets, sample_weight=weights, return_dict=True)["loss"]
         model.reset_metrics()
         total, tokens = total + float(loss) * weights.sum(), tokens + weights.sum()
-    return math.exp(min(total / tokens, 700.0))
+    return math.exp(min(total / max(1.0, tokens), 700.0))
 
 
-def validation_tokens(source: str, folder: Path) -> TokenStream:
+def validation_tokens(source: str, folder: Path) -> tuple[TokenStream, TokenStream | None]:
     """What perplexity is measured on: a data set's validation part, or a text file.
+
+    Of conversations only what the assistant says counts: the second result says where.
 
     Raises:
         UsageError: there is too little of it, or it was made with another tokenizer.
@@ -104,7 +112,7 @@ def validation_tokens(source: str, folder: Path) -> TokenStream:
     from kgpt.data.shards import DataSet
     from kgpt.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(folder)
+    tokenizer, learnable = Tokenizer.load(folder), None
     if Path(source).is_file():
         text = Path(source).read_text(encoding="utf-8", errors="replace")
         stream = TokenStream([np.array(tokenizer.encode(text), dtype="int64")])
@@ -115,7 +123,7 @@ def validation_tokens(source: str, folder: Path) -> TokenStream:
                 f"{source} was made with another tokenizer than the model's; give a text file, or "
                 f"prepare the text with --tokenizer {folder}."
             )
-        stream = data.tokens("val")
+        stream, learnable = data.tokens("val"), data.learnable("val")
     if len(stream) < 2:
         raise UsageError(f"{source} holds no text to measure perplexity on; give more.")
-    return stream
+    return stream, learnable
