@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from textual.app import App
+from textual.pilot import Pilot
 
 FOLDER = Path(__file__).parent / "snapshots"
 
@@ -22,6 +23,18 @@ def picture(app: App) -> str:
         cells = [(len(segment.text), str(segment.style)) for segment in strip.simplify()]
         styles.update(repr(cells).encode())
     return "\n".join([*lines, f"colours {styles.hexdigest()[:16]}", ""])
+
+
+async def settle(pilot: Pilot) -> None:
+    """Wait until the screen has not changed for half a second: a busy machine draws late."""
+    before = ""
+    for _ in range(40):
+        await pilot.pause(0.5)
+        now = picture(pilot.app)
+        if now == before:
+            return
+        before = now
+    raise AssertionError("the screen never came to rest")
 
 
 def matches_snapshot(app: App, name: str) -> bool:

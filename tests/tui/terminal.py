@@ -21,7 +21,8 @@ class Terminal:
     def start(self, command: str, environment: Mapping[str, str]) -> None:
         """Run `command` in the window; the window stays when it ends."""
         given = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
-        line = f"cd {shlex.quote(str(self.home))} && env -u COLUMNS -u LINES {given} {command}; echo ENDED; cat"
+        folder, environ = shlex.quote(str(self.home)), f"env -u COLUMNS -u LINES {given}"
+        line = f"cd {folder} && {environ} {command}; echo ENDED; cat"
         width, height = map(str, self.size)
         self._tmux("-f", "/dev/null", "new-session", "-d", "-x", width, "-y", height, line)
 
@@ -46,6 +47,17 @@ class Terminal:
                 return now
             assert time.monotonic() < end, f"waited {seconds} s for {true!r}; the screen:\n{now}"
             time.sleep(0.2)
+
+    def press_until(self, key: str, text: str) -> str:
+        """Press `key` until the screen holds `text`: a busy machine may not hear the first one."""
+        for _ in range(8):
+            self.keys(key)
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                if text in self.screen():
+                    return self.screen()
+                time.sleep(0.2)
+        raise AssertionError(f"{key} did not bring {text!r}; the screen:\n{self.screen()}")
 
     def close(self) -> None:
         self._tmux("kill-server")

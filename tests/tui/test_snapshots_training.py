@@ -12,7 +12,7 @@ from kgpt_tui.screens.compare import CompareScreen
 from kgpt_tui.screens.watch import WatchScreen
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import make_run
-from tests.tui.snapshots import matches_snapshot
+from tests.tui.snapshots import matches_snapshot, settle
 
 NOW = 1_800_000_000.0
 SIZES = [(40, 12), (80, 24), (120, 40)]
@@ -54,6 +54,7 @@ def test_home(tmp_path, size, theme):
 
     async def script(app, pilot):
         await wait_until(pilot, lambda: "models" in app.screen._shown)
+        await settle(pilot)
         assert matches_snapshot(app, name_of("home", size, theme))
 
     drive(script, tmp_path, size, theme)
@@ -66,10 +67,10 @@ def test_watch(tmp_path, size, theme):
     async def script(app, pilot):
         await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
         await wait_until(pilot, lambda: "metrics" in app.screen._drawn and app.screen.feed.samples)
-        await pilot.pause(0.6)
+        await settle(pilot)
         assert matches_snapshot(app, name_of("watch", size, theme))
         await pilot.press("2")
-        await pilot.pause(0.2)
+        await settle(pilot)
         assert matches_snapshot(app, name_of("samples", size, theme))
 
     drive(script, tmp_path, size, theme, run=run.name)
@@ -83,11 +84,11 @@ def test_runs_and_compare(tmp_path, size, theme):
         app.switch_mode("runs")
         await wait_until(pilot, lambda: getattr(app.screen, "_visible", None))
         await pilot.press("space", "down", "space")
-        await pilot.pause(0.6)
+        await settle(pilot)
         assert matches_snapshot(app, name_of("runs", size, theme))
         app.push_screen(CompareScreen([run.path for run in runs]))
         await wait_until(pilot, lambda: getattr(app.screen, "_stamp", None))
-        await pilot.pause(0.6)
+        await settle(pilot)
         assert matches_snapshot(app, name_of("compare", size, theme))
 
     drive(script, tmp_path, size, theme)
@@ -98,7 +99,7 @@ def test_train(tmp_path, size, theme):
     async def script(app, pilot):
         app.switch_mode("train")
         await wait_until(pilot, lambda: app.screen.query("#problem"))
-        await pilot.pause(0.4)
+        await settle(pilot)
         assert matches_snapshot(app, name_of("train", size, theme))
 
     drive(script, tmp_path, size, theme)
@@ -124,6 +125,7 @@ def test_a_large_run_costs_little(tmp_path, capsys):
     async def script(app, pilot):
         await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
         await wait_until(pilot, lambda: app.screen._drawn.get("metrics"), 60)
+        await pilot.pause(1)
         costs = {}
         for key in ("o", "l", "plus", "right", "r", "2", "1", "p"):
             begin = time.process_time()

@@ -65,7 +65,7 @@ def test_train_watch_chat_leave_and_come_back(terminal, home, environment):
     terminal.wait("Run the demo")
     terminal.keys("t")
     terminal.wait("Measure time")
-    terminal.keys("Right")  # from the preset tinyworld to the file after it
+    terminal.press_until("Right", "‹ tiny.yaml ›")  # the file after the preset tinyworld
     terminal.wait("unknown until measured")
     terminal.keys("C-s")
     terminal.wait("training", 180)
@@ -117,11 +117,11 @@ def chat(terminal):
 
 def retype(terminal, text):
     """Replace what the question just opened proposes."""
-    time.sleep(0.5)
+    terminal.wait("enter accepts")
     terminal.keys("C-e", "C-u")
     terminal.type(text)
     terminal.keys("Enter")
-    time.sleep(0.5)
+    terminal.wait(lambda: "enter accepts" not in terminal.screen())
 
 
 def come_back(terminal, run, environment):

@@ -70,6 +70,20 @@ def test_stop_asks_first(tmp_path):
     watch(script, tmp_path)
 
 
+def test_keys_pressed_in_haste_close_one_screen(tmp_path):
+    async def script(app, pilot, screen, run):
+        await pilot.press("x")
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        question = app.screen
+        question.dismiss("n")
+        question.dismiss("n")
+        await wait_until(pilot, lambda: app.screen is screen)
+        await pilot.pause(0.2)
+        assert app.screen is screen and commands(run) == []
+
+    watch(script, tmp_path)
+
+
 def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("s")

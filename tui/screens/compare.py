@@ -20,6 +20,7 @@ from kgpt_tui.display import one_line
 from kgpt_tui.feed import COLOURS, RunFeed
 from kgpt_tui.figures import NONE, count, figure
 from kgpt_tui.run_list import differing_keys
+from kgpt_tui.screens.dialogs import ClosesOnce
 from kgpt_tui.widgets.chart import PALETTE, ChartPanel, Line
 from kgpt_tui.widgets.chart_board import SMOOTHINGS
 from kgpt_tui.widgets.run_settings import flat_config
@@ -29,7 +30,7 @@ CURVES = {"loss": "loss", "val_loss": "validation loss", "grad_norm": "gradient 
 PERIOD_S = 1.0
 
 
-class CompareScreen(Screen[None]):
+class CompareScreen(ClosesOnce, Screen[None]):
     """Curves of several runs over each other; the table names each difference."""
 
     CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/compare.tcss"]

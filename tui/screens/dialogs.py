@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from textual import on
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Button, Input, Static
 
 from kgpt_tui.display import shown
 
 
-class ChoiceScreen(ModalScreen[str | None]):
+class ClosesOnce(Screen[Any]):
+    """A screen that a key pressed twice in haste closes once, and never the one below it."""
+
+    def dismiss(self, result: Any = None) -> AwaitComplete:
+        return super().dismiss(result) if self.is_current else AwaitComplete.nothing()
+
+
+class ChoiceScreen(ClosesOnce, ModalScreen[str | None]):
     """A question with a button an answer; gives the answer's key, or None for Escape."""
 
     CSS_PATH = "../styles/dialogs.tcss"
@@ -50,7 +59,7 @@ class ChoiceScreen(ModalScreen[str | None]):
         self.dismiss((event.button.id or "").removeprefix("choice-"))
 
 
-class AskScreen(ModalScreen[str | None]):
+class AskScreen(ClosesOnce, ModalScreen[str | None]):
     """A line of text; gives it, or None for Escape. `problem` says what is wrong with it."""
 
     CSS_PATH = "../styles/dialogs.tcss"

@@ -9,8 +9,10 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Static
 
+from kgpt_tui.screens.dialogs import ClosesOnce
 
-class HelpScreen(ModalScreen[None]):
+
+class HelpScreen(ClosesOnce, ModalScreen[None]):
     """The keys of the screen below, by the widget that owns them."""
 
     CSS_PATH = "../styles/help.tcss"

@@ -129,6 +129,14 @@ class HomeScreen(Screen[None]):
         heading = f"Runs, {alive} alive" if alive else "Runs"
         self.query_one("#runs-heading", Static).update(heading)
 
+    def on_resize(self) -> None:
+        """Without room for it, what the entries mean is left to the footer and F1."""
+        brief = self.app.size.width < 46 or self.app.size.height < 18
+        actions = self.query_one("#actions", OptionList)
+        for name, action in ACTIONS.items():
+            actions.replace_option_prompt(name, _entry(action, brief))
+        self.call_after_refresh(self.query_one("#page").scroll_home, animate=False)
+
     def _fill(self, name: str, lines: list[tuple[str, Content]]) -> None:
         """Put `lines` into the list called `name`, keeping what is highlighted."""
         self.set_class(not lines, f"-no-{name}")
@@ -213,11 +221,11 @@ def _models() -> list[FoundModel]:
         return []
 
 
-def _entry(action: Action) -> Content:
-    return Content.assemble(
-        (f" {action.key} ", "bold $accent"), (f" {action.name}\n", "bold $foreground"),
-        (f"    {action.detail}", "$foreground-muted"),
-    )  # fmt: skip
+def _entry(action: Action, brief: bool = False) -> Content:
+    name = Content.assemble(
+        (f" {action.key} ", "bold $accent"), (f" {action.name}", "bold $foreground")
+    )
+    return name if brief else name + Content.styled(f"\n    {action.detail}", "$foreground-muted")
 
 
 def _run_line(row: Row, width: int) -> Content:

@@ -13,9 +13,10 @@ from textual.widgets.option_list import Option
 
 from kgpt_tui.disk import FoundModel, models
 from kgpt_tui.display import age, one_line
+from kgpt_tui.screens.dialogs import ClosesOnce
 
 
-class ModelScreen(ModalScreen[str | None]):
+class ModelScreen(ClosesOnce, ModalScreen[str | None]):
     """Gives what `--model` takes, or None for Escape."""
 
     CSS_PATH = "../styles/models.tcss"

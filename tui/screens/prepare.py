@@ -18,6 +18,7 @@ from kgpt.errors import KgptError
 from kgpt_tui.disk import read_data_set, texts
 from kgpt_tui.display import one_line, shown
 from kgpt_tui.preparation import Preparation
+from kgpt_tui.screens.dialogs import ClosesOnce
 from kgpt_tui.widgets.option_rows import Choice
 
 KINDS = ("bpe", "char", "byte")
@@ -27,7 +28,7 @@ KNOWN = {
 }
 
 
-class PrepareScreen(ModalScreen[str | None]):
+class PrepareScreen(ClosesOnce, ModalScreen[str | None]):
     """Asks for text and a folder, runs `kgpt data prepare`; gives the folder, or None."""
 
     CSS_PATH = "../styles/prepare.tcss"

@@ -14,13 +14,13 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from kgpt_tui.screens.dialogs import AskScreen
+from kgpt_tui.screens.dialogs import AskScreen, ClosesOnce
 from kgpt_tui.settings import Settings
 
 CHANGEABLE = ("theme", "rendering", "colouring", "compact", "sidebar", "panel")
 
 
-class SettingsScreen(ModalScreen[None]):
+class SettingsScreen(ClosesOnce, ModalScreen[None]):
     """Enter changes what is under the cursor; all is saved at once."""
 
     CSS_PATH = "../styles/settings.tcss"

@@ -21,7 +21,7 @@ from kgpt.runs import Command, runs_folder
 from kgpt_tui import launch
 from kgpt_tui.display import shown
 from kgpt_tui.feed import LIVELY, RunFeed
-from kgpt_tui.screens.dialogs import AskScreen, ChoiceScreen
+from kgpt_tui.screens.dialogs import AskScreen, ChoiceScreen, ClosesOnce
 from kgpt_tui.widgets.chart_board import ChartBoard
 from kgpt_tui.widgets.run_header import RunHeader
 from kgpt_tui.widgets.run_log import RunLog
@@ -34,7 +34,7 @@ PATIENCE_S = 60.0  # how long a command is shown as waited for
 VIEWS = ("charts", "samples", "log", "settings")
 
 
-class WatchScreen(Screen[None]):
+class WatchScreen(ClosesOnce, Screen[None]):
     """One run as it goes."""
 
     CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/watch.tcss"]

@@ -12,9 +12,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
 from kgpt_tui.display import shown
+from kgpt_tui.screens.dialogs import ClosesOnce
 
 
-class WriteScreen(ModalScreen[str | None]):
+class WriteScreen(ClosesOnce, ModalScreen[str | None]):
     """Gives the text, or None for Escape. `problem` says what is wrong with it, as it is typed."""
 
     CSS_PATH = "../styles/write.tcss"
