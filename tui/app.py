@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,6 +82,9 @@ class KgptApp(App[None]):
     def on_mount(self) -> None:
         self.theme_changed_signal.subscribe(self, self._themed)
         self._themed(self.current_theme)
+        for sign in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal is no crash
+            with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
+                asyncio.get_running_loop().add_signal_handler(sign, self.exit)
         if self.options.run:
             self.open_run(self.options.run)
         else:

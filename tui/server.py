@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import re
 import secrets
@@ -67,7 +68,7 @@ class Server:
             self._process = await asyncio.create_subprocess_exec(
                 *self._program, "serve", "--model", source, "--name", model, "--port", "0",
                 "--api-key-file", str(key_file), stdin=asyncio.subprocess.DEVNULL,
-                stdout=out, stderr=log, start_new_session=True,
+                stdout=out, stderr=log, start_new_session=True, preexec_fn=_end_with_parent,
             )  # fmt: skip
         try:
             self.client = Client(await self._address(), key)
@@ -152,6 +153,12 @@ def read_key(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The key file {path} cannot be read: {error}.") from None
+
+
+def _end_with_parent() -> None:
+    """In the child: be told when the app is gone, even if it was killed (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, see prctl(2)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

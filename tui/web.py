@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import socket
 import sys
 import tempfile
@@ -25,6 +26,7 @@ def serve(options: Options, port: int = PORT) -> None:
 
     with tempfile.TemporaryDirectory(prefix="kgpt-web-") as folder:
         engine = Server()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the engine is ended, too
         loop = asyncio.new_event_loop()  # kept: a closed loop ends the processes it started
         try:
             command = loop.run_until_complete(_command(options, engine, Path(folder)))

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,38 @@ def test_a_start_that_is_cancelled_leaves_no_process(tmp_path):
             os.kill(pid, 0)
 
     asyncio.run(go())
+
+
+KILLED = """
+import asyncio, sys
+from kgpt_tui.server import Server
+async def go():
+    server = Server([sys.executable, "-c", "import time; time.sleep(60)"])
+    task = asyncio.create_task(server.start(sys.argv[1], lambda said: None))
+    while server._process is None:
+        await asyncio.sleep(0.01)
+    print(server._process.pid, flush=True)
+    await task
+asyncio.run(go())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_an_app_that_is_killed_takes_its_server_along(tmp_path):
+    app = subprocess.Popen(
+        [sys.executable, "-c", KILLED, model_directory(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    pid = int(app.stdout.readline())
+    app.kill()
+    app.wait()
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if state == "Z":  # dead, and nobody there to bury it
+            return
+        time.sleep(0.05)
+    os.kill(pid, 9)
+    pytest.fail("the server outlived the app")

@@ -63,6 +63,7 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
     COMMANDS = {CommandProvider}
     HELP_TITLE = "Chat"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-normal"), (110, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-medium"), (34, "-tall")]
     BINDINGS = [
         Binding("escape", "stop", "Stop", id="chat.stop", priority=True),
         Binding("escape", "back", "Messages / write", id="chat.back", show=False, priority=True),

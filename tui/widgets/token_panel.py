@@ -105,7 +105,10 @@ class NextTokens(Static):
             return
         rows = max(1, self.size.height - 1)
         width = max(24, self.size.width)
-        note = Content.styled("  model → after the controls", "$foreground-muted")
+        note = Content.styled(
+            "  before → after the controls" if width > 40 else "  before → after",
+            "$foreground-muted",
+        )
         lines = [bar(token, width) for token in tokens[:rows]]
         self.update(Content("\n").join([heading + note, *lines]))
 
