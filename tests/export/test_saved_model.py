@@ -1,9 +1,12 @@
 """A SavedModel writes what the engine writes, wherever TensorFlow alone is installed."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -334,3 +337,37 @@ def test_a_damaged_model_gives_its_sentence(folder, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(KgptError, match="model.safetensors"):
         export_saved_model(damaged, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_models_trained_on_three_backends_are_served_alike(tmp_path):
+    replies = {}
+    for backend in ("tensorflow", "jax", "torch"):
+        trained, target = tmp_path / backend, tmp_path / f"served-{backend}" / "1"
+        trained.mkdir()
+        target.mkdir(parents=True)
+        command = [sys.executable, HERE / "train_and_save.py", trained]
+        subprocess.run(command, env=os.environ | {"KERAS_BACKEND": backend}, check=True)
+        export_saved_model(trained, target)
+        served = tf.saved_model.load(str(target)).signatures
+        given = with_controls({"prompts": ["the king", "to "]}, SamplingConfig(temperature=0))
+        reply = served["generate"](**tensors(served["generate"], given))
+        logits = served["logits"](ids=tf.constant([[116, 104, 101, 32]]))["logits"].numpy()
+        replies[backend] = (reply["text"].numpy().tolist(), logits)
+    for text, logits in replies.values():
+        assert text == replies["jax"][0]
+        np.testing.assert_allclose(logits, replies["jax"][1], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_an_interrupted_export_leaves_nothing_half_written(folder, tmp_path):
+    target = tmp_path / "served" / "1"
+    command = ["export", "--model", folder, "--format", "savedmodel", "--out", target]
+    child = subprocess.Popen([sys.executable, "-m", "kgpt", *command])
+    while not list(tmp_path.glob("served/.partial-*")):
+        assert child.poll() is None
+        time.sleep(0.1)
+    time.sleep(3)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(60) == 130
+    assert list((tmp_path / "served").iterdir()) == []
