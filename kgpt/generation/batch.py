@@ -17,11 +17,12 @@ from keras import ops
 from kgpt.generation.decode import CHUNK
 from kgpt.generation.programs import Programs
 from kgpt.generation.rows import FOREVER, Request, idle_rows, progress_row, settings_row
-from kgpt.model.cache import bucket, empty_cache
+from kgpt.model.cache import empty_cache
 from kgpt.model.gpt import GPT
 
 PIECES = (256, 64, 16)  # tokens of a prompt read in one call
-SMALLEST = 128  # places of the smallest cache
+SMALLEST = 128  # places of the smallest cache; the next is STEP times as large
+STEP = 4
 
 
 @dataclass
@@ -72,12 +73,16 @@ class Batch:
         model: the model; its weights may change between calls.
         rows: how many texts at once, to begin with.
         context: most tokens remembered of a text; the model's `max_length` when not given.
+        together: read the prompts of many rows in one call, at the price of a program for each
+            number of rows.
 
     Example of use: `join` a row, call `read` until it is writing, then `write` until it finishes.
     """
 
-    def __init__(self, model: GPT, rows: int = 1, context: int | None = None):
-        self.model = model
+    def __init__(
+        self, model: GPT, rows: int = 1, context: int | None = None, together: bool = True
+    ):
+        self.model, self.together = model, together
         self.config = model.config
         self.context = min(context or self.config.max_length, self.config.max_length)
         self.rolls = self.config.position == "rotary"
@@ -149,7 +154,7 @@ class Batch:
         """Read one piece of the prompt of each of `rows`; one that has none left starts writing."""
         self.reserve(max((self._needed(row, 0) for row in rows), default=0))
         waiting = [row for row in rows if self.rows[row].pending > 0]
-        if 2 * len(waiting) > len(self.rows) > 1:
+        if self.together and 2 * len(waiting) > len(self.rows) > 1:
             self._read_together(waiting)
         else:
             for row in waiting:
@@ -165,7 +170,9 @@ class Batch:
         padded = np.zeros((1, size), "int32")
         padded[0, : len(ids)] = ids
         start, count = np.array([[held.read], [len(ids)]], "int32")
-        self.cache = self.programs.read_row(self.cache, np.int32(row), padded, start, count)
+        alone = self.programs.take_row(self.cache, np.int32(row))
+        alone = self.programs.read(alone, padded, start, count)
+        self.cache = self.programs.put_row(self.cache, np.int32(row), alone)
         held.read += len(ids)
 
     def _read_together(self, rows: Sequence[int]) -> None:
@@ -178,7 +185,7 @@ class Batch:
             padded[row, : len(ids)] = ids
             start[row], count[row] = self.rows[row].read, len(ids)
             self.rows[row].read += len(ids)
-        self.cache = self.programs.read_all(self.cache, padded, start, count)
+        self.cache = self.programs.read(self.cache, padded, start, count)
 
     def _piece(self, held: Row) -> list[int]:
         begin = held.first + held.read
@@ -192,8 +199,8 @@ class Batch:
         if held.request.sampling.max_tokens <= len(held.new):
             held.finish = "length"
             progress = progress._replace(running=np.array([False]))
-        self.settings = self.programs.put(self.settings, np.int32(row), settings)
-        self.progress = self.programs.put(self.progress, np.int32(row), progress)
+        self.settings = self.programs.put_row(self.settings, np.int32(row), settings)
+        self.progress = self.programs.put_row(self.progress, np.int32(row), progress)
         held.writing = True
 
     # -- writing ----------------------------------------------------------------------------------
@@ -264,7 +271,8 @@ class Batch:
     def reserve(self, places: int) -> None:
         """Grow the cache until it holds `places` tokens of each text, or the context."""
         if places > self.places and self.places < self.context:
-            size = min(bucket(places, SMALLEST), self.context)
+            wanted = min(places, self.context)
+            size = next(size for size in sizes(self.context, SMALLEST) if size >= wanted)
             self.resize(range(len(self.rows)), size)
 
     def _set_running(self, row: int, running: bool) -> None:
@@ -292,6 +300,18 @@ def _token(token: int, row: int, step: int, details: Mapping | Sequence[np.ndarr
     logprobs, ids, top, filtered = (part[row, step] for part in details)
     triples = zip(ids.tolist(), top.tolist(), filtered.tolist(), strict=True)
     return Token(token, float(logprobs), list(triples))
+
+
+def sizes(largest: int, smallest: int) -> list[int]:
+    """The sizes that are compiled, up to `largest`: few, so that growing seldom waits.
+
+    >>> sizes(1024, 128)
+    [128, 512, 1024]
+    """
+    found = [min(smallest, largest)]
+    while found[-1] < largest:
+        found.append(min(STEP * found[-1], largest))
+    return found
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -128,16 +128,13 @@ class Engine:
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compile what requests will need: each number of rows, each size of a prompt's piece."""
-        scheduler = self._scheduler
-        rows = [1]
-        while rows[-1] < scheduler.max_rows:
-            rows.append(min(2 * rows[-1], scheduler.max_rows))
-        for done, count in enumerate(rows):
+        shapes = self._scheduler.shapes()
+        for done, (rows, places) in enumerate(shapes):
             if progress is not None:
-                progress(done, len(rows))
-            self.call(functools.partial(scheduler.warm, count))
+                progress(done, len(shapes))
+            self.call(functools.partial(self._scheduler.warm, rows, places))
         if progress is not None:
-            progress(len(rows), len(rows))
+            progress(len(shapes), len(shapes))
 
     def close(self, drain: bool = False) -> None:
         """Stop; with `drain`, after what is queued has been written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+import keras
 from keras import ops
 
 from kgpt import backend
@@ -24,14 +25,14 @@ class Programs:
         self._model = weakref.ref(model)
         variables = model.variables
         compiled = backend.compiled
-        self.read_row = compiled(self._read_row, variables, donated=(0,))
-        self.read_all = compiled(self._read_all, variables, donated=(0,))
+        self.read = compiled(self._read, variables, donated=(0,))
+        self.take_row = compiled(_take_row)
         self.write = compiled(self._write, variables, donated=(0, 2))
         self.rank = compiled(self._rank, variables, donated=(0,))
         self.verify = compiled(self._verify, variables, donated=(0, 2))
         self.look = compiled(self._look, variables, donated=(0,))
         self.follow = compiled(_follow, donated=(0, 2))
-        self.put = compiled(_put_row, donated=(0,))
+        self.put_row = compiled(_put_row, donated=(0,))
 
     @classmethod
     def of(cls, model: GPT) -> Programs:
@@ -52,17 +53,8 @@ class Programs:
         assert model is not None, "the model of these programs is gone"
         return model
 
-    def _read_row(self, cache, row, ids, start, count):
-        """Read ids (1, T) into one row."""
-        alone = [(backend.take_row(k, row), backend.take_row(v, row)) for k, v in cache]
-        read = decode.prefill(self.model, alone, ids, start, count)
-        return [
-            (backend.put_row(k, row, new_k), backend.put_row(v, row, new_v))
-            for (k, v), (new_k, new_v) in zip(cache, read, strict=True)
-        ]
-
-    def _read_all(self, cache, ids, start, count):
-        """Read ids (B, T) into all rows."""
+    def _read(self, cache, ids, start, count):
+        """Read ids (B, T) into all rows of a cache."""
         return decode.prefill(self.model, cache, ids, start, count)
 
     def _write(self, cache, settings, progress, steps):
@@ -96,8 +88,13 @@ def _follow(cache, settings, progress, sources, chosen):
     return cache, decode.advance(settings, progress, chosen)
 
 
+def _take_row(state, row):
+    """One row of every tensor (B, ...) in `state`, as (1, ...); a view where there are views."""
+    return keras.tree.map_structure(lambda part: backend.take_row(part, row), state)
+
+
 def _put_row(state, row, values):
-    """`state`, a tuple of tensors (B, ...), with one row replaced by `values` (1, ...)."""
-    return type(state)(
-        *(backend.put_row(part, row, value) for part, value in zip(state, values, strict=True))
+    """`state`, of tensors (B, ...), with one row replaced by `values` (1, ...)."""
+    return keras.tree.map_structure(
+        lambda part, value: backend.put_row(part, row, value), state, values
     )

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kgpt.config import SamplingConfig
-from kgpt.generation.batch import PIECES, Batch, Row, Token
+from kgpt.generation.batch import PIECES, SMALLEST, Batch, Row, Token, sizes
 from kgpt.generation.beam import beam_search
 from kgpt.generation.contrastive import contrastive_search
 from kgpt.generation.decode import CHUNK
 from kgpt.generation.rows import Request
 from kgpt.generation.speculative import speculative
-from kgpt.model.cache import bucket
 from kgpt.model.gpt import GPT
 
 PULSE = 0.03  # seconds between two looks at the outside, while somebody watches
@@ -65,11 +64,15 @@ class Scheduler:
         model: the model.
         max_rows: most texts written at once.
         context: most tokens remembered of a text; the model's `max_length` when not given.
+        together: see `Batch`.
     """
 
-    def __init__(self, model: GPT, max_rows: int = 8, context: int | None = None):
+    def __init__(
+        self, model: GPT, max_rows: int = 8, context: int | None = None, together: bool = False
+    ):
         self.model, self.max_rows, self.context = model, max_rows, context
-        self.batch = Batch(model, 1, context)
+        self.together = together
+        self.batch = Batch(model, 1, context, together)
         self.waiting: deque[Job] = deque()
         self.active: dict[int, Job] = {}  # by row
         self.searches: list[tuple[Job, Iterator[list[Token]]]] = []
@@ -90,20 +93,23 @@ class Scheduler:
         self._write()
         self._search()
 
-    def warm(self, rows: int) -> None:
-        """Run each program once with `rows` rows, so that no request pays for compiling it."""
+    def shapes(self) -> list[tuple[int, int]]:
+        """Every (rows, places) that `warm` has to see before all requests find it compiled."""
+        context = self.batch.context
+        return [(r, p) for p in sizes(context, SMALLEST) for r in sizes(self.max_rows, 1)]
+
+    def warm(self, rows: int, places: int) -> None:
+        """Run each program once in one shape, so that no request pays for compiling it."""
         batch = self.batch
-        if len(batch.rows) != rows:
-            batch.resize([-1] * rows, batch.places)
+        batch.resize([-1] * rows, places)
         for length in PIECES if rows == 1 else PIECES[-1:]:
             ids = [0] * min(length + 1, batch.places)
             batch.join(0, Request(ids, SamplingConfig(temperature=0, max_tokens=1)))
             while not batch.rows[0].writing:
                 batch.read([0])
             batch.write(1)
-        batch.rows[0] = Row()
-        if rows == self.max_rows:
-            batch.resize([-1], batch.places)
+            batch.rows[0] = Row()
+        batch.resize([-1], SMALLEST)
 
     def run(self) -> None:
         """Until everything is written."""
@@ -116,7 +122,7 @@ class Scheduler:
             job.error = error
             job.tell([], "error")
         self.active, self.searches = {}, []
-        self.batch = Batch(self.model, 1, self.context)
+        self.batch = Batch(self.model, 1, self.context, self.together)
 
     # -- in and out -------------------------------------------------------------------------------
 
@@ -155,7 +161,7 @@ class Scheduler:
         wanted = len(self.active) + len(self.waiting)
         if held >= self.max_rows or wanted <= held:
             return None
-        size = min(bucket(wanted, 1), self.max_rows)
+        size = next(size for size in sizes(self.max_rows, 1) if size >= min(wanted, self.max_rows))
         self.batch.resize([*range(held), *[-1] * (size - held)], self.batch.places)
         return held
 
@@ -239,7 +245,7 @@ def generate(
     draft: GPT | Literal["lookup"] | None = None,
 ) -> list[Job]:
     """Write a text for each request, many at a time; returns the jobs, done, in their order."""
-    scheduler = Scheduler(model, max_rows)
+    scheduler = Scheduler(model, max_rows, together=True)
     jobs = [Job(request, watched=False, draft=draft) for request in requests]
     scheduler.waiting.extend(jobs)
     scheduler.run()
