@@ -14,6 +14,7 @@ from kgpt.config import Config
 from kgpt.errors import UsageError
 
 MOMENTS = {"adamw": 2, "lion": 1, "muon": 1}  # copies of the weights that the optimizer keeps
+APART = 4  # times more or less work a token; a measurement further off says nothing
 FLOAT32 = 4  # bytes; weights, gradients and moments are always float32
 
 
@@ -90,14 +91,16 @@ def activation_bytes(config: Config, length: int) -> int:
 
 
 def nearest(config: Config, backend: str, speeds: Iterable[Speed]) -> Speed | None:
-    """The measurement of the model nearest in size, on this backend and in this precision."""
+    """The measurement nearest in work a token, on this backend and in this precision."""
     alike = [
         speed
         for speed in speeds
         if speed.backend == backend and speed.config.train.precision == config.train.precision
     ]
     work = flops_per_token(config)
-    return min(alike, key=lambda s: _ratio(flops_per_token(s.config), work), default=None)
+    apart = {_ratio(flops_per_token(speed.config), work): speed for speed in alike}
+    near = min(apart, default=None)
+    return apart[near] if near is not None and near <= APART else None
 
 
 def with_vocabulary(config: Config, vocab_size: int | None) -> Config:

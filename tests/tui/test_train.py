@@ -100,6 +100,7 @@ def test_the_cost_is_counted_and_its_time_is_measured_or_unknown():
     assert measured.basis == "measured in fox"
     with pytest.raises(UsageError, match="vocabulary"):
         estimate(config, None, "jax")
+    assert estimate(Config.load("gpt2"), 300, "jax", speeds).time_s is None  # too far apart
 
 
 def test_more_of_anything_costs_more_memory():

@@ -27,12 +27,12 @@ class CostPanel(Static):
             ("operations", f"{count(cost.flops)}FLOP", _passes(cost, data)),
             ("time", time, basis),
         ]
-        narrow = self.size.width < 40
+        narrow = self.size.width < 66
         lines = []
         for name, value, detail in rows:
             line = Content.assemble((f"{name:<11}", "$foreground-muted"), (value, "bold"))
             if detail and narrow:
-                line += Content.styled(f"\n           {detail}", "$foreground-muted")
+                line += Content.styled(f"\n  {detail}", "$foreground-muted")
             elif detail:
                 line += Content.styled(f"  {detail}", "$foreground-muted")
             lines.append(line)
@@ -48,7 +48,7 @@ class CostPanel(Static):
 
 def _parts(cost: Cost) -> str:
     optimizer = size(cost.weights + cost.gradients + cost.optimizer)
-    return f"{optimizer} weights and optimizer, {size(cost.activations)} activations"
+    return f"{optimizer} weights …, {size(cost.activations)} activations"
 
 
 def _passes(cost: Cost, data: FoundData | None) -> str:
