@@ -98,7 +98,7 @@ class Client:
         await self._http.aclose()
 
     async def health(self) -> Health:
-        with _explained(self.address):
+        with _explained(self):
             response = await self._http.get("/health", timeout=5.0)
             body = _object(response)
             progress = body.get("progress")
@@ -107,7 +107,7 @@ class Client:
 
     async def model(self) -> ModelFacts:
         """The first model the server has."""
-        with _explained(self.address):
+        with _explained(self):
             entry = _object(await self._http.get("/v1/models"))["data"][0]
             facts = entry.get("kgpt") or {}
             return ModelFacts(
@@ -117,7 +117,7 @@ class Client:
 
     async def ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens of a conversation, up to where the assistant would begin."""
-        with _explained(self.address):
+        with _explained(self):
             body = {"messages": list(messages)}
             return list(_object(await self._http.post("/v1/tokenize", json=body))["ids"])
 
@@ -127,7 +127,7 @@ class Client:
         """The likeliest next tokens after `prompt`, likeliest first."""
         body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
         body |= {"logprobs": ALTERNATIVES, "beam_size": 1, "contrastive_alpha": 0.0}
-        with _explained(self.address):
+        with _explained(self):
             choice = _object(await self._http.post("/v1/completions", json=body))["choices"][0]
             tokens = read_tokens(choice.get("logprobs"))
             return tokens[0].top if tokens else ()
@@ -149,7 +149,7 @@ class Client:
 
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Chunk]:
         body = body | {"stream_options": {"include_usage": True}}
-        with _explained(self.address):
+        with _explained(self):
             finished = False
             async with self._events(path, body) as events:
                 async for event in events:
@@ -244,8 +244,9 @@ def _sentence(error: Any) -> str:
 class _explained:
     """Turns what a connection can throw into a `ServerError`."""
 
-    def __init__(self, address: str):
-        self.address = address
+    def __init__(self, client: Client):
+        self.address = client.address
+        self.is_closed = lambda: client._http.is_closed
 
     def __enter__(self) -> None:
         return None
@@ -261,6 +262,8 @@ class _explained:
             said = f"{self.address} is not an address such as http://127.0.0.1:8000."
         elif isinstance(error, httpx.HTTPError):
             said = "The connection to the server broke."
+        elif isinstance(error, RuntimeError) and self.is_closed():
+            said = "The server was left; choose a model again."
         else:
             return
         raise ServerError(said) from error

@@ -120,7 +120,7 @@ def test_escape_stops_and_keeps_what_was_written(tmp_path):
         await chat.until(lambda: len(chat.fake.requests) == 2)
         assert chat.fake.requests[-1]["continue_final_message"] is True
 
-    chat(script, tmp_path, pause=0.05)
+    chat(script, tmp_path, pause=0.3)
 
 
 def test_alternatives_are_kept_and_walked_with_the_arrows(tmp_path):
@@ -288,7 +288,7 @@ def test_conversations_are_listed_searched_renamed_pinned_and_deleted(tmp_path):
         await chat.until(lambda: "★" in screen_text(chat.app))
         await chat.press("r")
         await chat.until(lambda: isinstance(chat.app.screen, AskScreen))
-        await chat.press(*" too", "enter")
+        await chat.press("end", *" too", "enter")
         await chat.until(lambda: "about foxes too" in screen_text(chat.app))
         entries.focus()
         await chat.press("home", "d")
