@@ -287,7 +287,7 @@ def test_conversations_are_listed_searched_renamed_pinned_and_deleted(tmp_path):
         await chat.press("p")
         await chat.until(lambda: "★" in screen_text(chat.app))
         await chat.press("r")
-        await chat.until(lambda: isinstance(chat.app.screen, AskScreen))
+        await chat.until(lambda: isinstance(chat.app.screen, AskScreen) and chat.app.screen.focused)
         await chat.press("end", *" too", "enter")
         await chat.until(lambda: "about foxes too" in screen_text(chat.app))
         entries.focus()

@@ -29,9 +29,14 @@ class Entries(OptionList):
         Binding("slash", "screen.search", "Search", id="conversations.search", show=False),
     ]
 
-    def action_do(self, name: str) -> None:
+    @property
+    def chosen(self) -> Entry | None:
+        """The conversation under the cursor."""
         option = None if self.highlighted is None else self.get_option_at_index(self.highlighted)
-        entry = option.entry if isinstance(option, EntryOption) else None
+        return option.entry if isinstance(option, EntryOption) else None
+
+    def action_do(self, name: str) -> None:
+        entry = self.chosen
         if entry is not None or name == "undo":
             self.post_message(ConversationList.Act(name, entry))
 
@@ -70,9 +75,9 @@ class ConversationList(Vertical):
         return self.query_one(Input).value
 
     def show(self, entries: list[Entry], current: int) -> None:
-        """Draw the list, the cursor where it was."""
+        """Draw the list; the cursor stays on its conversation, also where the order changes."""
         options = self.query_one(Entries)
-        place = options.highlighted
+        place, chosen = options.highlighted, options.chosen
         options.clear_options()
         width = max(16, options.size.width - 2)
         options.add_options(EntryOption(entry, entry.id == current, width) for entry in entries)
@@ -80,7 +85,11 @@ class ConversationList(Vertical):
             said = "Nothing found." if self.words else "Your chats will be here."
             options.add_option(Option(Content.styled(said, "$foreground-muted"), disabled=True))
         elif place is not None:
-            options.highlighted = min(place, len(entries) - 1)
+            ids = [entry.id for entry in entries]
+            known = chosen is not None and chosen.id in ids
+            options.highlighted = (
+                ids.index(chosen.id) if chosen and known else min(place, len(ids) - 1)
+            )
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
