@@ -92,8 +92,8 @@ def test_the_cost_is_counted_and_its_time_is_measured_or_unknown():
     config = Config.load("tinyworld")
     unknown = estimate(config, 300, "jax")
     assert unknown.time_s is None and unknown.parameters * 4 == unknown.weights
-    train_config = config.train
-    assert unknown.tokens == train_config.max_steps * train_config.batch_size * config.model.max_length
+    steps, batch, length = config.train.max_steps, config.train.batch_size, config.model.max_length
+    assert unknown.tokens == steps * batch * length
     full = config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": 300})})
     speeds = [Speed("fox", full, "jax", 1000.0), Speed("owl", full, "torch", 9000.0)]
     measured = estimate(config, 300, "jax", speeds)

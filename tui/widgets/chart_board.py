@@ -87,7 +87,7 @@ class ChartBoard(Grid):
 
     def draw(self) -> None:
         """Draw the charts that are seen."""
-        for (name, curves), panel in zip(PANELS.items(), self.query(ChartPanel), strict=True):
+        for (name, curves), panel in zip(PANELS.items(), self.query(ChartPanel), strict=False):
             if name in self.visible_names:
                 panel.draw(
                     [
@@ -98,10 +98,12 @@ class ChartBoard(Grid):
 
     def _arrange(self) -> None:
         visible = self.visible_names
-        for name, panel in zip(PANELS, self.query(ChartPanel), strict=True):
+        for name, panel in zip(PANELS, self.query(ChartPanel), strict=False):
             panel.display = name in visible
         self.set_class(len(visible) == 1, "-alone")
         focused = self.screen.focused
         if focused is None or not all(node.display for node in focused.ancestors_with_self):
-            next(p for p in self.query(ChartPanel) if p.display).chart.focus()
+            first = next((panel for panel in self.query(ChartPanel) if panel.display), None)
+            if first is not None:
+                first.chart.focus()
         self.call_after_refresh(self.draw)
