@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HELD_OUT_SHARE = 0.1
-FOLLOWED = 0.5  # the share of conversations that ask more than once about the same facts
+FACTS = (1, 1, 2)  # told at once: with two, what belongs to whom has to be kept apart
+FOLLOWED = 0.15  # the share of conversations that ask more than once about the same facts
 
 PEOPLE = {
     "Anna": "she", "Ben": "he", "Carla": "she", "David": "he", "Ella": "she", "Finn": "he",
@@ -138,8 +139,8 @@ def _mentioned(question: Question) -> Iterator[tuple]:
 
 
 def _owners(rng: random.Random) -> tuple[list[tuple[str, str, str]], str]:
-    """One to three people with a thing each, and the sentences that say so."""
-    count = rng.randint(1, 3)
+    """People with a thing each, and the sentences that say so."""
+    count = rng.choice(FACTS)
     facts = list(
         zip(
             rng.sample(list(PEOPLE), count),
@@ -191,8 +192,8 @@ def _place(rng: random.Random) -> Question:
 
 
 def _visits(rng: random.Random) -> tuple[list[tuple[str, str]], str]:
-    """One to three people with a place each, and the sentences that say so."""
-    count = rng.randint(1, 3)
+    """People with a place each, and the sentences that say so."""
+    count = rng.choice(FACTS)
     people, places = rng.sample(list(PEOPLE), count), rng.sample(PLACES, count)
     facts = list(zip(people, places, strict=True))
     return facts, " ".join(f"Look, {name} went to the {place}." for name, place in facts)
