@@ -25,9 +25,12 @@ BACKEND_MODULES = [ROOT / "kgpt" / "backend" / f"{b}.py" for b in ("jax", "tenso
 
 
 def pytest_ignore_collect(collection_path, config):
-    """The other backends' modules are not imported."""
+    """Not imported: the other backends' modules, and the scripts that tests start."""
     other = collection_path in BACKEND_MODULES
-    return True if other and collection_path.stem != os.environ["KERAS_BACKEND"] else None
+    if other and collection_path.stem != os.environ["KERAS_BACKEND"]:
+        return True
+    inside = ROOT / "tests" in collection_path.parents and collection_path.suffix == ".py"
+    return True if inside and not collection_path.name.startswith("test_") else None
 
 
 def pytest_collection_modifyitems(items):
