@@ -5,6 +5,10 @@
 """
 
 import os
+
+# TensorFlow's library brings a SQLite of its own, without full-text search; whichever is loaded
+# first serves the whole process. The terminal app never loads TensorFlow, a process of tests may.
+import sqlite3  # noqa: F401
 from pathlib import Path
 
 import pytest

@@ -275,7 +275,7 @@ def test_a_reader_that_leaves_early_causes_no_noise(data):
 
 
 def test_interrupted_prepare_ends_with_130_and_leaves_nothing(tmp_path):
-    (tmp_path / "big.jsonl").write_text('{"text": "so many words to be counted"}\n' * 300_000)
+    (tmp_path / "big.jsonl").write_text('{"text": "so many words to be counted"}\n' * 2_000_000)
     process = subprocess.Popen(
         [sys.executable, "-m", "kgpt", "data", "prepare", "big.jsonl", "--out", "sets/one",
          "--tokenizer", "byte"],

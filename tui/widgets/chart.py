@@ -195,10 +195,11 @@ class ChartPanel(Vertical):
     def __init__(self, title: str, id: str | None = None, classes: str | None = None):
         super().__init__(id=id, classes=classes)
         self._title = title
+        self.legend = Static(id="legend-line", classes="legend")
         self.chart = Chart()
 
     def compose(self) -> ComposeResult:
-        yield Static(id="legend-line", classes="legend")
+        yield self.legend
         yield self.chart
         yield Static("waiting for the first figures", classes="empty")
 
@@ -206,7 +207,7 @@ class ChartPanel(Vertical):
         """Show `lines`; without points a sentence stands in their place."""
         full = [line for line in lines if len(line.curve[0])]
         self.set_class(not full, "-empty")
-        self.query_one(".legend", Static).update(self._legend(full))
+        self.legend.update(self._legend(full))
         self.chart.draw(full)
 
     def rename(self, title: str) -> None:
