@@ -36,6 +36,7 @@ app.command("kgpt.cli.info:info", help="What a model is made of, and what it nee
 app.command("kgpt.cli.quantize:quantize", help="Store a model in 8 or 4 bits a weight.")
 app.command("kgpt.cli.generate:generate", help="Write text with a trained model.")
 app.command("kgpt.cli.chat:chat", help="Talk with a model, in a plain terminal or a pipe.")
+bench.command("kgpt.cli.bench_train:bench_train", name="train", help="How fast a model trains.")
 bench.command(
     "kgpt.cli.bench_generate:bench_generate", name="generate", help="How fast a model writes."
 )

@@ -16,7 +16,8 @@ class Normal(keras.initializers.Initializer):
 
     Example:
 
-    >>> bool((Normal(1.0, 7)((2, 2)) == Normal(1.0, 7)((2, 2))).all())
+    >>> first, again = Normal(1.0, 7)((2, 2)), Normal(1.0, 7)((2, 2))
+    >>> bool(keras.ops.all(keras.ops.equal(first, again)))
     True
     """
 

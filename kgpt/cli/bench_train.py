@@ -1,0 +1,107 @@
+"""`kgpt bench train`: how fast a configuration trains on this machine."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from kgpt.cli.environment import prepare_process
+from kgpt.cli.train import FLAGS
+from kgpt.config import Config, parse_overrides
+from kgpt.errors import UsageError
+
+VOCABULARY = 50257  # where the configuration leaves it to the data set
+
+
+def bench_train(
+    config: str,
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    steps: int = 20,
+    json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Measure training steps of `model.fit` on random tokens: nothing is written.
+
+    Parameters
+    ----------
+    config
+        A preset or a YAML file; any key can be set, as with `kgpt train`.
+    steps
+        Steps measured, after two that compile.
+    json_line
+        Print one JSON object.
+    """
+    if steps < 1:
+        raise UsageError("--steps must be at least 1.")
+    resolved = Config.load(config, parse_overrides(overrides, [*FLAGS, "--steps", "--json"]))
+    prepare_process()
+    with Console(stderr=True).status("measuring; compiling comes first"):
+        figures = {"config": config, **_measure(resolved, steps)}
+    if json_line:
+        print(json.dumps(figures))
+        return
+    Console().print(
+        f"{config}: {figures['parameters'] / 1e6:.2f} M parameters on {figures['backend']}, "
+        f"{figures['precision']}\n"
+        f"{figures['ms_per_step']:.1f} ms a step, {figures['tokens_per_s']:,.0f} tokens/s, "
+        f"{figures['mfu']:.0%} of the matrix-product peak "
+        f"({figures['peak'] / 1e9:,.0f} GFLOP/s); compiled in {figures['compile_s']:.1f} s",
+        highlight=False,
+    )
+
+
+def _measure(config: Config, steps: int) -> dict[str, Any]:
+    import keras
+    import numpy as np
+
+    from kgpt import GPT, NextTokenLoss, backend
+    from kgpt.backend.peak import matmul_peak
+    from kgpt.training.optimizers import make_optimizer
+
+    train = config.train
+    shape = config.model
+    if shape.vocab_size is None:
+        shape = shape.model_copy(update={"vocab_size": VOCABULARY})
+    peak = matmul_peak(train.precision)
+    model = GPT(shape, seed=train.seed, dtype=train.dtype_policy)
+    model.compile(optimizer=make_optimizer(train), loss=NextTokenLoss())
+    noise = np.random.default_rng(0)
+    batch = (train.batch_size, shape.max_length + 1)
+    tokens = noise.integers(0, shape.known_vocab_size, batch, "int32")
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.times = []
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            float(logs["loss"])  # waits until the step is done
+            self.times.append(time.perf_counter() - self.start)
+
+    class Repeated(keras.utils.PyDataset):
+        def __len__(self):
+            return steps + 2
+
+        def __getitem__(self, index):
+            return tokens[:, :-1], tokens[:, 1:]
+
+    clock = Clock()
+    model.fit(Repeated(), verbose=0, callbacks=[clock], shuffle=False)
+    seconds = statistics.median(clock.times[2:])
+    count = train.batch_size * shape.max_length
+    return {
+        "backend": backend.name,
+        "precision": train.precision,
+        "parameters": shape.num_parameters(),
+        "ms_per_step": 1e3 * seconds,
+        "tokens_per_s": count / seconds,
+        "peak": peak,
+        "mfu": count * shape.flops_per_token() / seconds / peak,
+        "compile_s": sum(clock.times[:2]) - 2 * seconds,
+    }
