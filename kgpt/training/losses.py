@@ -25,7 +25,7 @@ class NextTokenLoss(keras.losses.Loss):
     Example:
 
     >>> loss = NextTokenLoss()
-    >>> round(float(loss([[1, 2]], keras.ops.zeros((1, 2, 4)))), 4)  # log 4
+    >>> round(float(loss(keras.ops.array([[1, 2]]), keras.ops.zeros((1, 2, 4)))), 4)  # log 4
     1.3863
     """
 
