@@ -21,8 +21,7 @@ from kgpt.model.cache import empty_cache
 from kgpt.model.gpt import GPT
 
 PIECES = (256, 64, 16)  # tokens of a prompt read in one call
-SMALLEST = 128  # places of the smallest cache; the next is STEP times as large
-STEP = 4
+SMALLEST = 128  # places of the smallest cache; the next has twice as many
 
 
 @dataclass
@@ -302,15 +301,15 @@ def _token(token: int, row: int, step: int, details: Mapping | Sequence[np.ndarr
     return Token(token, float(logprobs), list(triples))
 
 
-def sizes(largest: int, smallest: int) -> list[int]:
+def sizes(largest: int, smallest: int, step: int = 2) -> list[int]:
     """The sizes that are compiled, up to `largest`: few, so that growing seldom waits.
 
-    >>> sizes(1024, 128)
-    [128, 512, 1024]
+    >>> sizes(1024, 128), sizes(8, 1, step=4)
+    ([128, 256, 512, 1024], [1, 4, 8])
     """
     found = [min(smallest, largest)]
     while found[-1] < largest:
-        found.append(min(STEP * found[-1], largest))
+        found.append(min(step * found[-1], largest))
     return found
 
 

@@ -96,7 +96,7 @@ class Scheduler:
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, places) that `warm` has to see before all requests find it compiled."""
         context = self.batch.context
-        return [(r, p) for p in sizes(context, SMALLEST) for r in sizes(self.max_rows, 1)]
+        return [(r, p) for p in sizes(context, SMALLEST) for r in sizes(self.max_rows, 1, step=4)]
 
     def warm(self, rows: int, places: int) -> None:
         """Run each program once in one shape, so that no request pays for compiling it."""
@@ -161,7 +161,9 @@ class Scheduler:
         wanted = len(self.active) + len(self.waiting)
         if held >= self.max_rows or wanted <= held:
             return None
-        size = next(size for size in sizes(self.max_rows, 1) if size >= min(wanted, self.max_rows))
+        size = next(
+            size for size in sizes(self.max_rows, 1, step=4) if size >= min(wanted, self.max_rows)
+        )
         self.batch.resize([*range(held), *[-1] * (size - held)], self.batch.places)
         return held
 
