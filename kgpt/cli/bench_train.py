@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -15,6 +14,7 @@ from kgpt.cli.train import FLAGS
 from kgpt.config import Config, parse_overrides
 from kgpt.errors import UsageError
 
+WARM_UP = 2  # steps that compile
 VOCABULARY = 50257  # where the configuration leaves it to the data set
 
 
@@ -55,11 +55,9 @@ def bench_train(
 
 
 def _measure(config: Config, steps: int) -> dict[str, Any]:
-    import keras
-    import numpy as np
-
     from kgpt import GPT, NextTokenLoss, backend
     from kgpt.backend.peak import matmul_peak
+    from kgpt.training.bench import RepeatedBatch, StepClock
     from kgpt.training.optimizers import make_optimizer
 
     train = config.train
@@ -69,31 +67,12 @@ def _measure(config: Config, steps: int) -> dict[str, Any]:
     peak = matmul_peak(train.precision)
     model = GPT(shape, seed=train.seed, dtype=train.dtype_policy)
     model.compile(optimizer=make_optimizer(train), loss=NextTokenLoss())
-    noise = np.random.default_rng(0)
-    batch = (train.batch_size, shape.max_length + 1)
-    tokens = noise.integers(0, shape.known_vocab_size, batch, "int32")
-
-    class Clock(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            self.times = []
-
-        def on_train_batch_begin(self, batch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_train_batch_end(self, batch, logs=None):
-            float(logs["loss"])  # waits until the step is done
-            self.times.append(time.perf_counter() - self.start)
-
-    class Repeated(keras.utils.PyDataset):
-        def __len__(self):
-            return steps + 2
-
-        def __getitem__(self, index):
-            return tokens[:, :-1], tokens[:, 1:]
-
-    clock = Clock()
-    model.fit(Repeated(), verbose=0, callbacks=[clock], shuffle=False)
-    seconds = statistics.median(clock.times[2:])
+    batches = RepeatedBatch(
+        shape.known_vocab_size, train.batch_size, shape.max_length, steps + WARM_UP
+    )
+    clock = StepClock()
+    model.fit(batches, verbose=0, callbacks=[clock], shuffle=False)
+    seconds = statistics.median(clock.times[WARM_UP:])
     count = train.batch_size * shape.max_length
     return {
         "backend": backend.name,
@@ -103,5 +82,5 @@ def _measure(config: Config, steps: int) -> dict[str, Any]:
         "tokens_per_s": count / seconds,
         "peak": peak,
         "mfu": count * shape.flops_per_token() / seconds / peak,
-        "compile_s": sum(clock.times[:2]) - 2 * seconds,
+        "compile_s": sum(clock.times[:WARM_UP]) - WARM_UP * seconds,
     }

@@ -99,8 +99,11 @@ class Scheduler:
         return [(r, p) for p in sizes(context, SMALLEST) for r in sizes(self.max_rows, 1, step=4)]
 
     def warm(self, rows: int, places: int) -> None:
-        """Run each program once in one shape, so that no request pays for compiling it."""
-        batch = self.batch
+        """Run each program once in one shape, so that no request pays for compiling it.
+
+        On a batch of its own, which shares the programs and leaves texts under way alone.
+        """
+        batch = Batch(self.model, 1, self.context)
         batch.resize([-1] * rows, places)
         for length in PIECES if rows == 1 else PIECES[-1:]:
             ids = [0] * min(length + 1, batch.places)
@@ -109,7 +112,6 @@ class Scheduler:
                 batch.read([0])
             batch.write(1)
             batch.rows[0] = Row()
-        batch.resize([-1], SMALLEST)
 
     def run(self) -> None:
         """Until everything is written."""

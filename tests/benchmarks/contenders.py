@@ -40,11 +40,9 @@ def main() -> None:
 
 def kgpt(job):
     """Steps of `model.fit`, as `kgpt train` makes them."""
-    import keras
-    import numpy as np
-
     from kgpt import GPT, ModelConfig, NextTokenLoss, TrainConfig, WarmupCosine
     from kgpt.backend.peak import matmul_peak
+    from kgpt.training.bench import RepeatedBatch, StepClock
     from kgpt.training.optimizers import make_optimizer
 
     layers, heads, width, length, batch = job["shape"]
@@ -55,29 +53,7 @@ def kgpt(job):
     train = TrainConfig(**SETTINGS, precision=job["precision"])
     model = GPT(config, seed=1, dtype=train.dtype_policy)
     model.compile(optimizer=make_optimizer(train), loss=NextTokenLoss())
-    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (batch, length + 1), "int32")
-
-    class Batches(keras.utils.PyDataset):
-        count = 0
-
-        def __len__(self):
-            return self.count
-
-        def __getitem__(self, index):
-            return tokens[:, :-1], tokens[:, 1:]
-
-    class Timer(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            self.times = []
-
-        def on_train_batch_begin(self, batch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_train_batch_end(self, batch, logs=None):
-            float(logs["loss"])  # waits until the step is done
-            self.times.append(time.perf_counter() - self.start)
-
-    batches, timer = Batches(), Timer()
+    batches, timer = RepeatedBatch(VOCABULARY, batch, length), StepClock()
 
     def run(steps):
         if steps == 0:

@@ -100,6 +100,17 @@ def test_cancelling_frees_the_slot(engine):
     assert engine.stats().active == 0
 
 
+def test_warming_leaves_texts_under_way_alone(engine):
+    want = engine.complete("Once", config(60)).text
+    events = queue.SimpleQueue()
+    engine.submit("Once", config(60), events.put)
+    engine.warm_up()
+    pieces = [events.get(timeout=60)]
+    while pieces[-1].finish_reason is None:
+        pieces.append(events.get(timeout=60))
+    assert "".join(piece.text for piece in pieces) == want
+
+
 def test_a_deadline_ends_a_text(engine):
     got = engine.complete("x", config(10**6, min_tokens=10**6), timeout=0.3)
     assert got.finish_reason == "deadline"
