@@ -8,6 +8,7 @@ resumed run does with its metrics, is read again from its beginning.
 from __future__ import annotations
 
 import json
+import math
 import os
 from array import array
 from collections.abc import Iterable
@@ -157,13 +158,21 @@ class Glance:
 def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
     """Exponential moving mean without bias towards zero at the start, as Adam's moments have it.
 
+    The sums are taken a block at a time: within a block they are a cumulative sum of the values
+    divided by the powers of `weight`, which stay far from underflow there.
+
     >>> smoothed(np.array([2.0, 2.0, 2.0]), 0.9).round(6).tolist()
     [2.0, 2.0, 2.0]
     """
     if not weight or not len(values):
         return values
-    sums = accumulate((values * (1 - weight)).tolist(), lambda total, x: total * weight + x)
-    return np.fromiter(sums, float, len(values)) / (1 - weight ** np.arange(1, len(values) + 1))
+    block = max(1, int(math.log(1e-12) / math.log(weight)))
+    powers = weight ** np.arange(block)
+    padded = np.append(values * (1 - weight), np.zeros(-len(values) % block)).reshape(-1, block)
+    sums = np.cumsum(padded / powers, axis=1) * powers  # (blocks, block), each begun anew
+    carried = accumulate(sums[:-1, -1].tolist(), lambda total, x: total * weight**block + x)
+    sums[1:] += np.fromiter(carried, float)[:, None] * powers * weight
+    return sums.ravel()[: len(values)] / (1 - weight ** np.arange(1, len(values) + 1))
 
 
 def window(curve: Curve, low: float, high: float) -> Curve:
