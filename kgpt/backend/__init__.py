@@ -3,10 +3,12 @@
 Keras is the numerics API everywhere else. What Keras does slowly, or not at all, on one backend is
 written here, one small module a backend with the same functions; `KERAS_BACKEND` chooses.
 
-    dense               x @ kernel over the last axis
+    dense               x @ kernel + bias over the last axis
+    lay_out_for_reading matrices turned so that products with few rows are fast
     causal_attention    attention of a whole sequence on itself, for training
     cached_attention    attention of new tokens on a cache
-    write_cache         a cache with new tokens written
+    cache_targets       where new tokens go in a cache, once for all layers
+    write_cache         a cache with new tokens written there
     take_row, put_row   one row of a batch, and back into it
     dropout             noise from a key, so that recomputation and resumption repeat it
     layer_norm          LayerNorm over the last axis
@@ -15,6 +17,7 @@ written here, one small module a backend with the same functions; `KERAS_BACKEND
     remat               recompute a function's activations in the backward pass
     gradient_of         a function with a gradient of one's own
     compiled            a function of tensors, compiled, without gradients
+    recorded            a part of such a function, without the cost of the layers' Python
     synchronise         wait until a tensor is computed
     device              what the computation runs on
     JIT_TRAINING        is the training step compiled unless told otherwise?
@@ -36,8 +39,10 @@ if name not in ("jax", "tensorflow", "torch"):
 _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
 dense = _chosen.dense
+lay_out_for_reading = _chosen.lay_out_for_reading
 causal_attention = _chosen.causal_attention
 cached_attention = _chosen.cached_attention
+cache_targets = _chosen.cache_targets
 write_cache = _chosen.write_cache
 take_row = _chosen.take_row
 put_row = _chosen.put_row
@@ -48,6 +53,7 @@ gelu_tanh = _chosen.gelu_tanh
 remat = _chosen.remat
 gradient_of = _chosen.gradient_of
 compiled = _chosen.compiled
+recorded = _chosen.recorded
 synchronise = _chosen.synchronise
 device = _chosen.device
 JIT_TRAINING = _chosen.JIT_TRAINING

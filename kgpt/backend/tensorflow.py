@@ -4,20 +4,26 @@ import tensorflow as tf
 from keras import ops
 
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.attention import chunked_causal_attention, written_cache
+from kgpt.backend.attention import chunked_causal_attention, fresh_places, written_cache
 
-write_cache = written_cache
+cache_targets, write_cache = fresh_places, written_cache
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
 
-def dense(x, kernel):
-    """x (..., D) times kernel (D, F), as one 2-D product."""
+def dense(x, kernel, bias=None):
+    """x (..., D) times kernel (D, F), as one 2-D product, plus bias (F,)."""
     kernel = ops.convert_to_tensor(kernel)
     if len(x.shape) == 2:
-        return tf.matmul(x, kernel)
-    flat = tf.reshape(x, (-1, kernel.shape[0]))
-    return ops.reshape(tf.matmul(flat, kernel), (*ops.shape(x)[:-1], kernel.shape[1]))
+        out = tf.matmul(x, kernel)
+    else:
+        flat = tf.reshape(x, (-1, kernel.shape[0]))
+        out = ops.reshape(tf.matmul(flat, kernel), (*ops.shape(x)[:-1], kernel.shape[1]))
+    return out if bias is None else out + ops.convert_to_tensor(bias)
+
+
+def lay_out_for_reading(variables):
+    """XLA reads matrices as they are."""
 
 
 def causal_attention(query, key, value, window=None):
@@ -83,6 +89,11 @@ def compiled(function, variables=(), donated=()):
 
     call.compilations = jitted.experimental_get_tracing_count
     return call
+
+
+def recorded(function):
+    """As it is: what surrounds it is compiled whole."""
+    return function
 
 
 def synchronise(tensor):

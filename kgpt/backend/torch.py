@@ -6,7 +6,9 @@ import struct
 import keras
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from keras import ops
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 # MKL multiplies float32 matrices at half speed on AMD processors; oneDNN, which comes in the same
@@ -16,9 +18,9 @@ JIT_TRAINING = False
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and _onednn_linear is not None
 
 
-def _linear(x, weight):
-    """x (M, D) times the transpose of weight (F, D)."""
-    return _onednn_linear(x, weight, None, "none", [], "")
+def _linear(x, weight, bias=None):
+    """x (M, D) times the transpose of weight (F, D), plus bias (F,)."""
+    return _onednn_linear(x, weight, bias, "none", [], "")
 
 
 class _OneDnnDense(torch.autograd.Function):
@@ -35,13 +37,31 @@ class _OneDnnDense(torch.autograd.Function):
         return _linear(upstream, kernel), _linear(x.t(), upstream.t())
 
 
-def dense(x, kernel):
-    """x (..., D) times kernel (D, F)."""
+def dense(x, kernel, bias=None):
+    """x (..., D) times kernel (D, F), plus bias (F,)."""
     kernel = ops.convert_to_tensor(kernel)
+    bias = None if bias is None else ops.convert_to_tensor(bias)
     if not (_HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32):
-        return torch.matmul(x, kernel)
+        out = torch.matmul(x, kernel)
+        return out if bias is None else out + bias
     flat = x.reshape(-1, x.shape[-1])
-    return _OneDnnDense.apply(flat, kernel).view(*x.shape[:-1], kernel.shape[-1])
+    if torch.is_grad_enabled():
+        out = _OneDnnDense.apply(flat, kernel)
+        out = out if bias is None else out + bias
+    else:
+        out = _linear(flat, kernel.t(), bias)
+    return out.view(*x.shape[:-1], kernel.shape[-1])
+
+
+def lay_out_for_reading(variables):
+    """Turn matrices (D, F) so that each output's weights lie together; their values stay.
+
+    The product of a matrix with few rows, which is what writing text is, takes a third less time.
+    """
+    for variable in variables:
+        matrix = variable.value.data
+        if matrix.device.type == "cpu" and matrix.is_contiguous():
+            variable.value.data = matrix.t().contiguous().t()
 
 
 def causal_attention(query, key, value, window=None):
@@ -66,12 +86,25 @@ def cached_attention(query, keys, values, seen):
     )
 
 
-def write_cache(cache, new, start, count):
-    """Write the first `count` (B,) of new (B, K, T, H) into a cache (B, K, S, H), in place."""
-    steps = torch.arange(new.shape[2], device=cache.device)
-    places = (start[:, None] + steps) % cache.shape[2]  # (B, T)
-    rows, columns = (steps < count[:, None]).nonzero(as_tuple=True)
-    cache[rows, :, places[rows, columns]] = new[rows, :, columns]
+def cache_targets(start, count, length, places):
+    """The place of each new token (B, T), and whether it is real (B, T)."""
+    steps = torch.arange(length, device=start.device)
+    return (start[:, None] + steps) % places, steps < count[:, None]
+
+
+def write_cache(cache, new, targets):
+    """Write new (B, K, T, H) into a cache (B, K, S, H), in place."""
+    places, real = targets
+    if new.shape[2] == 1:  # of fixed shapes, so that it can be recorded
+        rows, places, new = (
+            torch.arange(len(cache), device=cache.device),
+            places[:, 0],
+            new[:, :, 0],
+        )
+        cache[rows, :, places] = torch.where(real[:, :, None], new, cache[rows, :, places])
+    else:
+        rows, columns = real.nonzero(as_tuple=True)
+        cache[rows, :, places[rows, columns]] = new[rows, :, columns]
     return cache
 
 
@@ -148,6 +181,27 @@ def compiled(function, variables=(), donated=()):
             return function(*keras.tree.map_structure(ops.convert_to_tensor, args))
 
     call.compilations = lambda: 0
+    return call
+
+
+def recorded(function):
+    """`function(*tensors)` as the operations it ran, replayed without the Python of its layers.
+
+    That Python is a quarter of the time of a step of GPT-2 on a processor. One recording a shape,
+    made at its first call. The function must be without gradients, its shapes must not depend on
+    values, and numpy must not see its tensors: what it computed would be taken for a constant.
+    """
+    recordings = {}
+
+    def call(*args):
+        leaves, structure = pytree.tree_flatten(args)
+        shapes = tuple((x.shape, x.dtype) for x in leaves)
+        if shapes not in recordings:
+            flat = lambda *leaves: function(*pytree.tree_unflatten(leaves, structure))  # noqa: E731
+            recordings[shapes] = make_fx(flat)(*leaves)
+        return recordings[shapes](*leaves)
+
+    call.compilations = lambda: len(recordings)
     return call
 
 

@@ -76,7 +76,7 @@ def write_texts(
             lambda: read(model, cache, texts, progress, unread),
             lambda: (cache, progress),
         )
-        cache, progress, out = write_tokens(model, cache, settings, progress, CHUNK)
+        cache, progress, out = write_tokens(model.next_logits, cache, settings, progress, CHUNK)
         before = texts.written
         texts = add(texts, out.tokens, settings.stops)
         if find_stop is not None:

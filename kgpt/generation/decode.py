@@ -31,10 +31,11 @@ def prefill(model, cache, ids, start, count):
     return model.extend(ids, start, count, cache)[1]
 
 
-def write_tokens(model, cache, settings: Settings, progress: Progress, steps, chunk=CHUNK):
+def write_tokens(step, cache, settings: Settings, progress: Progress, steps, chunk=CHUNK):
     """Write up to `steps` tokens in each running row: a loop inside one compiled call.
 
     Args:
+        step: `GPT.next_logits` of the model, or what computes the same.
         steps: how many, at most `chunk`; a tensor, so any number uses the same program.
 
     Returns:
@@ -55,8 +56,7 @@ def write_tokens(model, cache, settings: Settings, progress: Progress, steps, ch
 
     def write(i, cache, progress, out):
         count = ops.cast(progress.running, "int32")
-        hidden, cache = model.extend(progress.token[:, None], progress.place, count, cache)
-        logits = model.logits(hidden[:, 0])  # (B, V)
+        logits, cache = step(progress.token, progress.place, count, cache)
         chosen, report = choose(logits, settings, progress)
         chosen = ops.where(progress.running, chosen, -1)
         out = Written(

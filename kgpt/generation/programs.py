@@ -25,6 +25,7 @@ class Programs:
         self._model = weakref.ref(model)
         variables = model.variables
         compiled = backend.compiled
+        self.step = backend.recorded(self._step)
         self.read = compiled(self._read, variables, donated=(0,))
         self.take_row = compiled(_take_row)
         self.write = compiled(self._write, variables, donated=(0, 2))
@@ -37,11 +38,13 @@ class Programs:
     @classmethod
     def of(cls, model: GPT) -> Programs:
         if model not in _programs:
+            if not model.compiled:  # one being trained stays as its optimizer wants it
+                backend.lay_out_for_reading(model.kernels)
             _programs[model] = cls(model)
         return _programs[model]
 
     def compilations(self) -> int:
-        """How many programs have been compiled so far (0 on torch, which compiles none)."""
+        """How many programs have been compiled, or recorded, so far."""
         return sum(
             program.compilations() for program in vars(self).values() if callable(program)
             and hasattr(program, "compilations")
@@ -59,14 +62,17 @@ class Programs:
 
     def _write(self, cache, settings, progress, steps):
         return decode.write_tokens(
-            self.model, cache, Settings(*settings), Progress(*progress), steps
+            self.step, cache, Settings(*settings), Progress(*progress), steps
         )
+
+    def _step(self, token, place, count, cache):
+        return self.model.next_logits(token, place, count, cache)
 
     def _rank(self, cache, settings, progress):
         """Take in each row's token; the log-probabilities of the next, controlled: (B, V)."""
         ones = ops.ones_like(progress.token)
-        hidden, cache = self.model.extend(progress.token[:, None], progress.place, ones, cache)
-        logprobs = ops.log_softmax(self.model.logits(hidden[:, 0]), axis=-1)
+        logits, cache = self.step(progress.token, progress.place, ones, cache)
+        logprobs = ops.log_softmax(logits, axis=-1)
         return cache, decode.control(logprobs, settings, progress)
 
     def _verify(self, cache, settings, progress, drafts):

@@ -6,7 +6,6 @@ from keras import ops
 from kgpt import backend
 from kgpt.backend.attention import attention_with_dropout, scaled
 from kgpt.config import RopeScaling
-from kgpt.model.cache import visible
 from kgpt.model.dropout import Dropout
 from kgpt.model.initializers import Normal
 from kgpt.model.norms import RMSNorm
@@ -108,9 +107,7 @@ class CausalSelfAttention(keras.layers.Layer):
         Returns:
             query (B, T, N, H), ready for the softmax, key (B, T, K, H), value (B, T, K, H).
         """
-        fused = backend.dense(x, self.qkv)  # (B, T, (N + 2K) H)
-        if self.qkv_bias is not None:
-            fused = fused + self.qkv_bias
+        fused = backend.dense(x, self.qkv, self.qkv_bias)  # (B, T, (N + 2K) H)
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
         fused = ops.reshape(fused, (batch, length, n + 2 * k, self.head_dim))
@@ -126,8 +123,7 @@ class CausalSelfAttention(keras.layers.Layer):
         """Heads (B, T, N, H) back to the residual stream (B, T, D)."""
         batch, length = ops.shape(heads)[0], ops.shape(heads)[1]
         flat = ops.reshape(heads, (batch, length, self.num_heads * self.head_dim))
-        out = backend.dense(flat, self.output_kernel)
-        return out if self.output_bias is None else out + self.output_bias
+        return backend.dense(flat, self.output_kernel, self.output_bias)
 
     def call(self, x, key=None):
         """x (B, T, D) to (B, T, D); `key` switches dropout on."""
@@ -142,25 +138,22 @@ class CausalSelfAttention(keras.layers.Layer):
             )
         return self.combine(heads)
 
-    def extend(self, x, start, count, keys, values):
+    def extend(self, x, extension, keys, values):
         """Like `call`, for tokens that go on from what a cache remembers.
 
         Args:
-            x: (B, T, D), of which the first `count` of each row are real.
-            start: (B,) position of each row's first token. count: (B,), at most T.
+            x: (B, T, D).
+            extension: where they go, the same `Extension` for every layer.
             keys, values: (B, K, S, H), one layer's cache.
 
         Returns:
             (B, T, D), and the keys and values with the new tokens written.
         """
-        length, places = ops.shape(x)[1], ops.shape(keys)[2]
-        positions = start[:, None] + ops.arange(length)[None]  # (B, T)
-        query, key, value = self.project(x, positions)
+        query, key, value = self.project(x, extension.positions)
         query, key, value = (ops.transpose(t, (0, 2, 1, 3)) for t in (query, key, value))
-        keys = backend.write_cache(keys, key, start, count)
-        values = backend.write_cache(values, value, start, count)
-        seen = visible(positions, start + count - 1, places, self.window)
-        heads = backend.cached_attention(query, keys, values, seen)  # (B, N, T, H)
+        keys = backend.write_cache(keys, key, extension.targets)
+        values = backend.write_cache(values, value, extension.targets)
+        heads = backend.cached_attention(query, keys, values, extension.seen)  # (B, N, T, H)
         return self.combine(ops.transpose(heads, (0, 2, 1, 3))), keys, values
 
     def get_config(self):

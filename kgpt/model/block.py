@@ -77,11 +77,9 @@ class Block(keras.layers.Layer):
         x = x + self.attention_drop(self.attention(self.attention_norm(x), key), key)
         return x + self.mlp_drop(self.mlp(self.mlp_norm(x)), key)
 
-    def extend(self, x, start, count, keys, values):
+    def extend(self, x, extension, keys, values):
         """Like `call`, going on from one layer's cache; see `CausalSelfAttention.extend`."""
-        heads, keys, values = self.attention.extend(
-            self.attention_norm(x), start, count, keys, values
-        )
+        heads, keys, values = self.attention.extend(self.attention_norm(x), extension, keys, values)
         x = x + heads
         return x + self.mlp(self.mlp_norm(x)), keys, values
 

@@ -6,9 +6,12 @@ tokens, one by one, and no place ever moves. Which position a place holds follow
 position of the newest token alone (`visible`); nothing else is kept.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from keras import ops
 
+from kgpt import backend
 from kgpt.config import ModelConfig
 
 
@@ -21,6 +24,26 @@ def empty_cache(config: ModelConfig, rows: int, places: int, dtype="float32"):
 def cache_bytes(config: ModelConfig, tokens: int, width: int = 4) -> int:
     """Bytes that the cache of one text of `tokens` takes, at `width` bytes a number."""
     return 2 * config.num_layers * config.kv_heads * config.head_width * tokens * width
+
+
+class Extension(NamedTuple):
+    """Where new tokens go in a cache and what they look at: the same in every layer."""
+
+    positions: Any  # (B, T) in the texts
+    targets: Any  # what `backend.write_cache` takes
+    seen: Any  # (B, T, S) booleans
+
+
+def extend_cache(start, count, length, places, window=None) -> Extension:
+    """The `Extension` by `length` tokens, of which the first `count` (B,) of a row are real.
+
+    Args:
+        start: (B,) position of each row's first new token.
+        places, window: as for `visible`.
+    """
+    positions = start[:, None] + ops.arange(length)[None]  # (B, T)
+    targets = backend.cache_targets(start, count, length, places)
+    return Extension(positions, targets, visible(positions, start + count - 1, places, window))
 
 
 def visible(positions, newest, places, window=None):

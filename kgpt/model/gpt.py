@@ -16,6 +16,7 @@ from kgpt import backend
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.block import Block
+from kgpt.model.cache import extend_cache
 from kgpt.model.dropout import Dropout, DropoutKey
 from kgpt.model.initializers import Normal
 from kgpt.model.norms import make_norm
@@ -127,15 +128,24 @@ class GPT(keras.Model):
         Returns:
             (B, T, D) after the final norm, and the cache with the new tokens.
         """
-        positions = start[:, None] + ops.arange(ops.shape(token_ids)[1])[None]
+        places = ops.shape(cache[0][0])[2]
+        extension = extend_cache(
+            start, count, ops.shape(token_ids)[1], places, self.config.sliding_window
+        )
+        positions = extension.positions
         if self.config.position != "rotary":  # padding may lie beyond the table
             positions = ops.minimum(positions, self.config.max_length - 1)
         x = self.embed(token_ids, positions)
         remembered = []
         for block, (keys, values) in zip(self.blocks, cache, strict=True):
-            x, keys, values = block.extend(x, start, count, keys, values)
+            x, keys, values = block.extend(x, extension, keys, values)
             remembered.append((keys, values))
         return self.final_norm(x), remembered
+
+    def next_logits(self, token, start, count, cache):
+        """`extend` by one token a row, (B,): the logits after it (B, V), and the cache."""
+        hidden, cache = self.extend(token[:, None], start, count, cache)
+        return self.logits(hidden[:, 0]), cache
 
     def embed(self, token_ids, positions):
         """Token plus position embeddings: (B, T) integers at positions (T,) or (B, T)."""
@@ -149,6 +159,11 @@ class GPT(keras.Model):
     def logits(self, hidden):
         """Hidden states (..., D) to float32 logits (..., V)."""
         return ops.cast(backend.dense(hidden, ops.transpose(self.head)), "float32")
+
+    @property
+    def kernels(self):
+        """The matrices (in, out) of the blocks."""
+        return [w for block in self.blocks for w in block.weights if len(w.shape) == 2]
 
     # -- training: what Keras's own train and test steps call -----------------------------------
 

@@ -53,11 +53,8 @@ class MLP(keras.layers.Layer):
             self.down_bias = self.add_weight(name="down_bias", shape=(width,), initializer="zeros")
 
     def call(self, x):
-        hidden = backend.dense(x, self.up)  # (B, T, F), or (B, T, 2F) with a gate
-        if self.up_bias is not None:
-            hidden = hidden + self.up_bias
-        out = backend.dense(self.activate(hidden), self.down)  # (B, T, D)
-        return out if self.down_bias is None else out + self.down_bias
+        hidden = backend.dense(x, self.up, self.up_bias)  # (B, T, F), or (B, T, 2F) with a gate
+        return backend.dense(self.activate(hidden), self.down, self.down_bias)  # (B, T, D)
 
     def activate(self, hidden):
         if self.activation == "swiglu":

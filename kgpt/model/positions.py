@@ -74,6 +74,7 @@ def rotate(x, positions, rotary):
         (B, T, N, H) of the type of x; the angles are computed in float32.
     """
     frequencies, magnitude = rotary
+    frequencies = ops.convert_to_tensor(frequencies, "float32")
     angles = ops.cast(positions, "float32")[..., None] * frequencies  # (..., T, H / 2)
     cos, sin = ops.cos(angles)[..., None, :], ops.sin(angles)[..., None, :]  # (..., T, 1, H / 2)
     if magnitude != 1.0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def main() -> None:
                 rates[name][batch].append(ask(children[name], batch))
     for child in children.values():
         child.stdin.close()
+        child.send_signal(signal.SIGCONT)
     report(
         {n: {b: statistics.median(r) for b, r in rs.items()} for n, rs in rates.items()}, options
     )
@@ -88,14 +90,18 @@ def start(name: str) -> subprocess.Popen:
     answer = child.stdout.readline()
     if answer.strip() != "ready":
         raise SystemExit(f"{name} did not start")
+    child.send_signal(signal.SIGSTOP)
     return child
 
 
 def ask(child: subprocess.Popen, batch: int) -> float:
-    """Tokens per second of one measurement."""
+    """Tokens per second of one measurement. Whoever waits is stopped, down to its idle threads."""
+    child.send_signal(signal.SIGCONT)
     child.stdin.write(f"{batch}\n")
     child.stdin.flush()
-    return json.loads(child.stdout.readline())
+    rate = json.loads(child.stdout.readline())
+    child.send_signal(signal.SIGSTOP)
+    return rate
 
 
 def contend(name: str) -> None:

@@ -59,6 +59,21 @@ def test_greedy_text_is_the_one_written_without_a_cache(kind):
         assert run(batch, 0, Request(prompt, greedy(12))) == greedy_without_cache(kind, prompt, 12)
 
 
+def test_new_weights_are_used_by_what_was_compiled_before():
+    """As in training, where samples are written between the steps."""
+    from kgpt import GPT
+
+    request, other = Request(prompts(9)[0], greedy(12)), model_of("llama", seed=4)
+    model = GPT(model_of("llama").config, seed=3)
+    before = run(Batch(model), 0, request)
+    compiled = Programs.of(model).compilations()
+    for variable, value in zip(model.variables, other.variables, strict=True):
+        variable.assign(value.value)
+    after = run(Batch(model), 0, request)
+    assert after == run(Batch(other), 0, request) != before
+    assert Programs.of(model).compilations() == compiled
+
+
 @pytest.mark.parametrize("config", [greedy(12), WILD], ids=["greedy", "sampled"])
 def test_sixteen_ragged_prompts_together_are_each_alone(config):
     texts = prompts(*range(1, 33, 2))
