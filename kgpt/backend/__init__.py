@@ -10,6 +10,8 @@ written here, one small module a backend with the same functions; `KERAS_BACKEND
     cache_targets       where new tokens go in a cache, once for all layers
     write_cache         a cache with new tokens written there
     take_row, put_row   one row of a batch, and back into it
+    cond                one of two functions, by a tensor
+    put_column          one column of a tensor
     dropout             noise from a key, so that recomputation and resumption repeat it
     layer_norm          LayerNorm over the last axis
     rms_norm            RMSNorm over the last axis
@@ -46,6 +48,8 @@ cache_targets = _chosen.cache_targets
 write_cache = _chosen.write_cache
 take_row = _chosen.take_row
 put_row = _chosen.put_row
+cond = _chosen.cond
+put_column = _chosen.put_column
 dropout = _chosen.dropout
 layer_norm = _chosen.layer_norm
 rms_norm = _chosen.rms_norm

@@ -122,3 +122,9 @@ def written_cache(cache, new, targets):
     if new.shape[2] != 1:
         new = ops.take_along_axis(new, token[:, None, :, None], axis=2)  # (B, K, S, H)
     return ops.where(fresh[:, None, :, None], new, cache)
+
+
+def replaced_column(x, column, value):
+    """x (B, N, ...) with `value` (B, ...) in column `column`."""
+    columns = ops.reshape(ops.arange(x.shape[1]), (1, -1) + (1,) * (len(x.shape) - 2))
+    return ops.where(columns == column, value[:, None], x)

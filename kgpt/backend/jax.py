@@ -6,11 +6,17 @@ import keras
 from keras import ops
 
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.attention import chunked_causal_attention, fresh_places, written_cache
+from kgpt.backend.attention import (
+    chunked_causal_attention,
+    fresh_places,
+    replaced_column,
+    written_cache,
+)
 
 remat = jax.checkpoint
 gradient_of = jax.custom_gradient
 cache_targets, write_cache = fresh_places, written_cache
+cond, put_column = ops.cond, replaced_column
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from kgpt import backend
 from kgpt.generation import sampling
 from kgpt.generation.rows import ALTERNATIVES, Progress, Settings
 
@@ -60,7 +61,10 @@ def write_tokens(step, cache, settings: Settings, progress: Progress, steps, chu
         chosen, report = choose(logits, settings, progress)
         chosen = ops.where(progress.running, chosen, -1)
         out = Written(
-            *(_put(part, i, new) for part, new in zip(out, (chosen, *report), strict=True))
+            *(
+                backend.put_column(part, i, new)
+                for part, new in zip(out, (chosen, *report), strict=True)
+            )
         )
         return i + 1, cache, advance(settings, progress, chosen), out
 
@@ -103,7 +107,7 @@ def choose(logits, settings: Settings, progress: Progress):
     s, p = settings, progress
     controlled = control(logits, settings, progress)
     sampled = _where_any(s.temperature > 0, lambda x: _filter(x, settings), controlled)
-    chosen = ops.cond(
+    chosen = backend.cond(
         ops.any(s.temperature > 0),
         lambda: sampling.draw(sampled, s.temperature, s.seed, p.index),
         lambda: sampling.likeliest(sampled),
@@ -172,7 +176,7 @@ def _report(logits, filtered, chosen, settings: Settings):
         zeros = ops.zeros((rows, alternatives))
         return ops.zeros((rows,)), ops.zeros((rows, alternatives), "int32"), zeros, zeros
 
-    return ops.cond(ops.any(settings.wants > 0), look, nothing)
+    return backend.cond(ops.any(settings.wants > 0), look, nothing)
 
 
 def advance(settings: Settings, progress: Progress, chosen) -> Progress:
@@ -200,10 +204,4 @@ def advance(settings: Settings, progress: Progress, chosen) -> Progress:
 
 def _where_any(rows, change, logits):
     """`change(logits)` if any row asks for it; the change itself leaves the others alone."""
-    return ops.cond(ops.any(rows), lambda: change(logits), lambda: logits)
-
-
-def _put(part, i, new):
-    """`part` (B, CHUNK, ...) with `new` (B, ...) in column i."""
-    columns = ops.reshape(ops.arange(part.shape[1]), (1, -1) + (1,) * (len(part.shape) - 2))
-    return ops.where(columns == i, new[:, None], part)
+    return backend.cond(ops.any(rows), lambda: change(logits), lambda: logits)
