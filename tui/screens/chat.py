@@ -16,7 +16,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.events import Click
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, Footer, OptionList, Static, TextArea
+from textual.widgets import ContentSwitcher, OptionList, Static, TextArea
 
 from kgpt.errors import KgptError
 from kgpt_tui import commands
@@ -30,6 +30,7 @@ from kgpt_tui.store import Store
 from kgpt_tui.widgets.completions import Completions
 from kgpt_tui.widgets.composer import Composer
 from kgpt_tui.widgets.conversations import ConversationList
+from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.message_list import MessageList
 from kgpt_tui.widgets.sampling_panel import SamplingPanel
 from kgpt_tui.widgets.token_panel import NextTokens, TokenPanel
@@ -104,7 +105,7 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
                     yield SamplingPanel()
                     yield TokenPanel()
                 yield NextTokens()
-        yield Footer(show_command_palette=False)
+        yield KeyBar(show_command_palette=False)
 
     async def on_mount(self) -> None:
         options = self.app.options  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from kgpt_tui.display import one_line
 from kgpt_tui.feed import COLOURS, RunFeed
@@ -23,6 +23,7 @@ from kgpt_tui.run_list import differing_keys
 from kgpt_tui.screens.dialogs import ClosesOnce
 from kgpt_tui.widgets.chart import PALETTE, ChartPanel, Line
 from kgpt_tui.widgets.chart_board import SMOOTHINGS
+from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.run_settings import flat_config
 
 CURVES = {"loss": "loss", "val_loss": "validation loss", "grad_norm": "gradient norm",
@@ -57,7 +58,7 @@ class CompareScreen(ClosesOnce, Screen[None]):
         yield ChartPanel("loss", id="chart")
         with VerticalScroll(id="facts", can_focus=True):
             yield Static(id="table")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(ChartPanel).chart.focus()

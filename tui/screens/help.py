@@ -7,9 +7,10 @@ from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from kgpt_tui.screens.dialogs import ClosesOnce
+from kgpt_tui.widgets.key_bar import KeyBar
 
 
 class HelpScreen(ClosesOnce, ModalScreen[None]):
@@ -32,7 +33,7 @@ class HelpScreen(ClosesOnce, ModalScreen[None]):
             with VerticalScroll(id="keys"):
                 for title, rows in sections(self._below):
                     yield Static(_table(title, rows), classes="section")
-        yield Footer()
+        yield KeyBar()
 
     def action_scroll(self, lines: int) -> None:
         self.query_one("#keys").scroll_relative(y=lines, animate=False)

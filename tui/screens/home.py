@@ -14,7 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from kgpt.config import Config
@@ -27,6 +27,7 @@ from kgpt_tui.display import one_line, shown
 from kgpt_tui.figures import age, count, figure
 from kgpt_tui.preparation import Preparation, PreparationFailed
 from kgpt_tui.run_list import Row, RunList
+from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.run_header import badge
 
 PERIOD_S = 1.0
@@ -101,7 +102,7 @@ class HomeScreen(Screen[None]):
                         id="no-models",
                         classes="empty",
                     )
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.follow()

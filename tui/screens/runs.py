@@ -14,7 +14,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from kgpt.errors import KgptError
 from kgpt.files import explained
@@ -26,6 +26,7 @@ from kgpt_tui.run_list import Row, RunList, differences, differing_keys
 from kgpt_tui.screens.compare import CompareScreen
 from kgpt_tui.screens.dialogs import ChoiceScreen
 from kgpt_tui.widgets.chart import PALETTE, ChartPanel, Line
+from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.run_header import badge
 
 PERIOD_S = 1.0
@@ -75,7 +76,7 @@ class RunsScreen(Screen[None]):
         with Vertical(id="empty"):
             yield Static(id="empty-text")
         yield ChartPanel("loss", id="chart")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.follow()

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Grid, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Button, Footer, Input, Static
+from textual.widgets import Button, Input, Static
 
 from kgpt.config import presets
 from kgpt.errors import KgptError
@@ -23,6 +23,7 @@ from kgpt_tui.measurement import earlier_speeds, measure
 from kgpt_tui.run_form import RunForm, form_fields
 from kgpt_tui.screens.prepare import PrepareScreen
 from kgpt_tui.widgets.cost_panel import CostPanel
+from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.option_rows import Choice, OptionRow
 
 DEFAULT = "tinyworld"
@@ -80,7 +81,7 @@ class TrainScreen(Screen[None]):
             yield Static(id="help", markup=False)
             yield Static(id="problem", markup=False)
             yield Button("Start training  ^s", id="start", variant="primary", compact=True)
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self._look_around()

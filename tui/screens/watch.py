@@ -14,7 +14,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, Footer, Static
+from textual.widgets import ContentSwitcher, Static
 
 from kgpt.errors import KgptError
 from kgpt.runs import Command, runs_folder
@@ -23,6 +23,7 @@ from kgpt_tui.display import shown
 from kgpt_tui.feed import LIVELY, RunFeed
 from kgpt_tui.screens.dialogs import AskScreen, ChoiceScreen, ClosesOnce
 from kgpt_tui.widgets.chart_board import ChartBoard
+from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.run_header import RunHeader
 from kgpt_tui.widgets.run_log import RunLog
 from kgpt_tui.widgets.run_settings import RunSettings
@@ -66,13 +67,14 @@ class WatchScreen(ClosesOnce, Screen[None]):
     def __init__(self, path: Path):
         super().__init__()
         self.feed = RunFeed(path)
+        self._views = Strip(*VIEWS, id="views")
         self._drawn: dict[str, int] = {}
         self._asked: tuple[str, Callable[[], bool], float] | None = None
 
     def compose(self) -> ComposeResult:
         yield RunHeader(self.feed, id="header")
         yield Static(id="banner", markup=False)
-        yield Strip(*VIEWS, id="views")
+        yield self._views
         with Horizontal(id="body"):
             with ContentSwitcher(initial="charts", id="switcher"):
                 yield ChartBoard(self.feed, id="charts")
@@ -85,7 +87,7 @@ class WatchScreen(ClosesOnce, Screen[None]):
                     yield Static("nothing written yet", id="side-text")
                 yield Static("log", classes="side-title")
                 yield Static(id="side-log", markup=False)
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.follow()
@@ -220,7 +222,7 @@ class WatchScreen(ClosesOnce, Screen[None]):
         details = {"prompt": prompt} if prompt else {}
         asked = lambda: self.feed.changes["samples"] != before  # noqa: E731
         if self._send("sample", "writing a sample …", asked, **details):
-            self.query_one(Strip).chosen = VIEWS.index("samples")
+            self._views.chosen = VIEWS.index("samples")
             if prompt:
                 self.query_one(Samples).choose(prompt)
 
@@ -290,8 +292,7 @@ class WatchScreen(ClosesOnce, Screen[None]):
 
     @property
     def _view(self) -> str:
-        strips = self.query(Strip)
-        return VIEWS[strips.first().chosen] if strips else VIEWS[0]
+        return VIEWS[self._views.chosen]
 
     @on(Strip.Chosen)
     def _switch(self, event: Strip.Chosen) -> None:
@@ -303,11 +304,10 @@ class WatchScreen(ClosesOnce, Screen[None]):
         self.refresh_bindings()
 
     def action_view(self, index: int) -> None:
-        self.query_one(Strip).chosen = index
+        self._views.chosen = index
 
     def action_view_next(self) -> None:
-        strip = self.query_one(Strip)
-        strip.chosen = (strip.chosen + 1) % len(VIEWS)
+        self._views.chosen = (self._views.chosen + 1) % len(VIEWS)
 
     def action_chart(self, by: int) -> None:
         self.query_one(ChartBoard).step(by)
