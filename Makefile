@@ -33,8 +33,9 @@ lint: $(VENV)/.dev
 	mkdir -p .mypy_cache/packages && ln -sfn ../../tui .mypy_cache/packages/kgpt_tui
 	$(BIN)/mypy
 
+# Four workers, since many of these tests wait for a screen to come to rest.
 test-any: $(VENV)/.dev
-	$(PYTEST) -m "not backend and not slow"
+	$(PYTEST) -n 4 -m "not backend and not slow"
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/.dev
 	KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow"

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 
+LEFT_WITHIN = 4  # pieces of an answer; few answers have more, since tokens come in bursts
+
 
 @dataclass
 class Outcome:
@@ -95,7 +97,7 @@ class Load:
 
     async def _ask(self, http: httpx.AsyncClient, dice: random.Random, outcome: Outcome) -> None:
         """One request, read to its end or left at a random place."""
-        leave_at = dice.randrange(self.max_tokens) if dice.random() < self.hang_up else None
+        leave_at = dice.randrange(LEFT_WITHIN) if dice.random() < self.hang_up else None
         body = {
             "prompt": f"The number {dice.randrange(10**6)} is",
             "max_tokens": self.max_tokens,
