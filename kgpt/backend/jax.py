@@ -8,14 +8,11 @@ from keras import ops
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import (
     chunked_causal_attention,
-    fresh_places,
     replaced_column,
-    written_cache,
 )
 
 remat = jax.checkpoint
 gradient_of = jax.custom_gradient
-cache_targets, write_cache = fresh_places, written_cache
 cond, put_column = ops.cond, replaced_column
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
@@ -47,6 +44,23 @@ def causal_attention(query, key, value, window=None):
     groups = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
+
+
+def cache_targets(start, count, length, places):
+    """The place of each new token (B, T); one beyond the last for tokens that are not real."""
+    steps = jnp.arange(length)
+    return jnp.where(steps < count[:, None], (start[:, None] + steps) % places, places)
+
+
+def write_cache(cache, new, targets):
+    """A cache (B, K, S, H) with new (B, K, T, H) written. XLA drops what lies beyond the end.
+
+    A choice between old and new for each place, which is shorter, has XLA compute the rotation of
+    the new keys once for each place.
+    """
+    rows = jnp.arange(cache.shape[0])[:, None]
+    tokens = jnp.swapaxes(new, 1, 2)  # (B, T, K, H): the two indices come first
+    return cache.at[rows, :, targets].set(tokens, mode="drop")
 
 
 def take_row(x, row):

@@ -11,7 +11,6 @@ from kgpt.backend.attention import (
     written_cache,
 )
 
-cache_targets, write_cache = fresh_places, written_cache
 cond, put_column = ops.cond, replaced_column
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
@@ -37,6 +36,29 @@ def causal_attention(query, key, value, window=None):
     groups = query.shape[2] // key.shape[2]
     key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
+
+
+def cache_targets(start, count, length, places):
+    """For one token: its place (B,) and whether it is real (B,); for more: `fresh_places`."""
+    if isinstance(length, int) and length == 1:
+        return start % places, count > 0
+    return fresh_places(start, count, length, places)
+
+
+def write_cache(cache, new, targets):
+    """A cache (B, K, S, H) with new (B, K, T, H) written.
+
+    One token is scattered: with a choice between old and new for each place, XLA computes the
+    rotation of the new keys once for each place.
+    """
+    if new.shape[2] != 1:
+        return written_cache(cache, new, targets)
+    place, real = targets
+    rows, heads = tf.shape(cache)[0], cache.shape[1]
+    row, head = tf.meshgrid(tf.range(rows), tf.range(heads), indexing="ij")
+    at = tf.stack([row, head, tf.broadcast_to(place[:, None], tf.shape(row))], axis=-1)  # (B, K, 3)
+    token = tf.where(real[:, None, None], new[:, :, 0], tf.gather_nd(cache, at))  # (B, K, H)
+    return tf.tensor_scatter_nd_update(cache, at, token)
 
 
 def take_row(x, row):
