@@ -23,7 +23,7 @@ class KeyBar(Footer):
             self.call_after_refresh(self._show_keys)
 
     def _show_keys(self) -> None:
-        shown = {}  # by action: of keys that do the same, the first is shown
+        shown: dict[str, tuple] = {}  # by action: of keys that do the same, the first is shown
         for _, binding, enabled, tooltip in self.screen.active_bindings.values():
             if binding.show:
                 shown.setdefault(binding.action, (binding, enabled, tooltip))
