@@ -215,21 +215,38 @@ class Batch:
             return {}
         steps = min(steps, CHUNK)
         self.reserve(max(self._needed(row, steps) for row in active))
-        self.cache, self.progress, out = self.programs.write(
-            self.cache, self.settings, self.progress, np.int32(steps)
-        )
+        # A row that writes alone does not pay for the width of the batch.
+        alone = len(active) == 1 < len(self.rows)
+        out = self._write_alone(active[0], steps) if alone else self._write_together(steps)
+        at = {row: 0 if alone else row for row in active}
         tokens = np.array(out.tokens)
         wanted = [row for row in active if self.rows[row].request.alternatives]
         details = [np.array(part) for part in out[1:]] if wanted else []
         result = {}
         for row in active:
-            ids = [int(token) for token in tokens[row] if token >= 0]
+            ids = [int(token) for token in tokens[at[row]] if token >= 0]
             result[row] = [
-                _token(token, row, i, details if row in wanted else ())
+                _token(token, at[row], i, details if row in wanted else ())
                 for i, token in enumerate(ids)
             ]
             self._wrote(row, ids)
         return result
+
+    def _write_together(self, steps: int) -> Any:
+        self.cache, self.progress, out = self.programs.write(
+            self.cache, self.settings, self.progress, np.int32(steps)
+        )
+        return out
+
+    def _write_alone(self, row: int, steps: int) -> Any:
+        place = np.int32(row)
+        cache, settings, progress = self.programs.take_row(
+            (self.cache, self.settings, self.progress), place
+        )
+        cache, progress, out = self.programs.write(cache, settings, progress, np.int32(steps))
+        self.cache = self.programs.put_row(self.cache, place, cache)
+        self.progress = self.programs.put_row(self.progress, place, progress)
+        return out
 
     def write_checked(self, guesses: Sequence[int], ahead: int) -> list[Token]:
         """Write in row 0, the only one, as many tokens as `guesses` (at most `ahead`) foresee, and

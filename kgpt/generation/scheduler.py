@@ -107,10 +107,16 @@ class Scheduler:
         batch.resize([-1] * rows, places)
         for length in PIECES if rows == 1 else PIECES[-1:]:
             ids = [0] * min(length + 1, batch.places)
-            batch.join(0, Request(ids, SamplingConfig(temperature=0, max_tokens=1)))
-            while not batch.rows[0].writing:
-                batch.read([0])
+            request = Request(ids, SamplingConfig(temperature=0, max_tokens=2))
+            few = range(min(rows, 2))  # both write together, then the first alone
+            for row in few:
+                batch.join(row, request)
+            while reading := [row for row in few if not batch.rows[row].writing]:
+                batch.read(reading)
             batch.write(1)
+            if rows > 1:
+                batch.rows[1] = Row()
+                batch.write(1)
             batch.rows[0] = Row()
 
     def run(self) -> None:
