@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -82,8 +83,10 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     discard_partial(target.parent, f"{target.name}-")
-    work = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{target.name}-", dir=target.parent))
+    # Named before it is made, so that an interrupt between the two leaves nothing behind.
+    work = target.parent / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
     try:
+        work.mkdir(mode=0o700)
         yield work
         for file in work.rglob("*"):
             if file.is_file():

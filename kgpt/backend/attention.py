@@ -99,32 +99,3 @@ def cached_attention(query, keys, values, seen):
     weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
     weights = ops.reshape(weights, (batch, kv, groups * length, places))
     return ops.reshape(ops.matmul(weights, values), (batch, heads, length, width))
-
-
-def fresh_places(start, count, length, places):
-    """Which of the new tokens each place of a cache takes.
-
-    Args:
-        start: (B,) positions of the first new token.
-        count: (B,) how many of the `length` are real; the rest leaves the cache as it is.
-
-    Returns:
-        (B, S) index of the token, and (B, S) whether there is one.
-    """
-    # How far behind its text's first new token each place lies, going round the end.
-    offset = ops.mod(ops.arange(places)[None] - start[:, None], places)
-    return ops.minimum(offset, length - 1), offset < count[:, None]
-
-
-def written_cache(cache, new, targets):
-    """A cache (B, K, S, H) with `new` (B, K, T, H) written where `fresh_places` says."""
-    token, fresh = targets
-    if new.shape[2] != 1:
-        new = ops.take_along_axis(new, token[:, None, :, None], axis=2)  # (B, K, S, H)
-    return ops.where(fresh[:, None, :, None], new, cache)
-
-
-def replaced_column(x, column, value):
-    """x (B, N, ...) with `value` (B, ...) in column `column`."""
-    columns = ops.reshape(ops.arange(x.shape[1]), (1, -1) + (1,) * (len(x.shape) - 2))
-    return ops.where(columns == column, value[:, None], x)

@@ -6,14 +6,11 @@ import keras
 from keras import ops
 
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.attention import (
-    chunked_causal_attention,
-    replaced_column,
-)
+from kgpt.backend.attention import chunked_causal_attention
 
 remat = jax.checkpoint
 gradient_of = jax.custom_gradient
-cond, put_column = ops.cond, replaced_column
+cond = ops.cond
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
@@ -71,6 +68,11 @@ def take_row(x, row):
 def put_row(x, row, value):
     """x (B, ...) with `value` (1, ...) in place of one row."""
     return jax.lax.dynamic_update_slice_in_dim(x, value, row, 0)
+
+
+def put_column(x, column, value):
+    """x (B, N, ...) with `value` (B, ...) in column `column`."""
+    return x.at[:, column].set(value)
 
 
 def dropout(x, rate, key):

@@ -4,14 +4,9 @@ import tensorflow as tf
 from keras import ops
 
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.attention import (
-    chunked_causal_attention,
-    fresh_places,
-    replaced_column,
-    written_cache,
-)
+from kgpt.backend.attention import chunked_causal_attention
 
-cond, put_column = ops.cond, replaced_column
+cond = ops.cond
 JIT_TRAINING = True  # compile the training step unless told otherwise
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
@@ -39,10 +34,15 @@ def causal_attention(query, key, value, window=None):
 
 
 def cache_targets(start, count, length, places):
-    """For one token: its place (B,) and whether it is real (B,); for more: `fresh_places`."""
+    """For one token: its place (B,) and whether it is real (B,).
+
+    For more: which of them each place takes (B, S), and whether it takes any (B, S).
+    """
     if isinstance(length, int) and length == 1:
         return start % places, count > 0
-    return fresh_places(start, count, length, places)
+    # How far behind its text's first new token each place lies, going round the end.
+    offset = (tf.range(places)[None] - start[:, None]) % places
+    return tf.minimum(offset, length - 1), offset < count[:, None]
 
 
 def write_cache(cache, new, targets):
@@ -52,7 +52,9 @@ def write_cache(cache, new, targets):
     rotation of the new keys once for each place.
     """
     if new.shape[2] != 1:
-        return written_cache(cache, new, targets)
+        token, fresh = targets
+        new = ops.take_along_axis(new, token[:, None, :, None], axis=2)  # (B, K, S, H)
+        return tf.where(fresh[:, None, :, None], new, cache)
     place, real = targets
     rows, heads = tf.shape(cache)[0], cache.shape[1]
     row, head = tf.meshgrid(tf.range(rows), tf.range(heads), indexing="ij")
@@ -69,6 +71,12 @@ def take_row(x, row):
 def put_row(x, row, value):
     """x (B, ...) with `value` (1, ...) in place of one row."""
     return ops.slice_update(x, [row] + [0] * (len(x.shape) - 1), value)
+
+
+def put_column(x, column, value):
+    """x (B, N, ...) with `value` (B, ...) in column `column`."""
+    columns = tf.reshape(tf.range(x.shape[1]), (1, -1) + (1,) * (len(x.shape) - 2))
+    return tf.where(columns == column, value[:, None], x)
 
 
 def dropout(x, rate, key):

@@ -11,7 +11,7 @@ from typing import Any
 from kgpt_tui.app import KgptApp, Options
 
 SIZES = [(40, 12), (80, 24), (120, 40)]
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0  # on a machine with more to do; what holds is seen at once
 
 
 def drive(

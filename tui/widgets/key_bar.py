@@ -23,6 +23,8 @@ class KeyBar(Footer):
             self.call_after_refresh(self._show_keys)
 
     def _show_keys(self) -> None:
+        if not self.is_attached:  # the screen was left between the change and this call
+            return
         shown: dict[str, tuple] = {}  # by action: of keys that do the same, the first is shown
         for _, binding, enabled, tooltip in self.screen.active_bindings.values():
             if binding.show:

@@ -1,0 +1,72 @@
+"""The key bar shows what Textual's own footer would, however the keys change."""
+
+import asyncio
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding
+from textual.widgets import Footer, Input
+from textual.widgets._footer import FooterKey
+
+from kgpt_tui.widgets.key_bar import KeyBar
+from tests.tui.driving import wait_until
+
+
+class Few(Input):
+    BINDINGS: ClassVar = [Binding("f1", "one", "One")]
+
+
+class Many(Input):
+    BINDINGS: ClassVar = [Binding(f"f{n}", f"many({n})", f"Many {n}") for n in range(1, 8)]
+
+
+class Screenful(App[None]):
+    BINDINGS: ClassVar = [Binding("f9", "rare", "Rare")]
+    allowed: bool | None = True
+
+    def compose(self):
+        yield Few()
+        yield Many()
+        yield KeyBar()
+        yield Footer()
+
+    def check_action(self, action, parameters):
+        return self.allowed if action == "rare" else True
+
+
+def shown(bar):
+    keys = [key for key in bar.query(FooterKey) if key.display]
+    return sorted((k.key, k.key_display, k.description, k.action, k._disabled) for k in keys)
+
+
+def test_it_shows_what_the_footer_shows():
+    async def script():
+        app = Screenful()
+        async with app.run_test(size=(200, 20)) as pilot:
+            seen = []
+            for widget, allowed in ((Few, True), (Many, True), (Few, None), (Many, False)):
+                app.allowed = allowed
+                app.query_one(widget).focus()
+                app.refresh_bindings()
+                bar, footer = app.query_one(KeyBar), app.query(Footer).last()
+
+                def agree(bar=bar, footer=footer):
+                    return shown(footer) not in seen and shown(bar) == shown(footer)
+
+                await wait_until(pilot, agree, f"the keys of {widget.__name__}, {allowed}")
+                seen.append(shown(bar))
+
+    asyncio.run(script())
+
+
+def test_a_change_may_be_told_after_the_screen_was_left():
+    async def script():
+        app = Screenful()
+        async with app.run_test() as pilot:
+            app.query_one(Many).focus()
+            await pilot.pause(0.1)
+            bar = app.query_one(KeyBar)
+            await bar.remove()
+            bar._show_keys()
+
+    asyncio.run(script())
