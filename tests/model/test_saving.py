@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from kgpt import GPT, ModelConfig, NextTokenLoss, SamplingConfig, Tokenizer
 from kgpt.errors import CheckpointError, KgptError
+from kgpt.generation.programs import Programs
 from kgpt.model.directory import load_config, load_model, load_sampling, load_weights, save_model
 from tests.model.conftest import KINDS, SMALL, model_of
 
@@ -57,6 +58,22 @@ def test_model_directory_round_trip(kind, ids, tmp_path):
     for name in ("max_length", "norm_epsilon", "rope_theta", "sliding_window", "tie_embeddings"):
         assert getattr(loaded.config, name) == getattr(model.config, name)
     np.testing.assert_array_equal(run(loaded, ids), run(model, ids))
+
+
+def test_a_model_that_has_written_text_is_saved_as_before(tmp_path, ids):
+    """Generation may lay matrices out anew in memory; files do not tell."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    model = GPT(ModelConfig(**SMALL), seed=2)
+    save_model(model, before)
+    Programs.of(model)
+    save_model(model, after)
+    weights = (folder / "model.safetensors" for folder in (before, after))
+    assert next(weights).read_bytes() == next(weights).read_bytes()
+    load_weights(model, before)
+    np.testing.assert_array_equal(run(model, ids), run(load_model(before), ids))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(run(again, ids), run(model, ids))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
