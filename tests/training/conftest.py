@@ -21,6 +21,7 @@ TINY = {
     },
     "sampling": {"max_tokens": 5},
 }  # fmt: skip
+DROPOUT = {"model": {"dropout": 0.2}}
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +68,9 @@ class Trained:
     @property
     def shown(self) -> str:
         return self.output.getvalue()
+
+
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)

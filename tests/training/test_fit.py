@@ -1,6 +1,5 @@
-"""Whole runs: what they leave behind, exact resume, commands, damage, failure."""
+"""Whole runs: what they leave behind, commands, exact resume, damage."""
 
-import json
 import shutil
 import threading
 import time
@@ -8,18 +7,15 @@ import time
 import numpy as np
 import pytest
 
-from kgpt.cli import main
 from kgpt.errors import RunError
 from kgpt.model.directory import load_model
-from kgpt.runs import Run, find_run, new_run, resolve_model
+from kgpt.runs import Run, new_run
 from kgpt.training import fit
 from kgpt.training.callbacks.status import StatusKeeper
 from kgpt.training.checkpoint import verify
-from tests.training.conftest import Trained, make_config
+from tests.training.conftest import DROPOUT, Trained, flip_a_byte, make_config
 
 pytestmark = pytest.mark.backend
-
-DROPOUT = {"model": {"dropout": 0.2}}
 
 
 @pytest.fixture(scope="module")
@@ -164,93 +160,8 @@ def test_when_all_are_damaged_it_says_so(whole, data):
     assert run.status().state == "failed" and "undamaged" in run.status().error
 
 
-def test_a_loss_that_is_no_number_stops_the_run(data, monkeypatch, capfd, tmp_path):
-    """Exit code 1, one sentence, and the checkpoint before is still good."""
-    rate = fit.WarmupCosine.at
-    monkeypatch.setattr(
-        fit.WarmupCosine, "at", lambda self, step: rate(self, step) if step != 4 else 1e38
-    )
-    monkeypatch.setenv("KGPT_RESTARTED", "1")
-    file = tmp_path / "tiny.yaml"
-    config = make_config(data, train={"clip_norm": None, "weight_decay": 0.0})
-    file.write_text(config.to_yaml())
-    with pytest.raises(SystemExit) as ending:
-        main(["train", str(file), "--run", "spoiled", "--quiet"])
-    assert ending.value.code == 1
-    run = find_run("spoiled")
-    out, err = capfd.readouterr()
-    assert out == "" and "Traceback" not in err
-    sentence = err.splitlines()[-1]
-    assert sentence.startswith("kgpt: The ") and "at step 6" in sentence
-    assert "lower train.learning_rate" in sentence
-    assert run.status().state == "failed" and "at step 6" in run.status().error
-    assert run.checkpoint_steps() == [2, 4]
-    good = load_model(resolve_model("spoiled"))
-    assert all(np.isfinite(v.numpy()).all() for v in good.trainable_variables)
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_low_precision_learns_and_resumes(data, precision, monkeypatch):
-    """float16 begins with a loss scale too high: the steps it skips are steps all the same."""
-    train = {"precision": precision, "max_steps": 8, "checkpoint_every": 4}
-    build = fit.build_model
-
-    def overflowing(config):
-        model = build(config)
-        if precision == "float16":
-            model.optimizer.dynamic_scale.assign(2.0**34)
-        return model
-
-    monkeypatch.setattr(fit, "build_model", overflowing)
-    config = make_config(data, train=train, **DROPOUT)
-    first = Trained(config)
-    assert (first.outcome.state, first.outcome.step) == ("finished", 8)
-    if precision == "bfloat16":
-        assert first.losses[8] < first.losses[1]
-    facts = json.loads((first.run.checkpoint_path(8) / "training.json").read_text())
-    assert facts["step"] == 8
-    run = first.run
-    flip_a_byte(run.checkpoint_path(8) / "training.json")
-    again = Trained(config, resume=True)
-    assert "resuming at step 4" in again.shown and again.outcome.step == 8
-    assert again.losses == first.losses
-
-
-def test_early_stopping_ends_a_run(data):
-    """A rate of almost nothing cannot improve much; patience 1 ends it at the second validation."""
-    train = {
-        "learning_rate": 1e-12, "min_learning_rate": 0, "eval_every": 1, "early_stopping": 1,
-        "max_steps": 50, "checkpoint_every": 0,
-    }  # fmt: skip
-    stopped = Trained(make_config(data, train=train))
-    assert stopped.outcome.step < 50
-    assert stopped.run.checkpoint_steps()[-1] == stopped.outcome.step
-
-
-def test_samples_with_averaged_weights_leave_the_weights_alone(data):
-    """Validation and samples look through the averages; training goes on from the raw weights."""
-    plain, averaged = (
-        Trained(make_config(data, train={"ema": ema, "eval_every": 2, "sample_every": 2}), name)
-        for ema, name in ((0.0, "plain"), (0.9, "averaged"))
-    )
-    assert averaged.losses == plain.losses
-    validated = [
-        [row["val_loss"] for row in t.run.metrics() if "val_loss" in row] for t in (plain, averaged)
-    ]
-    assert validated[0] != validated[1]
-    stored = load_model(averaged.run.checkpoint_path(6)).token_embedding.numpy()
-    raw = load_model(plain.run.checkpoint_path(6)).token_embedding.numpy()
-    assert np.abs(stored - raw).max() > 1e-5  # what is used later is the average
-
-
 def copied(run: Run) -> Run:
     """A copy of a run under the name "run", where this test's runs live."""
     target = new_run("run")
     shutil.copytree(run.path, target.path)
     return target
-
-
-def flip_a_byte(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)

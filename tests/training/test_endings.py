@@ -1,0 +1,64 @@
+"""Whole runs that end early or look through averages: the weights are right all the same."""
+
+import numpy as np
+import pytest
+
+from kgpt.cli import main
+from kgpt.model.directory import load_model
+from kgpt.runs import find_run, resolve_model
+from kgpt.training import fit
+from tests.training.conftest import Trained, make_config
+
+pytestmark = pytest.mark.backend
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data, monkeypatch, capfd, tmp_path):
+    """Exit code 1, one sentence, and the checkpoint before is still good."""
+    rate = fit.WarmupCosine.at
+    monkeypatch.setattr(
+        fit.WarmupCosine, "at", lambda self, step: rate(self, step) if step != 4 else 1e38
+    )
+    monkeypatch.setenv("KGPT_RESTARTED", "1")
+    file = tmp_path / "tiny.yaml"
+    config = make_config(data, train={"clip_norm": None, "weight_decay": 0.0})
+    file.write_text(config.to_yaml())
+    with pytest.raises(SystemExit) as ending:
+        main(["train", str(file), "--run", "spoiled", "--quiet"])
+    assert ending.value.code == 1
+    run = find_run("spoiled")
+    out, err = capfd.readouterr()
+    assert out == "" and "Traceback" not in err
+    sentence = err.splitlines()[-1]
+    assert sentence.startswith("kgpt: The ") and "at step 6" in sentence
+    assert "lower train.learning_rate" in sentence
+    assert run.status().state == "failed" and "at step 6" in run.status().error
+    assert run.checkpoint_steps() == [2, 4]
+    good = load_model(resolve_model("spoiled"))
+    assert all(np.isfinite(v.numpy()).all() for v in good.trainable_variables)
+
+
+def test_early_stopping_ends_a_run(data):
+    """A rate of almost nothing cannot improve much; patience 1 ends it at the second validation."""
+    train = {
+        "learning_rate": 1e-12, "min_learning_rate": 0, "eval_every": 1, "early_stopping": 1,
+        "max_steps": 50, "checkpoint_every": 0,
+    }  # fmt: skip
+    stopped = Trained(make_config(data, train=train))
+    assert stopped.outcome.step < 50
+    assert stopped.run.checkpoint_steps()[-1] == stopped.outcome.step
+
+
+def test_samples_with_averaged_weights_leave_the_weights_alone(data):
+    """Validation and samples look through the averages; training goes on from the raw weights."""
+    plain, averaged = (
+        Trained(make_config(data, train={"ema": ema, "eval_every": 2, "sample_every": 2}), name)
+        for ema, name in ((0.0, "plain"), (0.9, "averaged"))
+    )
+    assert averaged.losses == plain.losses
+    validated = [
+        [row["val_loss"] for row in t.run.metrics() if "val_loss" in row] for t in (plain, averaged)
+    ]
+    assert validated[0] != validated[1]
+    stored = load_model(averaged.run.checkpoint_path(6)).token_embedding.numpy()
+    raw = load_model(plain.run.checkpoint_path(6)).token_embedding.numpy()
+    assert np.abs(stored - raw).max() > 1e-5  # what is used later is the average
