@@ -21,9 +21,9 @@ from kgpt_tui.feed import COLOURS, RunFeed
 from kgpt_tui.figures import NONE, count, figure
 from kgpt_tui.run_list import differing_keys
 from kgpt_tui.screens.dialogs import ClosesOnce
-from kgpt_tui.widgets.chart import PALETTE, ChartPanel, Line
-from kgpt_tui.widgets.chart_board import SMOOTHINGS
+from kgpt_tui.widgets.chart import PALETTE
 from kgpt_tui.widgets.key_bar import KeyBar
+from kgpt_tui.widgets.overlay import Overlay
 from kgpt_tui.widgets.run_settings import flat_config
 
 CURVES = {"loss": "loss", "val_loss": "validation loss", "grad_norm": "gradient norm",
@@ -51,17 +51,16 @@ class CompareScreen(ClosesOnce, Screen[None]):
         super().__init__()
         self.feeds = [RunFeed(path) for path in paths]
         self._configs = [flat_config(feed.run) for feed in self.feeds]
-        self._curve = "loss"
         self._stamp: tuple = ()
 
     def compose(self) -> ComposeResult:
-        yield ChartPanel("loss", id="chart")
+        yield Overlay(CURVES, id="chart")
         with VerticalScroll(id="facts", can_focus=True):
             yield Static(id="table")
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one(ChartPanel).chart.focus()
+        self.query_one(Overlay).chart.focus()
         self.follow()
 
     @work(group="follow", exclusive=True, exit_on_error=False)
@@ -74,23 +73,11 @@ class CompareScreen(ClosesOnce, Screen[None]):
 
     @on(Grown)
     def draw(self) -> None:
-        stamp = (self._curve, *(tuple(feed.changes.values()) for feed in self.feeds))
+        stamp = tuple(tuple(feed.changes.values()) for feed in self.feeds)
         if stamp == self._stamp or not self.is_current:
             return
         self._stamp = stamp
-        panel = self.query_one(ChartPanel)
-        panel.rename(CURVES[self._curve])
-        panel.draw(
-            [
-                Line(
-                    one_line(feed.name, 24),
-                    feed.history.curve(self._curve),
-                    n,
-                    self._curve == "val_loss",
-                )
-                for n, feed in enumerate(self.feeds)
-            ]
-        )
+        self.query_one(Overlay).show_runs(self.feeds)
         self.query_one("#table", Static).update(self._table())
 
     def on_resize(self) -> None:
@@ -128,25 +115,13 @@ class CompareScreen(ClosesOnce, Screen[None]):
         return COLOURS.get(value, "$accent") if name == "state" else "$foreground"
 
     def action_curve(self, by: int) -> None:
-        names = list(CURVES)
-        self._curve = names[(names.index(self._curve) + by) % len(names)]
-        self.query_one(ChartPanel).chart.action_reset_scales()
-        self.draw()
+        self.query_one(Overlay).step(by)
 
     def action_smooth(self) -> None:
-        chart = self.query_one(ChartPanel).chart
-        chart.smoothing = SMOOTHINGS[(SMOOTHINGS.index(chart.smoothing) + 1) % len(SMOOTHINGS)]
-        self._redraw()
+        self.query_one(Overlay).smooth()
 
     def action_log_scale(self) -> None:
-        chart = self.query_one(ChartPanel).chart
-        chart.log_scale = not chart.log_scale
-        chart.action_reset_scales()
-        self._redraw()
-
-    def _redraw(self) -> None:
-        self._stamp = ()
-        self.draw()
+        self.query_one(Overlay).toggle_log()
 
     def action_leave(self) -> None:
         self.dismiss(None)

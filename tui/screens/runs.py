@@ -25,8 +25,9 @@ from kgpt_tui.figures import age, count, figure
 from kgpt_tui.run_list import Row, RunList, differences, differing_keys
 from kgpt_tui.screens.compare import CompareScreen
 from kgpt_tui.screens.dialogs import ChoiceScreen
-from kgpt_tui.widgets.chart import PALETTE, ChartPanel, Line
+from kgpt_tui.widgets.chart import PALETTE
 from kgpt_tui.widgets.key_bar import KeyBar
+from kgpt_tui.widgets.overlay import Overlay
 from kgpt_tui.widgets.run_header import badge
 
 PERIOD_S = 1.0
@@ -62,10 +63,8 @@ class RunsScreen(Screen[None]):
         self.list = RunList()
         self.pinned: dict[Path, RunFeed] = {}
         self._passing: RunFeed | None = None  # of the run under the cursor, when none is pinned
-        self._curve = "loss"
         self._visible: list[Row] = []
         self._layout: tuple = ()
-        self._chart_stamp: tuple = ()
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="bar"):
@@ -75,7 +74,7 @@ class RunsScreen(Screen[None]):
         yield DataTable(cursor_type="row", zebra_stripes=False, id="table")
         with Vertical(id="empty"):
             yield Static(id="empty-text")
-        yield ChartPanel("loss", id="chart")
+        yield Overlay(CURVES, id="chart")
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -117,7 +116,7 @@ class RunsScreen(Screen[None]):
             f"{len(self._visible)} of {len(self.list.rows)}, {alive} alive "
         )
         self._show_empty(words)
-        self._draw_chart()
+        self.query_one(Overlay).show_runs(self._feeds())
 
     def _cells(self, row: Row, differs: str) -> dict[str, Content]:
         last, step = row.glance.last, row.status.step
@@ -194,26 +193,6 @@ class RunsScreen(Screen[None]):
         paths = list(self.pinned)
         return f"${PALETTE[paths.index(path) % len(PALETTE)]}" if path in paths else ""
 
-    def _draw_chart(self) -> None:
-        feeds = self._feeds()
-        stamp = (self._curve, *((feed.run.path, feed.changes["metrics"]) for feed in feeds))
-        if stamp == self._chart_stamp:
-            return
-        self._chart_stamp = stamp
-        panel = self.query_one(ChartPanel)
-        panel.rename(CURVES[self._curve])
-        panel.draw(
-            [
-                Line(
-                    one_line(feed.name, 24),
-                    feed.history.curve(self._curve),
-                    n,
-                    self._curve != "loss",
-                )
-                for n, feed in enumerate(feeds)
-            ]
-        )
-
     @on(DataTable.RowHighlighted)
     def _preview(self) -> None:
         if not self.pinned:
@@ -245,23 +224,13 @@ class RunsScreen(Screen[None]):
         self.app.open_train()  # type: ignore[attr-defined]
 
     def action_curve(self) -> None:
-        names = list(CURVES)
-        self._curve = names[(names.index(self._curve) + 1) % len(names)]
-        self._draw_chart()
+        self.query_one(Overlay).step()
 
     def action_smooth(self) -> None:
-        chart = self.query_one(ChartPanel).chart
-        chart.smoothing = 0.0 if chart.smoothing else 0.9
-        self._redraw()
+        self.query_one(Overlay).smooth()
 
     def action_log_scale(self) -> None:
-        chart = self.query_one(ChartPanel).chart
-        chart.log_scale = not chart.log_scale
-        self._redraw()
-
-    def _redraw(self) -> None:
-        self._chart_stamp = ()
-        self._draw_chart()
+        self.query_one(Overlay).toggle_log()
 
     def action_filter(self) -> None:
         self.query_one("#filter").focus()

@@ -28,6 +28,11 @@ from kgpt_tui.metrics import Curve, extremes, means, smoothed, window
 from kgpt_tui.widgets.braille import BLANK, polyline
 
 PALETTE = ("primary", "warning", "success", "error", "accent", "secondary")
+SMOOTHINGS = (0.0, 0.6, 0.9, 0.97)
+
+
+def next_smoothing(now: float) -> float:
+    return SMOOTHINGS[(SMOOTHINGS.index(now) + 1) % len(SMOOTHINGS)]
 
 
 @dataclass(frozen=True)

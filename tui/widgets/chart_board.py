@@ -8,7 +8,7 @@ from textual.containers import Grid
 from textual.reactive import reactive
 
 from kgpt_tui.feed import RunFeed
-from kgpt_tui.widgets.chart import ChartPanel, Line
+from kgpt_tui.widgets.chart import ChartPanel, Line, next_smoothing
 
 PANELS = {
     "loss": {"loss": "train", "val_loss": "validation"},
@@ -19,7 +19,6 @@ PANELS = {
     "share of peak": {"mfu": "share of peak"},
 }
 TOGETHER = 4  # so many are shown when all are
-SMOOTHINGS = (0.0, 0.6, 0.9, 0.97)
 ROOM = (84, 17)  # columns and lines that all of them need
 
 
@@ -68,8 +67,7 @@ class ChartBoard(Grid):
     def smooth(self) -> float:
         """The next amount of smoothing, for every chart."""
         panels = list(self.query(ChartPanel))
-        now = panels[0].chart.smoothing
-        chosen = SMOOTHINGS[(SMOOTHINGS.index(now) + 1) % len(SMOOTHINGS)]
+        chosen = next_smoothing(panels[0].chart.smoothing)
         for panel in panels:
             panel.chart.smoothing = chosen
         self.draw()
