@@ -19,6 +19,9 @@ from pydantic.fields import FieldInfo
 
 from kgpt.errors import UsageError
 
+# What a model is held in while it writes; int8 is computed with as float32.
+WritingType = Literal["float32", "bfloat16", "float16", "int8"]
+
 
 class Section(BaseModel):
     """A group of options: unknown keys are refused, assignments are checked."""

@@ -3,7 +3,7 @@
 Keras is the numerics API everywhere else. What Keras does slowly, or not at all, on one backend is
 written here, one small module a backend with the same functions; `KERAS_BACKEND` chooses.
 
-    dense               x @ kernel + bias over the last axis
+    dense               x @ kernel + bias over the last axis; the kernel may be in 8 bits
     lay_out_for_reading matrices turned so that products with few rows are fast
     causal_attention    attention of a whole sequence on itself, for training
     cached_attention    attention of new tokens on a cache
@@ -32,6 +32,7 @@ import importlib
 
 import keras
 
+from kgpt.backend.eight_bits import EightBits
 from kgpt.errors import UsageError
 
 name = keras.backend.backend()
@@ -40,7 +41,6 @@ if name not in ("jax", "tensorflow", "torch"):
 
 _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
-dense = _chosen.dense
 lay_out_for_reading = _chosen.lay_out_for_reading
 causal_attention = _chosen.causal_attention
 cached_attention = _chosen.cached_attention
@@ -64,3 +64,10 @@ JIT_TRAINING = _chosen.JIT_TRAINING
 live_sync = _chosen.live_sync
 live_value = _chosen.live_value
 live_assign = _chosen.live_assign
+
+
+def dense(x, kernel, bias=None):
+    """x (..., D) times kernel (D, F), plus bias (F,)."""
+    if isinstance(kernel, EightBits):
+        return kernel.dense(x, bias, _chosen.int8_product)
+    return _chosen.dense(x, kernel, bias)

@@ -8,6 +8,7 @@ from kgpt.backend.attention import chunked_causal_attention
 
 cond = ops.cond
 JIT_TRAINING = True  # compile the training step unless told otherwise
+INT8_ROWS = 2  # at least
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
 
@@ -20,6 +21,16 @@ def dense(x, kernel, bias=None):
         flat = tf.reshape(x, (-1, kernel.shape[0]))
         out = ops.reshape(tf.matmul(flat, kernel), (*ops.shape(x)[:-1], kernel.shape[1]))
     return out if bias is None else out + ops.convert_to_tensor(bias)
+
+
+def int8_product(x, q):
+    """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F).
+
+    XLA on CPU takes ten times as long with one row as with two, so that one is added.
+    """
+    rows = tf.shape(x)[0]
+    x = tf.pad(x, ((0, tf.maximum(0, INT8_ROWS - rows)), (0, 0)))
+    return tf.matmul(x, q, transpose_b=True, output_type=tf.int32)[:rows]
 
 
 def lay_out_for_reading(variables):

@@ -52,6 +52,13 @@ def dense(x, kernel, bias=None):
     return out.view(*x.shape[:-1], kernel.shape[-1])
 
 
+def int8_product(x, q):
+    """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F)."""
+    if x.device.type == "cpu":
+        return torch._int_mm(x, q.t())
+    return (x.float() @ q.float().t()).round().to(torch.int32)
+
+
 def lay_out_for_reading(variables):
     """Turn matrices (D, F) so that each output's weights lie together; their values stay.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.config import WritingType
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 
@@ -22,7 +23,7 @@ def bench_generate(
     model: str,
     new_tokens: int = 64,
     prompt_tokens: int = 32,
-    dtype: str = "float32",
+    dtype: WritingType = "float32",
     output: str | None = None,
 ) -> None:
     """Measure writing: time to first token, time per token over context lengths, tokens per second
@@ -37,7 +38,7 @@ def bench_generate(
     prompt_tokens
         Tokens of each prompt.
     dtype
-        Type of weights and computation: float32, bfloat16 or float16.
+        What weights are held in and computed with; int8 is computed with as float32.
     output
         A file for the figures as JSON; with the ending .svg, the plot.
     """
@@ -70,17 +71,17 @@ def _folder(model: str) -> Path | None:
     return None if model in presets() and not Path(model).exists() else resolve_model(model)
 
 
-def _load(model: str, folder: Path | None, dtype: str) -> Any:
+def _load(model: str, folder: Path | None, dtype: WritingType) -> Any:
     from kgpt.config import Config
-    from kgpt.model.directory import load_model
+    from kgpt.generation.loading import load_to_write, made_to_write
     from kgpt.model.gpt import GPT
 
     if folder is not None:
-        return load_model(folder, dtype=dtype)
+        return load_to_write(folder, dtype)
     config = Config.load(model).model
     if config.vocab_size is None:
         config = config.model_copy(update={"vocab_size": 50257})
-    return GPT(config, dtype=dtype)
+    return made_to_write(lambda kind: GPT(config, dtype=kind), dtype)
 
 
 def _show(console: Console, figures: dict[str, Any]) -> None:

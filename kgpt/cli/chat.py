@@ -10,6 +10,7 @@ from kgpt.cli import options
 from kgpt.cli.conversation import Conversation
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import SamplingFlags
+from kgpt.config import WritingType
 from kgpt.errors import KgptError, UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.display import for_output
@@ -19,7 +20,7 @@ def chat(
     *,
     model: str,
     system: str | None = None,
-    dtype: str = "float32",
+    dtype: WritingType = "float32",
     sampling: SamplingFlags = options.NONE,
 ) -> None:
     """Talk with a model. Answers stream; /help lists what else can be said.
@@ -33,7 +34,7 @@ def chat(
     system
         What the model is told before the conversation.
     dtype
-        Type of weights and computation: float32, bfloat16 or float16.
+        What weights are held in and computed with; int8 is computed with as float32.
     """
     folder = resolve_model(model)
     changes = options.given(sampling)

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from kgpt.cli import options
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import SamplingFlags
-from kgpt.config import SamplingConfig
+from kgpt.config import SamplingConfig, WritingType
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.display import for_output
@@ -32,7 +32,7 @@ def generate(
     draft: str | None = None,
     lookup: Annotated[bool, Parameter(negative="")] = False,
     slots: int = 16,
-    dtype: str = "float32",
+    dtype: WritingType = "float32",
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
     sampling: SamplingFlags = options.NONE,
@@ -63,7 +63,7 @@ def generate(
     slots
         How many texts are written at once.
     dtype
-        Type of weights and computation: float32, bfloat16 or float16.
+        What weights are held in and computed with; int8 is computed with as float32.
     stream
         Show the text as it is written.
     json_lines

@@ -46,6 +46,7 @@ def serve(
             max_slots=config.max_slots,
             max_queue=config.max_queue,
             max_context=config.max_context,
+            dtype=config.dtype,
         )
 
     service = Service(name, config, load)

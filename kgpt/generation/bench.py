@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from kgpt.generation.rows import Request
 from kgpt.model.cache import cache_bytes
 from kgpt.model.gpt import GPT
 
+WIDTHS = {"int8": 1, "float16": 2, "bfloat16": 2}  # bytes a number; of others 4
 GIGA = 1 << 28  # float32 numbers in a gibibyte
 
 
@@ -33,8 +35,8 @@ def measure(
     limit = model.config.max_length
     prompt_tokens = max(1, min(prompt_tokens, limit - 1))
     new_tokens = min(new_tokens, limit - prompt_tokens)
-    width = np.dtype("float32").itemsize if model.compute_dtype == "float32" else 2
-    weights = model.config.num_parameters() * width
+    width = WIDTHS.get(model.compute_dtype, 4)
+    weights = sum(math.prod(v.shape) * WIDTHS.get(v.dtype, 4) for v in model.variables)
     bandwidth = memory_bandwidth()
     result: dict[str, Any] = {
         "backend": backend.name,

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kgpt.config import SamplingConfig
+from kgpt.config import SamplingConfig, WritingType
 from kgpt.errors import KgptError
 from kgpt.generation.batch import Token
 from kgpt.generation.engine import Engine, EngineStats
+from kgpt.generation.loading import load_to_write
 from kgpt.generation.rows import Request
 from kgpt.generation.scheduler import Job
 from kgpt.generation.streaming import TextEvent, TextStream, TokenInfo, Usage
-from kgpt.model.directory import load_model, load_sampling
+from kgpt.model.directory import load_sampling
 from kgpt.model.gpt import GPT
 from kgpt.text.chat import Chat, chat_format
 from kgpt.text.tokenizer import Tokenizer
@@ -75,7 +76,7 @@ class TextEngine:
         max_context: most tokens remembered of a text; the model's when not given.
         draft: a smaller model of the same tokenizer that guesses ahead, or "lookup" to guess from
             the text itself. Guessing writes one text at a time, faster.
-        dtype: of weights and computation: "float32", "bfloat16" or "float16".
+        dtype: of weights and computation; "int8" holds matrices in 8 bits and computes in float32.
     """
 
     def __init__(
@@ -86,13 +87,13 @@ class TextEngine:
         max_queue: int = 64,
         max_context: int | None = None,
         draft: GPT | Literal["lookup"] | None = None,
-        dtype: str = "float32",
+        dtype: WritingType = "float32",
     ):
         self.folder = Path(folder)
         self.tokenizer = Tokenizer.load(self.folder)
         self.defaults = load_sampling(self.folder)
         self.chat: Chat | None = chat_format(self.tokenizer)
-        self.model = load_model(self.folder, dtype=dtype)
+        self.model = load_to_write(self.folder, dtype)
         self.config = self.model.config
         self.max_context = min(max_context or self.config.max_length, self.config.max_length)
         self.engine = Engine(self.model, max_slots, max_queue, self.max_context, draft)

@@ -18,6 +18,7 @@ from kgpt.errors import UsageError
 from kgpt.model.block import Block
 from kgpt.model.cache import extend_cache
 from kgpt.model.dropout import Dropout, DropoutKey
+from kgpt.model.eight_bits import looked_up, scores
 from kgpt.model.initializers import Normal
 from kgpt.model.norms import make_norm
 from kgpt.model.positions import sinusoids
@@ -149,7 +150,7 @@ class GPT(keras.Model):
 
     def embed(self, token_ids, positions):
         """Token plus position embeddings: (B, T) integers at positions (T,) or (B, T)."""
-        x = ops.take(self.token_embedding, token_ids, axis=0)  # (B, T, D)
+        x = looked_up(self.token_embedding, token_ids)  # (B, T, D)
         if self.config.position == "learned":
             x = x + ops.take(self.position_embedding, positions, axis=0)
         elif self.config.position == "sinusoidal":
@@ -158,12 +159,13 @@ class GPT(keras.Model):
 
     def logits(self, hidden):
         """Hidden states (..., D) to float32 logits (..., V)."""
-        return ops.cast(backend.dense(hidden, ops.transpose(self.head)), "float32")
+        return ops.cast(scores(hidden, self.head), "float32")
 
     @property
     def kernels(self):
-        """The matrices (in, out) of the blocks."""
-        return [w for block in self.blocks for w in block.weights if len(w.shape) == 2]
+        """The matrices (in, out) of the blocks that are held as floats."""
+        weights = [weight for block in self.blocks for weight in block.weights]
+        return [w for w in weights if len(w.shape) == 2 and w.dtype != "int8"]
 
     # -- training: what Keras's own train and test steps call -----------------------------------
 

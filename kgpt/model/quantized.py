@@ -4,8 +4,8 @@
 - int4: w = scale * q with q in -7..7, one scale for each 32 inputs of an output, two q to a byte.
   The embeddings and the head stay int8: their rows are outputs of the last, most delicate product.
 
-Vectors (norms, biases) stay float32. This is storage only: reading gives float weights, so the
-disk and the network carry less, while a loaded model is as large and as fast as before.
+Vectors (norms, biases) stay float32. This is storage only: reading gives float weights. A model
+that is held in 8 bits while it writes is made by `model/eight_bits.py`, whatever it was stored in.
 
 The file is called `model.int8.safetensors` or `model.int4.safetensors`, so that software which
 does not know it says that there are no weights, in place of reading nonsense.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from kgpt.config import Section
+from kgpt.config import Section, WritingType
 
 
 class ServeConfig(Section):
@@ -22,6 +22,10 @@ class ServeConfig(Section):
         None, description="A file of API keys, one a line; clients must send one of them."
     )
     name: str | None = Field(None, description="What the model is called in the API.")
+    dtype: WritingType = Field(
+        "float32",
+        description="What weights are held in and computed with; int8 is computed with as float32.",
+    )
     max_slots: int = Field(8, ge=1, le=1024, description="Texts written at the same time.")
     max_queue: int = Field(64, ge=0, le=65536, description="Texts that may wait for a slot.")
     max_context: int | None = Field(

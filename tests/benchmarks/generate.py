@@ -26,7 +26,8 @@ PROMPT, NEW, VOCABULARY = 32, 128, 50257
 BATCHES = (1, 8)
 CONTENDERS = {
     "kgpt jax": "jax", "kgpt tensorflow": "tensorflow", "kgpt torch": "torch",
-    "kgpt torch bf16": "torch", "transformers": "torch", "transformers bf16": "torch",
+    "kgpt torch bf16": "torch", "kgpt jax int8": "jax", "kgpt tensorflow int8": "tensorflow",
+    "kgpt torch int8": "torch", "transformers": "torch", "transformers bf16": "torch",
     "keras-hub jax": "jax", "keras-hub tensorflow": "tensorflow", "keras-hub torch": "torch",
 }  # fmt: skip
 BASELINE = "transformers"
@@ -112,7 +113,8 @@ def contend(name: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes elsewhere
     kind = {"kgpt": kgpt, "transformers": transformers, "keras-hub": keras_hub}[name.split()[0]]
-    write = kind("bfloat16" if name.endswith("bf16") else "float32")
+    suffix = name.split()[-1]
+    write = kind({"bf16": "bfloat16", "int8": "int8"}.get(suffix, "float32"))
     for batch in BATCHES:
         write(batch)
     print("ready", file=answers, flush=True)
@@ -134,10 +136,11 @@ def kgpt(dtype: str):
     from kgpt import GPT
     from kgpt.config import Config, SamplingConfig
     from kgpt.generation.batch import Batch
+    from kgpt.generation.loading import made_to_write
     from kgpt.generation.rows import Request
 
     config = Config.load("gpt2").model.model_copy(update={"vocab_size": VOCABULARY})
-    model = GPT(config, seed=1, dtype=dtype)
+    model = made_to_write(lambda kind: GPT(config, seed=1, dtype=kind), dtype)
     greedy = SamplingConfig(temperature=0, max_tokens=NEW)
     batches = {size: Batch(model, size) for size in BATCHES}
 
