@@ -404,6 +404,7 @@ def test_without_a_model_the_text_stays_and_the_way_out_is_said(tmp_path):
 
 def test_what_was_being_written_survives_a_crash(tmp_path):
     async def crash(chat):
+        chat.fake.fault = "hang"  # so that the crash comes before the answer's end
         await chat.write("hello")
         await chat.until(lambda: "moon" in chat.texts[-1])
         chat.screen.query_one(Composer).fill("my draft")
@@ -421,7 +422,7 @@ def test_what_was_being_written_survives_a_crash(tmp_path):
         assert answer.content == partial[0] and answer.finish == "interrupted"
 
     partial = []
-    chat(crash, tmp_path, pause=0.05)
+    chat(crash, tmp_path)
     drive(after, tmp_path)
 
 
