@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import Static
 
 from kgpt_tui.display import one_line
@@ -21,6 +17,7 @@ from kgpt_tui.feed import COLOURS, RunFeed
 from kgpt_tui.figures import NONE, count, figure
 from kgpt_tui.run_list import differing_keys
 from kgpt_tui.screens.dialogs import ClosesOnce
+from kgpt_tui.screens.live import LiveScreen
 from kgpt_tui.widgets.chart import PALETTE
 from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.overlay import Overlay
@@ -28,10 +25,9 @@ from kgpt_tui.widgets.run_settings import flat_config
 
 CURVES = {"loss": "loss", "val_loss": "validation loss", "grad_norm": "gradient norm",
           "lr": "learning rate", "tokens_per_s": "tokens/s"}  # fmt: skip
-PERIOD_S = 1.0
 
 
-class CompareScreen(ClosesOnce, Screen[None]):
+class CompareScreen(ClosesOnce, LiveScreen):
     """Curves of several runs over each other; the table names each difference."""
 
     CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/compare.tcss"]
@@ -43,9 +39,6 @@ class CompareScreen(ClosesOnce, Screen[None]):
         Binding("l", "log_scale", "Log scale", id="compare.log_scale"),
         Binding("escape", "leave", "Back", id="compare.leave"),
     ]
-
-    class Grown(Message):
-        """The feeds have taken what was new."""
 
     def __init__(self, paths: Sequence[Path]):
         super().__init__()
@@ -61,20 +54,14 @@ class CompareScreen(ClosesOnce, Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Overlay).chart.focus()
-        self.follow()
 
-    @work(group="follow", exclusive=True, exit_on_error=False)
-    async def follow(self) -> None:
-        while True:
-            for feed in self.feeds:
-                await feed.catch_up()
-            self.post_message(self.Grown())
-            await asyncio.sleep(PERIOD_S)
+    async def look(self) -> None:
+        for feed in self.feeds:
+            await feed.catch_up()
 
-    @on(Grown)
     def draw(self) -> None:
         stamp = tuple(tuple(feed.changes.values()) for feed in self.feeds)
-        if stamp == self._stamp or not self.is_current:
+        if stamp == self._stamp:
             return
         self._stamp = stamp
         self.query_one(Overlay).show_runs(self.feeds)
@@ -82,7 +69,7 @@ class CompareScreen(ClosesOnce, Screen[None]):
 
     def on_resize(self) -> None:
         self._stamp = ()
-        self.call_after_refresh(self.draw)
+        self.call_after_refresh(self.draw_if_seen)
 
     def _table(self) -> Content:
         """A row a difference; a column a run, in the run's colour."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -27,10 +24,10 @@ from kgpt_tui.display import one_line, shown
 from kgpt_tui.figures import age, count, figure
 from kgpt_tui.preparation import Preparation, PreparationFailed
 from kgpt_tui.run_list import Row, RunList
+from kgpt_tui.screens.live import LiveScreen
 from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.run_header import badge
 
-PERIOD_S = 1.0
 DEMO = "tinyworld"
 SHOWN = 30  # runs and models listed here; the others are on their own screens
 
@@ -52,7 +49,7 @@ ACTIONS = {
 }
 
 
-class HomeScreen(Screen[None]):
+class HomeScreen(LiveScreen):
     """Four things to do, the runs and the models."""
 
     CSS_PATH = "../styles/home.tcss"
@@ -67,13 +64,11 @@ class HomeScreen(Screen[None]):
         Binding("left", "app.focus_previous", "List before", id="home.before", show=False),
     ]
 
-    class Refreshed(Message):
-        """Runs and models were looked at again."""
-
     def __init__(self) -> None:
         super().__init__()
         self.list = RunList()
         self.models: list[FoundModel] = []
+        self._looks = 0
         self._shown: dict[str, list] = {}
         self._preparing: Preparation | None = None
 
@@ -104,23 +99,14 @@ class HomeScreen(Screen[None]):
                     )
         yield KeyBar()
 
-    def on_mount(self) -> None:
-        self.follow()
+    async def look(self) -> None:
+        if not self.is_seen:
+            return
+        await self.list.refresh(lambda: self.is_seen)
+        if self._looks % 5 == 0:
+            self.models = _models()
+        self._looks += 1
 
-    @work(group="follow", exclusive=True, exit_on_error=False)
-    async def follow(self) -> None:
-        """Look at runs and models again and again, while this screen is seen."""
-        ticks = 0
-        while True:
-            if self.is_current:
-                await self.list.refresh(lambda: self.is_current)
-                if ticks % 5 == 0:
-                    self.models = _models()
-                self.post_message(self.Refreshed())
-                ticks += 1
-            await asyncio.sleep(PERIOD_S)
-
-    @on(Refreshed)
     def draw(self) -> None:
         rows, models = self.list.rows[:SHOWN], self.models[:SHOWN]
         width = max(24, self.query_one("#right").size.width - 4)

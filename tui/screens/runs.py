@@ -12,8 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import DataTable, Input, Static
 
 from kgpt.errors import KgptError
@@ -25,18 +23,18 @@ from kgpt_tui.figures import age, count, figure
 from kgpt_tui.run_list import Row, RunList, differences, differing_keys
 from kgpt_tui.screens.compare import CompareScreen
 from kgpt_tui.screens.dialogs import ChoiceScreen
+from kgpt_tui.screens.live import LiveScreen
 from kgpt_tui.widgets.chart import PALETTE
 from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.overlay import Overlay
 from kgpt_tui.widgets.run_header import badge
 
-PERIOD_S = 1.0
 COLUMNS = {"pin": 0, "run": 0, "state": 0, "step": 40, "loss": 40, "best val": 60,
            "tokens/s": 90, "age": 70, "differs in": 80}  # fmt: skip
 CURVES = {"loss": "loss", "val_loss": "validation loss"}
 
 
-class RunsScreen(Screen[None]):
+class RunsScreen(LiveScreen):
     """Find, pin, compare, watch and delete runs."""
 
     CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/runs.tcss"]
@@ -54,9 +52,6 @@ class RunsScreen(Screen[None]):
         Binding("d", "delete", "Delete", id="runs.delete"),
         Binding("escape", "clear", "All runs", id="runs.clear", show=False),
     ]
-
-    class Refreshed(Message):
-        """The list was brought up to date."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,19 +72,12 @@ class RunsScreen(Screen[None]):
         yield Overlay(CURVES, id="chart")
         yield KeyBar()
 
-    def on_mount(self) -> None:
-        self.follow()
-
-    @work(group="follow", exclusive=True, exit_on_error=False)
-    async def follow(self) -> None:
-        while True:
-            if self.is_current:
-                await self.list.refresh(lambda: self.is_current)
-                for feed in self._feeds():
-                    while self.is_current and feed.read():
-                        await asyncio.sleep(0)
-                self.post_message(self.Refreshed())
-            await asyncio.sleep(PERIOD_S)
+    async def look(self) -> None:
+        if self.is_seen:
+            await self.list.refresh(lambda: self.is_seen)
+            for feed in self._feeds():
+                while self.is_seen and feed.read():
+                    await asyncio.sleep(0)
 
     def on_screen_resume(self) -> None:
         if self.is_mounted:
@@ -97,9 +85,8 @@ class RunsScreen(Screen[None]):
 
     # -- the table -------------------------------------------------------------------------------
 
-    @on(Refreshed)
     @on(Input.Changed, "#filter")
-    def refresh_table(self) -> None:
+    def draw(self) -> None:
         words = self.query_one("#filter", Input).value.lower().split()
         keys = differing_keys([row.config for row in self.list.rows])
         texts = {row.run.path: differences(row, keys) for row in self.list.rows}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,6 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Static
 
 from kgpt.errors import KgptError
@@ -22,6 +19,7 @@ from kgpt_tui import launch
 from kgpt_tui.display import shown
 from kgpt_tui.feed import LIVELY, RunFeed
 from kgpt_tui.screens.dialogs import AskScreen, ChoiceScreen, ClosesOnce
+from kgpt_tui.screens.live import LiveScreen
 from kgpt_tui.widgets.chart_board import ChartBoard
 from kgpt_tui.widgets.key_bar import KeyBar
 from kgpt_tui.widgets.run_header import RunHeader
@@ -30,16 +28,16 @@ from kgpt_tui.widgets.run_settings import RunSettings
 from kgpt_tui.widgets.samples import Samples, sample_content
 from kgpt_tui.widgets.strip import Strip
 
-PERIOD_S = 0.5
 PATIENCE_S = 60.0  # how long a command is shown as waited for
 VIEWS = ("charts", "samples", "log", "settings")
 
 
-class WatchScreen(ClosesOnce, Screen[None]):
+class WatchScreen(ClosesOnce, LiveScreen):
     """One run as it goes."""
 
     CSS_PATH: ClassVar = ["../styles/curves.tcss", "../styles/watch.tcss"]
     HELP_TITLE = "Watching a run"
+    PERIOD_S = 0.5
     BINDINGS = [
         Binding("p", "pause", "Pause", id="watch.pause"),
         Binding("p", "go_on", "Go on", id="watch.go_on"),
@@ -60,9 +58,6 @@ class WatchScreen(ClosesOnce, Screen[None]):
         ),
         Binding("escape", "leave", "Runs", id="watch.leave"),
     ]
-
-    class Grown(Message):
-        """The feed has taken what was new."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -89,23 +84,12 @@ class WatchScreen(ClosesOnce, Screen[None]):
                 yield Static(id="side-log", markup=False)
         yield KeyBar()
 
-    def on_mount(self) -> None:
-        self.follow()
-
-    @work(group="follow", exclusive=True, exit_on_error=False)
-    async def follow(self) -> None:
-        """Read what the trainer writes, for as long as the screen is there."""
-        while True:
-            await self.feed.catch_up()
-            self.post_message(self.Grown())
-            await asyncio.sleep(PERIOD_S)
+    async def look(self) -> None:
+        await self.feed.catch_up()
 
     # -- drawing -------------------------------------------------------------------------------
 
-    @on(Grown)
-    def refresh_all(self) -> None:
-        if not self.is_current:
-            return
+    def draw(self) -> None:
         self.query_one(RunHeader).show(self._note())
         if self._news("status"):
             self._banner()
@@ -124,7 +108,7 @@ class WatchScreen(ClosesOnce, Screen[None]):
 
     def on_screen_resume(self) -> None:
         self._drawn.clear()
-        self.call_after_refresh(self.refresh_all)
+        self.call_after_refresh(self.draw_if_seen)
 
     def _news(self, what: str) -> bool:
         """True if something of this kind came since it was drawn last."""
