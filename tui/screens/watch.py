@@ -95,7 +95,7 @@ class WatchScreen(ClosesOnce, LiveScreen):
             self._banner()
             self._empty_states()
             self.refresh_bindings()
-        if self._news("metrics"):
+        if self._view == "charts" and self._news("metrics"):
             self.query_one(ChartBoard).draw()
         if self._news("samples"):
             self.query_one(Samples).draw()
@@ -282,7 +282,8 @@ class WatchScreen(ClosesOnce, LiveScreen):
     def _switch(self, event: Strip.Chosen) -> None:
         name = VIEWS[event.index]
         self.query_one(ContentSwitcher).current = name
-        self.set_class(name != "charts", "-no-side")
+        self.query_one("#side").set_class(name != "charts", "-away")
+        self.call_after_refresh(self.draw_if_seen)
         target = self.query_one(f"#{name}")
         (target.query("Chart").first() if name == "charts" else target).focus()
         self.refresh_bindings()

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.color import Color
 from textual.containers import Vertical
 from textual.content import Content
+from textual.geometry import Size
 from textual.widgets import Static
 from textual_hires_canvas import Canvas
 from textual_plot import HiResMode, PlotWidget
@@ -104,6 +105,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         super().__init__(invert_mouse_wheel=True, **named)
         self._lines: list[Line] = []
         self._kept: dict[tuple[int, bool, float], tuple[Curve, Curve]] = {}
+        self._drawn_at: Size | None = None
         self.smoothing = 0.0
         self.log_scale = False
         self.set_x_formatter(StepTicks())
@@ -125,6 +127,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         """Draw what is visible of the lines, at the width there is."""
         if not self.is_mounted:
             return
+        self._drawn_at = self.size
         self.clear()
         self.set_y_formatter(LogTicks() if self.log_scale else ValueTicks())
         for line in self._lines:
@@ -186,8 +189,9 @@ class Chart(PlotWidget, inherit_bindings=False):
     def _show_detail(self, event: PlotWidget.ScaleChanged) -> None:
         self.redraw()
 
-    def on_resize(self) -> None:
-        self.redraw()
+    def on_resize(self, event: events.Resize) -> None:
+        if event.size != self._drawn_at:  # else it was only hidden
+            self.redraw()
 
     def action_reset_scales(self) -> None:
         super().action_reset_scales()
