@@ -97,15 +97,15 @@ def chat(terminal):
     terminal.keys("t")
     terminal.wait("● tiny", 300)
     terminal.keys("C-s", "Enter")
-    retype(terminal, "400")  # max_tokens, so that there is something to stop
+    retype(terminal, "4000")  # max_tokens, so that there is something to stop
     terminal.keys("Down", "Enter")
-    retype(terminal, "300")  # min_tokens
-    controls = terminal.wait("300")
-    assert "400" in controls
+    retype(terminal, "3900")  # min_tokens
+    controls = terminal.wait("3900")
+    assert "4000" in controls
     terminal.keys("C-s")
     terminal.type("Tell me a story")
     terminal.keys("Enter")
-    terminal.wait(lambda: re.search(r"[1-9]\d? tokens .*/s", terminal.screen()), 120)
+    terminal.wait(lambda: re.search(r"[1-9]\d* tokens .*/s", terminal.screen()), 120)
     terminal.keys("Escape")
     terminal.wait("stopped")
     terminal.keys("C-t", "Right", "Right", "Down", "Enter")  # another token than the third
