@@ -18,10 +18,10 @@ def start(engine, keys=None, wait=True, name="fake", **options):
     config = ServeConfig.parse({"port": 0, **options})
     service = Service(name, config, lambda: engine)
     listener = open_socket(config)
+    url = address_of(listener)  # before the server, which may end at once and close it
     server = Server(service, listener, keys)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    url = address_of(listener)
 
     def stop():
         server.should_exit = server.force_exit = True

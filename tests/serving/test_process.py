@@ -74,7 +74,7 @@ def test_a_second_signal_ends_it_at_once(process):
         time.sleep(0.3)
         assert child.poll() is None
         child.send_signal(signal.SIGTERM)
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
 
 
 @pytest.mark.parametrize(

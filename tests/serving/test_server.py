@@ -44,7 +44,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(serve):
             raise CheckpointError("The weights are damaged.")
 
     running = serve(Broken(), wait=False)
-    running.thread.join(10)
+    running.thread.join(60)
     assert not running.thread.is_alive()
     assert str(running.service.failure) == "The weights are damaged."
 
@@ -62,7 +62,7 @@ def test_a_client_that_goes_away_frees_its_slot(serve, stream):
         else:
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/completions", json=ask, timeout=0.3)
-        eventually(lambda: running.engine.stats().active == 0, seconds=2)
+        eventually(lambda: running.engine.stats().active == 0)
         assert running.service.running == set()
         assert figure(http, 'kgpt_answers_total{reason="cancelled"}') == 3
 
@@ -262,7 +262,7 @@ def test_draining_lets_answers_finish_and_takes_no_more(serve):
             refused = http.post("/v1/completions", json={"prompt": "b"})
             assert refused.status_code == 503 and "retry-after" in refused.headers
             assert [line for line in lines if line][-1] == "data: [DONE]"
-    running.thread.join(10)
+    running.thread.join(60)
     assert not running.thread.is_alive() and running.engine.closed
 
 
@@ -274,5 +274,5 @@ def test_draining_ends_in_time(serve):
         running.server.handle_exit(15, None)
         rest = [line for line in lines if line]
         assert "cut off" in json.loads(rest[-1].removeprefix("data: "))["error"]["message"]
-    running.thread.join(10)
+    running.thread.join(60)
     assert not running.thread.is_alive()
