@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from kgpt.errors import UsageError
 
-# What a model is held in while it writes; int8 is computed with as float32.
+# What a model is held in while it writes; int8 is for its matrices, the rest is float32 then.
 WritingType = Literal["float32", "bfloat16", "float16", "int8"]
 
 

@@ -76,7 +76,7 @@ class TextEngine:
         max_context: most tokens remembered of a text; the model's when not given.
         draft: a smaller model of the same tokenizer that guesses ahead, or "lookup" to guess from
             the text itself. Guessing writes one text at a time, faster.
-        dtype: of weights and computation; "int8" holds matrices in 8 bits and computes in float32.
+        dtype: of weights and computation; "int8" holds the matrices in 8 bits.
     """
 
     def __init__(
