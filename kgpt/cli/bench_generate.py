@@ -38,7 +38,7 @@ def bench_generate(
     prompt_tokens
         Tokens of each prompt.
     dtype
-        What weights are held in and computed with; int8 holds the matrices in 8 bits.
+        What weights are held in and computed with; int8 holds matrices in 8 bits.
     output
         A file for the figures as JSON; with the ending .svg, the plot.
     """

@@ -34,7 +34,7 @@ def chat(
     system
         What the model is told before the conversation.
     dtype
-        What weights are held in and computed with; int8 holds the matrices in 8 bits.
+        What weights are held in and computed with; int8 holds matrices in 8 bits.
     """
     folder = resolve_model(model)
     changes = options.given(sampling)

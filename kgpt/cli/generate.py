@@ -63,7 +63,7 @@ def generate(
     slots
         How many texts are written at once.
     dtype
-        What weights are held in and computed with; int8 holds the matrices in 8 bits.
+        What weights are held in and computed with; int8 holds matrices in 8 bits.
     stream
         Show the text as it is written.
     json_lines

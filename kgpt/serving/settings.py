@@ -24,7 +24,7 @@ class ServeConfig(Section):
     name: str | None = Field(None, description="What the model is called in the API.")
     dtype: WritingType = Field(
         "float32",
-        description="What weights are held in and computed with; int8 holds the matrices in 8 bits.",
+        description="What weights are held in and computed with; int8 holds matrices in 8 bits.",
     )
     max_slots: int = Field(8, ge=1, le=1024, description="Texts written at the same time.")
     max_queue: int = Field(64, ge=0, le=65536, description="Texts that may wait for a slot.")

@@ -1,3 +1,5 @@
+import importlib
+
 """The command `kgpt`: exit codes, sentences instead of tracebacks, and a quick `--help`."""
 
 import io
@@ -222,7 +224,8 @@ def test_a_defect_is_one_line_that_says_so(monkeypatch, capsys):
     def broken(*arguments):
         raise RuntimeError("wires crossed")
 
-    monkeypatch.setattr("kgpt.cli.runs.all_runs", broken)
+    # By its module: `kgpt.cli` has a command of this name too.
+    monkeypatch.setattr(importlib.import_module("kgpt.cli.runs"), "all_runs", broken)
     code, _, error = kgpt(capsys, "runs", "list")
     assert code == 1
     assert error == (
