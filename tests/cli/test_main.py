@@ -1,7 +1,6 @@
-import importlib
-
 """The command `kgpt`: exit codes, sentences instead of tracebacks, and a quick `--help`."""
 
+import importlib
 import io
 import os
 import signal
