@@ -113,5 +113,5 @@ def test_kgpt_serve(process, tmp_path):
         ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
         assert http.post("/v1/chat/completions", json=ask).status_code == 200
     child.send_signal(signal.SIGTERM)
-    assert child.wait(20) == 0
+    assert child.wait(60) == 0
     assert child.stdout.read() == ""

@@ -287,3 +287,13 @@ def test_a_run_that_begins_again_is_drawn_anew(tmp_path):
         await wait_until(pilot, lambda: panel.chart._x_max == 200)
 
     watch(script, tmp_path)
+
+
+def test_news_that_comes_after_the_screen_was_left_draws_nothing(tmp_path):
+    async def script(app, pilot, screen, run):
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        await wait_until(pilot, lambda: not screen.is_attached or not screen.children)
+        screen.draw_if_seen()
+
+    watch(script, tmp_path)
