@@ -3,8 +3,9 @@
 Keras is the numerics API everywhere else. What Keras does slowly, or not at all, on one backend is
 written here, one small module a backend with the same functions; `KERAS_BACKEND` chooses.
 
-    dense               x @ kernel + bias over the last axis; the kernel may be in 8 bits
-    lay_out_for_reading matrices turned so that products with few rows are fast
+    dense               x @ kernel + bias over the last axis; the kernel may be one of `held.py`
+    holds_turned        should a model that only writes have its matrices `Turned`?
+    lay_out_for_reading matrices turned in place so that products with few rows are fast
     causal_attention    attention of a whole sequence on itself, for training
     cached_attention    attention of new tokens on a cache
     cache_targets       where new tokens go in a cache, once for all layers
@@ -32,7 +33,7 @@ import importlib
 
 import keras
 
-from kgpt.backend.eight_bits import EightBits
+from kgpt.backend.held import EightBits, Turned
 from kgpt.errors import UsageError
 
 name = keras.backend.backend()
@@ -41,6 +42,7 @@ if name not in ("jax", "tensorflow", "torch"):
 
 _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
+holds_turned = _chosen.holds_turned
 lay_out_for_reading = _chosen.lay_out_for_reading
 causal_attention = _chosen.causal_attention
 cached_attention = _chosen.cached_attention
@@ -70,4 +72,6 @@ def dense(x, kernel, bias=None):
     """x (..., D) times kernel (D, F), plus bias (F,)."""
     if isinstance(kernel, EightBits):
         return kernel.dense(x, bias, _chosen.int8_product)
+    if isinstance(kernel, Turned):
+        return kernel.dense(x, bias, _chosen.turned_product)
     return _chosen.dense(x, kernel, bias)

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 from keras import ops
+from tensorflow.compiler.tf2xla.python import xla
 
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
@@ -30,11 +31,27 @@ def int8_product(x, q):
     """
     rows = tf.shape(x)[0]
     x = tf.pad(x, ((0, tf.maximum(0, INT8_ROWS - rows)), (0, 0)))
-    return tf.matmul(x, q, transpose_b=True, output_type=tf.int32)[:rows]
+    return turned_product(x, q, tf.int32)[:rows]
+
+
+def turned_product(x, w, dtype=None):
+    """x (M, D) times the transpose of w (F, D).
+
+    XLA on CPU takes half the time with the matrix on the left, where it would not leave it.
+    """
+    out = tf.matmul(w, x, transpose_b=True, output_type=dtype)  # (F, M)
+    if tf.inside_function():  # the barrier is an operation of XLA alone
+        (out,) = xla.optimization_barrier(out)
+    return tf.transpose(out)
+
+
+def holds_turned():
+    """On CPU; GPUs read matrices either way."""
+    return not tf.config.list_physical_devices("GPU")
 
 
 def lay_out_for_reading(variables):
-    """XLA reads matrices as they are."""
+    """XLA has no say in how a variable lies in memory."""
 
 
 def causal_attention(query, key, value, window=None):

@@ -15,12 +15,29 @@ from torch.utils.checkpoint import checkpoint
 # build, does not. The operator is the one that torch's own compiler emits.
 _onednn_linear = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
 JIT_TRAINING = False
+FEW_ROWS = 3  # at most
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and _onednn_linear is not None
 
 
 def _linear(x, weight, bias=None):
     """x (M, D) times the transpose of weight (F, D), plus bias (F,)."""
     return _onednn_linear(x, weight, bias, "none", [], "")
+
+
+def _few_rows(x, weight):
+    """x (M, D) times the transpose of weight (F, D), with a share of the weights for each thread.
+
+    With so few rows a product is as fast as the weights come from memory, and no library has more
+    than one thread ask for those of one matrix.
+    """
+    threads = torch.get_num_threads()
+    whole = len(weight) - len(weight) % threads
+    shares = weight[:whole].view(threads, -1, weight.shape[1])
+    columns = x.t().expand(threads, -1, -1)  # (threads, D, M)
+    out = torch.bmm(shares, columns).view(whole, len(x))
+    if whole < len(weight):
+        out = torch.cat([out, weight[whole:] @ x.t()])
+    return out.t().contiguous()
 
 
 class _OneDnnDense(torch.autograd.Function):
@@ -47,6 +64,9 @@ def dense(x, kernel, bias=None):
     elif torch.is_grad_enabled():
         out = _OneDnnDense.apply(flat, kernel)
         out = out if bias is None else out + bias
+    elif len(flat) <= FEW_ROWS and kernel.t().is_contiguous():
+        out = _few_rows(flat, kernel.t())
+        out = out if bias is None else out + bias
     else:
         out = _linear(flat, kernel.t(), bias)
     return out.view(*x.shape[:-1], kernel.shape[-1])
@@ -57,6 +77,16 @@ def int8_product(x, q):
     if x.device.type == "cpu":
         return torch._int_mm(x, q.t())
     return (x.float() @ q.float().t()).round().to(torch.int32)
+
+
+def turned_product(x, w):
+    """x (M, D) times the transpose of w (F, D)."""
+    return dense(x, w.t())
+
+
+def holds_turned():
+    """Here matrices are turned in place: see `lay_out_for_reading`."""
+    return False
 
 
 def lay_out_for_reading(variables):

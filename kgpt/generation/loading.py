@@ -1,14 +1,15 @@
-"""Models that are loaded to write: in half precision or in 8 bits, if that is wanted."""
+"""Models that are loaded to write, and to do nothing else: faster, and in fewer bits if wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from kgpt import backend
 from kgpt.config import WritingType
 from kgpt.model.directory import load_model
-from kgpt.model.eight_bits import hold_in_8_bits
 from kgpt.model.gpt import GPT
+from kgpt.model.holding import hold_in_8_bits, hold_turned
 
 
 def load_to_write(folder: Path, dtype: WritingType = "float32") -> GPT:
@@ -17,8 +18,10 @@ def load_to_write(folder: Path, dtype: WritingType = "float32") -> GPT:
 
 
 def made_to_write(make: Callable[[str], GPT], dtype: WritingType = "float32") -> GPT:
-    """`make(dtype)`, which "int8" makes of float32."""
+    """`make(dtype)`, which "int8" makes of float32. It can neither be trained nor saved."""
     model = make("float32" if dtype == "int8" else dtype)
     if dtype == "int8":
         hold_in_8_bits(model)
+    elif backend.holds_turned():
+        hold_turned(model)
     return model

@@ -18,7 +18,7 @@ from kgpt.errors import UsageError
 from kgpt.model.block import Block
 from kgpt.model.cache import extend_cache
 from kgpt.model.dropout import Dropout, DropoutKey
-from kgpt.model.eight_bits import looked_up, scores
+from kgpt.model.holding import looked_up, scores
 from kgpt.model.initializers import Normal
 from kgpt.model.norms import make_norm
 from kgpt.model.positions import sinusoids

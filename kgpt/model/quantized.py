@@ -5,7 +5,7 @@
   The embeddings and the head stay int8: their rows are outputs of the last, most delicate product.
 
 Vectors (norms, biases) stay float32. This is storage only: reading gives float weights. A model
-that is held in 8 bits while it writes is made by `model/eight_bits.py`, whatever it was stored in.
+that is held in 8 bits while it writes is made by `model/holding.py`, whatever it was stored in.
 
 The file is called `model.int8.safetensors` or `model.int4.safetensors`, so that software which
 does not know it says that there are no weights, in place of reading nonsense.

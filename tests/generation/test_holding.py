@@ -1,6 +1,8 @@
-"""Models held in 8 bits while they write: what they compute, what they weigh, what they refuse."""
+"""Models that only write: what they compute, what they weigh, what they refuse."""
 
+import contextlib
 import json
+from unittest import mock
 
 import keras
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgpt import GPT, Tokenizer, backend
-from kgpt.backend.eight_bits import EightBits
+from kgpt.backend.held import EightBits, Turned
 from kgpt.cli import main
 from kgpt.config import ModelConfig
 from kgpt.generation.loading import load_to_write
@@ -51,6 +53,48 @@ def test_a_product_is_its_formula(rows, seed, size):
     codes = np.rint(x * (np.float32(127) / largest)).astype("int64")
     want = (codes @ q.T.astype("int64")) * (scale[:, 0] * (largest / 127)) + bias
     np.testing.assert_allclose(keras.ops.convert_to_numpy(got), want, rtol=1e-4, atol=1e-5)
+
+
+def three_threads():
+    """What torch divides a matrix among."""
+    if backend.name != "torch":
+        return contextlib.nullcontext()
+    return mock.patch("torch.get_num_threads", return_value=3)
+
+
+@given(st.integers(1, 9), st.sampled_from([1, 32, 33]), st.booleans(), st.integers(0, 2**31))
+def test_a_turned_matrix_is_the_matrix(rows, width, biased, seed):
+    noise = np.random.default_rng(seed)
+    shapes = (rows, 48), (48, width), (width,)
+    x, kernel, bias = (noise.normal(size=shape).astype("float32") for shape in shapes)
+    held = Turned(keras.ops.convert_to_tensor(np.ascontiguousarray(kernel.T)))
+    tensors = [keras.ops.convert_to_tensor(part) for part in (x, kernel, bias)]
+    want = x.astype("float64") @ kernel + (bias if biased else 0)
+    for matrix in (held, tensors[1]):
+        multiply = backend.compiled(
+            lambda x, bias, matrix=matrix: backend.dense(x, matrix, bias if biased else None)
+        )
+        with three_threads():
+            got = keras.ops.convert_to_numpy(multiply(tensors[0], tensors[2]))
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_turned_it_writes_what_it_wrote(tmp_path, kind):
+    """Also where the matrices are turned in place, or not at all."""
+    made = GPT(ModelConfig(**{**KINDS[kind], "initializer_range": 0.3}), seed=6)
+    save_model(made, tmp_path)
+    held, model = load_to_write(tmp_path), load_model(tmp_path)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, 16)).astype("int32")
+    got, want = (
+        keras.ops.convert_to_numpy(backend.compiled(m, m.variables)(ids)) for m in (held, model)
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert held.count_params() == model.count_params()
+    requests = [Request(ids[0, :length].tolist(), greedy(12)) for length in (1, 5, 16)]
+    texts = [[job.ids for job in generate(m, requests)] for m in (held, model)]
+    assert texts[0] == texts[1]
+    assert len(set(map(tuple, texts[0]))) > 1
 
 
 def test_it_is_near_the_model_it_was_made_of(folder):

@@ -1,4 +1,4 @@
-"""A matrix held in 8 bits, and products with it in integers."""
+"""Matrices held otherwise than they were trained, and products with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,28 @@ from typing import Any
 from keras import ops
 
 LARGEST = 127
+Product = Callable[[Any, Any], Any]  # x (M, in) times the transpose of w (out, in): (M, out)
+
+
+class Turned:
+    """A matrix (in, out) held as its transpose.
+
+    With the weights of each output together, a product with few rows, which is what writing text
+    is, takes a quarter less time.
+
+    Args:
+        transpose: (out, in) variable.
+    """
+
+    def __init__(self, transpose: Any):
+        self.transpose = transpose
+
+    def dense(self, x: Any, bias: Any, product: Product) -> Any:
+        """x (..., in) times the matrix, plus bias (out,); see `kgpt.backend.dense`."""
+        transpose = ops.convert_to_tensor(self.transpose)
+        out = product(ops.reshape(x, (-1, transpose.shape[1])), transpose)
+        out = out if bias is None else out + ops.convert_to_tensor(bias)
+        return ops.reshape(out, (*ops.shape(x)[:-1], transpose.shape[0]))
 
 
 class EightBits:
@@ -21,7 +43,7 @@ class EightBits:
     def __init__(self, q: Any, scale: Any):
         self.q, self.scale = q, scale
 
-    def dense(self, x: Any, bias: Any, product: Callable[[Any, Any], Any]) -> Any:
+    def dense(self, x: Any, bias: Any, product: Product) -> Any:
         """x (..., in) times the matrix, plus bias (out,); see `kgpt.backend.dense`.
 
         Each row of x is rounded to 8 bits by a scale of its own, and `product` sums integers: so
