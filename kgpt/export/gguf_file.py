@@ -36,6 +36,10 @@ NAMES = {
 }
 KINDS = {"scale": "weight", "bias": "bias"}
 
+# llama.cpp refuses a file without merges, which is what a tokenizer of bytes has. The byte 255 is in
+# no text: UTF-8 does not use it.
+NO_MERGE = "\u00ff \u00ff"
+
 
 def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
     """Write model.gguf into the empty folder `out`, as float32 or with matrices in float16.
@@ -172,7 +176,7 @@ def _add_tokenizer(
         special if i in tokenizer.special else normal if i in by_id else unused
         for i in range(vocab_size)
     ]
-    merges = json.loads(tokenizer.to_json())["model"]["merges"]
+    merges = json.loads(tokenizer.to_json())["model"]["merges"] or [NO_MERGE]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(cutting)
     writer.add_token_list(names)

@@ -4,7 +4,7 @@
 
 32 tokens of prompt and 128 new ones, greedy, batches of 1 and 8. Each contender is a process that
 prepares itself and then answers one measurement at a time, so that they take turns on an otherwise
-idle machine. Needs transformers; keras-hub comes with kgpt; llama-cpp-python is measured if there.
+idle machine. Needs transformers; keras-hub comes with kgpt; llama.cpp needs the `peers` extra.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ CONTENDERS = {
     "kgpt torch bf16": "torch", "kgpt jax int8": "jax", "kgpt tensorflow int8": "tensorflow",
     "kgpt torch int8": "torch", "transformers": "torch", "transformers bf16": "torch",
     "keras-hub jax": "jax", "keras-hub tensorflow": "tensorflow", "keras-hub torch": "torch",
+    "llama.cpp": "torch",
 }  # fmt: skip
 BASELINE = "transformers"
 
@@ -112,7 +113,9 @@ def contend(name: str) -> None:
         prepare_process()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes elsewhere
-    kind = {"kgpt": kgpt, "transformers": transformers, "keras-hub": keras_hub}[name.split()[0]]
+    kinds = {"kgpt": kgpt, "transformers": transformers, "keras-hub": keras_hub,
+             "llama.cpp": llama_cpp}  # fmt: skip
+    kind = kinds[name.split()[0]]
     suffix = name.split()[-1]
     write = kind({"bf16": "bfloat16", "int8": "int8"}.get(suffix, "float32"))
     for batch in BATCHES:
@@ -192,6 +195,49 @@ def keras_hub(dtype: str):
         model.generate({"token_ids": ids, "padding_mask": mask}, stop_token_ids=None)
 
     return write
+
+
+def llama_cpp(dtype: str):
+    """Its server in this process, each text in a slot of its own."""
+    import tempfile
+    from concurrent.futures import ThreadPoolExecutor
+
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    with tempfile.TemporaryDirectory() as folder:
+        settings.model.path = str(_gguf(Path(folder)))
+        settings.n_parallel = max(BATCHES)
+        settings.n_ctx = settings.n_parallel * 2 * (PROMPT + NEW)
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = len(
+            os.sched_getaffinity(0)
+        )
+        server = xllamacpp.Server(settings)  # which has read the file when this returns
+
+    def answer(ids):
+        told = server.handle_completions(
+            {"prompt": ids, "max_tokens": NEW, "temperature": 0, "top_k": 1, "ignore_eos": True,
+             "cache_prompt": False}
+        )  # fmt: skip
+        assert told["usage"]["completion_tokens"] == NEW
+
+    pool = ThreadPoolExecutor(max(BATCHES))
+    return lambda size: list(pool.map(answer, prompts(size).tolist()))
+
+
+def _gguf(folder: Path) -> Path:
+    """The same shape with random weights, as a file of llama.cpp."""
+    from kgpt import GPT, Tokenizer
+    from kgpt.config import Config
+    from kgpt.export.gguf_file import export_gguf
+    from kgpt.model.directory import save_model
+
+    config = Config.load("gpt2").model.model_copy(update={"vocab_size": VOCABULARY})
+    (folder / "model").mkdir()
+    (folder / "gguf").mkdir()
+    save_model(GPT(config, seed=1), folder / "model", Tokenizer.of_bytes())
+    export_gguf(folder / "model", folder / "gguf")
+    return folder / "gguf" / "model.gguf"
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import pytest
 pytest.importorskip("gguf")
 llama_cpp = pytest.importorskip("xllamacpp")
 
-from kgpt.config import ModelConfig  # noqa: E402
+from kgpt.config import ModelConfig, SamplingConfig  # noqa: E402
 from kgpt.errors import CheckpointError  # noqa: E402
 from kgpt.export.gguf_file import export_gguf  # noqa: E402
+from kgpt.generation.rows import Request  # noqa: E402
+from kgpt.generation.scheduler import generate  # noqa: E402
 from kgpt.model.directory import save_model  # noqa: E402
 from kgpt.model.gpt import GPT  # noqa: E402
 from kgpt.text.tokenizer import Tokenizer  # noqa: E402
@@ -28,6 +30,7 @@ SHAPES = {
     "qwen3": {**LLAMA, "qk_norm": True},
 }
 PROMPT, COUNT = "the cat sat", 12
+GREEDY = SamplingConfig(temperature=0, max_tokens=COUNT)
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +55,38 @@ def saved(values, tokenizer, folder):
     return model
 
 
+def answered(file, prompt):
+    settings = llama_cpp.CommonParams()
+    settings.model.path = str(file)
+    settings.n_ctx, settings.n_parallel, settings.warmup = 128, 1, False
+    settings.cpuparams.n_threads = 1
+    answer = llama_cpp.Server(settings).handle_completions(
+        {"prompt": prompt, "max_tokens": COUNT, "temperature": 0, "top_k": 1, "ignore_eos": True}
+    )
+    return answer["choices"][0]["text"]
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_llama_cpp_writes_the_same_text(name, tokenizer, tmp_path):
     model = saved(SHAPES[name], tokenizer, tmp_path)
     export_gguf(tmp_path / "model", tmp_path / "gguf")
-    settings = llama_cpp.CommonParams()
-    settings.model.path = str(tmp_path / "gguf" / "model.gguf")
-    settings.n_ctx, settings.n_parallel, settings.warmup = 128, 1, False
-    settings.cpuparams.n_threads = 1
-    answer = llama_cpp.Server(settings).handle_completions(
-        {"prompt": PROMPT, "max_tokens": COUNT, "temperature": 0, "top_k": 1, "ignore_eos": True}
-    )
+    answer = answered(tmp_path / "gguf" / "model.gguf", PROMPT)
     start = tokenizer.encode(PROMPT)
     ids = np.zeros((1, len(start) + COUNT), "int32")
     ids[0, : len(start)] = start
     for place in range(len(start), ids.shape[1]):
         ids[0, place] = keras.ops.convert_to_numpy(model(ids))[0, place - 1].argmax()
     written = tokenizer.decode(ids[0, len(start) :].tolist(), skip_special=True)
-    assert answer["choices"][0]["text"] == written
+    assert answer == written
+
+
+def test_a_tokenizer_of_bytes_is_taken(tmp_path):
+    bytes_alone, prompt = Tokenizer.of_bytes(), "ÿÿ und \u20ac"
+    model = saved(SHAPES["gpt2"], bytes_alone, tmp_path)
+    export_gguf(tmp_path / "model", tmp_path / "gguf")
+    answer = answered(tmp_path / "gguf" / "model.gguf", prompt)
+    written = generate(model, [Request(bytes_alone.encode(prompt), GREEDY)])[0].ids
+    assert answer == bytes_alone.decode(written, skip_special=True)
 
 
 def test_what_llama_cpp_has_no_form_of_is_refused(tokenizer, tmp_path):
