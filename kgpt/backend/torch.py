@@ -33,8 +33,10 @@ def _few_rows(x, weight):
     threads = torch.get_num_threads()
     whole = len(weight) - len(weight) % threads
     shares = weight[:whole].view(threads, -1, weight.shape[1])
-    columns = x.t().expand(threads, -1, -1)  # (threads, D, M)
-    out = torch.bmm(shares, columns).view(whole, len(x))
+    rows, width = x.shape
+    # (threads, D, M), with the strides of a transpose also for one row, on which MKL's speed hangs.
+    columns = x.contiguous().as_strided((threads, width, rows), (0, 1, width))
+    out = torch.bmm(shares, columns).view(whole, rows)
     if whole < len(weight):
         out = torch.cat([out, weight[whole:] @ x.t()])
     return out.t().contiguous()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CoercionError, CycloptsError
 from pydantic import BaseModel, ValidationError
 
 from kgpt import __version__
 from kgpt.config import sentence
 from kgpt.errors import KgptError
+
+NEEDED: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false"}
 
 app = App(
     name="kgpt",
@@ -87,7 +90,14 @@ def main(arguments: list[str] | None = None) -> None:
 def _one_sentence(error: CycloptsError) -> str:
     """What was wrong; of options that a configuration model checks, the first failure."""
     cause = error.__cause__ or error.__context__
-    return sentence(cause, BaseModel) if isinstance(cause, ValidationError) else str(error)
+    if isinstance(cause, ValidationError):
+        return sentence(cause, BaseModel)
+    if isinstance(error, CoercionError) and error.token and (option := error.token.keyword):
+        if error.target_type in NEEDED:
+            return f"{option} should be {NEEDED[error.target_type]}, not {error.token.value!r}."
+        if "dict" in str(error.target_type):
+            return f"{option} needs a name, as in {option}.NAME VALUE."
+    return str(error)
 
 
 def _failed(message: str, code: int, debug: bool) -> int:

@@ -93,7 +93,7 @@ def generate(
 
     drafter: Any = "lookup" if lookup else None
     if draft_folder:
-        drafter = _drafter(folder, draft_folder)
+        drafter = _drafter(folder, draft_folder, dtype)
     with TextEngine(folder, max_slots=slots, draft=drafter, dtype=dtype) as engine:
         settings = options.over(engine.defaults, changes)
         if input_file is not None:
@@ -125,9 +125,9 @@ def _continue(
         print(f"\n{RULE}\n".join(shown))
 
 
-def _drafter(folder: Path, draft_folder: Path) -> Any:
+def _drafter(folder: Path, draft_folder: Path, dtype: WritingType) -> Any:
     """The draft model, if its tokenizer is the model's."""
-    from kgpt.model.directory import load_model
+    from kgpt.generation.loading import load_to_write
     from kgpt.text.tokenizer import Tokenizer
 
     ours, its = Tokenizer.load(folder), Tokenizer.load(draft_folder)
@@ -135,4 +135,4 @@ def _drafter(folder: Path, draft_folder: Path) -> Any:
         raise UsageError(
             "The draft model has another tokenizer than the model; train both on one data set."
         )
-    return load_model(draft_folder)
+    return load_to_write(draft_folder, dtype)

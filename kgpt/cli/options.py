@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import CoercionError, Group, Parameter, Token
 
 from kgpt.config import SamplingConfig
 
@@ -21,14 +22,26 @@ def _flags() -> type:
             kind = dict[str, float]  # --logit-bias.50 -2
         elif name in ("stop", "banned"):
             kind = list[str]
+        is_whole = kind in (int, int | None)
         shown = Annotated[
             kind | None,  # type: ignore[valid-type]
-            Parameter(help=field.description, group=GROUP, negative=(), show_default=False),
-        ]
+            Parameter(
+                help=field.description, group=GROUP, negative=(), show_default=False,
+                converter=_whole if is_whole else None,
+            ),
+        ]  # fmt: skip
         fields.append((name, shown, dataclasses.field(default=None)))
     made = dataclasses.make_dataclass("SamplingFlags", fields, kw_only=True)
     made.__module__ = __name__  # a class of module `types` is not taken apart into flags
     return made
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """An integer; by itself cyclopts would take 0.9, as of --top-p, for the --top-k of 0."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise CoercionError(token=tokens[0], target_type=int) from None
 
 
 Flags: Any = _flags()

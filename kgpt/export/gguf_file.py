@@ -36,8 +36,8 @@ NAMES = {
 }
 KINDS = {"scale": "weight", "bias": "bias"}
 
-# llama.cpp refuses a file without merges, which is what a tokenizer of bytes has. The byte 255 is in
-# no text: UTF-8 does not use it.
+# llama.cpp refuses a file without merges, which is what a tokenizer of bytes has. The byte 255 is
+# in no text: UTF-8 does not use it.
 NO_MERGE = "\u00ff \u00ff"
 
 

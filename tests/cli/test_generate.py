@@ -1,0 +1,126 @@
+"""`kgpt generate` with whatever people type: a text, or one sentence."""
+
+import contextlib
+import io
+import json
+import math
+from unittest import mock
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kgpt.cli import main
+from kgpt.config import ModelConfig
+
+pytestmark = pytest.mark.backend
+
+CONTEXT = 32
+SENSIBLE = {
+    "max_tokens": ["3", "8"], "min_tokens": ["0", "3"], "temperature": ["0", "1e-40", "0.3", "100"],
+    "top_k": ["0", "1", "100000"], "top_p": ["1e-40", "0.5", "1"], "min_p": ["0", "0.3", "1"],
+    "typical_p": ["1e-40", "0.5", "1"], "repetition_penalty": ["1e-40", "1.5", "10"],
+    "presence_penalty": ["-2", "2"], "frequency_penalty": ["-2", "2"], "seed": ["0", "2147483647"],
+    "beam_size": ["1", "2"], "length_penalty": ["-10", "0", "10"], "early_stopping": [None],
+    "contrastive_alpha": ["0"], "num_samples": ["1", "2"], "logit_bias.0": ["-100", "100"],
+    "logit_bias.255": ["0"], "prompt": ["", "a", "x" * 300, "\x00", "\n", "[bold]", "-1", "é"],
+    "stop": ["a", "\n", "é", "[", "x" * 300], "banned": ["a", "a b", "\n", "é"],
+}  # fmt: skip
+OTHERWISE = ["-1", "-0", "0.5", "1e30", "1e999", "nan", "-inf", "x", "", " ", "1,0",
+             "99999999999999999999"]  # fmt: skip
+UNKNOWN = ["logit_bias.1000000", "logit_bias.-1", "logit_bias.x", "logit_bias", "top_q", "stop.0"]
+typed = st.sampled_from([*SENSIBLE] * 4 + UNKNOWN).flatmap(
+    lambda name: st.tuples(st.just(name), st.sampled_from(SENSIBLE.get(name, []) * 4 + OTHERWISE))
+)
+
+
+def soon(flags):
+    """Nothing in `flags` asks for hours."""
+    with contextlib.suppress(ValueError):
+        if 8 < float(flags.get("max_tokens", 0)) < math.inf:
+            return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    from kgpt import GPT, Tokenizer
+    from kgpt.generation.text import TextEngine
+    from kgpt.model.directory import save_model
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.of_bytes()
+    shape = {"max_length": CONTEXT, "num_layers": 1, "num_heads": 2, "hidden_dim": 16}
+    config = ModelConfig(vocab_size=tokenizer.vocab_size, **shape)
+    save_model(GPT(config, seed=5), folder, tokenizer)
+    with TextEngine(folder, max_slots=2) as made:
+        yield made
+
+
+def generate(engine, flags):
+    """What the command gives for settings as pairs."""
+    words = ["--" + name.replace("_", "-") + ("" if v is None else f"={v}") for name, v in flags]
+    return run(engine, words)
+
+
+def run(engine, words):
+    """Exit code, standard output and standard error of the command, with `engine` as its engine."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        mock.patch("kgpt.cli.generate.prepare_process"),
+        mock.patch("kgpt.cli.generate.silence_native_code"),
+        mock.patch("kgpt.generation.text.TextEngine", return_value=contextlib.nullcontext(engine)),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as ending,
+    ):
+        main(["generate", "--model", str(engine.folder), "--json", *words])
+    return ending.value.code or 0, output.getvalue(), errors.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in SENSIBLE for value in SENSIBLE[name]]
+)
+def test_a_sensible_setting_is_taken(engine, name, value):
+    flags = {"max_tokens": "8", "prompt": "a"} | {name: value}
+    assert generate(engine, flags.items())[0] == 0
+
+
+@settings(max_examples=150)
+@given(st.lists(typed, max_size=6).map(dict).filter(soon))
+@example({"temperature": "-1"})
+@example({"top_p": "0"})
+@example({"prompt": "x" * 300, "beam_size": "2"})
+@example({"contrastive_alpha": "0.5", "beam_size": "2"})
+@example({"min_tokens": "9"})
+def test_settings_are_taken_or_refused_in_a_sentence(engine, flags):
+    flags = {"max_tokens": "8", "prompt": "a"} | flags
+    code, output, errors = generate(engine, flags.items())
+    assert "Traceback" not in errors
+    if code == 0:
+        answers = [json.loads(line) for line in output.splitlines()]
+        assert len(answers) == int(flags.get("num_samples", 1))
+        for answer in answers:
+            assert answer["finish_reason"] in ("length", "stop")
+            assert answer["usage"]["completion_tokens"] <= int(flags["max_tokens"])
+            assert not flags.get("stop") or flags["stop"] not in answer["text"]
+    else:
+        assert code == 2 and not output
+        assert errors.strip().endswith((".", "?")) and len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--temperature", "-1"], "temperature should be greater than or equal to 0, not -1.0."),
+        (["--top-p", "0"], "top_p should be greater than 0, not 0.0."),
+        (["--top-k", "0.9"], "--top-k should be an integer, not '0.9'."),
+        (["--min-p", "low"], "--min-p should be a number, not 'low'."),
+        (["--early-stopping=soon"], "--early-stopping should be true or false, not 'soon'."),
+        (["--logit-bias", "3"], "--logit-bias needs a name, as in --logit-bias.NAME VALUE."),
+        (["--logit-bias.300", "1"], "logit_bias names tokens outside 0 to 258."),
+        (["--min-tokens", "9", "--max-tokens", "8"], "min_tokens 9 is above max_tokens 8."),
+    ],
+)
+def test_what_is_refused_is_told(engine, words, sentence):
+    assert run(engine, ["--prompt", "a", *words]) == (2, "", f"kgpt: {sentence}\n")
