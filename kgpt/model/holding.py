@@ -18,36 +18,38 @@ MATRICES = {"attention": ("qkv", "output_kernel"), "mlp": ("up", "down")}  # (in
 
 def hold_in_8_bits(model):
     """Hold the matrices of `model` in 8 bits. It can neither be trained nor saved from then on."""
-    table, head = model.token_embedding, model.head
-    model.token_embedding = _in_8_bits(model, table, ops.convert_to_numpy(table))
-    tied = head is table
-    model.head = (
-        model.token_embedding if tied else _in_8_bits(model, head, ops.convert_to_numpy(head))
-    )
-    _hold_kernels(
-        model, lambda layer, kernel: _in_8_bits(layer, kernel, ops.convert_to_numpy(kernel).T)
-    )
+    tied = model.head is model.token_embedding
+    _replace(model, "token_embedding", _in_8_bits)
+    _replace(model, "head", lambda *args: model.token_embedding if tied else _in_8_bits(*args))
+    _replace_kernels(model, lambda *args: _in_8_bits(*args, transposed=True))
 
 
 def hold_turned(model):
     """Hold the matrices of `model` turned. It can neither be trained nor saved from then on."""
     model.head = Turned(model.head)  # (V, D): outputs come first already
-    _hold_kernels(model, _turned)
+    _replace_kernels(model, _turned)
 
 
-def _hold_kernels(model, held):
-    """Put `held(layer, kernel)` in the place of each matrix of the blocks."""
+def _replace_kernels(model, made):
     for block in model.blocks:
         for part, names in MATRICES.items():
-            layer = getattr(block, part)
             for name in names:
-                setattr(layer, name, held(layer, getattr(layer, name)))
+                _replace(getattr(block, part), name, made)
 
 
-def _in_8_bits(layer, variable, matrix):
-    """`variable`, which is `matrix` (out, in) or its transpose, in 8 bits in its place."""
-    q, scale = to_int8(matrix.astype("float32"))
+def _replace(layer, name, made):
+    """Put `made(layer, variable)` in the place of a variable, which is let go."""
+    variable = getattr(layer, name)
     layer._untrack_variable(variable)
+    # TensorFlow's own record of the layer has it too. (Keras would collect garbage each time.)
+    super(keras.Layer, layer).__delattr__(name)
+    setattr(layer, name, made(layer, variable))
+
+
+def _in_8_bits(layer, variable, transposed=False):
+    """A matrix (out, in), or its transpose."""
+    matrix = ops.convert_to_numpy(variable).astype("float32")
+    q, scale = to_int8(matrix.T if transposed else matrix)
     return EightBits(
         _fixed(layer, f"{variable.name}_q", q, "int8"),
         _fixed(layer, f"{variable.name}_scale", scale[:, 0], variable.dtype),
@@ -55,7 +57,6 @@ def _in_8_bits(layer, variable, matrix):
 
 
 def _turned(layer, variable):
-    layer._untrack_variable(variable)
     turned = ops.transpose(variable)
     return Turned(_fixed(layer, f"{variable.name}_turned", turned, variable.dtype))
 

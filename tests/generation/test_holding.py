@@ -1,7 +1,9 @@
 """Models that only write: what they compute, what they weigh, what they refuse."""
 
 import contextlib
+import gc
 import json
+import weakref
 from unittest import mock
 
 import keras
@@ -18,6 +20,7 @@ from kgpt.generation.loading import load_to_write
 from kgpt.generation.rows import Request
 from kgpt.generation.scheduler import generate
 from kgpt.model.directory import load_model, save_model
+from kgpt.model.holding import hold_in_8_bits, hold_turned
 from kgpt.model.quantized import to_int8
 from tests.model.conftest import KINDS
 
@@ -126,6 +129,16 @@ def test_it_weighs_a_quarter(tmp_path, tied):
         for kind in ("float32", "int8")
     )
     assert held < 0.28 * floats
+
+
+@pytest.mark.parametrize("hold", [hold_in_8_bits, hold_turned])
+def test_what_it_was_made_of_is_let_go(hold):
+    """TensorFlow keeps a record of each layer's variables of its own."""
+    model = GPT(ModelConfig(**KINDS["llama"]), seed=1)
+    kernels = [weakref.ref(kernel) for kernel in model.kernels]
+    hold(model)
+    gc.collect()
+    assert kernels and not any(kernel() for kernel in kernels)
 
 
 def test_every_matrix_is_a_variable_of_the_model(folder):
