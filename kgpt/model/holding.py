@@ -20,8 +20,11 @@ def hold_in_8_bits(model):
     """Hold the matrices of `model` in 8 bits. It can neither be trained nor saved from then on."""
     tied = model.head is model.token_embedding
     _replace(model, "token_embedding", _in_8_bits)
-    _replace(model, "head", lambda *args: model.token_embedding if tied else _in_8_bits(*args))
-    _replace_kernels(model, lambda *args: _in_8_bits(*args, transposed=True))
+    _replace(
+        model, "head",
+        lambda layer, table: model.token_embedding if tied else _in_8_bits(layer, table),
+    )  # fmt: skip
+    _replace_kernels(model, lambda layer, kernel: _in_8_bits(layer, kernel, transposed=True))
 
 
 def hold_turned(model):
