@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from kgpt.cli import options
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import SamplingFlags
+from kgpt.cli.options import SamplingFlags, Whole
 from kgpt.config import SamplingConfig, WritingType
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
@@ -28,10 +28,10 @@ def generate(
     field: Annotated[list[str] | None, Parameter(negative="")] = None,
     input_file: str | None = None,
     output_file: str | None = None,
-    num_samples: int = 1,
+    num_samples: Whole = 1,
     draft: str | None = None,
     lookup: Annotated[bool, Parameter(negative="")] = False,
-    slots: int = 16,
+    slots: Whole = 16,
     dtype: WritingType = "float32",
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,

@@ -44,6 +44,7 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
         raise CoercionError(token=tokens[0], target_type=int) from None
 
 
+Whole = Annotated[int, Parameter(converter=_whole)]
 Flags: Any = _flags()
 SamplingFlags: Any = Annotated[Flags, Parameter(name="*")]
 NONE = Flags()

@@ -115,6 +115,7 @@ def test_settings_are_taken_or_refused_in_a_sentence(engine, flags):
         (["--temperature", "-1"], "temperature should be greater than or equal to 0, not -1.0."),
         (["--top-p", "0"], "top_p should be greater than 0, not 0.0."),
         (["--top-k", "0.9"], "--top-k should be an integer, not '0.9'."),
+        (["--num-samples", "1.9"], "--num-samples should be an integer, not '1.9'."),
         (["--min-p", "low"], "--min-p should be a number, not 'low'."),
         (["--early-stopping=soon"], "--early-stopping should be true or false, not 'soon'."),
         (["--logit-bias", "3"], "--logit-bias needs a name, as in --logit-bias.NAME VALUE."),
