@@ -5,6 +5,8 @@ written here, one small module a backend with the same functions; `KERAS_BACKEND
 
     dense               x @ kernel + bias over the last axis; the kernel may be one of `held.py`
     holds_turned        should a model that only writes have its matrices `Turned`?
+    packed              a matrix as the backend's library wants it, if it has such a thing
+    track_anew          let go of what the layers within a layer have let go of
     lay_out_for_reading matrices turned in place so that products with few rows are fast
     causal_attention    attention of a whole sequence on itself, for training
     cached_attention    attention of new tokens on a cache
@@ -43,6 +45,8 @@ if name not in ("jax", "tensorflow", "torch"):
 _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
 holds_turned = _chosen.holds_turned
+packed = _chosen.packed
+track_anew = _chosen.track_anew
 lay_out_for_reading = _chosen.lay_out_for_reading
 causal_attention = _chosen.causal_attention
 cached_attention = _chosen.cached_attention

@@ -18,7 +18,7 @@ class Turned:
     is, takes a quarter less time.
 
     Args:
-        transpose: (out, in) variable.
+        transpose: (out, in) variable, or what `backend.packed` made of one.
     """
 
     def __init__(self, transpose: Any):

@@ -45,6 +45,10 @@ def turned_product(x, w, dtype=None):
     return tf.transpose(out)
 
 
+def packed(matrix):
+    """XLA knows no order of its own for a matrix."""
+
+
 def holds_turned():
     """On CPU; GPUs read matrices either way."""
     return not tf.config.list_physical_devices("GPU")
@@ -52,6 +56,10 @@ def holds_turned():
 
 def lay_out_for_reading(variables):
     """XLA has no say in how a variable lies in memory."""
+
+
+def track_anew(layer):
+    """Layers have no other record of the variables of the layers within."""
 
 
 def causal_attention(query, key, value, window=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _load(model: str, folder: Path | None, dtype: WritingType) -> Any:
     config = Config.load(model).model
     if config.vocab_size is None:
         config = config.model_copy(update={"vocab_size": 50257})
-    return made_to_write(lambda kind: GPT(config, dtype=kind), dtype)
+    return made_to_write(partial(GPT, config), dtype)
 
 
 def _show(console: Console, figures: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from kgpt.generation.rows import Request
 from kgpt.model.cache import cache_bytes
 from kgpt.model.gpt import GPT
 
-WIDTHS = {"int8": 1, "float16": 2, "bfloat16": 2}  # bytes a number; of others 4
+WIDTHS = {"float16": 2, "bfloat16": 2}  # bytes a number; of others 4
 GIGA = 1 << 28  # float32 numbers in a gibibyte
 
 
@@ -36,7 +35,8 @@ def measure(
     prompt_tokens = max(1, min(prompt_tokens, limit - 1))
     new_tokens = min(new_tokens, limit - prompt_tokens)
     width = WIDTHS.get(model.compute_dtype, 4)
-    weights = sum(math.prod(v.shape) * WIDTHS.get(v.dtype, 4) for v in model.variables)
+    in_8_bits = any(variable.dtype == "int8" for variable in model.variables)
+    weights = model.config.num_parameters() * (1 if in_8_bits else width)
     bandwidth = memory_bandwidth()
     result: dict[str, Any] = {
         "backend": backend.name,

@@ -34,6 +34,7 @@ class GPT(keras.Model):
         seed: of the initial weights and of dropout.
         gradient_checkpointing: recompute each block's activations in the backward pass.
         initializer: gives each weight its first value in place of noise; see `Normal`.
+        holding: how a model that only writes holds its matrices; see `model/holding.py`.
 
     Example:
 
@@ -43,7 +44,14 @@ class GPT(keras.Model):
     """
 
     def __init__(
-        self, config, seed=0, gradient_checkpointing=False, initializer=None, name="gpt", **kwargs
+        self,
+        config,
+        seed=0,
+        gradient_checkpointing=False,
+        initializer=None,
+        holding=None,
+        name="gpt",
+        **kwargs,
     ):
         super().__init__(name=name, **kwargs)
         self.config = config = ModelConfig.model_validate(config)
@@ -53,6 +61,7 @@ class GPT(keras.Model):
         self.gradient_checkpointing = gradient_checkpointing
         self._gives_hidden_states = False
         self.token_loss = TokenLoss()
+        self.holding = holding
         policy = self.dtype_policy
         self.normal = initializer or Normal(config.initializer_range, seed)
         self.dropout_key = DropoutKey(seed, name="dropout_key")
@@ -94,11 +103,15 @@ class GPT(keras.Model):
             self.head = self.add_weight(
                 name="head", shape=table, initializer=self.normal.named("head")
             )
+        if self.holding:
+            self.holding.tables(self)
         stream = (None, None, config.hidden_dim)
         self.dropout_key.build()
         self.embedding_drop.build(stream)
         for block in self.blocks:
             block.build(stream)
+            if self.holding:
+                self.holding.kernels(block)
         self.final_norm.build(stream)
         self.built = True
 

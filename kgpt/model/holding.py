@@ -1,9 +1,7 @@
 """A model that only writes holds its matrices in the way that is read fastest.
 
-In 8 bits, each matrix becomes int8 with one scale for each output, just as `kgpt quantize --bits 8`
-stores it: a quarter of the memory, and of what is read a token. What is multiplied with a matrix is
-rounded to 8 bits too; all else stays float. Turned, it keeps its numbers and is read in another
-order.
+`GPT(config, holding=...)` hands over each part as soon as it is made, so that no more than one
+part is ever there twice. Such a model can neither be trained nor saved.
 """
 
 import keras
@@ -16,28 +14,52 @@ from kgpt.model.quantized import to_int8
 MATRICES = {"attention": ("qkv", "output_kernel"), "mlp": ("up", "down")}  # (in, out)
 
 
-def hold_in_8_bits(model):
-    """Hold the matrices of `model` in 8 bits. It can neither be trained nor saved from then on."""
-    tied = model.head is model.token_embedding
-    _replace(model, "token_embedding", _in_8_bits)
-    _replace(
-        model, "head",
-        lambda layer, table: model.token_embedding if tied else _in_8_bits(layer, table),
-    )  # fmt: skip
-    _replace_kernels(model, lambda layer, kernel: _in_8_bits(layer, kernel, transposed=True))
+class InEightBits:
+    """Each matrix becomes int8 with one scale for each output, just as `kgpt quantize --bits 8`
+    stores it: a quarter of the memory, and of what is read a token. What is multiplied with a
+    matrix is rounded to 8 bits too; all else stays float.
+    """
+
+    def tables(self, model):
+        """Hold the embedding and the head, (V, D), of a model."""
+        tied = model.head is model.token_embedding
+        _replace(model, "token_embedding", _in_8_bits)
+        _replace(
+            model, "head",
+            lambda layer, table: model.token_embedding if tied else _in_8_bits(layer, table),
+        )  # fmt: skip
+
+    def kernels(self, block):
+        """Hold the matrices of a block."""
+        _replace_kernels(block, lambda layer, kernel: _in_8_bits(layer, kernel, transposed=True))
 
 
-def hold_turned(model):
-    """Hold the matrices of `model` turned. It can neither be trained nor saved from then on."""
-    model.head = Turned(model.head)  # (V, D): outputs come first already
-    _replace_kernels(model, _turned)
+class InReadingOrder:
+    """Each matrix keeps its numbers and is held as its transpose, or `backend.packed`.
+
+    A packed head is there beside the embedding, whose rows must be found one by one.
+    """
+
+    def tables(self, model):
+        """Hold the head, (V, D), of a model."""
+        table = backend.packed(model.head)
+        if table is None:  # outputs come first already
+            model.head = Turned(model.head)
+        elif model.head is model.token_embedding:
+            model.head = Turned(table)
+        else:
+            _replace(model, "head", lambda layer, variable: Turned(table))
+
+    def kernels(self, block):
+        """Hold the matrices of a block."""
+        _replace_kernels(block, _turned)
 
 
-def _replace_kernels(model, made):
-    for block in model.blocks:
-        for part, names in MATRICES.items():
-            for name in names:
-                _replace(getattr(block, part), name, made)
+def _replace_kernels(block, made):
+    for part, names in MATRICES.items():
+        for name in names:
+            _replace(getattr(block, part), name, made)
+    backend.track_anew(block)
 
 
 def _replace(layer, name, made):
@@ -51,7 +73,7 @@ def _replace(layer, name, made):
 
 def _in_8_bits(layer, variable, transposed=False):
     """A matrix (out, in), or its transpose."""
-    matrix = ops.convert_to_numpy(variable).astype("float32")
+    matrix = ops.convert_to_numpy(variable).astype("float32", copy=False)
     q, scale = to_int8(matrix.T if transposed else matrix)
     return EightBits(
         _fixed(layer, f"{variable.name}_q", q, "int8"),
@@ -61,11 +83,15 @@ def _in_8_bits(layer, variable, transposed=False):
 
 def _turned(layer, variable):
     turned = ops.transpose(variable)
+    packed = backend.packed(turned)
+    if packed is not None:
+        return Turned(packed)
     return Turned(_fixed(layer, f"{variable.name}_turned", turned, variable.dtype))
 
 
 def _fixed(layer, name, value, dtype):
-    """A variable of a layer that is built already."""
+    """A variable of a layer that may be built already."""
+    locked = layer._tracker.locked
     layer._tracker.unlock()
     try:
         with keras.name_scope(layer.name):
@@ -74,7 +100,8 @@ def _fixed(layer, name, value, dtype):
                 initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
             )  # fmt: skip
     finally:
-        layer._tracker.lock()
+        if locked:
+            layer._tracker.lock()
 
 
 def looked_up(table, ids):

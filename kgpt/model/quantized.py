@@ -48,9 +48,10 @@ def to_int8(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     >>> q.tolist(), round(float(scale[0, 0]), 4)
     ([[64, -127, 32]], 0.0157)
     """
-    largest = np.abs(matrix).max(axis=1, keepdims=True, initial=0.0)
-    scale = _nonzero(largest.astype("float32") / 127)
-    return np.clip(np.rint(matrix / scale), -127, 127).astype("int8"), scale
+    highest, lowest = (f(axis=1, keepdims=True, initial=0.0) for f in (matrix.max, matrix.min))
+    scale = _nonzero(np.maximum(highest, -lowest).astype("float32") / 127)
+    codes = matrix / scale  # an embedding is large: all else is done in its place
+    return np.clip(np.rint(codes, out=codes), -127, 127, out=codes).astype("int8"), scale
 
 
 def to_int4(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ idle machine. Needs transformers; keras-hub comes with kgpt; llama.cpp needs the
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -143,7 +144,7 @@ def kgpt(dtype: str):
     from kgpt.generation.rows import Request
 
     config = Config.load("gpt2").model.model_copy(update={"vocab_size": VOCABULARY})
-    model = made_to_write(lambda kind: GPT(config, seed=1, dtype=kind), dtype)
+    model = made_to_write(functools.partial(GPT, config, seed=1), dtype)
     greedy = SamplingConfig(temperature=0, max_tokens=NEW)
     batches = {size: Batch(model, size) for size in BATCHES}
 

@@ -1,5 +1,6 @@
 """The server's life: starting, queues, disconnects, deadlines, rules, figures, draining."""
 
+import asyncio
 import json
 import re
 import threading
@@ -52,18 +53,19 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(serve):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_slot(serve, stream):
     running = serve(FakeEngine(max_context=10**6, delay=0.001), max_tokens=10**6)
+    ask = {**LONG, "stream": stream, "n": 3}
+
+    async def ask_and_go_away():
+        async with httpx.AsyncClient(base_url=running.url, timeout=30) as http:
+            asking = asyncio.create_task(http.post("/v1/completions", json=ask))
+            while running.engine.stats().active < 3:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+
+    asyncio.run(asyncio.wait_for(ask_and_go_away(), 30))
+    eventually(lambda: running.engine.stats().active == 0 and not running.service.running)
     with running.client() as http:
-        ask = {**LONG, "stream": stream, "n": 3}
-        if stream:
-            with http.stream("POST", "/v1/completions", json=ask) as answer:
-                text = answer.iter_text()
-                next(text)
-                assert running.engine.stats().active == 3
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                http.post("/v1/completions", json=ask, timeout=0.3)
-        eventually(lambda: running.engine.stats().active == 0)
-        assert running.service.running == set()
+        eventually(lambda: 'kgpt_answers_total{reason="cancelled"}' in http.get("/metrics").text)
         assert figure(http, 'kgpt_answers_total{reason="cancelled"}') == 3
 
 
@@ -82,7 +84,7 @@ def test_all_texts_are_queued_or_none(serve):
 
 
 def test_a_deadline_ends_a_text_as_far_as_it_is(serve):
-    running = serve(FakeEngine(delay=0.01), timeout=0.3)
+    running = serve(FakeEngine(delay=0.02), timeout=1.0)
     with running.client() as http:
         answer = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 4000}).json()
         (choice,) = answer["choices"]
@@ -92,7 +94,7 @@ def test_a_deadline_ends_a_text_as_far_as_it_is(serve):
 
 
 def test_a_text_that_never_began_is_too_late(serve):
-    running = serve(FakeEngine(max_slots=1, delay=0.01), timeout=0.2)
+    running = serve(FakeEngine(max_slots=1, delay=0.01), timeout=30)
     with running.client() as http:
         with http.stream("POST", "/v1/completions", json=LONG) as answer:
             text = answer.iter_text()

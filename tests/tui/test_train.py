@@ -224,8 +224,8 @@ def test_a_data_set_is_asked_for(tmp_path):
         assert dialog.query_one("#out").value == "data/novel"
         dialog.query_one("#kind", Choice).value = "byte"
         await pilot.press("ctrl+s")
-        await wait_until(pilot, lambda: app.screen is screen)
-        assert screen.form.text("data.dir") == "data/novel"
+        await wait_until(pilot, lambda: screen.form.text("data.dir") == "data/novel")
+        assert app.screen is screen
         assert "data/novel" in screen.query_one("#data", Choice).choices
 
     form(script, tmp_path)

@@ -47,7 +47,7 @@ def test_each_command_reaches_the_trainer(tmp_path):
         assert "pausing" in text_of(screen, RunHeader)
         set_status(run, state="paused", step=400, total_steps=1000)
         await wait_until(pilot, lambda: screen.feed.condition == "paused")
-        assert "pausing" not in text_of(screen, RunHeader)
+        await wait_until(pilot, lambda: "pausing" not in text_of(screen, RunHeader))
         await pilot.press("p")
         assert commands(run) == ["resume"]
         await pilot.press("c")
@@ -90,8 +90,9 @@ def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
         await wait_until(pilot, lambda: isinstance(app.screen, AskScreen))
         app.screen.query_one("Input").value = "Once upon"
         await pilot.press("enter")
-        await wait_until(pilot, lambda: app.screen is screen)
-        assert run.take_commands() == [("sample", {"prompt": "Once upon"})]
+        sent = []
+        await wait_until(pilot, lambda: sent.extend(run.take_commands()) or sent)
+        assert app.screen is screen and sent == [("sample", {"prompt": "Once upon"})]
         add_sample(run, 410, "Once upon")
         samples = screen.query_one(Samples)
         await wait_until(pilot, lambda: "Once upon" in samples.prompts)
