@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 # build, does not. The operator is the one that torch's own compiler emits.
 _onednn_linear = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
 JIT_TRAINING = False
-FEW_ROWS = 3  # at most
 PACKED_ROWS = 4  # at least
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and _onednn_linear is not None
 
@@ -23,24 +22,6 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and _onednn_linear is not Non
 def _linear(x, weight, bias=None):
     """x (M, D) times the transpose of weight (F, D), plus bias (F,)."""
     return _onednn_linear(x, weight, bias, "none", [], "")
-
-
-def _few_rows(x, weight):
-    """x (M, D) times the transpose of weight (F, D), with a share of the weights for each thread.
-
-    With so few rows a product is as fast as the weights come from memory, and no library has more
-    than one thread ask for those of one matrix.
-    """
-    threads = torch.get_num_threads()
-    whole = len(weight) - len(weight) % threads
-    shares = weight[:whole].view(threads, -1, weight.shape[1])
-    rows, width = x.shape
-    # (threads, D, M), with the strides of a transpose also for one row, on which MKL's speed hangs.
-    columns = x.contiguous().as_strided((threads, width, rows), (0, 1, width))
-    out = torch.bmm(shares, columns).view(whole, rows)
-    if whole < len(weight):
-        out = torch.cat([out, weight[whole:] @ x.t()])
-    return out.t().contiguous()
 
 
 class _OneDnnDense(torch.autograd.Function):
@@ -66,9 +47,6 @@ def dense(x, kernel, bias=None):
         out = F.linear(flat, kernel.t(), bias)
     elif torch.is_grad_enabled():
         out = _OneDnnDense.apply(flat, kernel)
-        out = out if bias is None else out + bias
-    elif len(flat) <= FEW_ROWS and kernel.t().is_contiguous():
-        out = _few_rows(flat, kernel.t())
         out = out if bias is None else out + bias
     else:
         out = _linear(flat, kernel.t(), bias)

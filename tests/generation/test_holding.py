@@ -1,10 +1,8 @@
 """Models that only write: what they compute, what they weigh, what they refuse."""
 
-import contextlib
 import gc
 import json
 import weakref
-from unittest import mock
 
 import keras
 import numpy as np
@@ -58,13 +56,6 @@ def test_a_product_is_its_formula(rows, seed, size):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(got), want, rtol=1e-4, atol=1e-5)
 
 
-def three_threads():
-    """What torch divides a matrix among."""
-    if backend.name != "torch":
-        return contextlib.nullcontext()
-    return mock.patch("torch.get_num_threads", return_value=3)
-
-
 @given(st.integers(1, 9), st.sampled_from([1, 32, 33]), st.booleans(), st.integers(0, 2**31))
 def test_a_turned_matrix_is_the_matrix(rows, width, biased, seed):
     noise = np.random.default_rng(seed)
@@ -80,8 +71,7 @@ def test_a_turned_matrix_is_the_matrix(rows, width, biased, seed):
         multiply = backend.compiled(
             lambda x, bias, matrix=matrix: backend.dense(x, matrix, bias if biased else None)
         )
-        with three_threads():
-            got = keras.ops.convert_to_numpy(multiply(tensors[0], tensors[2]))
+        got = keras.ops.convert_to_numpy(multiply(tensors[0], tensors[2]))
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
