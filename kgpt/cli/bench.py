@@ -8,15 +8,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from kgpt.cli.options import Whole
 from kgpt.errors import KgptError, UsageError
 
 
 def bench_serve(
     *,
     url: str = "http://127.0.0.1:8000",
-    clients: int = 8,
+    clients: Whole = 8,
     seconds: float = 30.0,
-    max_tokens: int = 128,
+    max_tokens: Whole = 128,
     api_key: str | None = None,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.cli.options import Whole
 from kgpt.config import WritingType
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
@@ -22,8 +23,8 @@ CONTEXTS = (64, 128, 256, 512, 1024)
 def bench_generate(
     *,
     model: str,
-    new_tokens: int = 64,
-    prompt_tokens: int = 32,
+    new_tokens: Whole = 64,
+    prompt_tokens: Whole = 32,
     dtype: WritingType = "float32",
     output: str | None = None,
 ) -> None:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
+from kgpt.cli.options import Whole
 from kgpt.cli.train import FLAGS
 from kgpt.config import Config, parse_overrides
 from kgpt.errors import UsageError
@@ -21,7 +22,7 @@ VOCABULARY = 50257  # where the configuration leaves it to the data set
 def bench_train(
     config: str,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
-    steps: int = 20,
+    steps: Whole = 20,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Measure training steps of `model.fit` on random tokens: nothing is written.

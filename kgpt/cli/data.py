@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from kgpt.cli.options import Whole
 from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
 
@@ -31,8 +32,8 @@ def prepare(
     *sources: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: str,
     tokenizer: str = "bpe",
-    vocab_size: int = 4096,
-    min_frequency: int = 2,
+    vocab_size: Whole = 4096,
+    min_frequency: Whole = 2,
     field: str = "text",
     separator: str | None = None,
     val_fraction: float = 0.1,

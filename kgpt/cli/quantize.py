@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.export import new_target
+from kgpt.cli.options import Whole
 from kgpt.errors import UsageError
 from kgpt.files import explained, new_folder
 from kgpt.runs import resolve_model
@@ -20,9 +21,9 @@ def quantize(
     *,
     model: str,
     out: str,
-    bits: int = 8,
+    bits: Whole = 8,
     data: str | None = None,
-    tokens: int = 50_000,
+    tokens: Whole = 50_000,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Store a model in 8 or 4 bits a weight, and measure what that costs.
