@@ -88,12 +88,18 @@ class Job:
         self.stream = engine.tokenizer.stream()
         self.written, self.held = 0, ""
 
-    def step(self) -> bool:
-        """Write a byte; True when the text has ended."""
+    def is_over(self) -> bool:
+        """End a text, also one that waits, that was cancelled or is too late; True if it was."""
         if self.handle.cancelled:
             return self.end("cancelled")
         if self.deadline is not None and time.monotonic() > self.deadline:
             return self.end("deadline")
+        return False
+
+    def step(self) -> bool:
+        """Write a byte; True when the text has ended."""
+        if self.is_over():
+            return True
         token = self.engine.fail_with or next(self.bytes)
         if isinstance(token, str):
             return self.end("error", error=token)
@@ -197,6 +203,7 @@ class FakeEngine:
             with self._changed:
                 while not (self._waiting or self._active or self.closed):
                     self._changed.wait()
+                self._waiting = deque(job for job in self._waiting if not job.is_over())
                 while self._waiting and len(self._active) < self.figures.slots:
                     self._active.append(self._waiting.popleft())
             self.figures.tokens_out += len(self._active)
