@@ -78,10 +78,10 @@ def packed(matrix):
     the time of a product with eight rows.
     """
     matrix = ops.convert_to_tensor(matrix)
-    known = matrix.dtype == torch.float32 or (
-        matrix.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-    if not (_HAS_ONEDNN and known and matrix.device.type == "cpu"):
+    if not _HAS_ONEDNN or matrix.device.type != "cpu":
+        return None
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if matrix.dtype not in ((torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,)):
         return None
     return torch.ops.mkldnn._reorder_linear_weight(matrix.detach().contiguous(), None)
 
