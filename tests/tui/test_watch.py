@@ -84,6 +84,23 @@ def test_keys_pressed_in_haste_close_one_screen(tmp_path):
     watch(script, tmp_path)
 
 
+def test_nothing_is_drawn_while_the_app_closes(tmp_path, monkeypatch):
+    """What was looked at before may be handled when some widgets are gone."""
+    asked, drawn = [], []
+
+    def gone(board):
+        asked.append(board.screen)
+        board.screen.draw_if_seen()
+
+    monkeypatch.setattr(ChartBoard, "on_unmount", gone, raising=False)
+
+    async def script(app, pilot, screen, run):
+        monkeypatch.setattr(screen, "draw", lambda: drawn.append(app))
+
+    watch(script, tmp_path)
+    assert asked and not drawn
+
+
 def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("s")

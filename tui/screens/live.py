@@ -20,7 +20,7 @@ class LiveScreen(Screen[None]):
     @property
     def is_seen(self) -> bool:
         """Is it on top, and neither it nor the app about to close?"""
-        return self.app.is_running and self.is_attached and self.is_current
+        return self.is_attached and self.app.is_running and self.is_current
 
     def on_mount(self) -> None:
         self.follow()
