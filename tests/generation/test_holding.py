@@ -75,6 +75,25 @@ def test_a_turned_matrix_is_the_matrix(rows, width, biased, seed):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 8])
+def test_so_it_is_in_half_precision(rows):
+    noise = np.random.default_rng(0)
+    x, transpose = (
+        keras.ops.cast(noise.normal(size=shape), "bfloat16") for shape in ((rows, 48), (33, 48))
+    )
+    packed = backend.packed(transpose)
+    multiply = backend.compiled(
+        lambda x, matrix=Turned(transpose if packed is None else packed): keras.ops.cast(
+            backend.dense(x, matrix), "float32"
+        )
+    )
+    floats = [
+        keras.ops.convert_to_numpy(keras.ops.cast(part, "float32")) for part in (x, transpose)
+    ]
+    got = keras.ops.convert_to_numpy(multiply(x))
+    np.testing.assert_allclose(got, floats[0] @ floats[1].T, rtol=0.02, atol=0.1)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_turned_it_writes_what_it_wrote(tmp_path, kind):
     """Also where the matrices are turned in place, or not at all."""
