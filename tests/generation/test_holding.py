@@ -82,11 +82,8 @@ def test_so_it_is_in_half_precision(rows):
         keras.ops.cast(noise.normal(size=shape), "bfloat16") for shape in ((rows, 48), (33, 48))
     )
     packed = backend.packed(transpose)
-    multiply = backend.compiled(
-        lambda x, matrix=Turned(transpose if packed is None else packed): keras.ops.cast(
-            backend.dense(x, matrix), "float32"
-        )
-    )
+    held = Turned(transpose if packed is None else packed)
+    multiply = backend.compiled(lambda x: keras.ops.cast(backend.dense(x, held), "float32"))
     floats = [
         keras.ops.convert_to_numpy(keras.ops.cast(part, "float32")) for part in (x, transpose)
     ]
