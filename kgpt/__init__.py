@@ -17,14 +17,15 @@ _WHERE = {
     "SamplingConfig": "kgpt.config",
     "KgptError": "kgpt.errors",
     "Tokenizer": "kgpt.text.tokenizer",
-    "DataSet": "kgpt.data.shards",
-    "TrainBatches": "kgpt.data.batches",
-    "EvaluationBatches": "kgpt.data.batches",
+    "TokenDataset": "kgpt.data.shards",
+    "TrainDataset": "kgpt.data.dataset",
+    "EvaluationDataset": "kgpt.data.dataset",
     "GPT": "kgpt.model.gpt",
     "NextTokenLoss": "kgpt.training.losses",
     "AdamW": "kgpt.training.optimizers",
     "Lion": "kgpt.training.optimizers",
     "Muon": "kgpt.training.optimizers",
+    "LRSchedule": "kgpt.training.schedule",
     "WarmupCosine": "kgpt.training.schedule",
 }
 __all__ = [*_WHERE, "__version__"]

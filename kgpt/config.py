@@ -8,19 +8,36 @@ bad value is refused with the same sentence everywhere. Nothing here imports Ker
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from kgpt.errors import UsageError
 
 # What a model is held in while it writes; int8 is for its matrices, the rest is float32 then.
-WritingType = Literal["float32", "bfloat16", "float16", "int8"]
+InferenceDtype = Literal["float32", "bfloat16", "float16", "int8"]
+
+
+def _none_or(value: Any, validate: Callable[[Any], int]) -> int | None:
+    return None if value is None else validate(value)
+
+
+# An integer that is derived from the others when it is not given.
+DerivedInt = Annotated[int, Field(ge=1), WrapValidator(_none_or)]
+DERIVED: Any = None
 
 
 class Section(BaseModel):
@@ -81,15 +98,15 @@ class ModelConfig(Section):
     max_length: int = Field(256, ge=1, description="Longest context, in tokens.")
     num_layers: int = Field(6, ge=1, description="Transformer blocks.")
     num_heads: int = Field(6, ge=1, description="Query heads of each attention layer.")
-    num_kv_heads: int | None = Field(
-        None, ge=1, description="Key/value heads; fewer than query heads is grouped attention."
+    num_kv_heads: DerivedInt = Field(
+        DERIVED, description="Key/value heads; fewer than query heads is grouped attention."
     )
     hidden_dim: int = Field(384, ge=1, description="Width of the residual stream.")
-    head_dim: int | None = Field(
-        None, ge=1, description="Width of one head; hidden_dim / num_heads when not given."
+    head_dim: DerivedInt = Field(
+        DERIVED, description="Width of one head; hidden_dim / num_heads when not given."
     )
-    intermediate_dim: int | None = Field(
-        None, ge=1, description="Width of the feed-forward layer; 4 x hidden_dim when not given."
+    intermediate_dim: DerivedInt = Field(
+        DERIVED, description="Width of the feed-forward layer; 4 x hidden_dim when not given."
     )
     position: Literal["learned", "rotary", "sinusoidal"] = Field(
         "learned", description="How positions enter the model."
@@ -121,35 +138,37 @@ class ModelConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
+    def _derive_shapes(self) -> Self:
         if self.head_dim is None and self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}"
             )
-        if self.num_heads % self.kv_heads:
+        derived = {
+            "num_kv_heads": self.num_heads,
+            "head_dim": self.hidden_dim // self.num_heads,
+            "intermediate_dim": 4 * self.hidden_dim,
+        }
+        for name, value in derived.items():
+            if getattr(self, name) is None:
+                self.__dict__[name] = value  # an assignment would validate again
+        if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}"
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
-        if self.position == "rotary" and self.head_width % 2:
-            raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
+        if self.position == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions need an even head width, not {self.head_dim}")
         if self.rope_scaling is not None and self.rope_scaling.original_max_length is None:
             self.rope_scaling.original_max_length = self.max_length
         return self
 
-    @property
-    def kv_heads(self) -> int:
-        """K, the number of key/value heads."""
-        return self.num_kv_heads or self.num_heads
-
-    @property
-    def head_width(self) -> int:
-        """H, the width of one head."""
-        return self.head_dim or self.hidden_dim // self.num_heads
-
-    @property
-    def feed_forward_width(self) -> int:
-        """F, the width of the feed-forward layer."""
-        return self.intermediate_dim or 4 * self.hidden_dim
+    @model_serializer(mode="wrap")
+    def _leave_derived_out(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """What was derived is None again, so that it follows when the others change."""
+        values = serialize(self)
+        for name in ("num_kv_heads", "head_dim", "intermediate_dim"):
+            if name in values and name not in self.model_fields_set:
+                values[name] = None
+        return values
 
     @property
     def has_qkv_bias(self) -> bool:
@@ -161,9 +180,9 @@ class ModelConfig(Section):
 
     def num_parameters(self) -> int:
         """Number of trainable weights, counted from the shapes alone."""
-        d, heads, kv, width = self.hidden_dim, self.num_heads, self.kv_heads, self.head_width
+        d, heads, kv, width = self.hidden_dim, self.num_heads, self.num_kv_heads, self.head_dim
         gated = 2 if self.activation == "swiglu" else 1
-        vocab, f = self.known_vocab_size, self.feed_forward_width
+        vocab, f = self.known_vocab_size, self.intermediate_dim
         norm = d * (2 if self.norm == "layer" and self.bias else 1)
         attention = d * (heads + 2 * kv) * width + heads * width * d
         attention += (heads + 2 * kv) * width * self.has_qkv_bias + d * self.bias
@@ -183,7 +202,7 @@ class ModelConfig(Section):
         length = length or self.max_length
         looked_up = self.max_length * self.hidden_dim * (self.position == "learned")
         looked_up += self.known_vocab_size * self.hidden_dim * (not self.tie_embeddings)
-        attention = 12 * self.num_layers * self.num_heads * self.head_width * length
+        attention = 12 * self.num_layers * self.num_heads * self.head_dim * length
         return 6 * (self.num_parameters() - looked_up) + attention
 
     @property
@@ -198,7 +217,7 @@ class DataConfig(Section):
     """Which data set is trained on, and how its batches are drawn."""
 
     dir: str | None = Field(None, description="A folder made by `kgpt data prepare`.")
-    replies_only: bool = Field(
+    assistant_only_loss: bool = Field(
         False, description="Of conversations, learn only what the assistant says."
     )
     token_dropout: float = Field(
@@ -233,11 +252,13 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, of matrices only.")
     beta_1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
     beta_2: float = Field(0.99, ge=0, lt=1, description="Decay of the second moment.")
-    clip_norm: float | None = Field(1.0, gt=0, description="Largest global norm of the gradient.")
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="Largest global norm of the gradient."
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread over all tokens."
     )
-    ema: float = Field(
+    ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Momentum of the averaged weights; 0 keeps none."
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
@@ -312,7 +333,7 @@ class SamplingConfig(Section):
     logit_bias: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]] = Field(
         {}, max_length=1024, description="Added to the logits of these token ids."
     )
-    banned: list[str] = Field(
+    bad_words: list[str] = Field(
         [], max_length=64, description="Words and phrases that are never written."
     )
     seed: int | None = Field(

@@ -25,7 +25,7 @@ TEMPORARY = ".partial-"  # names that begin so are unfinished work, safe to dele
 
 
 @contextlib.contextmanager
-def explained(action: str) -> Iterator[None]:
+def os_errors_as_kgpt(action: str) -> Iterator[None]:
     """Turn the operating system's refusals into one sentence: full disk, no permission, ..."""
     try:
         yield
@@ -75,7 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def atomic_dir(target: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `target` when the block ends without error.
 
     An existing `target` is replaced only then. After a crash what is left behind begins with

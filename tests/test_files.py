@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgpt.errors import KgptError
-from kgpt.files import discard_partial, explained, new_folder, sha256, write_json, write_text
+from kgpt.files import (
+    atomic_dir,
+    discard_partial,
+    os_errors_as_kgpt,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 @given(before=st.text(), after=st.text())
@@ -74,9 +81,9 @@ def test_a_limit_on_file_size_leaves_the_old_file_and_a_sentence(tmp_path):
     write_text(file, "old")
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from kgpt.files import explained, write_text\n"
+        "from kgpt.files import os_errors_as_kgpt, write_text\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "with explained('write it'): write_text(Path(sys.argv[1]), 'x' * 100000)\n"
+        "with os_errors_as_kgpt('write it'): write_text(Path(sys.argv[1]), 'x' * 100000)\n"
     )
     child = subprocess.run(
         [sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=False
@@ -91,7 +98,7 @@ def test_a_limit_on_file_size_leaves_the_old_file_and_a_sentence(tmp_path):
 def test_a_full_disk_is_a_sentence_with_its_remedy():
     with (
         pytest.raises(KgptError, match=r"^Could not write it: the disk is full: free some space"),
-        explained("write it"),
+        os_errors_as_kgpt("write it"),
         open("/dev/full", "w") as file,
     ):
         file.write("x" * 100_000)
@@ -107,7 +114,7 @@ def test_a_full_disk_is_a_sentence_with_its_remedy():
     ],
 )
 def test_other_refusals_are_sentences(number, words):
-    with pytest.raises(KgptError, match=words), explained("write it"):
+    with pytest.raises(KgptError, match=words), os_errors_as_kgpt("write it"):
         raise OSError(number, os.strerror(number))
 
 
@@ -115,17 +122,17 @@ def test_refusals_told_by_libraries_in_rust_are_sentences(tmp_path):
     from kgpt.text.tokenizer import Tokenizer
 
     (tmp_path / "tokenizer.json").mkdir()  # in the way
-    with pytest.raises(KgptError, match=r"it: Is a directory\."), explained("write it"):
+    with pytest.raises(KgptError, match=r"it: Is a directory\."), os_errors_as_kgpt("write it"):
         Tokenizer.of_bytes().save(tmp_path)
-    with pytest.raises(KgptError, match="the disk is full"), explained("write it"):
+    with pytest.raises(KgptError, match="the disk is full"), os_errors_as_kgpt("write it"):
         raise RuntimeError('Io error: Os { code: 28, kind: StorageFull, message: "No space" }')
-    with pytest.raises(ZeroDivisionError), explained("divide"):
+    with pytest.raises(ZeroDivisionError), os_errors_as_kgpt("divide"):
         _ = 1 / 0
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
     target = tmp_path / "sets" / "one"
-    with new_folder(target) as work:
+    with atomic_dir(target) as work:
         (work / "deep").mkdir()
         (work / "deep" / "file").write_text("x")
         assert not target.exists()
@@ -135,13 +142,13 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 
 def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path):
     target = tmp_path / "one"
-    with new_folder(target) as work:
+    with atomic_dir(target) as work:
         (work / "old").write_text("old")
-    with pytest.raises(FileNotFoundError), new_folder(target) as work:
+    with pytest.raises(FileNotFoundError), atomic_dir(target) as work:
         (work / "new").write_text("new")
         (work / "nothing").read_text()
     assert [path.name for path in target.iterdir()] == ["old"]
-    with new_folder(target) as work:
+    with atomic_dir(target) as work:
         (work / "new").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [target]
@@ -150,7 +157,7 @@ def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path):
 def test_what_a_crash_left_is_cleared_by_the_next_attempt(tmp_path):
     (tmp_path / ".partial-one-abc").mkdir()
     (tmp_path / ".partial-other-abc").mkdir()
-    with new_folder(tmp_path / "one"):
+    with atomic_dir(tmp_path / "one"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-other-abc", "one"]
 

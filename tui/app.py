@@ -20,8 +20,8 @@ from textual.theme import Theme
 
 from kgpt.errors import KgptError
 from kgpt_tui import screens
-from kgpt_tui.settings import Settings, SettingsFile
-from kgpt_tui.themes import THEMES, markdown_styles
+from kgpt_tui.shared.settings import Settings, SettingsFile
+from kgpt_tui.shared.themes import THEMES, markdown_styles
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class KgptApp(App[None]):
     """Chat, runs and training, each a mode with a stack of screens of its own."""
 
     TITLE = "kgpt"
-    CSS_PATH = "styles/app.tcss"
+    CSS_PATH = "app.tcss"
     MODES = {name: partial(screens.make, name) for name in screens.MODES}
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-normal"), (110, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]
@@ -125,7 +125,7 @@ class KgptApp(App[None]):
 
     async def action_quit(self) -> None:
         """Leave, after asking what becomes of runs that were started here."""
-        from kgpt_tui.screens.leaving import leave
+        from kgpt_tui.shared.quit import leave
 
         self.run_worker(leave(self), group="leave", exclusive=True)
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kgpt_tui.server import Server
+from kgpt_tui.models.server import Server
 
 if TYPE_CHECKING:
     from kgpt_tui.app import Options

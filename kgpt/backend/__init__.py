@@ -4,38 +4,38 @@ Keras is the numerics API everywhere else. What Keras does slowly, or not at all
 written here, one small module a backend with the same functions; `KERAS_BACKEND` chooses.
 
     dense               x @ kernel + bias over the last axis; the kernel may be one of `held.py`
-    holds_turned        should a model that only writes have its matrices `Turned`?
-    packed              a matrix as the backend's library wants it, if it has such a thing
-    track_anew          let go of what the layers within a layer have let go of
-    lay_out_for_reading matrices turned in place so that products with few rows are fast
+    prefers_transposed_weights   are small-batch products faster with weights stored (out, in)?
+    prepack_weight      a weight reordered for the backend's matmul library; None if there is none
+    refresh_tracking    drop references to variables that child layers have released
+    transpose_weights_inplace    store weights (out, in) in memory, their values unchanged
     causal_attention    attention of a whole sequence on itself, for training
-    cached_attention    attention of new tokens on a cache
-    cache_targets       where new tokens go in a cache, once for all layers
-    write_cache         a cache with new tokens written there
-    take_row, put_row   one row of a batch, and back into it
+    cached_attention    attention of new tokens on a KV cache
+    cache_indices       where new tokens go in a KV cache, once for all layers
+    update_cache        a KV cache with new tokens written there
+    slice_row, update_row   one row of a batch, and back into it
     cond                one of two functions, by a tensor
-    put_column          one column of a tensor
+    update_column       write one column of a tensor
     dropout             noise from a key, so that recomputation and resumption repeat it
     layer_norm          LayerNorm over the last axis
     rms_norm            RMSNorm over the last axis
     gelu_tanh           the GELU of GPT-2
     remat               recompute a function's activations in the backward pass
-    gradient_of         a function with a gradient of one's own
-    compiled            a function of tensors, compiled, without gradients
-    recorded            a part of such a function, without the cost of the layers' Python
+    custom_gradient     a function with a gradient of one's own
+    jit                 compile a function of tensors, without gradients
+    fx_trace            trace a part of such a function, to skip the Python of its layers (PyTorch)
     synchronise         wait until a tensor is computed
     device              what the computation runs on
     JIT_TRAINING        is the training step compiled unless told otherwise?
-    live_sync           bring a model's variables up to date in the middle of `fit`
-    live_value          read an optimizer variable in the middle of `fit`
-    live_assign         assign an optimizer variable in the middle of `fit`
+    sync_model_state    bring a model's variables up to date in the middle of `fit`
+    read_optimizer_var  read an optimizer variable in the middle of `fit`
+    assign_optimizer_var    assign an optimizer variable in the middle of `fit`
 """
 
 import importlib
 
 import keras
 
-from kgpt.backend.held import EightBits, Turned
+from kgpt.backend.held import Int8Weight, TransposedWeight
 from kgpt.errors import UsageError
 
 name = keras.backend.backend()
@@ -44,38 +44,38 @@ if name not in ("jax", "tensorflow", "torch"):
 
 _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
-holds_turned = _chosen.holds_turned
-packed = _chosen.packed
-track_anew = _chosen.track_anew
-lay_out_for_reading = _chosen.lay_out_for_reading
+prefers_transposed_weights = _chosen.prefers_transposed_weights
+prepack_weight = _chosen.prepack_weight
+refresh_tracking = _chosen.refresh_tracking
+transpose_weights_inplace = _chosen.transpose_weights_inplace
 causal_attention = _chosen.causal_attention
 cached_attention = _chosen.cached_attention
-cache_targets = _chosen.cache_targets
-write_cache = _chosen.write_cache
-take_row = _chosen.take_row
-put_row = _chosen.put_row
+cache_indices = _chosen.cache_indices
+update_cache = _chosen.update_cache
+slice_row = _chosen.slice_row
+update_row = _chosen.update_row
 cond = _chosen.cond
-put_column = _chosen.put_column
+update_column = _chosen.update_column
 dropout = _chosen.dropout
 layer_norm = _chosen.layer_norm
 rms_norm = _chosen.rms_norm
 gelu_tanh = _chosen.gelu_tanh
 remat = _chosen.remat
-gradient_of = _chosen.gradient_of
-compiled = _chosen.compiled
-recorded = _chosen.recorded
+custom_gradient = _chosen.custom_gradient
+jit = _chosen.jit
+fx_trace = _chosen.fx_trace
 synchronise = _chosen.synchronise
 device = _chosen.device
 JIT_TRAINING = _chosen.JIT_TRAINING
-live_sync = _chosen.live_sync
-live_value = _chosen.live_value
-live_assign = _chosen.live_assign
+sync_model_state = _chosen.sync_model_state
+read_optimizer_var = _chosen.read_optimizer_var
+assign_optimizer_var = _chosen.assign_optimizer_var
 
 
 def dense(x, kernel, bias=None):
     """x (..., D) times kernel (D, F), plus bias (F,)."""
-    if isinstance(kernel, EightBits):
-        return kernel.dense(x, bias, _chosen.int8_product)
-    if isinstance(kernel, Turned):
-        return kernel.dense(x, bias, _chosen.turned_product)
+    if isinstance(kernel, Int8Weight):
+        return kernel.dense(x, bias, _chosen.int8_matmul)
+    if isinstance(kernel, TransposedWeight):
+        return kernel.dense(x, bias, _chosen.matmul_nt)
     return _chosen.dense(x, kernel, bias)

@@ -11,14 +11,14 @@ LARGEST = 127
 Product = Callable[[Any, Any], Any]  # x (M, in) times the transpose of w (out, in): (M, out)
 
 
-class Turned:
+class TransposedWeight:
     """A matrix (in, out) held as its transpose.
 
     With the weights of each output together, a product with few rows, which is what writing text
     is, takes a quarter less time.
 
     Args:
-        transpose: (out, in) variable, or what `backend.packed` made of one.
+        transpose: (out, in) variable, or what `backend.prepack_weight` made of one.
     """
 
     def __init__(self, transpose: Any):
@@ -32,7 +32,7 @@ class Turned:
         return ops.reshape(out, (*ops.shape(x)[:-1], transpose.shape[0]))
 
 
-class EightBits:
+class Int8Weight:
     """A matrix (in, out) as w[i, o] = scale[o] * q[o, i].
 
     Args:

@@ -9,7 +9,7 @@ from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
 
 remat = jax.checkpoint
-gradient_of = jax.custom_gradient
+custom_gradient = jax.custom_gradient
 cond = ops.cond
 JIT_TRAINING = True  # compile the training step unless told otherwise
 INT8_ROWS = 2  # at least
@@ -27,17 +27,17 @@ def dense(x, kernel, bias=None):
     return out if bias is None else out + ops.convert_to_tensor(bias)
 
 
-def int8_product(x, q):
+def int8_matmul(x, q):
     """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F).
 
     XLA on CPU takes ten times as long with one row as with two, so that one is added.
     """
     rows = x.shape[0]
     x = jnp.pad(x, ((0, max(0, INT8_ROWS - rows)), (0, 0)))
-    return turned_product(x, q, jnp.int32)[:rows]
+    return matmul_nt(x, q, jnp.int32)[:rows]
 
 
-def turned_product(x, w, dtype=None):
+def matmul_nt(x, w, dtype=None):
     """x (M, D) times the transpose of w (F, D).
 
     XLA on CPU takes half the time with the matrix on the left, where it would not leave it.
@@ -47,20 +47,20 @@ def turned_product(x, w, dtype=None):
     return jax.lax.optimization_barrier(out).T
 
 
-def packed(matrix):
+def prepack_weight(matrix):
     """XLA knows no order of its own for a matrix."""
 
 
-def holds_turned():
+def prefers_transposed_weights():
     """On CPU; GPUs read matrices either way."""
     return jax.default_backend() == "cpu"
 
 
-def lay_out_for_reading(variables):
+def transpose_weights_inplace(variables):
     """XLA has no say in how a variable lies in memory."""
 
 
-def track_anew(layer):
+def refresh_tracking(layer):
     """Layers have no other record of the variables of the layers within."""
 
 
@@ -77,13 +77,13 @@ def causal_attention(query, key, value, window=None):
     return chunked_causal_attention(query, key, value, window)
 
 
-def cache_targets(start, count, length, places):
+def cache_indices(start, count, length, places):
     """The place of each new token (B, T); one beyond the last for tokens that are not real."""
     steps = jnp.arange(length)
     return jnp.where(steps < count[:, None], (start[:, None] + steps) % places, places)
 
 
-def write_cache(cache, new, targets):
+def update_cache(cache, new, targets):
     """A cache (B, K, S, H) with new (B, K, T, H) written. XLA drops what lies beyond the end.
 
     A choice between old and new for each place, which is shorter, has XLA compute the rotation of
@@ -98,17 +98,17 @@ def write_cache(cache, new, targets):
     return cache.at[rows, :, targets].set(tokens, mode="drop")
 
 
-def take_row(x, row):
+def slice_row(x, row):
     """Row `row` of x (B, ...), as (1, ...)."""
     return jax.lax.dynamic_slice_in_dim(x, row, 1)
 
 
-def put_row(x, row, value):
+def update_row(x, row, value):
     """x (B, ...) with `value` (1, ...) in place of one row."""
     return jax.lax.dynamic_update_slice_in_dim(x, value, row, 0)
 
 
-def put_column(x, column, value):
+def update_column(x, column, value):
     """x (B, N, ...) with `value` (B, ...) in column `column`."""
     return x.at[:, column].set(value)
 
@@ -154,7 +154,7 @@ def _gelu_backward(x, upstream):
 gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
 
 
-def compiled(function, variables=(), donated=()):
+def jit(function, variables=(), donated=()):
     """`function(*tensors)`, jitted; it sees the current values of `variables`.
 
     The arguments numbered in `donated` may be overwritten; the caller uses them no more.
@@ -175,7 +175,7 @@ def compiled(function, variables=(), donated=()):
     return call
 
 
-def recorded(function):
+def fx_trace(function):
     """As it is: what surrounds it is compiled whole."""
     return function
 
@@ -190,17 +190,17 @@ def device():
     return first.platform, first.device_kind
 
 
-def live_sync(model):
+def sync_model_state(model):
     model.jax_state_sync()
 
 
-def live_value(model, variable):
+def read_optimizer_var(model, variable):
     """The value of an optimizer variable, which `fit` may hold in its own state."""
     state = _live_state(model)
     return variable.value if state is None else state[_place(model, variable)]
 
 
-def live_assign(model, variable, value):
+def assign_optimizer_var(model, variable, value):
     """Assign an optimizer variable, which `fit` may hold in its own state."""
     state = _live_state(model)
     if state is None:

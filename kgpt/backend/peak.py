@@ -31,7 +31,7 @@ def _fastest_product(size, dtype, repeats):
     """Seconds for a product of two (size, size) matrices, the best of `repeats`."""
     noise = np.random.default_rng(0).standard_normal((size, size), dtype="float32")
     x = ops.cast(ops.convert_to_tensor(noise), dtype)
-    product = backend.compiled(backend.dense)
+    product = backend.jit(backend.dense)
     backend.synchronise(product(x, x))
     best = float("inf")
     for _ in range(repeats):

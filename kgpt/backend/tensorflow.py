@@ -24,17 +24,17 @@ def dense(x, kernel, bias=None):
     return out if bias is None else out + ops.convert_to_tensor(bias)
 
 
-def int8_product(x, q):
+def int8_matmul(x, q):
     """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F).
 
     XLA on CPU takes ten times as long with one row as with two, so that one is added.
     """
     rows = tf.shape(x)[0]
     x = tf.pad(x, ((0, tf.maximum(0, INT8_ROWS - rows)), (0, 0)))
-    return turned_product(x, q, tf.int32)[:rows]
+    return matmul_nt(x, q, tf.int32)[:rows]
 
 
-def turned_product(x, w, dtype=None):
+def matmul_nt(x, w, dtype=None):
     """x (M, D) times the transpose of w (F, D).
 
     XLA on CPU takes half the time with the matrix on the left, where it would not leave it.
@@ -45,20 +45,20 @@ def turned_product(x, w, dtype=None):
     return tf.transpose(out)
 
 
-def packed(matrix):
+def prepack_weight(matrix):
     """XLA knows no order of its own for a matrix."""
 
 
-def holds_turned():
+def prefers_transposed_weights():
     """On CPU; GPUs read matrices either way."""
     return not tf.config.list_physical_devices("GPU")
 
 
-def lay_out_for_reading(variables):
+def transpose_weights_inplace(variables):
     """XLA has no say in how a variable lies in memory."""
 
 
-def track_anew(layer):
+def refresh_tracking(layer):
     """Layers have no other record of the variables of the layers within."""
 
 
@@ -69,7 +69,7 @@ def causal_attention(query, key, value, window=None):
     return chunked_causal_attention(query, key, value, window)
 
 
-def cache_targets(start, count, length, places):
+def cache_indices(start, count, length, places):
     """For one token: its place (B,) and whether it is real (B,).
 
     For more: which of them each place takes (B, S), and whether it takes any (B, S).
@@ -81,7 +81,7 @@ def cache_targets(start, count, length, places):
     return tf.minimum(offset, length - 1), offset < count[:, None]
 
 
-def write_cache(cache, new, targets):
+def update_cache(cache, new, targets):
     """A cache (B, K, S, H) with new (B, K, T, H) written.
 
     One token is scattered: with a choice between old and new for each place, XLA computes the
@@ -99,17 +99,17 @@ def write_cache(cache, new, targets):
     return tf.tensor_scatter_nd_update(cache, at, token)
 
 
-def take_row(x, row):
+def slice_row(x, row):
     """Row `row` of x (B, ...), as (1, ...)."""
     return tf.slice(x, [row] + [0] * (len(x.shape) - 1), [1, *x.shape[1:]])
 
 
-def put_row(x, row, value):
+def update_row(x, row, value):
     """x (B, ...) with `value` (1, ...) in place of one row."""
     return ops.slice_update(x, [row] + [0] * (len(x.shape) - 1), value)
 
 
-def put_column(x, column, value):
+def update_column(x, column, value):
     """x (B, N, ...) with `value` (B, ...) in column `column`."""
     columns = tf.reshape(tf.range(x.shape[1]), (1, -1) + (1,) * (len(x.shape) - 2))
     return tf.where(columns == column, value[:, None], x)
@@ -149,10 +149,10 @@ def gelu_tanh(x):
 
 
 remat = tf.recompute_grad
-gradient_of = tf.custom_gradient
+custom_gradient = tf.custom_gradient
 
 
-def compiled(function, variables=(), donated=()):
+def jit(function, variables=(), donated=()):
     """`function(*tensors)`, jitted; it sees the current values of `variables`."""
     jitted = tf.function(function, jit_compile=True, reduce_retracing=False)
 
@@ -163,7 +163,7 @@ def compiled(function, variables=(), donated=()):
     return call
 
 
-def recorded(function):
+def fx_trace(function):
     """As it is: what surrounds it is compiled whole."""
     return function
 
@@ -181,13 +181,13 @@ def device():
     return "gpu", details.get("device_name", "GPU")
 
 
-def live_sync(model):
+def sync_model_state(model):
     """Variables are always up to date on TensorFlow."""
 
 
-def live_value(model, variable):
+def read_optimizer_var(model, variable):
     return variable.value
 
 
-def live_assign(model, variable, value):
+def assign_optimizer_var(model, variable, value):
     variable.assign(value)

@@ -53,14 +53,14 @@ def dense(x, kernel, bias=None):
     return out.view(*x.shape[:-1], kernel.shape[-1])
 
 
-def int8_product(x, q):
+def int8_matmul(x, q):
     """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F)."""
     if x.device.type == "cpu":
         return torch._int_mm(x, q.t())
     return (x.float() @ q.float().t()).round().to(torch.int32)
 
 
-def turned_product(x, w):
+def matmul_nt(x, w):
     """x (M, D) times the transpose of w (F, D), which may be `packed`.
 
     With packed weights oneDNN takes longer over one row than over four, so that those are added.
@@ -71,7 +71,7 @@ def turned_product(x, w):
     return _linear(F.pad(x, (0, 0, 0, max(0, PACKED_ROWS - rows))), w)[:rows]
 
 
-def packed(matrix):
+def prepack_weight(matrix):
     """A matrix (F, D) in the order of oneDNN's own, which nothing else can read; None without.
 
     Otherwise oneDNN brings a matrix into that order for every product. For float32 that is half
@@ -86,12 +86,12 @@ def packed(matrix):
     return torch.ops.mkldnn._reorder_linear_weight(matrix.detach().contiguous(), None)
 
 
-def holds_turned():
+def prefers_transposed_weights():
     """On CPU; GPUs read matrices either way."""
     return _HAS_ONEDNN and not torch.cuda.is_available() and not torch.backends.mps.is_available()
 
 
-def lay_out_for_reading(variables):
+def transpose_weights_inplace(variables):
     """Turn matrices (D, F) so that each output's weights lie together; their values stay.
 
     The product of a matrix with few rows, which is what writing text is, takes a third less time.
@@ -102,7 +102,7 @@ def lay_out_for_reading(variables):
             variable.value.data = matrix.t().contiguous().t()
 
 
-def track_anew(layer):
+def refresh_tracking(layer):
     """Have a layer forget the tensors that the layers within have let go."""
     layer._track_variables()
 
@@ -139,13 +139,13 @@ def _attend_with_one(query, keys, values, seen):
     return (weights.to(values.dtype) @ values).view(query.shape)
 
 
-def cache_targets(start, count, length, places):
+def cache_indices(start, count, length, places):
     """The place of each new token (B, T), and whether it is real (B, T)."""
     steps = torch.arange(length, device=start.device)
     return (start[:, None] + steps) % places, steps < count[:, None]
 
 
-def write_cache(cache, new, targets):
+def update_cache(cache, new, targets):
     """Write new (B, K, T, H) into a cache (B, K, S, H), in place."""
     places, real = targets
     if new.shape[2] == 1:  # of fixed shapes, so that it can be recorded
@@ -161,14 +161,14 @@ def write_cache(cache, new, targets):
     return cache
 
 
-def take_row(x, row):
+def slice_row(x, row):
     """Row `row` of x (B, ...), as (1, ...): a view."""
     return x[int(row) : int(row) + 1]
 
 
-def put_row(x, row, value):
+def update_row(x, row, value):
     """Write `value` (1, ...) over one row of x (B, ...), in place."""
-    target = take_row(x, row)
+    target = slice_row(x, row)
     if target.data_ptr() != value.data_ptr():
         target.copy_(value)
     return x
@@ -179,7 +179,7 @@ def cond(condition, yes, no):
     return yes() if condition else no()
 
 
-def put_column(x, column, value):
+def update_column(x, column, value):
     """Write `value` (B, ...) over column `column` of x (B, N, ...), in place."""
     x[:, column] = value
     return x
@@ -228,7 +228,7 @@ class _WithGradient(torch.autograd.Function):
         return (None, *gradients) if isinstance(gradients, tuple) else (None, gradients)
 
 
-def gradient_of(function):
+def custom_gradient(function):
     """`function(*args)` returns (output, pullback); the pullback gives the gradients of `args`."""
 
     def call(*args):
@@ -237,7 +237,7 @@ def gradient_of(function):
     return call
 
 
-def compiled(function, variables=(), donated=()):
+def jit(function, variables=(), donated=()):
     """`function(*tensors)` without gradients; eager torch has nothing to compile."""
 
     def call(*args):
@@ -248,7 +248,7 @@ def compiled(function, variables=(), donated=()):
     return call
 
 
-def recorded(function):
+def fx_trace(function):
     """`function(*tensors)` as the operations it ran, replayed without the Python of its layers.
 
     That Python is a quarter of the time of a step of GPT-2 on a processor. One recording a shape,
@@ -283,13 +283,13 @@ def device():
     return "cpu", "CPU"
 
 
-def live_sync(model):
+def sync_model_state(model):
     """Variables are always up to date on PyTorch."""
 
 
-def live_value(model, variable):
+def read_optimizer_var(model, variable):
     return variable.value
 
 
-def live_assign(model, variable, value):
+def assign_optimizer_var(model, variable, value):
     variable.assign(value)

@@ -42,7 +42,7 @@ def bench_serve(
     """
     if clients < 1 or seconds <= 0 or max_tokens < 1:
         raise UsageError("--clients, --seconds and --max-tokens must be above zero.")
-    from kgpt.serving.load import Load
+    from kgpt.serving.load_test import Load
 
     load = Load(url, clients, seconds, max_tokens, key=api_key)
     outcome = asyncio.run(load.run())

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Whole
-from kgpt.config import WritingType
+from kgpt.config import InferenceDtype
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 
@@ -25,7 +25,7 @@ def bench_generate(
     model: str,
     new_tokens: Whole = 64,
     prompt_tokens: Whole = 32,
-    dtype: WritingType = "float32",
+    dtype: InferenceDtype = "float32",
     output: str | None = None,
 ) -> None:
     """Measure writing: time to first token, time per token over context lengths, tokens per second
@@ -73,17 +73,17 @@ def _folder(model: str) -> Path | None:
     return None if model in presets() and not Path(model).exists() else resolve_model(model)
 
 
-def _load(model: str, folder: Path | None, dtype: WritingType) -> Any:
+def _load(model: str, folder: Path | None, dtype: InferenceDtype) -> Any:
     from kgpt.config import Config
-    from kgpt.generation.loading import load_to_write, made_to_write
+    from kgpt.generation.loading import build_for_inference, load_for_inference
     from kgpt.model.gpt import GPT
 
     if folder is not None:
-        return load_to_write(folder, dtype)
+        return load_for_inference(folder, dtype)
     config = Config.load(model).model
     if config.vocab_size is None:
         config = config.model_copy(update={"vocab_size": 50257})
-    return made_to_write(partial(GPT, config), dtype)
+    return build_for_inference(partial(GPT, config), dtype)
 
 
 def _show(console: Console, figures: dict[str, Any]) -> None:

@@ -7,20 +7,20 @@ import sys
 from typing import Any
 
 from kgpt.cli import options
-from kgpt.cli.conversation import Conversation
+from kgpt.cli.chat_commands import Conversation
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import SamplingFlags
-from kgpt.config import WritingType
+from kgpt.config import InferenceDtype
 from kgpt.errors import KgptError, UsageError
 from kgpt.runs import resolve_model
-from kgpt.text.display import for_output
+from kgpt.text.terminal_text import for_output
 
 
 def chat(
     *,
     model: str,
     system: str | None = None,
-    dtype: WritingType = "float32",
+    dtype: InferenceDtype = "float32",
     sampling: SamplingFlags = options.NONE,
 ) -> None:
     """Talk with a model. Answers stream; /help lists what else can be said.
@@ -40,9 +40,9 @@ def chat(
     changes = options.given(sampling)
     prepare_process()
     silence_native_code()
-    from kgpt.generation.text import TextEngine
+    from kgpt.generation.generator import TextGenerator
 
-    with TextEngine(folder, max_slots=1, dtype=dtype) as engine:
+    with TextGenerator(folder, max_num_seqs=1, dtype=dtype) as engine:
         if engine.chat is None:
             raise UsageError(
                 f"{model} was trained on text, not on conversations; "

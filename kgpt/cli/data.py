@@ -136,9 +136,9 @@ def make_tinyworld(
 ) -> None:
     """Write the embedded corpus beside `out`, and prepare it as the data set `out`."""
     from kgpt.data import tinyworld
-    from kgpt.files import explained
+    from kgpt.files import os_errors_as_kgpt
 
-    with explained(f"write the corpus beside {out}"):
+    with os_errors_as_kgpt(f"write the corpus beside {out}"):
         text = tinyworld.write(out.parent, conversations, stories)
     prepare(str(text), out=str(out), vocab_size=1024, val_fraction=0.02, quiet=quiet)
 
@@ -153,9 +153,9 @@ def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False
     verify
         Also compare every file with its checksum.
     """
-    from kgpt.data.shards import DataSet
+    from kgpt.data.shards import TokenDataset
 
-    data = DataSet(folder)
+    data = TokenDataset(folder)
     if verify:
         data.verify()
     tokenizer, manifest = data.tokenizer, data.manifest

@@ -28,7 +28,7 @@ from kgpt.errors import KgptError
 from kgpt.runs import Run, new_run, resolve_model
 
 if TYPE_CHECKING:
-    from kgpt.generation.text import TextEngine
+    from kgpt.generation.generator import TextGenerator
 
 SHOWN = 15  # questions in the table
 REPLY_TOKENS = 24
@@ -112,11 +112,11 @@ def next_run() -> Run:
 
 def show_what_it_learned(run: Run, count: int, console: Console) -> int:
     """Ask the held-out questions and hold the conversation; returns how many were right."""
-    from kgpt.generation.text import TextEngine
+    from kgpt.generation.generator import TextGenerator
 
     title(console, f"{count} questions about what the training text never says")
     asked = held_out_questions(count)
-    with TextEngine(resolve_model(run.name)) as engine:
+    with TextGenerator(resolve_model(run.name)) as engine:
         with console.status("answering"):
             replies = reply(engine, [[user(question.text)] for question in asked])
         console.print(answers_table(asked[:SHOWN], replies[:SHOWN]))
@@ -125,7 +125,7 @@ def show_what_it_learned(run: Run, count: int, console: Console) -> int:
     return sum(q.is_right(text) for q, text in zip(asked, replies, strict=True))
 
 
-def converse(engine: TextEngine, console: Console) -> None:
+def converse(engine: TextGenerator, console: Console) -> None:
     """A conversation by script: every turn sees the ones before."""
     messages: list[dict[str, str]] = []
     for line in SCRIPT:
@@ -146,14 +146,14 @@ def held_out_questions(count: int) -> list[Question]:
     return list(different.values())
 
 
-def reply(engine: TextEngine, conversations: list[list[dict[str, str]]]) -> list[str]:
+def reply(engine: TextGenerator, conversations: list[list[dict[str, str]]]) -> list[str]:
     """What the model says next in each conversation, at temperature 0."""
     greedy = SamplingConfig(temperature=0, max_tokens=REPLY_TOKENS)
     prompts = [fitting(engine, messages) for messages in conversations]
-    return [completion.text.strip() for completion in engine.complete_many(prompts, greedy)]
+    return [completion.text.strip() for completion in engine.generate_batch(prompts, greedy)]
 
 
-def fitting(engine: TextEngine, messages: list[dict[str, str]]) -> list[int]:
+def fitting(engine: TextGenerator, messages: list[dict[str, str]]) -> list[int]:
     """The ids of a conversation's latest turns, as many as leave room for a reply."""
     if engine.chat is None:
         raise KgptError(f"{engine.folder} is no model that converses; choose another --run.")

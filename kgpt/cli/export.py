@@ -8,16 +8,16 @@ from pathlib import Path
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
-from kgpt.files import explained, new_folder
+from kgpt.files import atomic_dir, os_errors_as_kgpt
 from kgpt.runs import resolve_model
 
 # A format is a function of the model directory, the empty folder to fill, and the storage type.
 FORMATS = {
-    "gguf": "kgpt.export.gguf_file:export_gguf",
-    "hf": "kgpt.export.hugging_face:export_hugging_face",
+    "gguf": "kgpt.export.gguf:export_gguf",
+    "hf": "kgpt.checkpoints.copying:export_hugging_face",
     "keras": "kgpt.export.keras_file:export_keras",
-    "onnx": "kgpt.export.onnx_graph:export_onnx",
-    "savedmodel": "kgpt.export.saved_model:export_saved_model",
+    "onnx": "kgpt.export.onnx:export_onnx",
+    "savedmodel": "kgpt.export.savedmodel.export:export_saved_model",
 }
 STORAGE = ("float32", "bfloat16", "float16")
 
@@ -50,7 +50,7 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
     prepare_process()
     silence_native_code()
     module, name = FORMATS[format].split(":")
-    with explained(f"write {target}"), new_folder(target) as work:
+    with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         getattr(import_module(module), name)(folder, work, dtype)
     print(f"{target}: {format}, {size_of(target) / 1e6:,.1f} MB")
 

@@ -12,10 +12,10 @@ from cyclopts import Parameter
 from kgpt.cli import options
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import SamplingFlags, Whole
-from kgpt.config import SamplingConfig, WritingType
+from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
-from kgpt.text.display import for_output
+from kgpt.text.terminal_text import for_output
 
 RULE = "─" * 40
 
@@ -32,7 +32,7 @@ def generate(
     draft: str | None = None,
     lookup: Annotated[bool, Parameter(negative="")] = False,
     slots: Whole = 16,
-    dtype: WritingType = "float32",
+    dtype: InferenceDtype = "float32",
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
     sampling: SamplingFlags = options.NONE,
@@ -89,15 +89,15 @@ def generate(
     silence_native_code()
     if prompt == "-":
         prompt = sys.stdin.read()
-    from kgpt.generation.text import TextEngine
+    from kgpt.generation.generator import TextGenerator
 
     drafter: Any = "lookup" if lookup else None
     if draft_folder:
         drafter = _drafter(folder, draft_folder, dtype)
-    with TextEngine(folder, max_slots=slots, draft=drafter, dtype=dtype) as engine:
+    with TextGenerator(folder, max_num_seqs=slots, draft=drafter, dtype=dtype) as engine:
         settings = options.over(engine.defaults, changes)
         if input_file is not None:
-            from kgpt.cli.batch import complete_file
+            from kgpt.cli.generate_file import complete_file
 
             complete_file(engine, settings, input_file, str(output_file))
         else:
@@ -109,7 +109,7 @@ def _continue(
 ) -> None:
     """Print `count` continuations of one prompt."""
     if as_json:
-        for completion in engine.complete_many([prompt] * count, settings):
+        for completion in engine.generate_batch([prompt] * count, settings):
             print(json.dumps(completion.as_dict(prompt), ensure_ascii=False), flush=True)
     elif count == 1 and stream:
         sys.stdout.write(for_output(prompt))
@@ -120,19 +120,19 @@ def _continue(
                 raise UsageError(event.error)
         print()
     else:
-        texts = engine.complete_many([prompt] * count, settings)
+        texts = engine.generate_batch([prompt] * count, settings)
         shown = (for_output(f"{prompt}{completion.text}") for completion in texts)
         print(f"\n{RULE}\n".join(shown))
 
 
-def _drafter(folder: Path, draft_folder: Path, dtype: WritingType) -> Any:
+def _drafter(folder: Path, draft_folder: Path, dtype: InferenceDtype) -> Any:
     """The draft model, if its tokenizer is the model's."""
-    from kgpt.generation.loading import load_to_write
+    from kgpt.generation.loading import load_for_inference
     from kgpt.text.tokenizer import Tokenizer
 
     ours, its = Tokenizer.load(folder), Tokenizer.load(draft_folder)
-    if ours.inner.get_vocab() != its.inner.get_vocab():
+    if ours.backend_tokenizer.get_vocab() != its.backend_tokenizer.get_vocab():
         raise UsageError(
             "The draft model has another tokenizer than the model; train both on one data set."
         )
-    return load_to_write(draft_folder, dtype)
+    return load_for_inference(draft_folder, dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.export import STORAGE, new_target, size_of
 from kgpt.errors import UsageError
-from kgpt.files import explained, new_folder
+from kgpt.files import atomic_dir, os_errors_as_kgpt
 
 
 def import_model(
@@ -31,12 +31,12 @@ def import_model(
     target = new_target(out)
     prepare_process()
     silence_native_code()
-    from kgpt.export.foreign import import_from
-    from kgpt.model.directory import load_config
+    from kgpt.checkpoints.importers import import_from
+    from kgpt.checkpoints.pretrained import load_config
     from kgpt.text.tokenizer import Tokenizer
 
     given = Tokenizer.load(tokenizer) if tokenizer is not None else None
-    with explained(f"write {target}"), new_folder(target) as work:
+    with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         import_from(source, work, given, dtype)
     parameters = load_config(target).num_parameters()
     print(f"{target}: {parameters / 1e6:,.1f} M parameters, {size_of(target) / 1e6:,.1f} MB")

@@ -38,24 +38,24 @@ def info(model: str, *, as_json: Annotated[bool, Parameter(name="--json", negati
 
 def gather(folder: Path) -> dict[str, Any]:
     """All facts about a model directory, sizes in bytes."""
-    from kgpt.model import facts
-    from kgpt.model.directory import load_config
-    from kgpt.model.families import family_of
-    from kgpt.model.quantized import quantization_of
+    from kgpt.checkpoints import model_info
+    from kgpt.checkpoints.hf_config import model_type_of
+    from kgpt.checkpoints.pretrained import load_config
+    from kgpt.checkpoints.quantized import quantization_of
 
     config = load_config(folder)
     stored = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     return {
         "folder": str(folder),
-        "family": family_of(config),
+        "family": model_type_of(config),
         "architecture": config.model_dump(),
-        "parameters": facts.parameters_by_part(config),
+        "parameters": model_info.parameters_by_part(config),
         "weights_on_disk": stored,
         "quantization": quantization_of(folder),
-        "weights": facts.weight_bytes(config),
-        "cache_per_token": facts.cache_bytes(config),
-        "cache_at_full_context": facts.cache_bytes(config, config.max_length),
-        "flops_per_token": facts.flops_per_token(config, config.max_length),
+        "weights": model_info.weight_bytes(config),
+        "cache_per_token": model_info.cache_bytes(config),
+        "cache_at_full_context": model_info.cache_bytes(config, config.max_length),
+        "flops_per_token": model_info.flops_per_token(config, config.max_length),
         "tokenizer": tokenizer_facts(folder),
         "provenance": provenance(folder),
     }
@@ -63,7 +63,7 @@ def gather(folder: Path) -> dict[str, Any]:
 
 def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
     """The tokenizer's size, special tokens, and whether it has a chat layout; None without one."""
-    from kgpt.text.chat import chat_format
+    from kgpt.text.chat_template import load_chat_template
     from kgpt.text.tokenizer import Tokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
@@ -72,16 +72,19 @@ def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
     return {
         "vocab_size": tokenizer.vocab_size,
         "special": list(tokenizer.special.values()),
-        "chat": chat_format(tokenizer) is not None,
+        "chat": load_chat_template(tokenizer) is not None,
         "sha256": tokenizer.fingerprint,
     }
 
 
 def provenance(folder: Path) -> dict[str, Any]:
     """Which run and step a model is of, and how good it was there, as far as is known."""
-    from kgpt.text.roles import read_object
+    from kgpt.text.special_tokens import read_object
 
-    config, training = read_object(folder / "config.json"), read_object(folder / "training.json")
+    config, training = (
+        read_object(folder / "config.json"),
+        read_object(folder / "trainer_state.json"),
+    )
     found = {"version": (config.get("kgpt") or {}).get("version"), **training}
     run = Run(folder.resolve().parent.parent)
     if folder.resolve().parent.name == "checkpoints" and run.exists:

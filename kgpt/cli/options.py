@@ -20,7 +20,7 @@ def _flags() -> type:
         kind = bool if field.annotation is bool else field.annotation
         if name == "logit_bias":
             kind = dict[str, float]  # --logit-bias.50 -2
-        elif name in ("stop", "banned"):
+        elif name in ("stop", "bad_words"):
             kind = list[str]
         is_whole = kind in (int, int | None)
         shown = Annotated[

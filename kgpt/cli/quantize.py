@@ -13,7 +13,7 @@ from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.export import new_target
 from kgpt.cli.options import Whole
 from kgpt.errors import UsageError
-from kgpt.files import explained, new_folder
+from kgpt.files import atomic_dir, os_errors_as_kgpt
 from kgpt.runs import resolve_model
 
 
@@ -54,12 +54,12 @@ def quantize(
         raise UsageError(f"--tokens must be at least 1, not {tokens}.")
     folder, target = resolve_model(model), new_target(out)
     prepare_process()
+    from kgpt.checkpoints.pretrained import load_config
     from kgpt.export.quantize import perplexity, validation_tokens, write_quantized
-    from kgpt.model.directory import load_config
 
     console = Console(quiet=quiet)
     measured = validation_tokens(data, folder) if data else None
-    with explained(f"write {target}"), new_folder(target) as work:
+    with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         write_quantized(folder, work, bits)
     table = Table()
     for column in ("", "before", f"int{bits}", "change"):
@@ -71,9 +71,9 @@ def quantize(
     if measured is not None:
         silence_native_code()
         with console.status("measuring"):
-            stream, learnable = measured
+            stream, loss_mask = measured
             before, after = (
-                perplexity(place, stream, tokens, learnable) for place in (folder, target)
+                perplexity(place, stream, tokens, loss_mask) for place in (folder, target)
             )
         row = f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.2%}"
         table.add_row("perplexity", *row)

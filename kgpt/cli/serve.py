@@ -33,17 +33,17 @@ def serve(
     silence_native_code()
     from kgpt.serving.security import ApiKeys
     from kgpt.serving.server import address_of, open_socket, run
-    from kgpt.serving.service import Service
+    from kgpt.serving.state import Service
 
     keys = ApiKeys.read(Path(config.api_key_file)) if config.api_key_file else None
     name = config.name or Path(model.rstrip("/")).resolve().name
 
     def load():
-        from kgpt.generation.text import TextEngine
+        from kgpt.generation.generator import TextGenerator
 
-        return TextEngine(
+        return TextGenerator(
             folder,
-            max_slots=config.max_slots,
+            max_num_seqs=config.max_num_seqs,
             max_queue=config.max_queue,
             max_context=config.max_context,
             dtype=config.dtype,

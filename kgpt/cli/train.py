@@ -57,9 +57,9 @@ def train(
 def run_training(config: Config, run: Run, resume: bool, quiet: bool) -> int:
     """Train in this process; returns the exit code."""
     prepare_process()
-    from kgpt.data.shards import DataSet
+    from kgpt.data.shards import TokenDataset
 
-    DataSet(config.data.dir or "")  # before a run directory is made for nothing
+    TokenDataset(config.data.dir or "")  # before a run directory is made for nothing
     if run.exists and not resume:
         raise RunError(
             f"The run {run.name} exists already; go on with it by --resume, "
@@ -70,7 +70,7 @@ def run_training(config: Config, run: Run, resume: bool, quiet: bool) -> int:
     run.lock()
     try:
         with terminal_apart_from_log(run.log) as console:
-            from kgpt.training.fit import train as fit
+            from kgpt.training.trainer import train as fit
 
             outcome = fit(config, run, resume, console, quiet)
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from kgpt.errors import DataError
-from kgpt.files import explained, sha256
+from kgpt.files import os_errors_as_kgpt, sha256
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def download(source: Download, progress: Callable[[int, int | None], None]) -> P
         return source.path
     partial = source.path.with_name(f".partial-{source.path.name}")
     digest = hashlib.sha256()
-    with explained(f"write {source.path}"):
+    with os_errors_as_kgpt(f"write {source.path}"):
         source.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             _fetch(source, partial, digest, progress)

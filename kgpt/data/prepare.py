@@ -16,9 +16,9 @@ import numpy as np
 from kgpt.data.shards import Manifest, SplitWriter, write_manifest
 from kgpt.data.sources import Corpus, Document
 from kgpt.errors import DataError, UsageError
-from kgpt.files import explained, new_folder
-from kgpt.text.chat import ChatFormat
-from kgpt.text.pieces import pieces
+from kgpt.files import atomic_dir, os_errors_as_kgpt
+from kgpt.text.chat_template import ChatMLTemplate
+from kgpt.text.chunking import chunk_text
 from kgpt.text.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20
@@ -57,13 +57,13 @@ def prepare(
     is decided by a hash of their number, so adding text at the end moves none.
     """
     _check_replaceable(out)
-    with explained(f"write the data set {out}"), new_folder(out) as folder:
+    with os_errors_as_kgpt(f"write the data set {out}"), atomic_dir(out) as folder:
         vocab_size = tokenizer.vocab_size
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         masked = corpus.has_conversations
-        chat = ChatFormat(tokenizer) if masked else None
+        chat = ChatMLTemplate(tokenizer) if masked else None
         writers = {split: SplitWriter(folder, split, dtype, masked) for split in ("train", "val")}
-        end = tokenizer.end_of_text
+        end = tokenizer.eos_id
         encoder = _Encoder(tokenizer, writers)
         for number, document in enumerate(_watched(corpus, corpus.documents(), progress)):
             encoder.begin(document.split or _split_of(number, val_fraction))
@@ -159,14 +159,16 @@ class _Batch:
         writer.info.text_bytes += self.text_bytes
 
 
-def _parts(document: Document, chat: ChatFormat | None) -> Iterator[tuple[str | list[int], bool]]:
+def _parts(
+    document: Document, chat: ChatMLTemplate | None
+) -> Iterator[tuple[str | list[int], bool]]:
     """A document in pieces, text or ids, each with whether it is to be learned.
 
     Text is cut so that it encodes as the whole would. Of a conversation, what the assistant says
     is learned, the end of its turn included.
     """
     if document.messages is None:
-        yield from ((piece, True) for piece in pieces(document.parts))
+        yield from ((piece, True) for piece in chunk_text(document.parts))
         return
     if chat is None:
         raise DataError(

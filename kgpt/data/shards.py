@@ -133,7 +133,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / "manifest.json", manifest.model_dump())
 
 
-class DataSet:
+class TokenDataset:
     """A data set opened for reading. Its size is checked now, its bytes by `verify`."""
 
     def __init__(self, folder: Path | str):
@@ -166,14 +166,14 @@ class DataSet:
         """The ids of "train" or "val" as one long sequence."""
         return self._stream(split, ".bin", self._dtype)
 
-    def learnable(self, split: str) -> TokenStream | None:
+    def loss_mask(self, split: str) -> TokenStream | None:
         """For each id whether it is to be learned, 0 or 1; None if all are."""
         shards = self.manifest.splits.get(split, SplitInfo()).shards
         if any(shard.learn_sha256 is None for shard in shards):
             return None
         return self._stream(split, ".learn", np.dtype(np.uint8))
 
-    def document_starts(self, split: str) -> np.ndarray:
+    def document_offsets(self, split: str) -> np.ndarray:
         """(documents,) uint64: where each document of a split begins."""
         file = self.folder / f"{split}.starts"
         if not file.is_file() or file.stat().st_size == 0:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from kgpt.errors import DataError, UsageError
-from kgpt.files import explained
-from kgpt.text.pieces import pieces
+from kgpt.files import os_errors_as_kgpt
+from kgpt.text.chunking import chunk_text
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 PART = 1 << 20  # bytes of text read at a time
@@ -98,7 +98,7 @@ class Corpus:
                 continue
             for message in document.messages or ():
                 yield message["content"]
-            yield from pieces(document.parts)
+            yield from chunk_text(document.parts)
 
     # -- one function a kind of file -------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Corpus:
         name = "stdin.txt" if path.name == "-" else f"{len(path.parts)}-{path.stem}"
         target = Path(tempfile.mkdtemp(dir=self._spool.name)) / name
         with (
-            explained(f"unpack {path} into {self._spool.name}"),
+            os_errors_as_kgpt(f"unpack {path} into {self._spool.name}"),
             sys.stdin.buffer if path.name == "-" else _opened(path) as raw,
             target.open("wb") as plain,
         ):

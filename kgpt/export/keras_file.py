@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kgpt.checkpoints.pretrained import load_model
 from kgpt.errors import UsageError
-from kgpt.model.directory import load_model
 from kgpt.text.tokenizer import Tokenizer
 
 

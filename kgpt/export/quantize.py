@@ -10,26 +10,24 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from kgpt.checkpoints.hf_config import model_type_of
+from kgpt.checkpoints.pretrained import load_config
+from kgpt.checkpoints.quantized import (
+    FILES,
+    bits_of,
+    is_transposed,
+    quantization_of,
+)
+from kgpt.checkpoints.weight_map import Stored, layout
+from kgpt.checkpoints.weights import Weights
+from kgpt.data.sampler import evaluation_batch, evaluation_batches
 from kgpt.data.shards import TokenStream
-from kgpt.data.windows import evaluation_batch, evaluation_batches
 from kgpt.errors import CheckpointError, UsageError
 from kgpt.files import sha256, write_json
-from kgpt.model.directory import load_config
-from kgpt.model.families import family_of
-from kgpt.model.layouts import Stored, layout
-from kgpt.model.quantized import (
-    FILES,
-    GROUP,
-    bits_of,
-    is_flipped,
-    quantization_of,
-    to_int4,
-    to_int8,
-)
-from kgpt.model.weights import Weights
+from kgpt.model.quantization import GROUP_SIZE, quantize_int4, quantize_int8
 
 LARGEST = 65504.0  # of any weight; float16 holds its scale
-NOT_COPIED = ("config.json", "checksums.json", "training.json", "model.safetensors.index.json")
+NOT_COPIED = ("config.json", "checksums.json", "trainer_state.json", "model.safetensors.index.json")
 
 
 def write_quantized(source: Path, work: Path, bits: int) -> None:
@@ -44,11 +42,11 @@ def write_quantized(source: Path, work: Path, bits: int) -> None:
     config = load_config(source)
     weights = Weights(source, config)
     tensors: dict[str, np.ndarray] = {}
-    for stored in layout(config, family_of(config)):
+    for stored in layout(config, model_type_of(config)):
         for name, _, _ in stored.tensors():
             tensors |= _stored_as(name, weights.tensor(name), stored, bits)
     save_file(tensors, work / FILES[bits], metadata={"format": "kgpt"})
-    facts = {"bits": bits, "group": GROUP if bits == 4 else None}
+    facts = {"bits": bits, "group": GROUP_SIZE if bits == 4 else None}
     facts["sha256"] = sha256(work / FILES[bits])
     values = json.loads((source / "config.json").read_text(encoding="utf-8"))
     values["kgpt"] = (values.get("kgpt") or {}) | {"quantization": facts}
@@ -63,13 +61,13 @@ def _stored_as(name: str, value: np.ndarray, stored: Stored, bits: int) -> dict[
     kept = bits_of(stored, value.shape, bits)
     if kept is None:
         return {name: np.array(value, "float32")}
-    flipped = is_flipped(stored)
+    flipped = is_transposed(stored)
     matrix = np.array(value.T if flipped else value, "float32", order="C")
     if not np.abs(matrix).max(initial=0) <= LARGEST:
         raise CheckpointError(
             f"The tensor {name} holds values that are no numbers, or above {LARGEST:g}."
         )
-    q, scale = to_int4(matrix) if kept == 4 else to_int8(matrix)
+    q, scale = quantize_int4(matrix) if kept == 4 else quantize_int8(matrix)
     key = f"{name}.int{kept}{'.T' if flipped else ''}"
     return {key: q, f"{key}.scale": scale}
 
@@ -78,14 +76,15 @@ def perplexity(
     folder: Path,
     stream: TokenStream,
     most: int,
-    learnable: TokenStream | None = None,
+    loss_mask: TokenStream | None = None,
     batch_size: int = 4,
 ) -> float:
     """exp(mean loss) of a model directory over the first `most` tokens of `stream`.
 
-    Windows of the model's whole context lie side by side. With `learnable` only those tokens count.
+    Windows of the model's whole context lie side by side. With `loss_mask` only those tokens
+    count.
     """
-    from kgpt.model.directory import load_model
+    from kgpt.checkpoints.pretrained import load_model
     from kgpt.training.losses import NextTokenLoss
 
     model = load_model(folder)
@@ -94,7 +93,7 @@ def perplexity(
     count = min(evaluation_batches(stream, length, batch_size), -(-most // (length * batch_size)))
     total = tokens = 0.0
     for index in range(count):
-        inputs, targets, weights = evaluation_batch(stream, length, batch_size, index, learnable)
+        inputs, targets, weights = evaluation_batch(stream, length, batch_size, index, loss_mask)
         loss = model.test_on_batch(inputs, targets, sample_weight=weights, return_dict=True)["loss"]
         model.reset_metrics()
         total, tokens = total + float(loss) * weights.sum(), tokens + weights.sum()
@@ -109,21 +108,21 @@ def validation_tokens(source: str, folder: Path) -> tuple[TokenStream, TokenStre
     Raises:
         UsageError: there is too little of it, or it was made with another tokenizer.
     """
-    from kgpt.data.shards import DataSet
+    from kgpt.data.shards import TokenDataset
     from kgpt.text.tokenizer import Tokenizer
 
-    tokenizer, learnable = Tokenizer.load(folder), None
+    tokenizer, loss_mask = Tokenizer.load(folder), None
     if Path(source).is_file():
         text = Path(source).read_text(encoding="utf-8", errors="replace")
         stream = TokenStream([np.array(tokenizer.encode(text), dtype="int64")])
     else:
-        data = DataSet(source)
+        data = TokenDataset(source)
         if data.tokenizer.fingerprint != tokenizer.fingerprint:
             raise UsageError(
                 f"{source} was made with another tokenizer than the model's; give a text file, or "
                 f"prepare the text with --tokenizer {folder}."
             )
-        stream, learnable = data.tokens("val"), data.learnable("val")
+        stream, loss_mask = data.tokens("val"), data.loss_mask("val")
     if len(stream) < 2:
         raise UsageError(f"{source} holds no text to measure perplexity on; give more.")
-    return stream, learnable
+    return stream, loss_mask

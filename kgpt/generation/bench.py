@@ -10,10 +10,10 @@ import numpy as np
 
 from kgpt import backend
 from kgpt.config import SamplingConfig
-from kgpt.generation.batch import Batch
-from kgpt.generation.rows import Request
-from kgpt.model.cache import cache_bytes
+from kgpt.generation.runner import Batch
+from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
+from kgpt.model.kv_cache import cache_bytes
 
 WIDTHS = {"float16": 2, "bfloat16": 2}  # bytes a number; of others 4
 GIGA = 1 << 28  # float32 numbers in a gibibyte
@@ -115,7 +115,7 @@ def _device_bandwidth(repeats: int) -> float:
     from keras import ops
 
     x = ops.ones((GIGA,))
-    total = backend.compiled(ops.sum)
+    total = backend.jit(ops.sum)
     backend.synchronise(total(x))
     best = float("inf")
     for _ in range(repeats):

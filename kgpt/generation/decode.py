@@ -1,4 +1,4 @@
-"""The decode path: every token that kgpt writes comes out of `write_tokens`.
+"""The decode path: every token that kgpt writes comes out of `decode_n_tokens`.
 
 Pure functions of (model, cache, settings, progress). They are compiled by `generation/batch.py`,
 and traced into a TensorFlow graph by the SavedModel export.
@@ -12,13 +12,13 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.generation import sampling
-from kgpt.generation.rows import ALTERNATIVES, Progress, Settings
+from kgpt.generation.sequence import ALTERNATIVES, Progress, Settings
 
 CHUNK = 16  # most tokens written in one call
 
 
 class Written(NamedTuple):
-    """What a call of `write_tokens` wrote, -1 where a row wrote nothing."""
+    """What a call of `decode_n_tokens` wrote, -1 where a row wrote nothing."""
 
     tokens: Any  # (B, CHUNK) int32
     logprobs: Any  # (B, CHUNK), of the chosen tokens under the model itself; 0 if not wanted
@@ -32,11 +32,11 @@ def prefill(model, cache, ids, start, count):
     return model.extend(ids, start, count, cache)[1]
 
 
-def write_tokens(step, cache, settings: Settings, progress: Progress, steps, chunk=CHUNK):
+def decode_n_tokens(step, cache, settings: Settings, progress: Progress, steps, chunk=CHUNK):
     """Write up to `steps` tokens in each running row: a loop inside one compiled call.
 
     Args:
-        step: `GPT.next_logits` of the model, or what computes the same.
+        step: `GPT.decode_step` of the model, or what computes the same.
         steps: how many, at most `chunk`; a tensor, so any number uses the same program.
 
     Returns:
@@ -62,7 +62,7 @@ def write_tokens(step, cache, settings: Settings, progress: Progress, steps, chu
         chosen = ops.where(progress.running, chosen, -1)
         out = Written(
             *(
-                backend.put_column(part, i, new)
+                backend.update_column(part, i, new)
                 for part, new in zip(out, (chosen, *report), strict=True)
             )
         )
@@ -76,7 +76,7 @@ def write_tokens(step, cache, settings: Settings, progress: Progress, steps, chu
 def verify_tokens(model, cache, settings: Settings, progress: Progress, drafts):
     """Write as many tokens as a draft foresees, and one more, with one pass through the model.
 
-    What is written is what `write_tokens` would write: noise is a function of (seed, position),
+    What is written is what `decode_n_tokens` would write: noise is a function of (seed, position),
     so a draft can only save time, never change the text.
 
     Args:

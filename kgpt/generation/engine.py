@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kgpt.errors import KgptError, QueueFull, UsageError
-from kgpt.generation.batch import Token
-from kgpt.generation.rows import Request
+from kgpt.generation.runner import Token
 from kgpt.generation.scheduler import Job, OnTokens, Scheduler
+from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 
 
@@ -35,7 +35,7 @@ class Engine:
 
     Args:
         model: used by the engine's thread alone from now on.
-        max_slots: texts written at once.
+        max_num_seqs: texts written at once.
         max_queue: requests that may wait; one more is refused with `QueueFull`.
         context: most tokens remembered of a text.
         draft: guesses ahead for every request; see `generation/speculative.py`.
@@ -44,15 +44,15 @@ class Engine:
     def __init__(
         self,
         model: GPT,
-        max_slots: int = 8,
+        max_num_seqs: int = 8,
         max_queue: int = 64,
         context: int | None = None,
         draft: GPT | Literal["lookup"] | None = None,
     ):
         self.max_queue = max_queue
         self.draft = draft
-        self._stats = EngineStats(slots=max_slots)
-        self._scheduler = Scheduler(model, max_slots, context)
+        self._stats = EngineStats(slots=max_num_seqs)
+        self._scheduler = Scheduler(model, max_num_seqs, context)
         self._vocab_size = model.config.known_vocab_size
         self._arrived: deque[Job] = deque()
         self._tasks: deque[Callable[[], None]] = deque()

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kgpt.config import SamplingConfig
-from kgpt.generation.batch import PIECES, SMALLEST, Batch, Row, Token, sizes
-from kgpt.generation.beam import beam_search
-from kgpt.generation.contrastive import contrastive_search
+from kgpt.generation.beam_search import beam_search
+from kgpt.generation.contrastive_search import contrastive_search
 from kgpt.generation.decode import CHUNK
-from kgpt.generation.rows import Request
+from kgpt.generation.runner import PIECES, SMALLEST, Batch, Row, Token, sizes
+from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import speculative
 from kgpt.model.gpt import GPT
 
@@ -62,15 +62,15 @@ class Scheduler:
 
     Args:
         model: the model.
-        max_rows: most texts written at once.
+        max_num_seqs: most texts written at once.
         context: most tokens remembered of a text; the model's `max_length` when not given.
         together: see `Batch`.
     """
 
     def __init__(
-        self, model: GPT, max_rows: int = 8, context: int | None = None, together: bool = False
+        self, model: GPT, max_num_seqs: int = 8, context: int | None = None, together: bool = False
     ):
-        self.model, self.max_rows, self.context = model, max_rows, context
+        self.model, self.max_num_seqs, self.context = model, max_num_seqs, context
         self.together = together
         self.batch = Batch(model, 1, context, together)
         self.waiting: deque[Job] = deque()
@@ -96,7 +96,9 @@ class Scheduler:
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, places) that `warm` has to see before all requests find it compiled."""
         context = self.batch.context
-        return [(r, p) for p in sizes(context, SMALLEST) for r in sizes(self.max_rows, 1, step=4)]
+        return [
+            (r, p) for p in sizes(context, SMALLEST) for r in sizes(self.max_num_seqs, 1, step=4)
+        ]
 
     def warm(self, rows: int, places: int) -> None:
         """Run each program once in one shape, so that no request pays for compiling it.
@@ -152,7 +154,9 @@ class Scheduler:
     def _choose_row(self, ids: Sequence[int]) -> int | None:
         """The idle row that remembers most of `ids`; the oldest memory goes first otherwise."""
         idle = [row for row in range(len(self.batch.rows)) if row not in self.active]
-        if not idle or (len(self.batch.rows) < self.max_rows and not self._remembers(idle, ids)):
+        if not idle or (
+            len(self.batch.rows) < self.max_num_seqs and not self._remembers(idle, ids)
+        ):
             blank = [row for row in idle if not self.batch.rows[row].text]
             if blank:
                 return blank[0]
@@ -167,10 +171,12 @@ class Scheduler:
         """Make more rows, if there may be; the first of them."""
         held = len(self.batch.rows)
         wanted = len(self.active) + len(self.waiting)
-        if held >= self.max_rows or wanted <= held:
+        if held >= self.max_num_seqs or wanted <= held:
             return None
         size = next(
-            size for size in sizes(self.max_rows, 1, step=4) if size >= min(wanted, self.max_rows)
+            size
+            for size in sizes(self.max_num_seqs, 1, step=4)
+            if size >= min(wanted, self.max_num_seqs)
         )
         self.batch.resize([*range(held), *[-1] * (size - held)], self.batch.places)
         return held
@@ -251,11 +257,11 @@ def _over(job: Job, now: float) -> str | None:
 def generate(
     model: GPT,
     requests: Sequence[Request],
-    max_rows: int = 16,
+    max_num_seqs: int = 16,
     draft: GPT | Literal["lookup"] | None = None,
 ) -> list[Job]:
     """Write a text for each request, many at a time; returns the jobs, done, in their order."""
-    scheduler = Scheduler(model, max_rows, together=True)
+    scheduler = Scheduler(model, max_num_seqs, together=True)
     jobs = [Job(request, watched=False, draft=draft) for request in requests]
     scheduler.waiting.extend(jobs)
     scheduler.run()

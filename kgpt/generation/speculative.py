@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from kgpt.generation.batch import Batch, Token
-from kgpt.generation.rows import Request
+from kgpt.generation.runner import Batch, Token
+from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 
 AHEAD = 6  # tokens guessed at a time
@@ -28,7 +28,7 @@ def speculative(
 ) -> Iterator[list[Token]]:
     """Write a text, giving tokens as they are confirmed; without `draft`, guesses are looked up."""
     batch = Batch(model, 1, context)
-    guess = look_up if draft is None else _DraftModel(draft, request).guess
+    guess = prompt_lookup if draft is None else _DraftModel(draft, request).guess
     batch.join(0, request)
     row = batch.rows[0]
     while row.finish is None:
@@ -40,10 +40,10 @@ def speculative(
         yield tokens
 
 
-def look_up(text: list[int], ahead: int = AHEAD) -> list[int]:
+def prompt_lookup(text: list[int], ahead: int = AHEAD) -> list[int]:
     """What followed the latest earlier occurrence of the text's ending.
 
-    >>> look_up([1, 2, 3, 4, 5, 1, 2, 3])
+    >>> prompt_lookup([1, 2, 3, 4, 5, 1, 2, 3])
     [4, 5, 1, 2, 3]
     """
     ids = np.asarray(text)

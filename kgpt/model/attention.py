@@ -151,8 +151,8 @@ class CausalSelfAttention(keras.layers.Layer):
         """
         query, key, value = self.project(x, extension.positions)
         query, key, value = (ops.transpose(t, (0, 2, 1, 3)) for t in (query, key, value))
-        keys = backend.write_cache(keys, key, extension.targets)
-        values = backend.write_cache(values, value, extension.targets)
+        keys = backend.update_cache(keys, key, extension.targets)
+        values = backend.update_cache(values, value, extension.targets)
         heads = backend.cached_attention(query, keys, values, extension.seen)  # (B, N, T, H)
         return self.combine(ops.transpose(heads, (0, 2, 1, 3))), keys, values
 

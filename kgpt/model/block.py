@@ -33,8 +33,8 @@ class Block(keras.layers.Layer):
         self.attention_norm = make_norm(*norm, name="attention_norm", dtype=policy)
         self.attention = CausalSelfAttention(
             config.num_heads,
-            config.kv_heads,
-            config.head_width,
+            config.num_kv_heads,
+            config.head_dim,
             rope_theta=config.rope_theta if config.position == "rotary" else None,
             rope_scaling=config.rope_scaling,
             use_qkv_bias=config.has_qkv_bias,
@@ -51,7 +51,7 @@ class Block(keras.layers.Layer):
         self.attention_drop = Dropout(config.dropout, name="attention_dropout", dtype=policy)
         self.mlp_norm = make_norm(*norm, name="mlp_norm", dtype=policy)
         self.mlp = MLP(
-            config.feed_forward_width,
+            config.intermediate_dim,
             config.activation,
             config.has_mlp_bias,
             kernel_initializer=self.initializer.named("up"),

@@ -16,13 +16,13 @@ from kgpt import backend
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.block import Block
-from kgpt.model.cache import extend_cache
 from kgpt.model.dropout import Dropout, DropoutKey
-from kgpt.model.holding import looked_up, scores
+from kgpt.model.inference_weights import looked_up, scores
 from kgpt.model.initializers import Normal
+from kgpt.model.kv_cache import plan_cache_update
+from kgpt.model.loss_metric import TokenLoss
 from kgpt.model.norms import make_norm
 from kgpt.model.positions import sinusoids
-from kgpt.model.token_loss import TokenLoss
 
 
 @keras.saving.register_keras_serializable("kgpt")
@@ -137,13 +137,13 @@ class GPT(keras.Model):
         Args:
             token_ids: (B, T), of which the first `count` of each row are real.
             start: (B,) position of each row's first token. count: (B,), at most T.
-            cache: from `empty_cache` or an earlier call; do not use it again.
+            cache: from `init_kv_cache` or an earlier call; do not use it again.
 
         Returns:
             (B, T, D) after the final norm, and the cache with the new tokens.
         """
         places = ops.shape(cache[0][0])[2]
-        extension = extend_cache(
+        extension = plan_cache_update(
             start, count, ops.shape(token_ids)[1], places, self.config.sliding_window
         )
         positions = extension.positions
@@ -156,7 +156,7 @@ class GPT(keras.Model):
             remembered.append((keys, values))
         return self.final_norm(x), remembered
 
-    def next_logits(self, token, start, count, cache):
+    def decode_step(self, token, start, count, cache):
         """`extend` by one token a row, (B,): the logits after it (B, V), and the cache."""
         hidden, cache = self.extend(token[:, None], start, count, cache)
         return self.logits(hidden[:, 0]), cache

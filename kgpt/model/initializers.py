@@ -46,7 +46,7 @@ class Stored(Normal):
     A layer made anew from its configuration starts from noise again.
 
     Args:
-        weights: a `kgpt.model.weights.Weights`.
+        weights: a `kgpt.checkpoints.weights.Weights`.
     """
 
     def __init__(self, weights, stddev=0.02, names=()):

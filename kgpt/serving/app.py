@@ -12,14 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 import kgpt
-from kgpt.serving import failures, pages, routes
-from kgpt.serving.failures import json_response
+from kgpt.serving import errors, pages, routes
+from kgpt.serving.errors import json_response
 from kgpt.serving.limits import BodyLimit
 from kgpt.serving.metrics import CountRequests
 from kgpt.serving.routes import Served
 from kgpt.serving.schemas import FIELD_NAMES
 from kgpt.serving.security import ApiKeys, Gate
-from kgpt.serving.service import Service
+from kgpt.serving.state import Service
 
 REFUSALS = {
     400: "The request asks for something that cannot be done.",
@@ -76,9 +76,9 @@ def build(service: Service, keys: ApiKeys | None = None, local_only: bool = True
     app.add_api_route("/health", health, summary="Whether the server is ready")
     app.add_api_route("/metrics", metrics, summary="Figures for Prometheus")
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    failures.install(app, FIELD_NAMES, service.retry_after)
+    errors.install(app, FIELD_NAMES, service.retry_after)
     paths = frozenset(openapi(app)["paths"]) | {"/", "/docs", "/openapi.json"}
-    app.add_middleware(failures.Defects)
+    app.add_middleware(errors.Defects)
     app.add_middleware(BodyLimit, max_bytes=service.config.max_body)
     app.add_middleware(Gate, keys=keys, local_only=local_only)
     app.add_middleware(CountRequests, metrics=service.metrics, paths=paths)

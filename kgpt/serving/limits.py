@@ -12,7 +12,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kgpt.serving.failures import Refusal
+from kgpt.serving.errors import Refusal
 
 BODY_TIMEOUT_S = 30.0
 MAX_DEPTH = 32  # levels of lists and objects; requests need five

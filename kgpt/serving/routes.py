@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from kgpt.config import SamplingConfig
-from kgpt.serving.answers import Answers
-from kgpt.serving.failures import json_response
-from kgpt.serving.replies import Reply, collect
+from kgpt.serving.errors import json_response
+from kgpt.serving.formats import ChatShape, CompletionShape, Shape, Written, usage_of
+from kgpt.serving.request_stream import Answers
+from kgpt.serving.responses import Reply, collect
 from kgpt.serving.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -20,8 +21,7 @@ from kgpt.serving.schemas import (
     SimpleRequest,
     TokenizeRequest,
 )
-from kgpt.serving.service import Service
-from kgpt.serving.shapes import ChatShape, CompletionShape, Shape, Written, usage_of
+from kgpt.serving.state import Service
 
 router = APIRouter()
 

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kgpt.errors import UsageError
-from kgpt.serving.failures import Refusal
+from kgpt.serving.errors import Refusal
 from kgpt.serving.limits import discard
 
 OPEN_PATHS = ("/", "/docs", "/health", "/openapi.json")  # need no key: they say nothing secret

@@ -21,10 +21,10 @@ import uvicorn
 
 from kgpt.errors import KgptError, UsageError
 from kgpt.serving.app import build
-from kgpt.serving.protocol import TimedProtocol
+from kgpt.serving.http_timeouts import TimedProtocol
 from kgpt.serving.security import ApiKeys, is_loopback
-from kgpt.serving.service import Service
 from kgpt.serving.settings import ServeConfig
+from kgpt.serving.state import Service
 
 BACKLOG = 1024  # connections that may wait to be accepted
 KEEP_ALIVE_S = 15

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from kgpt.config import Section, WritingType
+from kgpt.config import InferenceDtype, Section
 
 
 class ServeConfig(Section):
@@ -22,11 +22,11 @@ class ServeConfig(Section):
         None, description="A file of API keys, one a line; clients must send one of them."
     )
     name: str | None = Field(None, description="What the model is called in the API.")
-    dtype: WritingType = Field(
+    dtype: InferenceDtype = Field(
         "float32",
         description="What weights are held in and computed with; int8 holds matrices in 8 bits.",
     )
-    max_slots: int = Field(8, ge=1, le=1024, description="Texts written at the same time.")
+    max_num_seqs: int = Field(8, ge=1, le=1024, description="Texts written at the same time.")
     max_queue: int = Field(64, ge=0, le=65536, description="Texts that may wait for a slot.")
     max_context: int | None = Field(
         None, ge=2, description="Longest prompt and answer together; the model's own if not given."
@@ -43,7 +43,7 @@ class ServeConfig(Section):
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds that running answers get when the server is told to end."
     )
-    banned: list[str] = Field(
+    bad_words: list[str] = Field(
         [], max_length=32, description="A phrase that no answer contains; may be given repeatedly."
     )
     output_filter: list[str] = Field(

@@ -21,8 +21,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from kgpt.errors import UsageError
 from kgpt.files import write_json
-from kgpt.text.reading import read_tokenizer
-from kgpt.text.roles import Roles
+from kgpt.text.special_tokens import SpecialTokens
+from kgpt.text.tokenizer_files import read_tokenizer
 
 END_OF_TEXT = "<|endoftext|>"  # between documents; as in GPT-2
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # around chat turns; as in ChatML
@@ -47,10 +47,10 @@ class Tokenizer:
     'naïve 🙂'
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, roles: Roles | None = None):
+    def __init__(self, inner: tokenizers.Tokenizer, roles: SpecialTokens | None = None):
         inner.no_truncation()
         inner.no_padding()
-        self.inner = inner
+        self.backend_tokenizer = inner
         self.roles = roles or self._own_roles()
         self._lock = threading.Lock()  # whether special tokens count is a state of `inner`
         self._bytes: list[bytes | None] | None = None
@@ -115,13 +115,13 @@ class Tokenizer:
         """Read the tokenizer in a folder, or in a file `tokenizer.json`.
 
         A folder may also hold GPT-2's older vocab.json and merges.txt, and files that say what the
-        special tokens are for (see `Roles`).
+        special tokens are for (see `SpecialTokens`).
         """
         return cls(*read_tokenizer(Path(path)))
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, and what is known of the special tokens of a foreign tokenizer."""
-        self.inner.save(str(folder / "tokenizer.json"))
+        self.backend_tokenizer.save(str(folder / "tokenizer.json"))
         if self.roles.config:
             write_json(folder / "tokenizer_config.json", self.settings())
 
@@ -137,26 +137,26 @@ class Tokenizer:
             values["chat_template"] = self.roles.chat_template
         return values if max_length is None else values | {"model_max_length": max_length}
 
-    def _own_roles(self) -> Roles:
+    def _own_roles(self) -> SpecialTokens:
         """The roles in a tokenizer without files that name them."""
         vocabulary = {token: self.id_of(token) for token in (END_OF_TEXT, TURN_END)}
         known = {token: token_id for token, token_id in vocabulary.items() if token_id is not None}
         names = ("bos_token", "eos_token", "unk_token") if END_OF_TEXT in known else ()
-        return Roles(
+        return SpecialTokens(
             dict.fromkeys(names, END_OF_TEXT),
             frozenset(known.values()),
             CHATML_TEMPLATE if TURN_END in known else None,
         )
 
     def to_json(self) -> str:
-        return self.inner.to_str()
+        return self.backend_tokenizer.to_str()
 
     # -- using it --------------------------------------------------------------------------
 
     @property
     def vocab_size(self) -> int:
         """Number of ids a model needs rows for: the largest id plus one."""
-        return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.backend_tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
     def fingerprint(self) -> str:
@@ -164,10 +164,10 @@ class Tokenizer:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def id_of(self, token: str) -> int | None:
-        return self.inner.token_to_id(token)
+        return self.backend_tokenizer.token_to_id(token)
 
     @property
-    def end_of_text(self) -> int | None:
+    def eos_id(self) -> int | None:
         """The id between documents: of <|endoftext|>, else of the tokenizer's own end."""
         known = self.id_of(END_OF_TEXT)
         return known if known is not None else self.id_of(self.roles.tokens.get("eos_token", ""))
@@ -178,11 +178,11 @@ class Tokenizer:
         return self.roles.stop_ids
 
     @functools.cached_property
-    def beginning(self) -> list[int]:
+    def bos_ids(self) -> list[int]:
         """Ids that the model wants before every text, such as Llama's <s>; mostly none."""
         with self._lock:
-            whole = self.inner.encode("a", add_special_tokens=True).ids
-            bare = self.inner.encode("a", add_special_tokens=False).ids
+            whole = self.backend_tokenizer.encode("a", add_special_tokens=True).ids
+            bare = self.backend_tokenizer.encode("a", add_special_tokens=False).ids
         return whole[: next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)]
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
@@ -193,17 +193,17 @@ class Tokenizer:
         """`encode` for many texts at once, on all cores."""
         cleaned = [clean(text) for text in texts]
         with self._lock:
-            self.inner.encode_special_tokens = not allow_special
-            encodings = self.inner.encode_batch_fast(cleaned, add_special_tokens=False)
+            self.backend_tokenizer.encode_special_tokens = not allow_special
+            encodings = self.backend_tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def encode_with_spans(
+    def encode_with_offsets(
         self, text: str, allow_special: bool = False
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode`, and for each id the first and last-plus-one character it stands for."""
         with self._lock:
-            self.inner.encode_special_tokens = not allow_special
-            encoding = self.inner.encode(clean(text), add_special_tokens=False)
+            self.backend_tokenizer.encode_special_tokens = not allow_special
+            encoding = self.backend_tokenizer.encode(clean(text), add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     def decode(
@@ -226,14 +226,14 @@ class Tokenizer:
     def bytes_of(self, token_id: int) -> bytes | None:
         """The bytes a token stands for; None for a special token, or an id without one."""
         if self._bytes is None:
-            self._bytes = _token_bytes(self.inner, self.vocab_size)
+            self._bytes = _token_bytes(self.backend_tokenizer, self.vocab_size)
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else None
 
     @property
     def special(self) -> dict[int, str]:
         """The special tokens: id and name."""
         if self._special is None:
-            added = self.inner.get_added_tokens_decoder()
+            added = self.backend_tokenizer.get_added_tokens_decoder()
             self._special = {i: token.content for i, token in added.items() if token.special}
         return self._special
 
@@ -243,7 +243,7 @@ class Tokenizer:
     @property
     def begins_with_space(self) -> bool:
         """True if encoding puts a space before every text, which decoding takes off again."""
-        rules = {rule["type"]: rule for rule in _decoder_rules(self.inner)}
+        rules = {rule["type"]: rule for rule in _decoder_rules(self.backend_tokenizer)}
         strips = rules.get("Strip", {}).get("start", 0) > 0
         return strips or rules.get("Metaspace", {}).get("prepend_scheme", "never") != "never"
 

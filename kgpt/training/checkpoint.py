@@ -1,8 +1,8 @@
 """Checkpoints: a model directory plus what training needs to go on exactly.
 
     config.json, model.safetensors, tokenizer.json, ...   a model directory, ready to use
-    training.safetensors    optimizer variables, dropout counter; raw weights if averages are kept
-    training.json           step, backend, best validation loss
+    optimizer.safetensors    optimizer variables, dropout counter; raw weights if averages are kept
+    trainer_state.json           step, backend, best validation loss
     checksums.json          SHA-256 of every file above
 
 Everything is stored by path, so a run may stop on one backend and go on with another. A checkpoint
@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kgpt import backend
+from kgpt.checkpoints.pretrained import load_weights, path_below, save_model
 from kgpt.errors import CheckpointError
-from kgpt.files import explained, new_folder, sha256, write_json
-from kgpt.model.directory import load_weights, path_below, save_model
+from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
 from kgpt.model.gpt import GPT
 from kgpt.training.optimizers import unwrapped
 
@@ -31,9 +31,9 @@ ACCUMULATOR = "gradient_accumulator"
 
 
 def save_checkpoint(folder: Path, model: GPT, tokenizer=None, sampling=None, **facts: Any) -> None:
-    """Write the checkpoint `folder` of a compiled model; `facts` go into training.json."""
-    backend.live_sync(model)
-    averages = averaged_weights(model)
+    """Write the checkpoint `folder` of a compiled model; `facts` go into trainer_state.json."""
+    backend.sync_model_state(model)
+    averages = ema_weights(model)
     state = {
         name: variable
         for name, variable in _training_variables(model)
@@ -41,11 +41,11 @@ def save_checkpoint(folder: Path, model: GPT, tokenizer=None, sampling=None, **f
     }
     if averages is not None:
         state |= {f"weights/{path_below(v)}": v for v in model.trainable_variables}
-    with explained(f"save the checkpoint {folder}"), new_folder(folder) as work:
+    with os_errors_as_kgpt(f"save the checkpoint {folder}"), atomic_dir(folder) as work:
         save_model(model, work, tokenizer, weights=averages, sampling=sampling)
         arrays = {name: np.array(v.numpy(), order="C") for name, v in state.items()}
-        save_file(arrays, work / "training.safetensors")
-        write_json(work / "training.json", {"backend": backend.name, **facts})
+        save_file(arrays, work / "optimizer.safetensors")
+        write_json(work / "trainer_state.json", {"backend": backend.name, **facts})
         sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
         write_json(work / "checksums.json", sums)
 
@@ -69,7 +69,7 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     load_weights(model, folder)
-    file = folder / "training.safetensors"
+    file = folder / "optimizer.safetensors"
     try:
         with safe_open(file, framework="np") as tensors:
             names = set(tensors.keys())
@@ -88,13 +88,13 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
                     variable.assign(tensors.get_tensor(name))
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
-    facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     made = int(unwrapped(model.optimizer).iterations)
     model.skipped_steps = max(0, facts.get("step", made) - made)
     return facts
 
 
-def averaged_weights(model: GPT) -> dict[str, np.ndarray] | None:
+def ema_weights(model: GPT) -> dict[str, np.ndarray] | None:
     """The averaged weights by path, if the optimizer keeps them and has made a step."""
     optimizer = unwrapped(model.optimizer)
     averages = getattr(optimizer, "averages", lambda: None)()

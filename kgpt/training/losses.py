@@ -130,7 +130,7 @@ def linear_cross_entropy(hidden, head, targets, weights, label_smoothing, chunk,
 
         return total, pullback
 
-    return backend.gradient_of(loss_with_gradient)(hidden, head)
+    return backend.custom_gradient(loss_with_gradient)(hidden, head)
 
 
 UNDERFLOW_GUARD = 1024.0  # keeps weights of about 1 / M above float16's smallest numbers

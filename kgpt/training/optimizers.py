@@ -104,14 +104,14 @@ def make_optimizer(config):
     options = {
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
-        "global_clipnorm": config.clip_norm,
+        "global_clipnorm": config.max_grad_norm,
         "gradient_accumulation_steps": (
             config.grad_accumulation if config.grad_accumulation > 1 else None
         ),
         "name": config.optimizer,
     }
-    if config.ema:
-        options |= {"use_ema": True, "ema_momentum": config.ema}
+    if config.ema_decay:
+        options |= {"use_ema": True, "ema_momentum": config.ema_decay}
     betas = {"beta_1": config.beta_1, "beta_2": config.beta_2}
     if config.optimizer == "muon":
         adam = {f"adam_{name}": value for name, value in betas.items()}

@@ -3,47 +3,54 @@
 import math
 
 from kgpt import backend
+from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.optimizers import unwrapped
-from kgpt.training.steps import StepCallback
 
 
-class WarmupCosine(StepCallback):
+class LRSchedule(StepCallback):
     """Sets the learning rate before each update; works with any Keras optimizer.
 
-    Step n (from 0) of W warm-up steps has the rate peak * (n + 1) / (W + 1); then the rate falls
-    to `minimum` at `decay_steps` and stays there. This is nanoGPT's rule, to the step.
+    Step n (from 0) of W warm-up steps has the rate max_lr * (n + 1) / (W + 1); then the rate falls
+    to `min_lr` at `decay_steps` and stays there. This is nanoGPT's rule, to the step.
 
     Args:
-        peak: the highest rate.
+        max_lr: the highest rate.
         warmup_steps: W, updates of linear warm-up.
         decay_steps: the update at which the decay ends.
-        minimum: the rate from there on.
+        min_lr: the rate from there on.
         kind: "cosine", "linear" or "constant" (no decay).
 
     Example:
 
-    >>> rate = WarmupCosine(peak=1.0, warmup_steps=1, decay_steps=3)
+    >>> rate = LRSchedule(max_lr=1.0, warmup_steps=1, decay_steps=3)
     >>> [round(rate.at(step), 2) for step in range(5)]
     [0.5, 1.0, 0.5, 0.0, 0.0]
     """
 
-    def __init__(self, peak, warmup_steps, decay_steps, minimum=0.0, kind="cosine"):
+    def __init__(self, max_lr, warmup_steps, decay_steps, min_lr=0.0, kind="cosine"):
         super().__init__()
-        self.peak, self.minimum, self.kind = peak, minimum, kind
+        self.max_lr, self.min_lr, self.kind = max_lr, min_lr, kind
         self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
 
     def at(self, step):
         """The rate of the update number `step`, counted from 0."""
         if step < self.warmup_steps:
-            return self.peak * (step + 1) / (self.warmup_steps + 1)
+            return self.max_lr * (step + 1) / (self.warmup_steps + 1)
         if self.kind == "constant":
-            return self.peak
+            return self.max_lr
         if step >= self.decay_steps:
-            return self.minimum
+            return self.min_lr
         done = (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps)
         share = 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
-        return self.minimum + share * (self.peak - self.minimum)
+        return self.min_lr + share * (self.max_lr - self.min_lr)
 
     def on_step_begin(self, step):
         rate = unwrapped(self.model.optimizer)._learning_rate
-        backend.live_assign(self.model, rate, self.at(step - 1))
+        backend.assign_optimizer_var(self.model, rate, self.at(step - 1))
+
+
+class WarmupCosine(LRSchedule):
+    """`LRSchedule` with cosine decay."""
+
+    def __init__(self, max_lr, warmup_steps, decay_steps, min_lr=0.0):
+        super().__init__(max_lr, warmup_steps, decay_steps, min_lr, kind="cosine")

@@ -24,7 +24,7 @@ SENSIBLE = {
     "beam_size": ["1", "2"], "length_penalty": ["-10", "0", "10"], "early_stopping": [None],
     "contrastive_alpha": ["0"], "num_samples": ["1", "2"], "logit_bias.0": ["-100", "100"],
     "logit_bias.255": ["0"], "prompt": ["", "a", "x" * 300, "\x00", "\n", "[bold]", "-1", "é"],
-    "stop": ["a", "\n", "é", "[", "x" * 300], "banned": ["a", "a b", "\n", "é"],
+    "stop": ["a", "\n", "é", "[", "x" * 300], "bad_words": ["a", "a b", "\n", "é"],
 }  # fmt: skip
 OTHERWISE = ["-1", "-0", "0.5", "1e30", "1e999", "nan", "-inf", "x", "", " ", "1,0",
              "99999999999999999999"]  # fmt: skip
@@ -45,15 +45,15 @@ def soon(flags):
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     from kgpt import GPT, Tokenizer
-    from kgpt.generation.text import TextEngine
-    from kgpt.model.directory import save_model
+    from kgpt.checkpoints.pretrained import save_model
+    from kgpt.generation.generator import TextGenerator
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = Tokenizer.of_bytes()
     shape = {"max_length": CONTEXT, "num_layers": 1, "num_heads": 2, "hidden_dim": 16}
     config = ModelConfig(vocab_size=tokenizer.vocab_size, **shape)
     save_model(GPT(config, seed=5), folder, tokenizer)
-    with TextEngine(folder, max_slots=2) as made:
+    with TextGenerator(folder, max_num_seqs=2) as made:
         yield made
 
 
@@ -69,7 +69,9 @@ def run(engine, words):
     with (
         mock.patch("kgpt.cli.generate.prepare_process"),
         mock.patch("kgpt.cli.generate.silence_native_code"),
-        mock.patch("kgpt.generation.text.TextEngine", return_value=contextlib.nullcontext(engine)),
+        mock.patch(
+            "kgpt.generation.generator.TextGenerator", return_value=contextlib.nullcontext(engine)
+        ),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
         pytest.raises(SystemExit) as ending,

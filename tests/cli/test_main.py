@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kgpt.cli import main
-from kgpt.data.shards import DataSet
+from kgpt.data.shards import TokenDataset
 
 HEAVY = ("keras", "tensorflow", "jax", "torch", "numpy", "tokenizers", "httpx")
 COMMANDS = [
@@ -253,7 +253,7 @@ def test_prepare_reads_standard_input(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"to be or not to be " * 99)))
     code, out, _ = kgpt(capsys, "data", "prepare", "-", "--out", "set", "--tokenizer", "char")
     assert code == 0
-    assert DataSet("set").manifest.splits["train"].tokens == 1692  # nine tenths of 99 * 19
+    assert TokenDataset("set").manifest.splits["train"].tokens == 1692  # nine tenths of 99 * 19
     assert "to be or not" in out
 
 

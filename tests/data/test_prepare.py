@@ -11,7 +11,7 @@ import pytest
 
 from kgpt.data import prepare as module
 from kgpt.data.prepare import prepare, train_tokenizer
-from kgpt.data.shards import DataSet
+from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, KgptError, UsageError
 from kgpt.text.tokenizer import Tokenizer
@@ -29,13 +29,13 @@ def prepared(tmp_path, source, tokenizer=None, val_fraction=0.1, name="out"):
     corpus = Corpus([source], val_fraction=val_fraction)
     tokenizer = tokenizer or train_tokenizer(corpus, "bpe", 400, 2, lambda read: None)
     prepare(corpus, tokenizer, tmp_path / name, val_fraction)
-    return DataSet(tmp_path / name)
+    return TokenDataset(tmp_path / name)
 
 
 def documents(data, split):
     """The text of each document of a split, end-of-text removed."""
     stream = data.tokens(split)
-    starts = data.document_starts(split).astype(int).tolist()
+    starts = data.document_offsets(split).astype(int).tolist()
     ids = stream.windows(np.array([0]), len(stream))[0].tolist() if len(stream) else []
     cuts = zip(starts, [*starts[1:], len(ids)], strict=True)
     return [data.tokenizer.decode(ids[a:b]).removesuffix("<|endoftext|>") for a, b in cuts]
@@ -83,7 +83,7 @@ def test_a_text_in_many_pieces_encodes_as_the_whole(tmp_path):
 
 def test_of_conversations_the_replies_are_learned(tmp_path):
     data = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"messages": TALK}] * 9), val_fraction=0)
-    stream, learn = data.tokens("train"), data.learnable("train")
+    stream, learn = data.tokens("train"), data.loss_mask("train")
     ids = stream.windows(np.array([0]), len(stream))[0]
     mask = learn.windows(np.array([0]), len(stream))[0].astype(bool)
     expected = (
@@ -103,7 +103,7 @@ def test_many_ids_need_wider_integers(tmp_path):
     class Wide(Tokenizer):
         vocab_size = 1 << 17
 
-    tokenizer = Wide(Tokenizer.of_bytes().inner)
+    tokenizer = Wide(Tokenizer.of_bytes().backend_tokenizer)
     data = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 20), tokenizer)
     assert data.manifest.dtype == "uint32"
     assert set(documents(data, "train")) == {"x"}
@@ -157,7 +157,7 @@ def test_killed_halfway_it_leaves_nothing_that_looks_whole(tmp_path, after):
     assert process.wait() == -signal.SIGKILL
     assert not out.exists()
     with pytest.raises(DataError, match="There is no data set"):
-        DataSet(out)
+        TokenDataset(out)
     data = prepared(tmp_path / "sets", source, Tokenizer.of_bytes())
     data.verify()
     assert [path.name for path in (tmp_path / "sets").iterdir()] == ["out"]
@@ -169,7 +169,7 @@ def test_a_failure_leaves_the_data_set_that_was_there(tmp_path):
     bad.write_text('{"text": "fine"}\n{"text"\n')
     with pytest.raises(DataError, match="line 2 is not JSON"):
         prepared(tmp_path, str(bad), before.tokenizer)
-    after = DataSet(tmp_path / "out")
+    after = TokenDataset(tmp_path / "out")
     after.verify()
     assert after.manifest == before.manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl", "out"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt.data.shards import DataSet, Manifest, SplitWriter, TokenStream, write_manifest
+from kgpt.data.shards import Manifest, SplitWriter, TokenDataset, TokenStream, write_manifest
 from kgpt.errors import DataError
 from kgpt.text.tokenizer import Tokenizer
 
@@ -33,17 +33,17 @@ def write(folder, documents, shard_bytes=1 << 20, masked=True):
 
 @given(documents=DOCUMENTS, shard_bytes=st.integers(2, 40))
 def test_what_is_written_is_read_however_it_is_sharded(documents, shard_bytes, tmp_path_factory):
-    data = DataSet(write(tmp_path_factory.mktemp("data"), documents, shard_bytes))
+    data = TokenDataset(write(tmp_path_factory.mktemp("data"), documents, shard_bytes))
     data.verify()
     flat = [pair for document in documents for pair in document]
-    stream, learn = data.tokens("train"), data.learnable("train")
+    stream, learn = data.tokens("train"), data.loss_mask("train")
     assert len(stream) == len(flat)
     if flat:
         window = np.array([0])
         assert stream.windows(window, len(flat))[0].tolist() == [token for token, _ in flat]
         assert learn.windows(window, len(flat))[0].tolist() == [by for _, by in flat]
     sizes = np.cumsum([0, *map(len, documents)])
-    assert data.document_starts("train").tolist() == sizes[:-1].tolist()
+    assert data.document_offsets("train").tolist() == sizes[:-1].tolist()
 
 
 @given(cuts=st.lists(st.integers(0, 50)), starts=st.lists(st.integers(0, 40)), data=st.data())
@@ -56,8 +56,8 @@ def test_windows_cross_shards(cuts, starts, data):
 
 
 def test_a_data_set_without_conversations_has_no_mask(tmp_path):
-    data = DataSet(write(tmp_path, [[(1, True), (2, True)]], masked=False))
-    assert data.learnable("train") is None
+    data = TokenDataset(write(tmp_path, [[(1, True), (2, True)]], masked=False))
+    assert data.loss_mask("train") is None
     assert not list(tmp_path.glob("*.learn"))
 
 
@@ -68,7 +68,7 @@ def test_a_flipped_byte_is_found(tmp_path, file):
     bytes_[37] ^= 1
     (folder / file).write_bytes(bytes_)
     with pytest.raises(DataError, match=rf"bytes of {file} have changed; make it again"):
-        DataSet(folder).verify()
+        TokenDataset(folder).verify()
 
 
 def cut_short(folder):
@@ -107,9 +107,9 @@ def test_damage_is_found_when_the_data_set_is_opened(tmp_path, damage, sentence)
     folder = write(tmp_path, [[(1, True)] * 10])
     damage(folder)
     with pytest.raises(DataError, match=f"cannot be used: {sentence}"):
-        _ = DataSet(folder).tokenizer
+        _ = TokenDataset(folder).tokenizer
 
 
 def test_a_missing_data_set_says_how_to_make_it(tmp_path):
     with pytest.raises(DataError, match="kgpt data prepare YOUR_TEXT --out .*nowhere"):
-        DataSet(tmp_path / "nowhere")
+        TokenDataset(tmp_path / "nowhere")

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from kgpt.checkpoints.pretrained import save_model
 from kgpt.cli import main
 from kgpt.config import ModelConfig
 from kgpt.data.shards import TokenStream
 from kgpt.export.quantize import perplexity
-from kgpt.model.directory import save_model
 from kgpt.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.backend

@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kgpt.checkpoints.pretrained import save_model
 from kgpt.config import ModelConfig
-from kgpt.model.directory import save_model
 from kgpt.model.gpt import GPT
 from kgpt.text.tokenizer import Tokenizer
 

@@ -33,7 +33,7 @@ def _full(kind, length, seed):
     from kgpt import backend
 
     model = model_of(kind, seed)
-    return backend.compiled(lambda ids: model(ids), model.variables)
+    return backend.jit(lambda ids: model(ids), model.variables)
 
 
 def logits_without_cache(kind, ids, seed=3):

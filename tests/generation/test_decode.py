@@ -6,11 +6,11 @@ import pytest
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
-from kgpt.generation.batch import Batch, common_prefix
-from kgpt.generation.programs import Programs
-from kgpt.generation.rows import Request
+from kgpt.generation.compiled import Programs
+from kgpt.generation.runner import Batch, common_prefix
 from kgpt.generation.scheduler import generate
-from kgpt.model.cache import empty_cache, visible
+from kgpt.generation.sequence import Request
+from kgpt.model.kv_cache import init_kv_cache, visible
 
 from .conftest import (
     VOCABULARY,
@@ -40,7 +40,7 @@ def run(batch, row, request):
 
 def test_cached_logits_equal_uncached(kind):
     model, text = model_of(kind), prompts(40)[0]
-    cache = empty_cache(model.config, 1, 64)
+    cache = init_kv_cache(model.config, 1, 64)
     want, got, start = logits_without_cache(kind, text), [], 0
     for size in (7, 16, 1, 1, 15):  # pieces of all sizes, some padded
         padded = np.zeros((1, 16 if size > 1 else 1), "int32")
@@ -79,8 +79,8 @@ def test_sixteen_ragged_prompts_together_are_each_alone(config):
     texts = prompts(*range(1, 33, 2))
     requests = [Request(text, config, seed=i) for i, text in enumerate(texts)]
     model = model_of("llama")
-    together = [job.ids for job in generate(model, requests, max_rows=16)]
-    alone = [job.ids for job in generate(model, requests, max_rows=1)]
+    together = [job.ids for job in generate(model, requests, max_num_seqs=16)]
+    alone = [job.ids for job in generate(model, requests, max_num_seqs=1)]
     assert together == alone
 
 
@@ -137,7 +137,7 @@ def test_no_setting_compiles_anything():
         {"logit_bias": {1: -5}}, {"min_tokens": 3}, {"max_tokens": 7},
     ):  # fmt: skip
         config = greedy(5).model_copy(update=change)
-        request = Request(prompt, config, stop_ids=(2,), banned_ids=[[1], [2, 3]], seed=3)
+        request = Request(prompt, config, stop_ids=(2,), bad_words_ids=[[1], [2, 3]], seed=3)
         run(batch, 0, request)
     assert Programs.of(model).compilations() == before
 
@@ -158,9 +158,11 @@ def test_minimum_length_bans_and_stops():
     assert (ended.ids, ended.finish) == (free[: free.index(free[2]) + 1], "stop")
     longer = greedy(12, min_tokens=6)
     assert len(generate(model, [Request(prompt, longer, stop_ids=(free[2],))])[0].ids) >= 6
-    banned = generate(model, [Request(prompt, greedy(12), banned_ids=[[free[1], free[2]]])])[0].ids
+    banned = generate(model, [Request(prompt, greedy(12), bad_words_ids=[[free[1], free[2]]])])[
+        0
+    ].ids
     assert banned[:2] == free[:2] and banned[2] != free[2]
-    one = generate(model, [Request(prompt, greedy(12), banned_ids=[[free[0]]])])[0].ids
+    one = generate(model, [Request(prompt, greedy(12), bad_words_ids=[[free[0]]])])[0].ids
     assert free[0] not in one
 
 

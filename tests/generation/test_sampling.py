@@ -16,7 +16,7 @@ LOGITS = (NOISE.standard_normal((3, V)) * 3).astype("float32")
 
 
 def run(function, *args):
-    return np.array(backend.compiled(function)(*args))
+    return np.array(backend.jit(function)(*args))
 
 
 def rows(*values, dtype="float32"):
@@ -139,7 +139,7 @@ def test_20000_draws_follow_the_distribution(name, change):
         seeds = keras.ops.full((count,), 12345, "int32")
         return filtered, sampling.draw(many, ones, seeds, positions)
 
-    filtered, drawn = backend.compiled(draws)(logits, np.arange(count, dtype="int32"))
+    filtered, drawn = backend.jit(draws)(logits, np.arange(count, dtype="int32"))
     probability = softmax(np.array(filtered, "float64")[0])
     expected = probability * count
     observed = np.bincount(np.array(drawn), minlength=12)

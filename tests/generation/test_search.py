@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kgpt.config import SamplingConfig
-from kgpt.generation.rows import Request
 from kgpt.generation.scheduler import generate
-from kgpt.generation.speculative import look_up
+from kgpt.generation.sequence import Request
+from kgpt.generation.speculative import prompt_lookup
 
 from .conftest import greedy, logits_without_cache, model_of, prompts
 
@@ -21,7 +21,7 @@ def logprobs(kind, text):
 def test_one_beam_is_greedy(kind):
     prompt = prompts(8)[0]
     request = Request(prompt, SamplingConfig(beam_size=1, temperature=0, max_tokens=10))
-    from kgpt.generation.beam import search_beams
+    from kgpt.generation.beam_search import search_beams
 
     last = list(search_beams(model_of(kind), request))[-1]
     assert last[0].ids == generate(model_of(kind), [Request(prompt, greedy(10))])[0].ids
@@ -74,5 +74,5 @@ def test_searches_and_texts_share_an_engine():
 
 
 def test_lookup_guesses_what_followed_before():
-    assert look_up([1, 2, 3, 9, 1, 2], ahead=2) == [3, 9]
-    assert look_up([1, 2, 3]) == []
+    assert prompt_lookup([1, 2, 3, 9, 1, 2], ahead=2) == [3, 9]
+    assert prompt_lookup([1, 2, 3]) == []

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
+from kgpt.checkpoints.pretrained import path_below
 from kgpt.config import ModelConfig
-from kgpt.model.directory import path_below
 
 
 def weights_of(model) -> dict[str, np.ndarray]:
@@ -37,13 +37,13 @@ def logits(config: ModelConfig, weights: dict[str, np.ndarray], ids) -> np.ndarr
 
 def attention(config, block, x):
     """(T, D) to (T, D): each query head by itself, each query token by itself."""
-    width, heads, kv_heads = config.head_width, config.num_heads, config.kv_heads
+    width, heads, num_kv_heads = config.head_dim, config.num_heads, config.num_kv_heads
     fused = x @ block["attention/qkv"] + block.get("attention/qkv_bias", 0.0)
-    query, key, value = np.split(fused, [heads * width, (heads + kv_heads) * width], axis=-1)
+    query, key, value = np.split(fused, [heads * width, (heads + num_kv_heads) * width], axis=-1)
     out = np.zeros((len(x), heads * width))
     for head in range(heads):
         mine = slice(head * width, (head + 1) * width)
-        group = head // (heads // kv_heads)
+        group = head // (heads // num_kv_heads)
         theirs = slice(group * width, (group + 1) * width)
         q, k, v = query[:, mine], key[:, theirs], value[:, theirs]
         if config.qk_norm:

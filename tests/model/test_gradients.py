@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kgpt import GPT, ModelConfig, NextTokenLoss
-from kgpt.model.directory import path_below
+from kgpt.checkpoints.pretrained import path_below
 from tests.model.conftest import LLAMA, SMALL
 
 pytestmark = pytest.mark.backend

@@ -8,9 +8,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from kgpt import GPT, ModelConfig, NextTokenLoss, SamplingConfig, Tokenizer
+from kgpt.checkpoints.pretrained import (
+    load_config,
+    load_model,
+    load_sampling,
+    load_weights,
+    save_model,
+)
 from kgpt.errors import CheckpointError, KgptError
-from kgpt.generation.programs import Programs
-from kgpt.model.directory import load_config, load_model, load_sampling, load_weights, save_model
+from kgpt.generation.compiled import Programs
 from tests.model.conftest import KINDS, SMALL, model_of
 
 pytestmark = pytest.mark.backend

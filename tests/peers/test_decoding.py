@@ -10,12 +10,12 @@ import torch  # noqa: E402
 from transformers.generation import logits_process as theirs  # noqa: E402
 
 from kgpt import backend  # noqa: E402
+from kgpt.checkpoints.pretrained import load_model  # noqa: E402
 from kgpt.config import SamplingConfig  # noqa: E402
 from kgpt.generation import sampling  # noqa: E402
-from kgpt.generation.beam import search_beams  # noqa: E402
-from kgpt.generation.rows import Request  # noqa: E402
+from kgpt.generation.beam_search import search_beams  # noqa: E402
 from kgpt.generation.scheduler import generate  # noqa: E402
-from kgpt.model.directory import load_model  # noqa: E402
+from kgpt.generation.sequence import Request  # noqa: E402
 
 pytestmark = pytest.mark.backend
 
@@ -56,7 +56,7 @@ def softmax(logits):
     ids=["temperature", "top_k", "top_p", "min_p", "typical_p"],
 )
 def test_filtered_distributions_are_equal(ours, value, dtype, peer):
-    got = backend.compiled(ours)(LOGITS, filled(value, dtype))
+    got = backend.jit(ours)(LOGITS, filled(value, dtype))
     want = peer()(torch.zeros((2, 1), dtype=torch.long), torch.from_numpy(LOGITS))
     np.testing.assert_allclose(softmax(got), softmax(want), atol=1e-5)
 
@@ -65,7 +65,7 @@ def test_repetition_penalty_is_equal():
     ids = np.random.default_rng(2).integers(0, V, (2, 12))
     seen = np.zeros((2, V), bool)
     np.put_along_axis(seen, ids, True, axis=1)
-    got = backend.compiled(sampling.penalise_repetition)(LOGITS, seen, filled(1.3))
+    got = backend.jit(sampling.penalise_repetition)(LOGITS, seen, filled(1.3))
     peer = theirs.RepetitionPenaltyLogitsProcessor(1.3)
     want = peer(torch.from_numpy(ids), torch.from_numpy(LOGITS))
     np.testing.assert_allclose(softmax(got), softmax(want), atol=1e-5)
@@ -75,7 +75,7 @@ def test_bias_and_banned_phrases_are_equal():
     ids = torch.tensor([[5, 6], [6, 5]])
     bias = np.zeros((2, V), "float32")
     bias[:, 3] = 2.5
-    got = backend.compiled(sampling.add_bias)(LOGITS, bias)
+    got = backend.jit(sampling.add_bias)(LOGITS, bias)
     peer = theirs.SequenceBiasLogitsProcessor([[[3], 2.5]])
     want = peer(ids, torch.from_numpy(LOGITS))
     np.testing.assert_allclose(softmax(got), softmax(want), atol=1e-5)
@@ -83,7 +83,7 @@ def test_bias_and_banned_phrases_are_equal():
     tail[:, -2:] = ids.numpy()
     phrases = np.full((2, 1, sampling.WIDTH), -1, "int32")
     phrases[:, 0, -3:] = (5, 6, 7)
-    got = backend.compiled(sampling.ban_phrases)(LOGITS, tail, phrases)
+    got = backend.jit(sampling.ban_phrases)(LOGITS, tail, phrases)
     want = theirs.NoBadWordsLogitsProcessor([[5, 6, 7]], eos_token_id=torch.tensor([0]))(
         ids, torch.from_numpy(LOGITS)
     )

@@ -7,12 +7,12 @@ import pytest
 pytest.importorskip("gguf")
 llama_cpp = pytest.importorskip("xllamacpp")
 
+from kgpt.checkpoints.pretrained import save_model  # noqa: E402
 from kgpt.config import ModelConfig, SamplingConfig  # noqa: E402
 from kgpt.errors import CheckpointError  # noqa: E402
-from kgpt.export.gguf_file import export_gguf  # noqa: E402
-from kgpt.generation.rows import Request  # noqa: E402
+from kgpt.export.gguf import export_gguf  # noqa: E402
 from kgpt.generation.scheduler import generate  # noqa: E402
-from kgpt.model.directory import save_model  # noqa: E402
+from kgpt.generation.sequence import Request  # noqa: E402
 from kgpt.model.gpt import GPT  # noqa: E402
 from kgpt.text.tokenizer import Tokenizer  # noqa: E402
 

@@ -10,9 +10,9 @@ transformers = pytest.importorskip("transformers")
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
 from tokenizers import Tokenizer as Inner  # noqa: E402
 
-from kgpt.text.chat import chat_format  # noqa: E402
-from kgpt.text.reading import QWEN2_WORDS  # noqa: E402
+from kgpt.text.chat_template import load_chat_template  # noqa: E402
 from kgpt.text.tokenizer import Tokenizer  # noqa: E402
+from kgpt.text.tokenizer_files import QWEN2_WORDS  # noqa: E402
 from tests.peers.templates import SPECIAL, TEMPLATES  # noqa: E402
 
 ALPHABETS = [
@@ -180,7 +180,7 @@ def test_conversations_are_laid_out_alike(name, chat, folder):
     write_config(folder, chat_template=TEMPLATES[name])
     if name == "mistral" and chat == "system":
         return
-    ours = chat_format(Tokenizer.load(folder))
+    ours = load_chat_template(Tokenizer.load(folder))
     peer = transformers.AutoTokenizer.from_pretrained(folder)
     messages = CHATS[chat]
     for reply in (False, True):

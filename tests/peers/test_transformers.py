@@ -12,8 +12,8 @@ transformers = pytest.importorskip("transformers")
 import torch  # noqa: E402
 
 from kgpt import backend  # noqa: E402
+from kgpt.checkpoints.pretrained import load_model, save_model  # noqa: E402
 from kgpt.config import ModelConfig, SamplingConfig  # noqa: E402
-from kgpt.model.directory import load_model, save_model  # noqa: E402
 from kgpt.model.gpt import GPT  # noqa: E402
 from kgpt.text.tokenizer import Tokenizer  # noqa: E402
 
@@ -89,12 +89,12 @@ def logits_of_theirs(model):
 
 
 def logits_of_ours(model):
-    compiled = backend.compiled(model.__call__, model.variables)
+    compiled = backend.jit(model.__call__, model.variables)
     return keras.ops.convert_to_numpy(compiled(IDS.astype("int32")))
 
 
 def greedy(model, count=20):
-    compiled = backend.compiled(model.__call__, model.variables)
+    compiled = backend.jit(model.__call__, model.variables)
     ids = np.zeros((1, 8 + count), dtype="int32")  # one shape, so that nothing is compiled twice
     ids[:, :8] = IDS[:1, :8]
     for place in range(8, 8 + count):

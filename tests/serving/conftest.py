@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from kgpt.serving.server import Server, address_of, open_socket
-from kgpt.serving.service import Service
 from kgpt.serving.settings import ServeConfig
+from kgpt.serving.state import Service
 from tests.serving.fakes import FakeEngine
 
 

@@ -1,7 +1,7 @@
 """A text engine without a model: quick, deterministic, and with the real one's manners.
 
 Its texts are words that follow from the prompt and the seed, written a byte a step in at most
-`max_slots` texts at a time, so that queues, cancelling and deadlines can be seen at work.
+`max_num_seqs` texts at a time, so that queues, cancelling and deadlines can be seen at work.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import QueueFull
-from kgpt.text.chat import ChatFormat
+from kgpt.text.chat_template import ChatMLTemplate
 from kgpt.text.tokenizer import Tokenizer
 
 WORDS = ["a", "little", "boat", "went", "far", "over", "über", "sea", "🙂", "then", "home"]
@@ -29,7 +29,7 @@ class Usage:
 
 
 @dataclass
-class TextEvent:
+class GenerationChunk:
     text: str = ""
     tokens: list = field(default_factory=list)
     finish_reason: str | None = None
@@ -115,14 +115,14 @@ class Job:
         keep = max((len(stop) - 1 for stop in self.sampling.stop), default=0)
         ready = self.held[: max(len(self.held) - keep, 0)]
         self.held = self.held[len(ready) :]
-        self.on_event(TextEvent(ready, tokens))
+        self.on_event(GenerationChunk(ready, tokens))
         return False
 
     def end(self, reason, stop=None, tokens=(), error=None) -> bool:
         if reason == "length":
             self.held += self.stream.finish()
         usage = Usage(self.prompt_tokens, self.written)
-        self.on_event(TextEvent(self.held, list(tokens), reason, stop, usage, error))
+        self.on_event(GenerationChunk(self.held, list(tokens), reason, stop, usage, error))
         self.handle.done.set()
         return True
 
@@ -151,15 +151,17 @@ class FakeEngine:
         warm: an event to wait for while warming up.
     """
 
-    def __init__(self, max_slots=8, max_queue=64, max_context=512, delay=0.0, chat=True, warm=None):
+    def __init__(
+        self, max_num_seqs=8, max_queue=64, max_context=512, delay=0.0, chat=True, warm=None
+    ):
         self.tokenizer = Tokenizer.of_bytes()
-        self.chat = ChatFormat(self.tokenizer) if chat else None
+        self.chat = ChatMLTemplate(self.tokenizer) if chat else None
         self.defaults = SamplingConfig(max_tokens=20)
         self.config = ModelConfig(
             vocab_size=259, max_length=max_context, num_layers=1, num_heads=1, hidden_dim=2
         )
         self.max_context, self.max_queue, self.delay = max_context, max_queue, delay
-        self.figures = Stats(max_slots)
+        self.figures = Stats(max_num_seqs)
         self.fail_with: str | None = None
         self.samplings: list[SamplingConfig] = []
         self.closed = False

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kgpt.serving.load import Load
+from kgpt.serving.load_test import Load
 from tests.serving.conftest import eventually
 from tests.serving.tiny import write_tiny_model
 
@@ -33,7 +33,7 @@ def server(tmp_path):
     """A `kgpt serve` process with fewer places than clients; gives it and its URL."""
     folder = write_tiny_model(tmp_path / "tiny", max_length=64)
     command = [sys.executable, "-m", "kgpt", "serve", "--model", str(folder), "--port", "0"]
-    command += ["--max-slots", "16", "--max-queue", "32"]
+    command += ["--max-num-seqs", "16", "--max-queue", "32"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = child.stdout.readline().strip().split(" on ")[-1]

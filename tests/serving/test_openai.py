@@ -163,12 +163,12 @@ def test_every_sampling_control_arrives(server, api):
         presence_penalty=1,
         frequency_penalty=-1,
         logit_bias={"5": -100},
-        extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.2, "banned": ["x"]},
+        extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.2, "bad_words": ["x"]},
     )
     got = server.engine.samplings[-1]
     assert got.max_tokens == 9 and got.temperature == 0.5 and got.top_p == 0.9
     assert got.presence_penalty == 1 and got.frequency_penalty == -1
-    assert got.logit_bias == {5: -100.0} and got.banned == ["x"]
+    assert got.logit_bias == {5: -100.0} and got.bad_words == ["x"]
     assert got.top_k == 3 and got.min_p == 0.1 and got.repetition_penalty == 1.2
 
 
@@ -227,7 +227,9 @@ def test_keys(serve):
 
 
 def test_a_full_queue_is_a_rate_limit(serve):
-    running = serve(FakeEngine(max_slots=1, max_queue=1, delay=0.01), max_slots=1, max_queue=1)
+    running = serve(
+        FakeEngine(max_num_seqs=1, max_queue=1, delay=0.01), max_num_seqs=1, max_queue=1
+    )
     client = client_of(running)
     asked = {"model": "fake", "messages": HELLO, "max_tokens": 4000, "stream": True}
     streams = [client.chat.completions.create(**asked) for _ in range(2)]

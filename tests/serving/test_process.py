@@ -104,7 +104,7 @@ def test_kgpt_serve(process, tmp_path):
     (tmp_path / "keys").write_text("open-sesame\n")
     child, url = process(
         *(sys.executable, "-m", "kgpt", "serve", "--model", str(tmp_path / "tiny"), "--port", "0"),
-        *("--max-slots", "2", "--api-key-file", str(tmp_path / "keys")),
+        *("--max-num-seqs", "2", "--api-key-file", str(tmp_path / "keys")),
     )
     keys = {"authorization": "Bearer open-sesame"}
     with httpx.Client(base_url=url, headers=keys, timeout=60) as http:

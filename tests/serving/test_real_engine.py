@@ -30,15 +30,15 @@ pytestmark = pytest.mark.backend
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    from kgpt.generation.text import TextEngine
+    from kgpt.generation.generator import TextGenerator
 
     folder = write_tiny_model(tmp_path_factory.mktemp("model"), max_length=512)
-    engine = TextEngine(folder, max_slots=4, max_queue=60)
+    engine = TextGenerator(folder, max_num_seqs=4, max_queue=60)
     engine.warm_up = lambda progress: progress(0, 0)  # tests compile only what they use
     # Texts of ASCII that go on: an untrained model would write half characters, and end at once.
     engine.defaults.logit_bias = dict.fromkeys(range(128, 259), -100.0)
     engine.defaults.max_tokens = 20
-    running = start(engine, max_slots=4, max_queue=60)
+    running = start(engine, max_num_seqs=4, max_queue=60)
     yield running
     running.stop()
 
@@ -75,15 +75,15 @@ def test_banned_words_of_the_server_are_never_written(server, api):
     ask = {"model": "fake", "prompt": "a", "seed": 3, "max_tokens": 40}
     text = api.completions.create(**ask).choices[0].text
     banned = text[5:7]
-    server.service.config.banned = [banned]
+    server.service.config.bad_words = [banned]
     try:
         for seed in range(3, 7):
             for more in ({}, {"logit_bias": {str(ord(banned[1])): 100}}):
-                asked = {**ask, "seed": seed, "extra_body": {"banned": []}, **more}
+                asked = {**ask, "seed": seed, "extra_body": {"bad_words": []}, **more}
                 answer = api.completions.create(**asked)
                 assert banned not in answer.choices[0].text
     finally:
-        server.service.config.banned = []
+        server.service.config.bad_words = []
 
 
 def test_a_client_that_goes_away_frees_its_slot(server, api):

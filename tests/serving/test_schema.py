@@ -18,7 +18,7 @@ CASES = int(os.environ.get("KGPT_SCHEMA_CASES", "2000"))
 
 def test_no_request_is_answered_with_a_server_error(serve):
     schemathesis = pytest.importorskip("schemathesis")
-    options = {"max_slots": 64, "max_queue": 4096}
+    options = {"max_num_seqs": 64, "max_queue": 4096}
     running = serve(FakeEngine(**options), max_tokens=16, **options)
     api = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
     operations = [found.ok() for found in api.get_all_operations()]

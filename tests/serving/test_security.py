@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgpt.errors import UsageError
+from kgpt.serving.http_timeouts import TimedProtocol
 from kgpt.serving.limits import depth
-from kgpt.serving.protocol import TimedProtocol
 from kgpt.serving.security import ApiKeys
 from kgpt.serving.server import open_socket
 from kgpt.serving.settings import ServeConfig
@@ -126,7 +126,7 @@ def test_hostile_bodies_are_refused_quickly(client, body, says):
 
 
 def test_halves_of_surrogate_pairs_do_no_harm(client):
-    body = b'{"prompt": "\\ud800", "stop": "\\udfff", "banned": ["\\ud83d"], "model": "\\ud800"}'
+    body = b'{"prompt": "\\ud800", "stop": "\\udfff", "bad_words": ["\\ud83d"], "model": "\\ud800"}'
     answer = client.post("/v1/completions", content=body, headers=JSON)
     assert answer.status_code == 404 and r"\ud800" in answer.json()["error"]["message"]
     body = body.replace(b', "model": "\\ud800"', b"")

@@ -70,7 +70,9 @@ def test_a_client_that_goes_away_frees_its_slot(serve, stream):
 
 
 def test_all_texts_are_queued_or_none(serve):
-    running = serve(FakeEngine(max_slots=2, max_queue=2, delay=0.001), max_slots=2, max_queue=2)
+    running = serve(
+        FakeEngine(max_num_seqs=2, max_queue=2, delay=0.001), max_num_seqs=2, max_queue=2
+    )
     with running.client() as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
         text = answer.iter_text()
         next(text)
@@ -94,7 +96,7 @@ def test_a_deadline_ends_a_text_as_far_as_it_is(serve):
 
 
 def test_a_text_that_never_began_is_too_late(serve):
-    running = serve(FakeEngine(max_slots=1, delay=0.01), timeout=30)
+    running = serve(FakeEngine(max_num_seqs=1, delay=0.01), timeout=30)
     with running.client() as http:
         with http.stream("POST", "/v1/completions", json=LONG) as answer:
             text = answer.iter_text()
@@ -105,18 +107,18 @@ def test_a_text_that_never_began_is_too_late(serve):
 
 
 def test_the_servers_rules_cannot_be_removed(serve):
-    running = serve(banned=["secret"], max_tokens=30)
+    running = serve(bad_words=["secret"], max_tokens=30)
     with running.client() as http:
-        for config in ({}, {"banned": []}, {"banned": None, "max_tokens": 4000}):
+        for config in ({}, {"bad_words": []}, {"bad_words": None, "max_tokens": 4000}):
             asked = {"prompt": "a", "config": {"max_tokens": 50, **config}}
             answer = http.post("/api/gpt/generate", json=asked)
             assert answer.json()["usage"]["completion_tokens"] <= 30
             used = running.engine.samplings[-1]
-            assert used.banned == ["secret"] and used.max_tokens <= 30
-        own = {"prompt": "a", "config": {"banned": ["mine"]}}
+            assert used.bad_words == ["secret"] and used.max_tokens <= 30
+        own = {"prompt": "a", "config": {"bad_words": ["mine"]}}
         http.post("/api/gpt/generate", json=own)
         assert running.engine.samplings[-1].banned == ["secret", "mine"]
-        many = {"prompt": "a", "config": {"banned": ["x"] * 64}}
+        many = {"prompt": "a", "config": {"bad_words": ["x"] * 64}}
         assert "at most 63" in http.post("/api/gpt/generate", json=many).json()["error"]
 
 

@@ -5,7 +5,7 @@ from kgpt.config import ModelConfig
 
 def write_tiny_model(folder, **options):
     """Write it to `folder`: two layers, 32 wide, the 256 bytes as tokens, and Llama's shape."""
-    from kgpt.model.directory import save_model
+    from kgpt.checkpoints.pretrained import save_model
     from kgpt.model.gpt import GPT
     from kgpt.text.tokenizer import Tokenizer
 

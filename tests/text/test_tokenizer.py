@@ -72,7 +72,7 @@ def test_decoding_agrees_with_the_tokenizers_library(kind, text):
     tokenizer = TOKENIZERS[kind]
     ids = tokenizer.encode(text, allow_special=True)
     for skip in (False, True):
-        theirs = tokenizer.inner.decode(ids, skip_special_tokens=skip)
+        theirs = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=skip)
         assert tokenizer.decode(ids, skip_special=skip) == theirs
 
 
@@ -80,7 +80,7 @@ def test_decoding_agrees_with_the_tokenizers_library(kind, text):
 def test_a_sentencepiece_vocabulary_of_others_is_decoded_as_the_library_does(words):
     tokenizer, text = sentencepiece_like(), "".join(words)
     ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text == tokenizer.inner.decode(ids)
+    assert tokenizer.decode(ids) == text == tokenizer.backend_tokenizer.decode(ids)
     stream = tokenizer.stream()  # of a reply: the space before its first word counts
     assert "".join(map(stream.feed, ids)) == (f" {text}" if text else "")
 
@@ -130,7 +130,7 @@ def test_what_looks_like_a_special_token_is_text_unless_allowed(kind):
     text = "a<|endoftext|>b<|im_start|>"
     assert not tokenizer.special_ids() & set(tokenizer.encode(text))
     allowed = tokenizer.encode(text, allow_special=True)
-    assert tokenizer.end_of_text in allowed
+    assert tokenizer.eos_id in allowed
     assert tokenizer.decode(allowed) == text
     assert tokenizer.decode(allowed, skip_special=True) == "ab"
     assert tokenizer.encode(text) != allowed  # the permission does not outlive the call
@@ -190,7 +190,7 @@ def test_ids_outside_the_vocabulary_have_no_bytes():
     tokenizer = TOKENIZERS["byte"]
     assert tokenizer.bytes_of(-1) is None
     assert tokenizer.bytes_of(10**6) is None
-    assert tokenizer.bytes_of(tokenizer.end_of_text) is None
+    assert tokenizer.bytes_of(tokenizer.eos_id) is None
 
 
 def test_a_batch_encodes_as_its_texts_one_by_one():

@@ -52,7 +52,7 @@ class Trained:
     """A run that was trained in this process: its directory, its outcome, what was shown."""
 
     def __init__(self, config: Config, name="run", resume=False, quiet=False):
-        from kgpt.training.fit import train
+        from kgpt.training.trainer import train
 
         self.run: Run = new_run(name)
         self.run.path.mkdir(parents=True, exist_ok=True)

@@ -9,12 +9,12 @@ import pytest
 
 from kgpt.config import Config
 from kgpt.errors import CheckpointError, TrainingFailed, UsageError
-from kgpt.files import new_folder, sha256
+from kgpt.files import atomic_dir, sha256
 from kgpt.runs import Run
-from kgpt.training.callbacks import checkpoints as checkpoints_module
-from kgpt.training.callbacks.checkpoints import Checkpoints
-from kgpt.training.callbacks.guard import EarlyStopping, StopOnNaN
-from kgpt.training.callbacks.status import StatusKeeper
+from kgpt.training.callbacks import checkpointing as checkpoints_module
+from kgpt.training.callbacks.checkpointing import Checkpoints
+from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
+from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
 
 
@@ -34,9 +34,9 @@ def saving(monkeypatch):
     """Checkpoints that hold one small file."""
 
     def save(folder, model, tokenizer=None, sampling=None, **facts):
-        with new_folder(folder) as work:
-            (work / "training.json").write_text(json.dumps(facts))
-            sums = {"training.json": sha256(work / "training.json")}
+        with atomic_dir(folder) as work:
+            (work / "trainer_state.json").write_text(json.dumps(facts))
+            sums = {"trainer_state.json": sha256(work / "trainer_state.json")}
             (work / "checksums.json").write_text(json.dumps(sums))
 
     monkeypatch.setattr(checkpoints_module, "save_checkpoint", save)
@@ -100,7 +100,7 @@ def test_it_saves_when_due_at_the_end_and_when_stopped(run, saving):
 
 
 def test_the_status_is_written_shown_and_timed(run):
-    keeper = StatusKeeper(run, backend="jax")
+    keeper = StatusWriter(run, backend="jax")
     keeper.update(state="training", step=3)
     assert (run.status().state, run.status().step, run.status().backend) == ("training", 3, "jax")
     with pytest.raises(ZeroDivisionError), keeper.during("validating"):
@@ -114,8 +114,8 @@ def test_the_status_is_written_shown_and_timed(run):
 
 
 def test_the_heart_beats_while_nothing_happens(run, monkeypatch):
-    monkeypatch.setattr("kgpt.training.callbacks.status.HEARTBEAT_S", 0.02)
-    keeper = StatusKeeper(run)
+    monkeypatch.setattr("kgpt.training.callbacks.status_writer.HEARTBEAT_S", 0.02)
+    keeper = StatusWriter(run)
     first = run.status().heartbeat
     deadline = time.monotonic() + 5
     while run.status().heartbeat == first and time.monotonic() < deadline:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from kgpt.checkpoints.pretrained import load_model
 from kgpt.cli import main
-from kgpt.model.directory import load_model
 from kgpt.runs import find_run, resolve_model
-from kgpt.training import fit
+from kgpt.training import trainer
 from tests.training.conftest import Trained, make_config
 
 pytestmark = pytest.mark.backend
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.backend
 
 def test_a_loss_that_is_no_number_stops_the_run(data, monkeypatch, capfd, tmp_path):
     """Exit code 1, one sentence, and the checkpoint before is still good."""
-    rate = fit.WarmupCosine.at
+    rate = trainer.LRSchedule.at
     monkeypatch.setattr(
-        fit.WarmupCosine, "at", lambda self, step: rate(self, step) if step != 4 else 1e38
+        trainer.LRSchedule, "at", lambda self, step: rate(self, step) if step != 4 else 1e38
     )
     monkeypatch.setenv("KGPT_RESTARTED", "1")
     file = tmp_path / "tiny.yaml"
-    config = make_config(data, train={"clip_norm": None, "weight_decay": 0.0})
+    config = make_config(data, train={"max_grad_norm": None, "weight_decay": 0.0})
     file.write_text(config.to_yaml())
     with pytest.raises(SystemExit) as ending:
         main(["train", str(file), "--run", "spoiled", "--quiet"])
@@ -51,7 +51,9 @@ def test_early_stopping_ends_a_run(data):
 def test_samples_with_averaged_weights_leave_the_weights_alone(data):
     """Validation and samples look through the averages; training goes on from the raw weights."""
     plain, averaged = (
-        Trained(make_config(data, train={"ema": ema, "eval_every": 2, "sample_every": 2}), name)
+        Trained(
+            make_config(data, train={"ema_decay": ema, "eval_every": 2, "sample_every": 2}), name
+        )
         for ema, name in ((0.0, "plain"), (0.9, "averaged"))
     )
     assert averaged.losses == plain.losses

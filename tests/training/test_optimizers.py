@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from kgpt import GPT, AdamW, Lion, ModelConfig, Muon, NextTokenLoss, TrainConfig
-from kgpt.model.directory import path_below
+from kgpt.checkpoints.pretrained import path_below
 from kgpt.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.backend
@@ -94,7 +94,7 @@ def test_accumulated_batches_are_one_large_batch():
     after = []
     for accumulation in (1, 3):
         model = small_model()
-        config = TrainConfig(grad_accumulation=accumulation, clip_norm=0.5, learning_rate=0.01)
+        config = TrainConfig(grad_accumulation=accumulation, max_grad_norm=0.5, learning_rate=0.01)
         model.compile(optimizer=make_optimizer(config), loss=NextTokenLoss())
         model.fit(ids, ids, batch_size=6 // accumulation, epochs=2, shuffle=False, verbose=0)
         assert int(model.optimizer.iterations) == 2

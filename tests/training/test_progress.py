@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from kgpt.training.callbacks.progress import Screen, duration, line_of
-from kgpt.training.callbacks.status import StatusKeeper
+from kgpt.training.callbacks.status_writer import StatusWriter
 
 ROW = {
     "step": 250, "time": 1.0, "loss": 2.0, "lr": 1e-3, "grad_norm": 0.5, "tokens_per_s": 12345.6,
@@ -18,7 +18,7 @@ VALIDATED = {**ROW, "val_loss": 2.25, "val_perplexity": 9.49, "val_bits_per_byte
 def shown(terminal=False, quiet=False, width=120, log=None, rows=(ROW, VALIDATED)):
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=width, color_system=None)
-    status = StatusKeeper(None)
+    status = StatusWriter(None)
     status.update(state="training", step=250, total_steps=1000, eta_s=75)
     with Screen(console, status, log, quiet) as screen:
         screen.say("hello [bold]world[/bold]")
@@ -60,7 +60,7 @@ def test_quiet_shows_nothing_but_logs(terminal, tmp_path):
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
 def test_the_bar_never_wraps(width):
     """A bar of two lines would leave torn lines behind at each refresh."""
-    status = StatusKeeper(None)
+    status = StatusWriter(None)
     status.update(state="validating", step=999_999, total_steps=1_000_000, eta_s=99_999)
     console = Console(file=io.StringIO(), width=width)
     screen = Screen(console, status, None, quiet=True)

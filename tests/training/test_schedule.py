@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from kgpt import AdamW, WarmupCosine, backend
-from kgpt.training.steps import StepCallback
+from kgpt import AdamW, LRSchedule, backend
+from kgpt.training.callbacks.step_callback import StepCallback
 
 pytestmark = pytest.mark.backend
 
@@ -36,7 +36,7 @@ class Weights(StepCallback):
         self.seen = []
 
     def on_step_end(self, step, logs):
-        backend.live_sync(self.model)
+        backend.sync_model_state(self.model)
         self.seen.append(float(self.model.trainable_variables[0].numpy()[0, 0]))
 
 
@@ -51,7 +51,7 @@ def test_the_rate_applied(kind, accumulation):
     steps = 11
     x = np.ones((steps * (accumulation or 1), 1), "float32")
     before = float(model.trainable_variables[0].numpy()[0, 0])
-    rate = WarmupCosine(0.5, warmup_steps=3, decay_steps=8, minimum=0.1, kind=kind)
+    rate = LRSchedule(0.5, warmup_steps=3, decay_steps=8, min_lr=0.1, kind=kind)
     model.fit(x, x, batch_size=1, callbacks=[rate, weights], verbose=0)
     moved = -np.diff([before, *weights.seen])
     np.testing.assert_allclose(moved, [formula(s, kind) for s in range(steps)], rtol=1e-4)
@@ -67,7 +67,7 @@ def test_the_rate_applied_by_adamw_goes_on_in_a_second_fit():
     before = float(model.trainable_variables[0].numpy()[0, 0])
     x = np.ones((5, 1), "float32")
     for _ in range(2):
-        rate = WarmupCosine(0.5, warmup_steps=3, decay_steps=8, minimum=0.1)
+        rate = LRSchedule(0.5, warmup_steps=3, decay_steps=8, min_lr=0.1)
         model.fit(x, x, batch_size=1, callbacks=[rate, weights], verbose=0)
     moved = -np.diff([before, *weights.seen])
     np.testing.assert_allclose(moved, [formula(s, "cosine") for s in range(10)], rtol=1e-3)
@@ -78,7 +78,7 @@ def test_the_rate_applied_by_adamw_goes_on_in_a_second_fit():
     length=st.integers(1, 100), kind=st.sampled_from(["cosine", "linear"]),
 )  # fmt: skip
 def test_it_rises_to_the_peak_and_falls_to_the_minimum(peak, share, warm, length, kind):
-    rate = WarmupCosine(peak, warm, warm + length, peak * share, kind)
+    rate = LRSchedule(peak, warm, warm + length, peak * share, kind)
     rising = [rate.at(step) for step in range(warm + 1)]
     falling = [rate.at(step) for step in range(warm, warm + length + 3)]
     assert rising == sorted(rising) and falling == sorted(falling, reverse=True)

@@ -5,17 +5,17 @@ import json
 
 import pytest
 
-from kgpt_tui.screens.chat import ChatScreen
-from kgpt_tui.screens.dialogs import AskScreen
-from kgpt_tui.screens.models import ModelScreen
-from kgpt_tui.screens.write import WriteScreen
-from kgpt_tui.store import Store
-from kgpt_tui.widgets.composer import Composer
-from kgpt_tui.widgets.conversations import Entries
-from kgpt_tui.widgets.message import MessageView
-from kgpt_tui.widgets.message_list import MOUNTED, MessageList
-from kgpt_tui.widgets.sampling_panel import FieldRow, PresetRow
-from kgpt_tui.widgets.token_panel import Alternatives, TokenPanel
+from kgpt_tui.chat.composer import Composer
+from kgpt_tui.chat.conversation_list import Entries
+from kgpt_tui.chat.message_list import MOUNTED, MessageList
+from kgpt_tui.chat.message_view import MessageView
+from kgpt_tui.chat.sampling_panel import FieldRow, PresetRow
+from kgpt_tui.chat.screen import ChatScreen
+from kgpt_tui.chat.store import Store
+from kgpt_tui.chat.token_panel import Alternatives, TokenPanel
+from kgpt_tui.models.screen import ModelScreen
+from kgpt_tui.shared.dialogs import AskScreen
+from kgpt_tui.shared.text_dialog import WriteScreen
 from tests.tui.driving import drive, said, screen_text, wait_until
 from tests.tui.fake_server import ANSWER, FakeServer
 

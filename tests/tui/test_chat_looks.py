@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kgpt_tui.settings import DARK, LIGHT
+from kgpt_tui.shared.settings import DARK, LIGHT
 from tests.tui.driving import SIZES, wait_until
 from tests.tui.snapshots import matches_snapshot, picture
 from tests.tui.test_chat import chat
@@ -27,8 +27,8 @@ VIEWS = {
 @pytest.mark.parametrize("theme", [DARK, LIGHT])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_each_view_looks_as_it_did(tmp_path, monkeypatch, size, theme):
-    monkeypatch.setattr("kgpt_tui.tree.Message.speed", 42.0)
-    monkeypatch.setattr("kgpt_tui.widgets.conversations.age", lambda moment: "now")
+    monkeypatch.setattr("kgpt_tui.chat.conversation.Message.speed", 42.0)
+    monkeypatch.setattr("kgpt_tui.chat.conversation_list.age", lambda moment: "now")
     monkeypatch.chdir(tmp_path)
     suffix = f"{size[0]}x{size[1]}-{theme.removeprefix('kgpt-')}"
 

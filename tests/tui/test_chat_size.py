@@ -3,8 +3,8 @@
 import resource
 import time
 
-from kgpt_tui.widgets.composer import Composer
-from kgpt_tui.widgets.message_list import MessageList
+from kgpt_tui.chat.composer import Composer
+from kgpt_tui.chat.message_list import MessageList
 from tests.tui.test_chat import chat
 from tests.tui.test_store import conversation
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
-from kgpt_tui.client import NONSENSE, Client, ServerError, read_chunk
-from kgpt_tui.server import Server, wait_until_ready
+from kgpt_tui.models.client import NONSENSE, Client, ServerError, read_chunk
+from kgpt_tui.models.server import Server, wait_until_ready
 from tests.tui.fake_server import ANSWER, FakeServer
 
 FAKE = Path(__file__).parent / "fake_server.py"
@@ -169,7 +169,7 @@ def test_a_model_that_is_not_there_starts_nothing(tmp_path):
 def test_waiting_ends_when_the_server_is_draining():
     class Draining(Client):
         async def health(self):
-            from kgpt_tui.client import Health
+            from kgpt_tui.models.client import Health
 
             return Health("draining")
 
@@ -195,7 +195,7 @@ def test_a_start_that_is_cancelled_leaves_no_process(tmp_path):
 
 KILLED = """
 import asyncio, sys
-from kgpt_tui.server import Server
+from kgpt_tui.models.server import Server
 async def go():
     server = Server([sys.executable, "-c", "import time; time.sleep(60)"])
     task = asyncio.create_task(server.start(sys.argv[1], lambda said: None))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.content import Content
 
-from kgpt_tui.display import MARKS, one_line, same_length, shown, token_text
+from kgpt_tui.shared.display import MARKS, one_line, same_length, shown, token_text
 
 NASTY = st.text(
     st.one_of(

@@ -5,11 +5,11 @@ import sys
 import pytest
 
 from kgpt.config import Config
-from kgpt_tui import launch
-from kgpt_tui.preparation import Preparation, PreparationFailed
-from kgpt_tui.screens import home
-from kgpt_tui.screens.train import TrainScreen
-from kgpt_tui.screens.watch import WatchScreen
+from kgpt_tui.home import screen as home
+from kgpt_tui.runs.watch import WatchScreen
+from kgpt_tui.train import launch
+from kgpt_tui.train.preparation import Preparation, PreparationFailed
+from kgpt_tui.train.screen import TrainScreen
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import make_run
 

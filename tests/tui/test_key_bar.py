@@ -8,7 +8,7 @@ from textual.binding import Binding
 from textual.widgets import Footer, Input
 from textual.widgets._footer import FooterKey
 
-from kgpt_tui.widgets.key_bar import KeyBar
+from kgpt_tui.shared.key_bar import KeyBar
 from tests.tui.driving import wait_until
 
 

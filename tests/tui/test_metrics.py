@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt_tui.metrics import (
+from kgpt_tui.runs.metrics import (
     CHUNK,
     Glance,
     History,

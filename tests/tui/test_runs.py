@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from kgpt_tui.run_list import differing_keys
-from kgpt_tui.screens.compare import CompareScreen
-from kgpt_tui.screens.dialogs import ChoiceScreen
-from kgpt_tui.screens.train import TrainScreen
-from kgpt_tui.screens.watch import WatchScreen
-from kgpt_tui.widgets.chart import ChartPanel
+from kgpt_tui.runs.chart import ChartPanel
+from kgpt_tui.runs.compare import CompareScreen
+from kgpt_tui.runs.run_list import differing_keys
+from kgpt_tui.runs.watch import WatchScreen
+from kgpt_tui.shared.dialogs import ChoiceScreen
+from kgpt_tui.train.screen import TrainScreen
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import make_run
 

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from kgpt_tui import launch
-from kgpt_tui.feed import RunFeed
-from kgpt_tui.run_list import RunList
-from kgpt_tui.screens.compare import CompareScreen
-from kgpt_tui.screens.watch import WatchScreen
+from kgpt_tui.runs.compare import CompareScreen
+from kgpt_tui.runs.run_list import RunList
+from kgpt_tui.runs.run_monitor import RunFeed
+from kgpt_tui.runs.watch import WatchScreen
+from kgpt_tui.train import launch
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import make_run
 from tests.tui.snapshots import matches_snapshot, settle

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt_tui.client import Alternative, Token
-from kgpt_tui.migrations import STEPS, migrate
-from kgpt_tui.store import Store, StoreError
-from kgpt_tui.tree import Conversation, Message
+from kgpt_tui.chat.conversation import Conversation, Message
+from kgpt_tui.chat.migrations import STEPS, migrate
+from kgpt_tui.chat.store import Store, StoreError
+from kgpt_tui.models.client import Alternative, Token
 
 TOKEN = Token(3, " a", -0.5, (Alternative(3, " a", -0.5, 0.7), Alternative(9, "\ud800", -2.0)))
 
@@ -145,8 +145,8 @@ def test_each_version_migrates_to_the_latest():
 
 WRITER = """
 import sys, pathlib
-from kgpt_tui.store import Store
-from kgpt_tui.tree import Conversation, Message
+from kgpt_tui.chat.store import Store
+from kgpt_tui.chat.conversation import Conversation, Message
 store = Store(pathlib.Path(sys.argv[1]))
 made = Conversation(title="t")
 for number in range(100_000):

@@ -20,7 +20,7 @@ pytestmark = [
 TINY = """\
 model: {num_layers: 1, num_heads: 2, hidden_dim: 32, intermediate_dim: 64, max_length: 512,
         position: rotary, norm: rms, activation: swiglu, bias: false}
-data: {dir: data/tinyworld, replies_only: true}
+data: {dir: data/tinyworld, assistant_only_loss: true}
 train: {max_steps: 500000, batch_size: 4, sequence_length: 96, log_every: 10,
         eval_every: 0, checkpoint_every: 0, sample_every: 200, sample_prompts: ["It was Monday."]}
 sampling: {max_tokens: 60, temperature: 0.7}

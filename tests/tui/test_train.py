@@ -6,14 +6,14 @@ import pytest
 
 from kgpt.config import Config
 from kgpt.errors import RunError, UsageError
-from kgpt_tui import launch
-from kgpt_tui.cost import Speed, estimate
-from kgpt_tui.run_form import RunForm, form_fields
-from kgpt_tui.screens import train
-from kgpt_tui.screens.prepare import PrepareScreen
-from kgpt_tui.screens.train import TrainScreen
-from kgpt_tui.screens.watch import WatchScreen
-from kgpt_tui.widgets.option_rows import Choice, OptionRow
+from kgpt_tui.runs.watch import WatchScreen
+from kgpt_tui.shared.option_rows import Choice, OptionRow
+from kgpt_tui.train import launch
+from kgpt_tui.train import screen as train
+from kgpt_tui.train.cost import Speed, estimate
+from kgpt_tui.train.prepare import PrepareScreen
+from kgpt_tui.train.run_form import RunForm, form_fields
+from kgpt_tui.train.screen import TrainScreen
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import make_run
 

@@ -7,14 +7,14 @@ import time
 import pytest
 
 from kgpt.runs import Run
-from kgpt_tui import launch
-from kgpt_tui.screens.dialogs import AskScreen, ChoiceScreen
-from kgpt_tui.screens.runs import RunsScreen
-from kgpt_tui.screens.watch import WatchScreen
-from kgpt_tui.widgets.chart import Chart, ChartPanel
-from kgpt_tui.widgets.chart_board import ChartBoard
-from kgpt_tui.widgets.run_header import RunHeader
-from kgpt_tui.widgets.samples import Samples
+from kgpt_tui.runs.chart import Chart, ChartPanel
+from kgpt_tui.runs.chart_board import ChartBoard
+from kgpt_tui.runs.run_header import RunHeader
+from kgpt_tui.runs.samples import Samples
+from kgpt_tui.runs.screen import RunsScreen
+from kgpt_tui.runs.watch import WatchScreen
+from kgpt_tui.shared.dialogs import AskScreen, ChoiceScreen
+from kgpt_tui.train import launch
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import add_sample, dead_pid, make_run, metric, set_status
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from kgpt.training.callbacks.status import StatusKeeper
+from kgpt.training.callbacks.status_writer import StatusWriter
 
 BAR_WIDTH = 24
 IN_BAR_ONLY = ("grad_norm", "tokens_per_s", "mfu")  # in a terminal; plain lines have everything
@@ -26,7 +26,7 @@ class Screen:
         quiet: show nothing but write the log.
     """
 
-    def __init__(self, console: Console, status: StatusKeeper, log: Path | None, quiet=False):
+    def __init__(self, console: Console, status: StatusWriter, log: Path | None, quiet=False):
         self.console, self.status, self.quiet = console, status, quiet
         self._log = log.open("a", encoding="utf-8") if log else None
         self._row: dict = {}

@@ -1,0 +1,1 @@
+"""Model directories on disk: Hugging Face configuration, weights, quantized storage, importers."""

@@ -1,0 +1,242 @@
+"""Models from elsewhere, as kgpt's model directories.
+
+A source is a model directory in any layout that kgpt reads, the name of one on the Hugging Face
+hub, a preset directory of KerasNLP's GPT-2, or a nanoGPT checkpoint. Nothing in a source is run.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgpt.checkpoints.copying import copy_model
+from kgpt.checkpoints.pretrained import load_config, write_config
+from kgpt.checkpoints.weight_map import gpt2_name, shapes
+from kgpt.checkpoints.weights import write_weights
+from kgpt.config import ModelConfig
+from kgpt.errors import CheckpointError, UsageError
+from kgpt.text.special_tokens import read_object
+from kgpt.text.tokenizer import Tokenizer
+from kgpt.text.tokenizer_files import read_gpt2
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
+
+
+def import_from(
+    source: str, out: Path, tokenizer: Tokenizer | None = None, dtype: str | None = None
+) -> None:
+    """Fill the empty folder `out` with the model that `source` names.
+
+    Args:
+        tokenizer: in place of the source's own; a nanoGPT checkpoint has none.
+        dtype: the storage type; as in the source when not given.
+    """
+    path = Path(source)
+    if path.is_file():
+        return _import_nanogpt(path, out, tokenizer, dtype)
+    if not path.is_dir():
+        if not HUB_NAME.fullmatch(source) or source.startswith("."):
+            raise UsageError(
+                f"{source} is no file, no folder, and no name on the hub such as openai/gpt2."
+            )
+        path = download(source)
+    if "registered_name" in read_object(path / "config.json"):
+        return _import_keras_hub(path, out, tokenizer, dtype)
+    tokenizer = tokenizer or Tokenizer.load(path)
+    _check_vocabulary(tokenizer, load_config(path))
+    copy_model(path, out, dtype, tokenizer)
+
+
+def download(name: str) -> Path:
+    """The files of the hub's model `name`, or `name@revision`, in the local cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )  # fmt: skip
+
+    repository, _, revision = name.partition("@")
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=HUB_FILES,
+                ignore_patterns=["*/*"],
+            )
+        )
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{name} is given only to those who accept its licence: do so on its page at "
+            "huggingface.co, then `hf auth login`."
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise UsageError(f"The hub has no model {name}.") from None
+    except LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"Could not download {name}: huggingface.co cannot be reached, and it is not in the "
+            "local cache; copy its folder here and import that."
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise CheckpointError(f"Could not download {name}: {reason}.") from None
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{name} does not come as safetensors, the only weights kgpt reads.")
+    return folder
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    if tokenizer.vocab_size > config.known_vocab_size:
+        raise CheckpointError(
+            f"The tokenizer has ids up to {tokenizer.vocab_size - 1}, but the model knows only "
+            f"{config.vocab_size} tokens; they do not belong together."
+        )
+
+
+def _import_keras_hub(
+    folder: Path, out: Path, tokenizer: Tokenizer | None, dtype: str | None
+) -> None:
+    described = read_object(folder / "config.json")
+    if described.get("class_name") != "GPT2Backbone":
+        raise CheckpointError(
+            f"{folder} holds a {described.get('class_name')}; of KerasNLP's models kgpt reads "
+            "GPT2Backbone and GPT2CausalLM."
+        )
+    assets = folder / "assets" / "tokenizer"
+    if tokenizer is None and not (assets / "merges.txt").is_file():
+        raise UsageError(f"{folder} has no tokenizer; name one with --tokenizer.")
+    tokenizer = tokenizer or Tokenizer(read_gpt2(assets / "vocabulary.json", assets / "merges.txt"))
+    names = {
+        "vocabulary_size": "vocab_size", "num_layers": "num_layers", "num_heads": "num_heads",
+        "hidden_dim": "hidden_dim", "intermediate_dim": "intermediate_dim",
+        "max_sequence_length": "max_length",
+    }  # fmt: skip
+    try:
+        theirs = {name: described["config"][name] for name in names}
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a GPT-2.") from None
+    config = ModelConfig.parse({names[name]: value for name, value in theirs.items()})
+    _check_vocabulary(tokenizer, config)
+    import keras_nlp
+
+    backbone = keras_nlp.models.GPT2Backbone(**theirs)
+    try:
+        backbone.load_weights(str(_keras_weights(folder)))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise CheckpointError(f"The weights in {folder} are damaged: {reason}.") from None
+    weights = {weight.path: weight for weight in backbone.weights}
+
+    def read(path: str) -> np.ndarray:
+        parts = [weights[name].numpy() for name in _keras_names(path)]
+        shape = wanted[path]
+        joined = [part.reshape(*shape[:-1], -1) for part in parts]
+        return np.concatenate(joined, axis=-1)
+
+    wanted = dict(shapes(config))
+    write_config(out, config, tokenizer, None, dtype or "float32")
+    write_weights(out, config, read, dtype or "float32")
+
+
+def _keras_weights(folder: Path) -> Path:
+    """The weights file of a preset, or the index of several."""
+    index = folder / "model.weights.json"
+    return index if index.is_file() else folder / "model.weights.h5"
+
+
+def _keras_names(path: str) -> list[str]:
+    """The weights of KerasNLP's GPT-2 that make up kgpt's variable `path`."""
+    block, _, part = path.partition("/")
+    if not block.startswith("block_"):
+        return {
+            "token_embedding": ["token_embedding/embeddings"],
+            "position_embedding": ["position_embedding/embeddings"],
+            "final_norm/scale": ["layer_norm/gamma"],
+            "final_norm/bias": ["layer_norm/beta"],
+        }[path]
+    fused = [f"self_attention/{name}" for name in ("query", "key", "value")]
+    names = {
+        "attention_norm/scale": ["self_attention_layer_norm/gamma"],
+        "attention_norm/bias": ["self_attention_layer_norm/beta"],
+        "attention/qkv": [f"{name}/kernel" for name in fused],
+        "attention/qkv_bias": [f"{name}/bias" for name in fused],
+        "attention/output": ["self_attention/attention_output/kernel"],
+        "attention/output_bias": ["self_attention/attention_output/bias"],
+        "mlp_norm/scale": ["feedforward_layer_norm/gamma"],
+        "mlp_norm/bias": ["feedforward_layer_norm/beta"],
+        "mlp/up": ["feedforward_intermediate_dense/kernel"],
+        "mlp/up_bias": ["feedforward_intermediate_dense/bias"],
+        "mlp/down": ["feedforward_output_dense/kernel"],
+        "mlp/down_bias": ["feedforward_output_dense/bias"],
+    }[part]
+    return [f"transformer_layer_{block.removeprefix('block_')}/{name}" for name in names]
+
+
+def _import_nanogpt(file: Path, out: Path, tokenizer: Tokenizer | None, dtype: str | None) -> None:
+    if tokenizer is None:
+        raise UsageError(
+            "A nanoGPT checkpoint has no tokenizer; name one with --tokenizer "
+            "(the folder of any GPT-2, if it was trained on GPT-2's tokens)."
+        )
+    checkpoint = _load_tensors(file)
+    arguments = checkpoint.get("model_args")
+    state = checkpoint.get("model")
+    if not isinstance(arguments, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{file} is no nanoGPT checkpoint: it lacks model_args or model.")
+    names = {"n_layer": "num_layers", "n_head": "num_heads", "n_embd": "hidden_dim",
+             "block_size": "max_length", "bias": "bias", "vocab_size": "vocab_size"}  # fmt: skip
+    known = {names[name]: arguments[name] for name in names if name in arguments}
+    config = ModelConfig.parse(known | {"activation": "gelu"}, str(file))
+    _check_vocabulary(tokenizer, config)
+    state = {name.removeprefix("_orig_mod."): tensor for name, tensor in state.items()}
+    wanted = dict(shapes(config))
+    table = {path: gpt2_name(path) for path in wanted}
+    for path, name in table.items():
+        if name not in state:
+            raise CheckpointError(f"{file} lacks the tensor {name}.")
+        shape = tuple(state[name].shape)
+        if shape != (wanted[path][::-1] if _is_linear(path) else wanted[path]):
+            raise CheckpointError(f"{file} holds {name} with the unexpected shape {list(shape)}.")
+
+    def read(path: str) -> np.ndarray:
+        value = state[table[path]].float().numpy()
+        return value.T if _is_linear(path) else value
+
+    write_config(out, config, tokenizer, None, dtype or "float32")
+    write_weights(out, config, read, dtype or "float32")
+
+
+def _load_tensors(file: Path) -> dict[str, Any]:
+    """A torch checkpoint, read by the loader that can build nothing but tensors and plain data."""
+    import pickle
+
+    try:
+        import torch
+    except ImportError:
+        raise UsageError(
+            'Reading a torch checkpoint needs torch; `pip install "kgpt[torch]"`.'
+        ) from None
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{file} is refused: it holds more than tensors, and loading it could run code."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".") or "it ends too early"
+        raise CheckpointError(f"{file} is no readable torch checkpoint: {reason}.") from None
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{file} is no nanoGPT checkpoint.")
+    return loaded
+
+
+def _is_linear(path: str) -> bool:
+    """True for the matrices, which torch keeps (out, in)."""
+    return path.startswith("block_") and path.split("/")[-1] in ("qkv", "output", "up", "down")

@@ -1,0 +1,159 @@
+"""Under which names, and in which orientation, the weights of a GPT lie in a model file.
+
+For each family (see `families.py`) and every variable of a `kgpt.GPT`: the tensors that hold it.
+The same table serves reading and writing. No Keras here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kgpt.config import ModelConfig
+
+# What older software stored beside the weights, though it follows from the configuration.
+BUFFERS = re.compile(r".*\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)|lm_head\.weight")
+PREFIXES = ("transformer.", "model.")  # a model saved without its head lacks them
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One variable of kgpt as it lies in a file.
+
+    Attributes:
+        path: the variable's path below the model, such as "block_0/attention/qkv".
+        shape: the variable's shape.
+        names: the tensors that hold it, in order, side by side along its last axis.
+        widths: the last-axis width of each.
+        transposed: each tensor is stored (out, in) instead of kgpt's (in, out).
+        absent: kgpt has no such variable; the file wants zeros.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+    transposed: bool = False
+    absent: bool = False
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...], int]]:
+        """Name and shape in the file of each part, and where it begins along the last axis."""
+        start = 0
+        for name, width in zip(self.names, self.widths, strict=True):
+            shape = (*self.shape[:-1], width)
+            yield name, shape[::-1] if self.transposed else shape, start
+            start += width
+
+
+def layout(config: ModelConfig, family: str) -> Iterator[Stored]:
+    """Every tensor of a model file of `family`."""
+    table = {"gpt2": _gpt2, "kgpt": _own}.get(family, _llama)
+    return table(config)
+
+
+def shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Path and shape of every variable of a GPT, in the model's order."""
+    d, f, h = config.hidden_dim, config.intermediate_dim, config.head_dim
+    heads, kv = config.num_heads * h, config.num_kv_heads * h
+    hidden = f * (2 if config.activation == "swiglu" else 1)
+    norm: Shapes = {"scale": (d,)}
+    norm |= {"bias": (d,)} if config.norm == "layer" and config.bias else {}
+    attention: Shapes = {"qkv": (d, heads + 2 * kv), "output": (heads, d)}
+    attention |= {"qkv_bias": (heads + 2 * kv,)} if config.has_qkv_bias else {}
+    attention |= {"output_bias": (d,)} if config.bias else {}
+    attention |= {"query_norm/scale": (h,), "key_norm/scale": (h,)} if config.qk_norm else {}
+    mlp: Shapes = {"up": (d, hidden), "down": (f, d)}
+    mlp |= {"up_bias": (hidden,), "down_bias": (d,)} if config.has_mlp_bias else {}
+    parts = {"attention_norm": norm, "attention": attention, "mlp_norm": norm, "mlp": mlp}
+    vocab = config.known_vocab_size
+    yield "token_embedding", (vocab, d)
+    if config.position == "learned":
+        yield "position_embedding", (config.max_length, d)
+    if not config.tie_embeddings:
+        yield "head", (vocab, d)
+    for i in range(config.num_layers):
+        for part, weights in parts.items():
+            for name, shape in weights.items():
+                yield f"block_{i}/{part}/{name}", shape
+    for name, shape in norm.items():
+        yield f"final_norm/{name}", shape
+
+
+def _own(config: ModelConfig) -> Iterator[Stored]:
+    """kgpt's own names: the variables' paths."""
+    for path, shape in shapes(config):
+        yield Stored(path, shape, (path.replace("/", "."),), shape[-1:])
+
+
+_GPT2_NAMES = {
+    "token_embedding": "transformer.wte.weight",
+    "position_embedding": "transformer.wpe.weight",
+    "head": "lm_head.weight",
+    "final_norm/scale": "transformer.ln_f.weight",
+    "final_norm/bias": "transformer.ln_f.bias",
+    "attention_norm/scale": "ln_1.weight",
+    "attention_norm/bias": "ln_1.bias",
+    "attention/qkv": "attn.c_attn.weight",
+    "attention/qkv_bias": "attn.c_attn.bias",
+    "attention/output": "attn.c_proj.weight",
+    "attention/output_bias": "attn.c_proj.bias",
+    "mlp_norm/scale": "ln_2.weight",
+    "mlp_norm/bias": "ln_2.bias",
+    "mlp/up": "mlp.c_fc.weight",
+    "mlp/up_bias": "mlp.c_fc.bias",
+    "mlp/down": "mlp.c_proj.weight",
+    "mlp/down_bias": "mlp.c_proj.bias",
+}
+
+
+def gpt2_name(path: str) -> str:
+    """What GPT-2 calls the variable `path`."""
+    block, _, part = path.partition("/")
+    if block.startswith("block_"):
+        return f"transformer.h.{block.removeprefix('block_')}.{_GPT2_NAMES[part]}"
+    return _GPT2_NAMES[path]
+
+
+def _gpt2(config: ModelConfig) -> Iterator[Stored]:
+    """GPT-2 keeps its matrices (in, out), as kgpt does, and cannot do without biases."""
+    for path, shape in shapes(config.model_copy(update={"bias": True})):
+        absent = not config.bias and path.endswith("bias")
+        yield Stored(path, shape, (gpt2_name(path),), shape[-1:], absent=absent)
+
+
+_LLAMA_NAMES = {
+    "token_embedding": ("model.embed_tokens.weight",),
+    "head": ("lm_head.weight",),
+    "final_norm/scale": ("model.norm.weight",),
+    "attention_norm/scale": ("input_layernorm.weight",),
+    "attention/qkv": tuple(f"self_attn.{name}_proj.weight" for name in "qkv"),
+    "attention/qkv_bias": tuple(f"self_attn.{name}_proj.bias" for name in "qkv"),
+    "attention/output": ("self_attn.o_proj.weight",),
+    "attention/output_bias": ("self_attn.o_proj.bias",),
+    "attention/query_norm/scale": ("self_attn.q_norm.weight",),
+    "attention/key_norm/scale": ("self_attn.k_norm.weight",),
+    "mlp_norm/scale": ("post_attention_layernorm.weight",),
+    "mlp/up": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+    "mlp/up_bias": ("mlp.gate_proj.bias", "mlp.up_proj.bias"),
+    "mlp/down": ("mlp.down_proj.weight",),
+    "mlp/down_bias": ("mlp.down_proj.bias",),
+}
+_TRANSPOSED = ("attention/qkv", "attention/output", "mlp/up", "mlp/down")
+
+
+def _llama(config: ModelConfig) -> Iterator[Stored]:
+    """Llama and its kin keep matrices (out, in), and each product by itself."""
+    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    f = config.intermediate_dim
+    for path, shape in shapes(config):
+        block, _, part = path.partition("/")
+        inside = block.startswith("block_")
+        names = _LLAMA_NAMES[part if inside else path]
+        if inside:
+            names = tuple(f"model.layers.{block.removeprefix('block_')}.{name}" for name in names)
+        widths = {3: (heads, kv, kv), 2: (f, f), 1: shape[-1:]}[len(names)]
+        yield Stored(path, shape, names, widths, transposed=part in _TRANSPOSED)

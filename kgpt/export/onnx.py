@@ -1,0 +1,262 @@
+"""ONNX: one graph for whole texts and for single cached steps, written node by node.
+
+Names and shapes are those that Optimum and transformers.js use for a decoder with past:
+
+    input_ids (B, T), attention_mask (B, S + T), position_ids (B, T) int64
+    past_key_values.0.key, .value, ... (B, K, S, H)   ->   logits (B, T, V)
+                                                           present.0.key, .value (B, K, S + T, H)
+
+With S = 0 it is the whole forward pass, with T = 1 a step. The graph needs opset 17.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgpt.checkpoints.pretrained import load_config, load_sampling, write_config
+from kgpt.checkpoints.weights import Weights
+from kgpt.config import ModelConfig
+from kgpt.errors import UsageError
+from kgpt.model.positions import rotary_frequencies, sinusoids
+from kgpt.text.tokenizer import Tokenizer
+
+OPSET = 17
+INLINE_BYTES = 1_500_000_000  # a larger model's weights lie in a file of their own
+
+
+def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
+    """Write model.onnx and the tokenizer into the empty folder `out`.
+
+    Weights are stored as float32, or as float16 to be widened when the model is loaded.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UsageError('The format onnx needs onnx; `pip install "kgpt[onnx]"`.') from None
+    if dtype == "bfloat16":
+        raise UsageError("ONNX runtimes hardly know bfloat16; give --dtype float32 or float16.")
+    config = load_config(folder)
+    graph = Graph(config, Weights(folder, config), dtype or "float32")
+    model = graph.build()
+    large = graph.weight_bytes > INLINE_BYTES
+    onnx.save(
+        model, str(out / "model.onnx"), save_as_external_data=large, location="model.onnx_data"
+    )
+    onnx.checker.check_model(str(out / "model.onnx"))
+    write_config(out, config, Tokenizer.load(folder), load_sampling(folder), dtype or "float32")
+
+
+class Graph:
+    """The nodes of one model, in the order they run."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, dtype: str):
+        self.config = config
+        self.weights = weights
+        self.dtype = dtype
+        self.weight_bytes = 0
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+
+    # -- writing nodes ---------------------------------------------------------------------
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node; returns the name of its output, or a list of several."""
+        from onnx import helper
+
+        names = [f"{kind}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, value: Any, dtype: str = "int64") -> str:
+        from onnx import numpy_helper
+
+        name = f"constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def weight(self, path: str) -> str:
+        """The variable called `path`, in float32."""
+        from onnx import TensorProto, numpy_helper
+
+        value = self.weights.read(path, self.dtype)
+        self.weight_bytes += value.nbytes
+        self.initializers.append(numpy_helper.from_array(value, path))
+        return path if self.dtype == "float32" else self.op("Cast", path, to=TensorProto.FLOAT)
+
+    def rename(self, name: str, to: str) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Identity", [name], [to]))
+
+    # -- the model ---------------------------------------------------------------------------
+
+    def build(self) -> Any:
+        """The whole model as an ONNX `ModelProto`."""
+        from onnx import TensorProto, helper
+
+        config = self.config
+        cache = ["batch", config.num_kv_heads, "past", config.head_dim]
+        grown = ["batch", config.num_kv_heads, "total", config.head_dim]
+
+        def tensor(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> Any:
+            return helper.make_tensor_value_info(name, kind, shape)
+
+        inputs = [
+            tensor("input_ids", ["batch", "tokens"], TensorProto.INT64),
+            tensor("attention_mask", ["batch", "total"], TensorProto.INT64),
+            tensor("position_ids", ["batch", "tokens"], TensorProto.INT64),
+        ]
+        outputs = [tensor("logits", ["batch", "tokens", config.known_vocab_size])]
+        for i in range(config.num_layers):
+            for part in ("key", "value"):
+                inputs.append(tensor(f"past_key_values.{i}.{part}", cache))
+                outputs.append(tensor(f"present.{i}.{part}", grown))
+        self._forward()
+        graph = helper.make_graph(self.nodes, "kgpt", inputs, outputs, self.initializers)
+        return helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            producer_name="kgpt",
+            ir_version=8,
+        )
+
+    def _forward(self) -> None:
+        config = self.config
+        table = self.weight("token_embedding")
+        x = self.op("Gather", table, "input_ids")  # (B, T, D)
+        if config.position == "learned":
+            positions = self.weight("position_embedding")
+            x = self.op("Add", x, self.op("Gather", positions, "position_ids"))
+        elif config.position == "sinusoidal":
+            values = sinusoids(config.max_length, config.hidden_dim)
+            positions = self.constant(values, "float32")
+            x = self.op("Add", x, self.op("Gather", positions, "position_ids"))
+        bias, angles = self._bias(), self._angles()
+        for i in range(config.num_layers):
+            normed = self._norm(x, f"block_{i}/attention_norm")
+            x = self.op("Add", x, self._attention(normed, i, bias, angles))
+            normed = self._norm(x, f"block_{i}/mlp_norm")
+            x = self.op("Add", x, self._mlp(normed, f"block_{i}/mlp"))
+        x = self._norm(x, "final_norm")
+        head = table if config.tie_embeddings else self.weight("head")
+        self.rename(self.op("MatMul", x, self.op("Transpose", head, perm=[1, 0])), "logits")
+
+    def _bias(self) -> str:
+        """(B, 1, 1, T, S + T): 0 where a query may look, a very small number elsewhere."""
+        from onnx import TensorProto
+
+        zero, one, first = self.constant(0), self.constant(1), self.constant([1])
+        tokens = self.op("Squeeze", self.op("Shape", "input_ids", start=1, end=2))
+        total = self.op("Squeeze", self.op("Shape", "attention_mask", start=1, end=2))
+        past = self.op("Sub", total, tokens)
+        rows = self.op("Unsqueeze", self.op("Range", past, total, one), first)  # (T, 1)
+        columns = self.op("Range", zero, total, one)  # (S + T,)
+        seen = self.op("LessOrEqual", columns, rows)
+        if self.config.sliding_window is not None:
+            oldest = self.op("Sub", rows, self.constant(self.config.sliding_window))
+            seen = self.op("And", seen, self.op("Greater", columns, oldest))
+        real = self.op("Cast", "attention_mask", to=TensorProto.BOOL)
+        real = self.op("Unsqueeze", real, self.constant([1, 2, 3]))  # (B, 1, 1, 1, S + T)
+        return self.op(
+            "Where",
+            self.op("And", real, seen),
+            self.constant(0.0, "float32"),
+            self.constant(-1e9, "float32"),
+        )
+
+    def _angles(self) -> tuple[str, str] | None:
+        """Cosines and sines of the rotary angles, (B, 1, T, H / 2)."""
+        from onnx import TensorProto
+
+        config = self.config
+        if config.position != "rotary":
+            return None
+        rotary = rotary_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        positions = self.op("Cast", "position_ids", to=TensorProto.FLOAT)
+        positions = self.op("Unsqueeze", positions, self.constant([1, 3]))
+        angles = self.op("Mul", positions, self.constant(rotary.frequencies, "float32"))
+        size = self.constant(rotary.magnitude, "float32")
+        cos, sin = (self.op("Mul", self.op(kind, angles), size) for kind in ("Cos", "Sin"))
+        return cos, sin
+
+    def _norm(self, x: str, path: str) -> str:
+        epsilon, scale = self.config.norm_epsilon, self.weight(f"{path}/scale")
+        if self.config.norm == "layer" and not path.endswith(("query_norm", "key_norm")):
+            bias = [self.weight(f"{path}/bias")] if self.config.bias else []
+            return self.op("LayerNormalization", x, scale, *bias, axis=-1, epsilon=epsilon)
+        square = self.op("ReduceMean", self.op("Mul", x, x), axes=[-1], keepdims=1)
+        root = self.op("Sqrt", self.op("Add", square, self.constant(epsilon, "float32")))
+        return self.op("Mul", self.op("Div", x, root), scale)
+
+    def _dense(self, x: str, path: str, bias: bool) -> str:
+        y = self.op("MatMul", x, self.weight(path))
+        return self.op("Add", y, self.weight(f"{path}_bias")) if bias else y
+
+    def _attention(self, x: str, layer: int, bias: str, angles: tuple[str, str] | None) -> str:
+        config, path = self.config, f"block_{layer}/attention"
+        n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
+        fused = self._dense(x, f"{path}/qkv", config.has_qkv_bias)
+        widths = self.constant([n * h, k * h, k * h])
+        query, key, value = self.op("Split", fused, widths, outputs=3, axis=-1)
+        query, key, value = (
+            self.op("Reshape", part, self.constant([0, 0, heads, h]))
+            for part, heads in ((query, n), (key, k), (value, k))
+        )
+        if config.qk_norm:
+            query = self._norm(query, f"{path}/query_norm")
+            key = self._norm(key, f"{path}/key_norm")
+        query, key, value = (
+            self.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (query, key, value)
+        )
+        if angles is not None:
+            query, key = self._rotated(query, *angles), self._rotated(key, *angles)
+        key = self.op("Concat", f"past_key_values.{layer}.key", key, axis=2)  # (B, K, S + T, H)
+        value = self.op("Concat", f"past_key_values.{layer}.value", value, axis=2)
+        self.rename(key, f"present.{layer}.key")
+        self.rename(value, f"present.{layer}.value")
+        query = self.op("Mul", query, self.constant(h**-0.5, "float32"))
+        query = self.op("Reshape", query, self.constant([0, k, n // k, -1, h]))  # (B, K, G, T, H)
+        key, value = (self.op("Unsqueeze", part, self.constant([2])) for part in (key, value))
+        scores = self.op("MatMul", query, self.op("Transpose", key, perm=[0, 1, 2, 4, 3]))
+        weights = self.op("Softmax", self.op("Add", scores, bias), axis=-1)
+        heads = self.op("MatMul", weights, value)
+        heads = self.op("Reshape", heads, self.constant([0, n, -1, h]))
+        heads = self.op("Transpose", heads, perm=[0, 2, 1, 3])
+        flat = self.op("Reshape", heads, self.constant([0, 0, n * h]))
+        return self._dense(flat, f"{path}/output", config.bias)
+
+    def _rotated(self, x: str, cos: str, sin: str) -> str:
+        halves = self.constant([self.config.head_dim // 2] * 2)
+        first, second = self.op("Split", x, halves, outputs=2, axis=-1)
+        left = self.op("Sub", self.op("Mul", first, cos), self.op("Mul", second, sin))
+        right = self.op("Add", self.op("Mul", second, cos), self.op("Mul", first, sin))
+        return self.op("Concat", left, right, axis=-1)
+
+    def _mlp(self, x: str, path: str) -> str:
+        config = self.config
+        hidden = self._dense(x, f"{path}/up", config.has_mlp_bias)
+        if config.activation == "swiglu":
+            widths = self.constant([config.intermediate_dim] * 2)
+            gate, value = self.op("Split", hidden, widths, outputs=2, axis=-1)
+            active = self.op("Mul", self.op("Mul", gate, self.op("Sigmoid", gate)), value)
+        else:
+            active = self._gelu(hidden)
+        return self._dense(active, f"{path}/down", config.has_mlp_bias)
+
+    def _gelu(self, x: str) -> str:
+        """x times the normal distribution function, exactly or as GPT-2 approximates it."""
+
+        def number(value: float) -> str:
+            return self.constant(value, "float32")
+
+        if self.config.activation == "gelu":
+            bent = self.op("Erf", self.op("Mul", x, number(0.5**0.5)))
+        else:
+            cube = self.op("Mul", self.op("Mul", x, x), x)
+            inner = self.op("Add", x, self.op("Mul", cube, number(0.044715)))
+            bent = self.op("Tanh", self.op("Mul", inner, number((2 / np.pi) ** 0.5)))
+        share = self.op("Mul", self.op("Add", bent, number(1.0)), number(0.5))
+        return self.op("Mul", x, share)

@@ -1,0 +1,1 @@
+"""The SavedModel export: the whole text generator as one TensorFlow graph."""

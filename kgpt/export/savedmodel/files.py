@@ -1,0 +1,174 @@
+"""What lies beside the graph of a SavedModel: a model card, warm-up and example requests.
+
+assets.extra/README.md                    the model card: signatures, defaults, how to serve
+assets.extra/tokenizer.json ...           the tokenizer and the default sampling, as files
+assets.extra/tf_serving_warmup_requests   run by TensorFlow Serving before it is ready
+assets.extra/models.config                for its --model_config_file
+assets.extra/requests/                    an example for REST and one for gRPC
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from kgpt.config import SamplingConfig
+from kgpt.export.savedmodel.controls import default_controls
+from kgpt.export.savedmodel.signatures import ServedModel
+
+KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+GRPC_CLIENT = '''"""Send an example to TensorFlow Serving: python grpc_client.py [localhost:8500]"""
+
+import pathlib
+import sys
+
+import grpc
+from google.protobuf import text_format
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+file = pathlib.Path(__file__).with_name("grpc.textproto")
+request = text_format.Parse(file.read_text(), PredictRequest())
+address = sys.argv[1] if len(sys.argv) > 1 else "localhost:8500"
+with grpc.insecure_channel(address) as channel:
+    reply = PredictionServiceStub(channel).Predict(request, timeout=60)
+for name, tensor in reply.outputs.items():
+    print(name, list(tensor.string_val or tensor.int_val))
+'''
+
+
+def write_files(folder: Path, out: Path, served: ServedModel) -> None:
+    """Fill the SavedModel in `out`, made from the model in `folder`, with `assets.extra`."""
+    extra = out / "assets.extra"
+    requests = extra / "requests"
+    requests.mkdir(parents=True)
+    for name in KEPT:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, extra / name)
+    name = model_name(out)
+    example = example_request(served, name)
+    (requests / "rest.json").write_text(json.dumps(as_rest(example), indent=2) + "\n")
+    (requests / "grpc.textproto").write_text(text_format.MessageToString(example))
+    (requests / "grpc_client.py").write_text(GRPC_CLIENT)
+    (extra / "models.config").write_text(models_config(name))
+    (extra / "README.md").write_text(model_card(name, served), encoding="utf-8")
+    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as file:
+        for request in warm_up_requests(served, name):
+            log = PredictionLog(predict_log=PredictLog(request=request))
+            file.write(log.SerializeToString())
+
+
+def model_name(out: Path) -> str:
+    """What the model is called: the folder that holds its versions."""
+    return out.absolute().parent.name or "kgpt"
+
+
+def models_config(name: str) -> str:
+    config = ModelServerConfig()
+    entry = config.model_config_list.config.add()
+    entry.name, entry.base_path, entry.model_platform = name, f"/models/{name}", "tensorflow"
+    return text_format.MessageToString(config)
+
+
+def example_request(served: ServedModel, name: str) -> PredictRequest:
+    """A request with every control that text signatures have."""
+    if "generate" in served.signatures:
+        return request_for(served, name, "generate", {"prompts": ["Once upon a time"]})
+    return request_for(served, name, "generate_ids", {"ids": [[0]]})
+
+
+def warm_up_requests(served: ServedModel, name: str) -> list[PredictRequest]:
+    """A short request for each signature, so that no caller pays for the first run."""
+    turn = {"roles": [["user"]], "contents": [["Hello!"]]}
+    inputs: dict[str, dict[str, Any]] = {
+        "logits": {"ids": [[0, 1]]},
+        "generate_ids": {"ids": [[0, 1]]},
+        "generate": {"prompts": ["Hello", "Hello, how are you?"]},
+        "chat_generate": turn,
+        "score": {"texts": ["Hello!"]},
+        "tokenize": {"texts": ["Hello!"]},
+        "detokenize": {"ids": [[0, 1]]},
+    }
+    short = SamplingConfig(max_tokens=2)
+    return [
+        request_for(served, name, signature, values, short)
+        for signature, values in inputs.items()
+        if signature in served.signatures
+    ]
+
+
+def request_for(
+    served: ServedModel,
+    name: str,
+    signature: str,
+    inputs: Mapping[str, Any],
+    sampling: SamplingConfig | None = None,
+) -> PredictRequest:
+    """A request to one signature, with controls where it takes them."""
+    request = PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = name, signature
+    wanted = served.signatures[signature].input_signature
+    sampling = sampling or served.defaults
+    # An empty stop string is none; servers' JSON knows no list without elements.
+    controls = default_controls(sampling.model_copy(update={"stop": sampling.stop or [""]}))
+    for spec in wanted:
+        value = inputs.get(spec.name, controls.get(spec.name))
+        request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(value, spec.dtype))
+    return request
+
+
+def as_rest(request: PredictRequest) -> dict[str, Any]:
+    """The body of the same request to /v1/models/NAME:predict."""
+
+    def plain(tensor):
+        values = tf.make_ndarray(tensor).tolist()
+        return json.loads(json.dumps(values, default=lambda text: text.decode()))
+
+    return {
+        "signature_name": request.model_spec.signature_name,
+        "inputs": {name: plain(tensor) for name, tensor in request.inputs.items()},
+    }
+
+
+def model_card(name: str, served: ServedModel) -> str:
+    config, defaults = served.model.config, served.defaults
+    shape = (
+        f"{config.num_layers} layers of {config.hidden_dim}, {config.num_heads} heads, "
+        f"{config.vocab_size} tokens, context {config.max_length}, "
+        f"{config.num_parameters():,} parameters"
+    )
+    set_values = defaults.model_dump(exclude_defaults=True) or {"all": "kgpt's defaults"}
+    lines = [f"# {name}", "", f"A GPT trained with kgpt: {shape}.", "", "## Signatures", ""]
+    for signature, function in sorted(served.signatures.items()):
+        inputs = ", ".join(spec.name for spec in function.input_signature)
+        lines.append(f"- `{signature}`: {inputs}")
+    lines += [f"- without `{missing}`: {reason}" for missing, reason in served.missing.items()]
+    lines += ["", "## Sampling where no controls are given", ""]
+    lines += [f"- {key}: {value}" for key, value in set_values.items()]
+    return "\n".join(lines) + "\n" + SERVING.format(name=name)
+
+
+SERVING = """
+## Serving
+
+Each control is a list: one value for all texts, or one for each. `seed` -1 is random; `stop` holds
+for all texts. Conversations are two lists a row, `roles` and `contents`; an empty role is no
+message. Ids are filled up with -1.
+
+    docker run -p 8500:8500 -p 8501:8501 -v "$PWD/{name}:/models/{name}" -e MODEL_NAME={name} \\
+        tensorflow/serving
+    curl -d @requests/rest.json http://localhost:8501/v1/models/{name}:predict
+    python requests/grpc_client.py localhost:8500
+
+For several models, mount the folder of all of them as /models and give
+`--model_config_file=/models/models.config`.
+"""

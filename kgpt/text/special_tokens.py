@@ -1,0 +1,101 @@
+"""What the special tokens of a tokenizer are for: beginning, end, chat layout, where to stop.
+
+Other software keeps this beside `tokenizer.json`, in tokenizer_config.json,
+special_tokens_map.json, generation_config.json and config.json. All of it is read here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kgpt.errors import DataError
+
+NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Special tokens by role.
+
+    Attributes:
+        tokens: such as {"eos_token": "<|endoftext|>"}; roles without a token are not in it.
+        stop_ids: ids at which a text ends.
+        chat_template: the Jinja template that lays out conversations.
+        config: tokenizer_config.json as it was read; empty for a tokenizer of kgpt's own.
+    """
+
+    tokens: dict[str, str] = field(default_factory=dict)
+    stop_ids: frozenset[int] = frozenset()
+    chat_template: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def read_special_tokens(folder: Path, id_of: Callable[[str], int | None]) -> SpecialTokens | None:
+    """The roles that the files in `folder` give; None if it has no tokenizer_config.json."""
+    config = read_object(folder / "tokenizer_config.json")
+    if not config:
+        return None
+    merged = read_object(folder / "special_tokens_map.json") | config
+    tokens = {name: text for name in NAMES if (text := _text(merged.get(name)))}
+    stop = _stop_ids(folder)
+    if (end := id_of(tokens.get("eos_token", ""))) is not None:
+        stop |= {end}
+    return SpecialTokens(tokens, frozenset(stop), _chat_template(folder, config), config)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged: {error}.") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{file} is damaged: it holds no object.")
+    return values
+
+
+def added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
+    """Tokens that the files beside tokenizer.json add to it, by id, with how they are matched."""
+    found: dict[int, dict[str, Any]] = {}
+    for text, token_id in read_object(folder / "added_tokens.json").items():
+        found[int(token_id)] = {"content": text, "special": text.startswith("<|")}
+    decoder = read_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    return found | {int(token_id): facts for token_id, facts in decoder.items()}
+
+
+def _text(token: Any) -> str | None:
+    """A token as files write it: a string, or an object with its `content`."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) and token else None
+
+
+def _stop_ids(folder: Path) -> set[int]:
+    """`eos_token_id` of generation_config.json, else of config.json: one id or a list."""
+    for name in ("generation_config.json", "config.json"):
+        ids = read_object(folder / name).get("eos_token_id")
+        if ids is None:
+            continue
+        ids = ids if isinstance(ids, list) else [ids]
+        if not all(isinstance(token_id, int) for token_id in ids):
+            raise DataError(f"{folder / name} has an eos_token_id that is no number.")
+        return set(ids)
+    return set()
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if template is None:
+        template = read_object(folder / "chat_template.json").get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = {item.get("name"): item.get("template") for item in template}
+        template = named.get("default")
+    return template if isinstance(template, str) else None

@@ -1,0 +1,35 @@
+"""InputCorruption on inputs: as often as asked, repeatable, and nowhere else."""
+
+import numpy as np
+import pytest
+
+from kgpt.data.corruption import InputCorruption
+from kgpt.data.sampler import PackedSampler
+from kgpt.data.shards import TokenStream
+
+INPUTS = np.full((64, 256), 7, dtype=np.int32)
+
+
+@pytest.mark.parametrize(("dropout", "replacement"), [(0.2, 0.0), (0.0, 0.3), (0.1, 0.5)])
+def test_tokens_are_hidden_and_replaced_as_often_as_asked(dropout, replacement):
+    noisy = InputCorruption(dropout, replacement, blank=1, vocab_size=1000)(INPUTS, seed=3, step=4)
+    hidden, replaced = np.mean(noisy == 1), np.mean((noisy != 1) & (noisy != 7))
+    assert hidden == pytest.approx(dropout, abs=0.015)
+    assert replaced == pytest.approx(replacement, abs=0.015)
+    assert noisy.dtype == np.int32 and noisy.min() >= 0 and noisy.max() < 1000
+
+
+def test_noise_depends_on_seed_and_step_alone():
+    noise = InputCorruption(0.3, 0.3, blank=0, vocab_size=50)
+    assert np.array_equal(noise(INPUTS, 1, 2), noise(INPUTS, 1, 2))
+    assert not np.array_equal(noise(INPUTS, 1, 2), noise(INPUTS, 1, 3))
+    assert not np.array_equal(noise(INPUTS, 1, 2), noise(INPUTS, 2, 2))
+    assert (INPUTS == 7).all()
+
+
+def test_targets_stay_true():
+    stream = TokenStream([np.arange(1000, dtype=np.uint16)])
+    clean = PackedSampler(stream, 16, 8, seed=5)
+    noisy = PackedSampler(stream, 16, 8, seed=5, noise=InputCorruption(0.5, 0.2, 0, 1000))
+    assert np.array_equal(clean.batch(3)[1], noisy.batch(3)[1])
+    assert not np.array_equal(clean.batch(3)[0], noisy.batch(3)[0])

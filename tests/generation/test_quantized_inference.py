@@ -1,0 +1,179 @@
+"""Models that only write: what they compute, what they weigh, what they refuse."""
+
+import gc
+import json
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kgpt import GPT, Tokenizer, backend
+from kgpt.backend.held import Int8Weight, TransposedWeight
+from kgpt.checkpoints.pretrained import load_model, save_model
+from kgpt.cli import main
+from kgpt.config import ModelConfig
+from kgpt.generation.loading import load_for_inference
+from kgpt.generation.scheduler import generate
+from kgpt.generation.sequence import Request
+from kgpt.model.inference_weights import InEightBits, InReadingOrder
+from kgpt.model.quantization import quantize_int8
+from tests.model.conftest import KINDS
+
+from .conftest import greedy
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model directory, with a tokenizer of bytes, whose texts are not all alike."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.of_bytes()
+    config = {**KINDS["llama"], "vocab_size": tokenizer.vocab_size, "max_length": 64}
+    model = GPT(ModelConfig(**config), seed=6)
+    for number, variable in enumerate(model.trainable_variables):
+        noise = np.random.default_rng(number).normal(0, 0.1, variable.shape)
+        variable.assign(variable + noise.astype("float32"))
+    save_model(model, folder, tokenizer)
+    return folder
+
+
+@given(st.integers(1, 5), st.integers(0, 2**31), st.sampled_from([0.0, 1e-20, 1.0, 1e20]))
+def test_a_product_is_its_formula(rows, seed, size):
+    """In numpy: rows and outputs rounded to integers of at most 127, their sums scaled back."""
+    noise = np.random.default_rng(seed)
+    x = (size * noise.normal(size=(rows, 48))).astype("float32")
+    q, scale = quantize_int8(noise.normal(size=(32, 48)).astype("float32"))
+    bias = noise.normal(size=32).astype("float32")
+    held = Int8Weight(*(keras.ops.convert_to_tensor(part) for part in (q, scale[:, 0])))
+    got = backend.dense(keras.ops.convert_to_tensor(x), held, keras.ops.convert_to_tensor(bias))
+    largest = np.maximum(np.abs(x).max(1, keepdims=True), np.float32(1e-30))
+    codes = np.rint(x * (np.float32(127) / largest)).astype("int64")
+    want = (codes @ q.T.astype("int64")) * (scale[:, 0] * (largest / 127)) + bias
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(got), want, rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(1, 9), st.sampled_from([1, 32, 33]), st.booleans(), st.integers(0, 2**31))
+def test_a_turned_matrix_is_the_matrix(rows, width, biased, seed):
+    noise = np.random.default_rng(seed)
+    shapes = (rows, 48), (48, width), (width,)
+    x, kernel, bias = (noise.normal(size=shape).astype("float32") for shape in shapes)
+    transpose = keras.ops.convert_to_tensor(np.ascontiguousarray(kernel.T))
+    packed = backend.prepack_weight(transpose)
+    tensors = [keras.ops.convert_to_tensor(part) for part in (x, kernel, bias)]
+    want = x.astype("float64") @ kernel + (bias if biased else 0)
+    for matrix in (
+        tensors[1],
+        TransposedWeight(transpose),
+        *([] if packed is None else [TransposedWeight(packed)]),
+    ):  # fmt: skip
+        multiply = backend.jit(
+            lambda x, bias, matrix=matrix: backend.dense(x, matrix, bias if biased else None)
+        )
+        got = keras.ops.convert_to_numpy(multiply(tensors[0], tensors[2]))
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_so_it_is_in_half_precision(rows):
+    noise = np.random.default_rng(0)
+    x, transpose = (
+        keras.ops.cast(noise.normal(size=shape), "bfloat16") for shape in ((rows, 48), (33, 48))
+    )
+    packed = backend.prepack_weight(transpose)
+    held = TransposedWeight(transpose if packed is None else packed)
+    multiply = backend.jit(lambda x: keras.ops.cast(backend.dense(x, held), "float32"))
+    floats = [
+        keras.ops.convert_to_numpy(keras.ops.cast(part, "float32")) for part in (x, transpose)
+    ]
+    got = keras.ops.convert_to_numpy(multiply(x))
+    np.testing.assert_allclose(got, floats[0] @ floats[1].T, rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_turned_it_writes_what_it_wrote(tmp_path, kind):
+    """Also where the matrices are turned in place, or not at all."""
+    made = GPT(ModelConfig(**{**KINDS[kind], "initializer_range": 0.3}), seed=6)
+    save_model(made, tmp_path)
+    held, model = load_for_inference(tmp_path), load_model(tmp_path)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, 16)).astype("int32")
+    got, want = (
+        keras.ops.convert_to_numpy(backend.jit(m, m.variables)(ids)) for m in (held, model)
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert held.count_params() <= model.count_params()
+    requests = [Request(ids[0, :length].tolist(), greedy(12)) for length in (1, 5, 16)]
+    texts = [[job.ids for job in generate(m, requests)] for m in (held, model)]
+    assert texts[0] == texts[1]
+    assert len(set(map(tuple, texts[0]))) > 1
+
+
+def test_it_is_near_the_model_it_was_made_of(folder):
+    ids = np.random.default_rng(0).integers(0, 256, (2, 24)).astype("int32")
+    held, floats = load_for_inference(folder, "int8"), load_model(folder)
+    got, want = (keras.ops.convert_to_numpy(model(ids)) for model in (held, floats))
+    assert 0 < np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
+
+
+def test_texts_together_are_each_alone(folder):
+    model = load_for_inference(folder, "int8")
+    noise = np.random.default_rng(1)
+    requests = [
+        Request(noise.integers(0, 256, length).tolist(), greedy(20)) for length in (1, 5, 17, 30)
+    ]
+    together = [job.ids for job in generate(model, requests)]
+    assert together == [generate(model, [request])[0].ids for request in requests]
+    assert len(set(map(tuple, together))) > 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_it_weighs_a_quarter(tmp_path, tied):
+    config = ModelConfig(
+        vocab_size=512, max_length=8, num_layers=2, num_heads=2, hidden_dim=128, tie_embeddings=tied
+    )
+    save_model(GPT(config, seed=1), tmp_path)
+    floats, held = (
+        sum(keras.ops.convert_to_numpy(v).nbytes for v in model.variables)
+        for model in (load_model(tmp_path), load_for_inference(tmp_path, "int8"))
+    )
+    assert held < 0.28 * floats
+
+
+@pytest.mark.parametrize("holding", [InEightBits, InReadingOrder])
+def test_what_it_was_made_of_is_let_go(holding):
+    """Records of their own: TensorFlow has one of variables, PyTorch one of tensors."""
+    kernels = []
+
+    class Watched(holding):
+        def kernels(self, block):
+            kernel = block.attention.qkv
+            kernels.extend([weakref.ref(kernel), weakref.ref(kernel.value)])
+            super().kernels(block)
+
+    model = GPT(ModelConfig(**KINDS["llama"]), seed=1, holding=Watched())
+    gc.collect()
+    assert len(kernels) == 2 * len(model.blocks)
+    assert [kernel() for kernel in kernels] == [None] * len(kernels)
+
+
+def test_every_matrix_is_a_variable_of_the_model(folder):
+    """What is compiled takes those as arguments; as constants they would be there twice."""
+    matrices = [v for v in load_for_inference(folder, "int8").variables if len(v.shape) == 2]
+    assert all(v.dtype == "int8" for v in matrices) and len(matrices) == 2 + 4 * 2
+
+
+def test_commands_take_it(folder, monkeypatch, capfd):
+    monkeypatch.setattr("kgpt.cli.generate.prepare_process", lambda: None)
+    monkeypatch.setattr("kgpt.cli.generate.silence_native_code", lambda: None)
+    command = ["generate", "--model", str(folder), "--prompt", "one", "--max-tokens", "5"]
+    with pytest.raises(SystemExit) as ending:
+        main([*command, "--dtype", "int8", "--temperature", "0", "--json"])
+    assert ending.value.code in (0, None)
+    assert json.loads(capfd.readouterr().out)
+    with pytest.raises(SystemExit) as ending:
+        main([*command, "--dtype", "int3"])
+    assert ending.value.code == 2
+    assert "int3" in capfd.readouterr().err

@@ -1,0 +1,1 @@
+"""Chat: the screen, its widgets, conversations on disk, and the session logic."""

@@ -1,0 +1,123 @@
+"""The list of conversations, with a search over all that was said."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message as Event
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from kgpt_tui.chat.store import Entry
+from kgpt_tui.shared.display import age, one_line
+
+
+class Entries(OptionList):
+    """The conversations found."""
+
+    HELP_TITLE = "Conversations"
+    BINDINGS = [
+        Binding("enter", "select", "Open", id="conversations.open"),
+        Binding("p", "do('pin')", "Pin", id="conversations.pin"),
+        Binding("r", "do('rename')", "Rename", id="conversations.rename"),
+        Binding("d,delete", "do('delete')", "Delete", id="conversations.delete"),
+        Binding("u", "do('undo')", "Undo", id="conversations.undo"),
+        Binding("j", "cursor_down", "Down", id="conversations.down", show=False),
+        Binding("k", "cursor_up", "Up", id="conversations.up", show=False),
+        Binding("slash", "screen.search", "Search", id="conversations.search", show=False),
+    ]
+
+    @property
+    def chosen(self) -> Entry | None:
+        """The conversation under the cursor."""
+        option = None if self.highlighted is None else self.get_option_at_index(self.highlighted)
+        return option.entry if isinstance(option, EntryOption) else None
+
+    def action_do(self, name: str) -> None:
+        entry = self.chosen
+        if entry is not None or name == "undo":
+            self.post_message(ConversationList.Act(name, entry))
+
+
+class EntryOption(Option):
+    """A line of the list that knows its conversation."""
+
+    def __init__(self, entry: Entry, current: bool, width: int):
+        super().__init__(_line(entry, current, width))
+        self.entry = entry
+
+
+class ConversationList(Vertical):
+    """Search above, conversations below."""
+
+    class Act(Event):
+        """Something is to be done with a conversation."""
+
+        def __init__(self, name: str, entry: Entry | None):
+            super().__init__()
+            self.name = name
+            self.entry = entry
+
+    class Searched(Event):
+        """Other words are searched for."""
+
+    def __init__(self) -> None:
+        super().__init__(id="conversations")
+
+    def compose(self) -> ComposeResult:
+        yield Input(placeholder="Search all chats", id="search", compact=True)
+        yield Entries(id="entries", compact=True, markup=False)
+
+    @property
+    def words(self) -> str:
+        return self.query_one(Input).value
+
+    def show(self, entries: list[Entry], current: int) -> None:
+        """Draw the list; the cursor stays on its conversation, also where the order changes."""
+        options = self.query_one(Entries)
+        place, chosen = options.highlighted, options.chosen
+        options.clear_options()
+        width = max(16, options.size.width - 2)
+        options.add_options(EntryOption(entry, entry.id == current, width) for entry in entries)
+        if not entries:
+            said = "Nothing found." if self.words else "Your chats will be here."
+            options.add_option(Option(Content.styled(said, "$foreground-muted"), disabled=True))
+        elif place is not None:
+            ids = [entry.id for entry in entries]
+            known = chosen is not None and chosen.id in ids
+            options.highlighted = (
+                ids.index(chosen.id) if chosen and known else min(place, len(ids) - 1)
+            )
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self.post_message(self.Searched())
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.query_one(Entries).focus()
+        self.query_one(Entries).action_first()
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        if isinstance(event.option, EntryOption):
+            self.post_message(self.Act("open", event.option.entry))
+
+
+def _line(entry: Entry, current: bool, width: int) -> Content:
+    mark = "★ " if entry.pinned else ("● " if current else "  ")
+    when = age(entry.updated)
+    title = Content(one_line(entry.title or "New chat", 200))
+    title = title.truncate(max(4, width - len(when) - 3), ellipsis=True, pad=True)
+    line = Content.assemble(
+        (mark, "$accent"),
+        title.stylize("bold" if current else ""),
+        " ",
+        (when, "$foreground-muted"),
+    )
+    if entry.snippet:
+        found = Content(one_line(entry.snippet, width - 2))
+        line = line + Content("\n  ") + found.stylize("$foreground-muted")
+    return line

@@ -1,0 +1,170 @@
+"""The path of a conversation, its last messages mounted and the earlier ones on request."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.events import Click
+from textual.message import Message as Event
+from textual.widgets import Static
+
+from kgpt_tui.chat.conversation import Conversation, Message
+from kgpt_tui.chat.message_view import MessageView
+
+MOUNTED = 20
+
+
+class Earlier(Static):
+    """Stands above the messages that are mounted, and mounts more when clicked."""
+
+    async def on_click(self, event: Click) -> None:
+        event.stop()
+        await self.screen.query_one(MessageList).action_earlier()
+
+
+class MessageList(VerticalScroll):
+    """Keys here act on the chosen message."""
+
+    HELP_TITLE = "Messages"
+    BINDINGS = [
+        Binding("up,k", "choose(-1)", "Previous", id="messages.up", show=False),
+        Binding("down,j", "choose(1)", "Next", id="messages.down", show=False),
+        Binding("home,g", "choose(-9999)", "First", id="messages.first", show=False),
+        Binding("end,G", "choose(9999)", "Last", id="messages.last", show=False),
+        Binding("left", "do('sibling', -1)", "Alternative", id="messages.left"),
+        Binding("right", "do('sibling', 1)", "Next alternative", id="messages.right", show=False),
+        Binding("r", "do('regenerate')", "Regenerate", id="messages.regenerate"),
+        Binding("e", "do('edit')", "Edit", id="messages.edit"),
+        Binding("c", "do('continue')", "Continue", id="messages.continue"),
+        Binding("y", "do('copy')", "Copy", id="messages.copy"),
+        Binding("m", "do('markdown')", "Markdown", id="messages.markdown", show=False),
+        Binding("x,delete", "do('remove')", "Delete branch", id="messages.delete", show=False),
+        Binding("u", "do('put_back')", "Undo delete", id="messages.undo", show=False),
+        Binding("enter,t", "do('inspect')", "Tokens", id="messages.inspect"),
+        Binding("o", "earlier", "Load earlier", id="messages.earlier", show=False),
+        Binding("i", "leave", "Write", id="messages.leave", show=False),
+    ]
+
+    class Act(Event):
+        """Something is to be done with the chosen message."""
+
+        def __init__(self, name: str, message: Message, *arguments):
+            super().__init__()
+            self.name = name
+            self.message = message
+            self.arguments = arguments
+
+    class Moved(Event):
+        """Another message is chosen."""
+
+    def __init__(self) -> None:
+        super().__init__(id="messages")
+        self.path: list[Message] = []
+        self.first = 0  # place in the path of the first message that is mounted
+        self.chosen: Message | None = None
+        self._conversation = Conversation()
+        self._markdown = False
+        self._said_earlier = -1
+
+    def compose(self) -> ComposeResult:
+        yield Earlier(id="earlier")
+        yield Static(id="empty")
+
+    def on_mount(self) -> None:
+        self.anchor()
+
+    async def show(self, conversation: Conversation, markdown: bool, keep: bool = False) -> None:
+        """Draw the path; `keep` leaves as many messages mounted as there are."""
+        same = keep and conversation is self._conversation
+        self._conversation, self._markdown = conversation, markdown
+        self.path = conversation.path
+        self.first = min(self.first, len(self.path)) if same else max(0, len(self.path) - MOUNTED)
+        if self.chosen is not None and self.chosen not in self.path:
+            self.chosen = None
+        with self.app.batch_update():
+            kept = await self._unmount_others()
+            new = [self._view(message) for message in self.path[self.first + kept :]]
+            if new:
+                await self.mount(*new)
+            self._mark()
+        if not same:
+            self.anchor()
+
+    async def _unmount_others(self) -> int:
+        """Take away views that no longer fit; returns how many at the beginning still do."""
+        views = list(self.query(MessageView))
+        kept = 0
+        for view, message in zip(views, self.path[self.first :], strict=False):
+            place = self._place(message)
+            if view.message is not message or view.markdown != self._wants_markdown(message):
+                break
+            if view.place != place:
+                view.place = place
+                view.refresh_text()
+            kept += 1
+        if views[kept:]:
+            await self.remove_children(views[kept:])
+        return kept
+
+    def _view(self, message: Message) -> MessageView:
+        return MessageView(message, self._place(message), self._wants_markdown(message))
+
+    def _wants_markdown(self, message: Message) -> bool:
+        return self._markdown and message.role == "assistant"
+
+    def _place(self, message: Message) -> tuple[int, int]:
+        siblings = self._conversation.siblings(message)
+        return siblings.index(message) + 1, len(siblings)
+
+    def view(self, message: Message | None) -> MessageView | None:
+        """The view of `message`, where it is mounted."""
+        return next((v for v in self.query(MessageView) if v.message is message), None)
+
+    def choose(self, message: Message | None) -> None:
+        """Put the cursor on `message`."""
+        self.chosen = message
+        self._mark()
+        view = self.view(message)
+        if view is not None:
+            view.scroll_visible(animate=False)
+        self.post_message(self.Moved())
+
+    def _mark(self) -> None:
+        for view in self.query(MessageView):
+            view.set_class(view.message is self.chosen, "-chosen")
+        earlier = self.query_one("#earlier", Static)
+        if (self.first > 0, self.first) != (earlier.display, self._said_earlier):
+            earlier.display, self._said_earlier = self.first > 0, self.first
+            earlier.update(f"↑ {self.first} earlier messages")  # each update is a new layout
+        self.query_one("#empty").display = not self.path
+
+    async def action_earlier(self) -> None:
+        begin = max(0, self.first - MOUNTED)
+        new = [self._view(message) for message in self.path[begin : self.first]]
+        self.first = begin
+        if new:
+            self.release_anchor()
+            await self.mount(*new, after=self.query_one("#empty"))
+            self._mark()
+
+    async def action_choose(self, offset: int) -> None:
+        if not self.path:
+            return
+        place = self.path.index(self.chosen) if self.chosen in self.path else len(self.path)
+        place = max(0, min(place + offset, len(self.path) - 1))
+        while place < self.first:
+            await self.action_earlier()
+        self.choose(self.path[place])
+
+    def action_do(self, name: str, *arguments) -> None:
+        chosen = self.chosen or (self.path[-1] if self.path else None)
+        if chosen is not None or name == "put_back":
+            self.post_message(self.Act(name, chosen or Message("user", ""), *arguments))
+
+    def action_leave(self) -> None:
+        self.screen.query_one("#composer").focus()
+
+    def on_focus(self) -> None:
+        if self.chosen is None and self.path:
+            self.choose(self.path[-1])

@@ -1,0 +1,96 @@
+"""One message of a chat: a line that says whose it is, and the text, frozen in one widget each."""
+
+from __future__ import annotations
+
+import time
+
+from rich.markdown import Markdown
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.events import Click
+from textual.message import Message as Event
+from textual.widgets import Static
+
+from kgpt_tui.chat.conversation import Message
+from kgpt_tui.chat.token_colors import Palette, coloured
+from kgpt_tui.shared.display import shown
+
+REFRESH_S = 0.05
+ENDINGS = {
+    "stopped": "stopped", "length": "token limit", "interrupted": "interrupted",
+    "cancelled": "stopped", "deadline": "out of time", "edited": "edited",
+}  # fmt: skip
+
+
+class MessageView(Vertical):
+    """Draws a message; `refresh_text` again after it grew."""
+
+    class Chosen(Event):
+        """The message, or a token of it, was clicked."""
+
+        def __init__(self, message: Message, token: int | None):
+            super().__init__()
+            self.message = message
+            self.token = token
+
+    def __init__(self, message: Message, place: tuple[int, int] = (1, 1), markdown: bool = False):
+        super().__init__(classes=f"message -{message.role}")
+        self.message = message
+        self.place = place
+        self.markdown = markdown
+        self.live = False
+        self.token: int | None = None  # the token under the inspector's cursor
+        self.palette: Palette | None = None  # given while the tokens are coloured
+        self._due = 0.0
+
+    def compose(self) -> ComposeResult:
+        yield Static(self._heading(), classes="heading")
+        yield Static(self._body(), classes="body")
+
+    def refresh_text(self, now: bool = True) -> None:
+        """Draw again; with `now` False only as often as the last drawing was cheap enough."""
+        started = time.monotonic()
+        if not self.is_mounted or (not now and started < self._due):
+            return
+        heading, body = self.query(Static)
+        heading.update(self._heading())
+        body.update(self._body())
+        self._due = started + max(REFRESH_S, 10 * (time.monotonic() - started)) - 0.005
+
+    def _heading(self) -> Content:
+        message = self.message
+        who = {"user": "You", "system": "System"}.get(message.role) or message.model or "Model"
+        parts: list[tuple[str, str]] = [(shown(who), "bold")]
+        number, of = self.place
+        if of > 1:
+            parts.append((f"  ‹ {number}/{of} ›", "$accent"))
+        if message.is_answer and message.tokens:
+            parts.append((f"  {len(message.tokens)} tokens", "$foreground-muted"))
+            if message.speed:
+                parts.append((f" · {message.speed:.0f}/s", "$foreground-muted"))
+        if ending := ENDINGS.get(message.finish):
+            parts.append((f" · {ending}", "$warning"))
+        return Content.assemble(*parts)
+
+    def _body(self) -> Content | Markdown:
+        message = self.message
+        parts: list[Content] = []
+        if self.palette is not None and message.tokens:
+            parts.append(coloured(message, self.palette, self.token))
+        elif self.markdown and message.content.strip() and not message.error:
+            return Markdown(shown(message.content), code_theme="ansi_dark", hyperlinks=False)
+        else:
+            parts.append(Content(shown(message.content)))
+        if self.live:
+            parts.append(Content.styled("▍", "$accent"))
+        elif not message.content and not message.error:
+            parts.append(Content.styled("(nothing)", "$foreground-muted italic"))
+        if message.error:
+            gap = "\n" if message.content else ""
+            parts.append(Content.styled(f"{gap}✗ {shown(message.error)}", "$error"))
+        return Content("").join(parts)
+
+    def on_click(self, event: Click) -> None:
+        token = event.style.meta.get("token")
+        self.post_message(self.Chosen(self.message, token))

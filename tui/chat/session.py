@@ -1,0 +1,195 @@
+"""A chat without a screen: what sending, regenerating, branching and stopping do to the tree.
+
+The screen calls these and redraws; `flush` writes what changed, and keeps it when that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from kgpt.config import SamplingConfig
+from kgpt.errors import KgptError, UsageError
+from kgpt_tui.chat.conversation import Conversation, Message
+from kgpt_tui.chat.store import Store
+from kgpt_tui.models.client import Alternative, Client, ModelFacts, ServerError, Token
+from kgpt_tui.shared.display import one_line
+
+
+class ChatSession:
+    """One open conversation, the server that answers, and the store that keeps it."""
+
+    def __init__(self, store: Store, sampling: SamplingConfig | None = None):
+        self.store = store
+        self.client: Client | None = None
+        self.facts: ModelFacts | None = None
+        self.default_sampling = sampling or SamplingConfig()  # type: ignore[call-arg]
+        self.conversation = Conversation()
+        self._dirty: set[int] = set()
+
+    # -- conversations -----------------------------------------------------------------------
+
+    @property
+    def is_text(self) -> bool:
+        """True where the model goes on with a text instead of answering turns."""
+        if self.conversation.layout != "auto":
+            return self.conversation.layout == "text"
+        return self.facts is not None and not self.facts.chat
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        values = self.default_sampling.model_dump() | self.conversation.sampling
+        try:
+            return SamplingConfig.parse(values)
+        except UsageError:
+            return self.default_sampling
+
+    def set_sampling(self, sampling: SamplingConfig) -> None:
+        """Keep what differs from the defaults with the conversation."""
+        default = self.default_sampling.model_dump(mode="json")
+        given = sampling.model_dump(mode="json")
+        self.conversation.sampling = {k: v for k, v in given.items() if v != default[k]}
+
+    def new(self) -> None:
+        """Begin an empty conversation with the settings of this one."""
+        old = self.conversation
+        self.conversation = Conversation(system=old.system, sampling=dict(old.sampling))
+        self._dirty.clear()
+
+    def open(self, conversation: int) -> None:
+        self.conversation = self.store.load(conversation)
+        self._dirty.clear()
+        for message in self.conversation.messages.values():
+            if message.is_answer and not message.finish:
+                message.finish = "interrupted"
+
+    def touch(self, *messages: Message) -> None:
+        """Note that these messages are to be written."""
+        self._dirty.update(message.id for message in messages)
+
+    def flush(self) -> str:
+        """Write what changed; returns why it could not be, or an empty string."""
+        conversation = self.conversation
+        if not conversation.messages and not conversation.draft:
+            return ""
+        dirty = [conversation.messages[i] for i in self._dirty if i in conversation.messages]
+        try:
+            self.store.save(conversation, dirty)
+        except KgptError as error:
+            return str(error)
+        self._dirty.clear()
+        return ""
+
+    # -- the tree ----------------------------------------------------------------------------
+
+    def send(self, text: str) -> Message:
+        """Add what the user wrote and the answer to be; generate that next."""
+        conversation = self.conversation
+        if not conversation.title:
+            conversation.title = one_line(text, 48)
+        user = conversation.add(Message("user", text, conversation.leaf))
+        return self._answer(user.id, user)
+
+    def begin_text(self) -> Message:
+        """An answer to nothing: the model begins a document."""
+        return self._answer(self.conversation.leaf)
+
+    def prefilled(self, text: str, beginning: str) -> Message:
+        """As `send`, with the answer's beginning given."""
+        answer = self.send(text) if text else self._answer(self.conversation.leaf)
+        answer.prefix = answer.content = beginning
+        return answer
+
+    def regenerate(self, answer: Message) -> Message:
+        """A sibling of `answer`, to be generated."""
+        return self._answer(answer.parent)
+
+    def resend(self, user: Message, text: str) -> Message:
+        """A sibling of `user` with another text, and its answer to be."""
+        edited = self.conversation.add(Message("user", text, user.parent))
+        return self._answer(edited.id, edited)
+
+    def rewrite(self, answer: Message, text: str) -> Message:
+        """A sibling of `answer` with the user's own text; nothing is generated."""
+        edited = Message(answer.role, text, answer.parent, prefix=text, finish="edited")
+        self.touch(self.conversation.add(edited))
+        return edited
+
+    def branch(self, answer: Message, place: int, chosen: Alternative) -> Message:
+        """A sibling that is equal up to token `place`, where it has `chosen`; then goes on."""
+        if not chosen.text or "\ufffd" in chosen.text:
+            raise UsageError("That token is no text of its own, so no answer can begin with it.")
+        token = answer.tokens[place]
+        kept = answer.tokens[:place]
+        instead = Token(chosen.id, chosen.text, chosen.logprob, token.top, chosen.filtered)
+        sibling = self._answer(answer.parent)
+        sibling.prefix = answer.prefix
+        sibling.tokens = [*kept, instead]
+        sibling.content = answer.prefix + "".join(each.text for each in sibling.tokens)
+        return sibling
+
+    def _answer(self, parent: int | None, *others: Message) -> Message:
+        role = "text" if self.is_text else "assistant"
+        answer = self.conversation.add(Message(role, "", parent))  # type: ignore[arg-type]
+        self.touch(answer, *others)
+        return answer
+
+    # -- generation --------------------------------------------------------------------------
+
+    async def generate(self, answer: Message) -> None:
+        """Fill `answer`, going on where it has a beginning; cancel the task to stop.
+
+        What came before an error or a stop is kept; the error is in `answer.error`.
+        """
+        started = time.monotonic() - answer.seconds
+        first: float | None = None
+        answer.finish = answer.error = ""
+        answer.model = self.facts.id if self.facts else ""
+        try:
+            async for chunk in self._chunks(answer):
+                if chunk.text or chunk.tokens:
+                    first = first or time.monotonic() - answer.seconds
+                answer.content += chunk.text
+                answer.tokens += chunk.tokens
+                answer.finish = chunk.finish_reason or answer.finish
+                answer.prompt_tokens = chunk.usage.get("prompt_tokens") or answer.prompt_tokens
+                answer.seconds = time.monotonic() - (first or started)
+                self.touch(answer)
+        except asyncio.CancelledError:
+            answer.finish = "stopped"
+            raise
+        except KgptError as error:
+            answer.finish, answer.error = "error", str(error)
+        finally:
+            answer.finish = answer.finish or "stopped"
+            self.touch(answer)
+
+    def _chunks(self, answer: Message):
+        if self.client is None:
+            raise ServerError("There is no model yet; choose one with ctrl+l.")
+        conversation = self.conversation
+        path = conversation.before(answer)
+        going_on = bool(answer.content)
+        if answer.role == "text":
+            path = [*path, answer] if going_on else path
+            return self.client.stream_text(conversation.text(path), self.sampling)
+        path = [*path, answer] if going_on else path
+        return self.client.stream_chat(conversation.prompt(path), self.sampling, going_on)
+
+    async def next_tokens(self, typed: str) -> tuple[Alternative, ...]:
+        """What the model would write after the text being typed, or begin its answer with."""
+        if self.client is None:
+            return ()
+        conversation = self.conversation
+        if self.is_text:
+            prompt = conversation.text(conversation.path) + typed
+            return await self.client.next_tokens(prompt, self.sampling)
+        messages = conversation.prompt(conversation.path)
+        ids = await self.client.ids([*messages, {"role": "user", "content": typed}])
+        return await self.client.next_tokens(ids, self.sampling)
+
+
+def last_answer(path: Iterable[Message]) -> Message | None:
+    """The latest message of a path that the model wrote."""
+    return next((m for m in reversed(list(path)) if m.is_answer), None)

@@ -1,0 +1,172 @@
+"""The engine server: one that runs already, or a `kgpt serve` of this app's own.
+
+An own server is a child in its own session, on loopback, with a random key in a file that only
+the user can read. It is ended with the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from kgpt.errors import UsageError
+from kgpt.runs import resolve_model
+from kgpt_tui.models.client import Client, Health, ServerError
+
+ADDRESS = re.compile(r"kgpt: serving .* on (http://\S+)")
+PROGRAM = [sys.executable, "-m", "kgpt"]
+POLL_S = 0.1
+PATIENCE_S = 180.0  # for the socket: importing the backend takes a while on a cold disk
+FAREWELL_S = 3.0
+
+
+class Server:
+    """What the chat talks to; `client` is there once `start` or `connect` came back."""
+
+    def __init__(self, program: list[str] | None = None):
+        self.client: Client | None = None
+        self.model = ""  # as the user named it; empty for a server elsewhere
+        self._program = program or PROGRAM
+        self._process: asyncio.subprocess.Process | None = None
+        self._folder: Path | None = None
+
+    @property
+    def is_own(self) -> bool:
+        return self._process is not None
+
+    async def connect(self, address: str, key_file: Path | None = None) -> Client:
+        """Use the server at `address`."""
+        await self.stop()
+        self.client = Client(address, read_key(key_file) if key_file else "")
+        return self.client
+
+    async def start(self, model: str, tell: Callable[[str], None]) -> Client:
+        """Serve `model` (a directory, run or run@step); `tell` hears what is going on.
+
+        Raises:
+            KgptError: there is no such model, or the server ended; its last words are told.
+        """
+        await self.stop()
+        source = str(resolve_model(model))
+        self.model = model
+        tell(f"starting the engine for {model}")
+        self._folder = Path(tempfile.mkdtemp(prefix="kgpt-tui-"))
+        key_file = self._folder / "key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(key := secrets.token_urlsafe(32))
+        with self._log.open("wb") as log, (self._folder / "out").open("wb") as out:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._program, "serve", "--model", source, "--name", model, "--port", "0",
+                "--api-key-file", str(key_file), stdin=asyncio.subprocess.DEVNULL,
+                stdout=out, stderr=log, start_new_session=True, preexec_fn=_end_with_parent,
+            )  # fmt: skip
+        try:
+            self.client = Client(await self._address(), key)
+            await wait_until_ready(self.client, tell, self._check)
+        except BaseException:
+            await self.stop()
+            raise
+        return self.client
+
+    async def stop(self) -> None:
+        """Let go of the server; an own one is ended."""
+        if self.client is not None:
+            await self.client.close()
+            self.client = None
+        if self._process is not None:
+            await _end(self._process)
+            self._process = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+        self.model = ""
+
+    def kill(self) -> None:
+        """End an own server at once, when there is no time to wait."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    @property
+    def _log(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "log"
+
+    async def _address(self) -> str:
+        assert self._folder is not None
+        for _ in range(int(PATIENCE_S / POLL_S)):
+            self._check()
+            said = (self._folder / "out").read_text(encoding="utf-8", errors="replace")
+            if found := ADDRESS.search(said):
+                return found[1]
+            await asyncio.sleep(POLL_S)
+        raise ServerError("The engine did not open its port in time; try again.")
+
+    def has_ended(self) -> str:
+        """Why the own server is gone; an empty string while it is there."""
+        if self._process is None or self._process.returncode is None:
+            return ""
+        said = self._log.read_text(encoding="utf-8", errors="replace").strip()
+        reason = said.splitlines()[-1] if said else f"code {self._process.returncode}"
+        return f"The engine ended: {reason.removeprefix('kgpt: ').rstrip('.')}."
+
+    def _check(self) -> None:
+        if said := self.has_ended():
+            raise ServerError(said)
+
+
+async def wait_until_ready(
+    client: Client, tell: Callable[[str], None], check: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until the engine is warm, telling how far it is."""
+    while True:
+        check()
+        health = await client.health()
+        if health.status == "ready":
+            return
+        tell(_progress(health))
+        await asyncio.sleep(2 * POLL_S)
+
+
+def _progress(health: Health) -> str:
+    if health.status == "draining":
+        raise ServerError("The server is shutting down; start another.")
+    if not health.progress:
+        return "loading the model"
+    done, total = health.progress
+    return f"compiling {done} of {total}"
+
+
+def read_key(path: Path) -> str:
+    """The key in a file."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The key file {path} cannot be read: {error}.") from None
+
+
+def _end_with_parent() -> None:
+    """In the child: be told when the app is gone, even if it was killed (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, see prctl(2)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait(), FAREWELL_S)
+            return

@@ -1,0 +1,1 @@
+"""Training runs: the table, watching one, comparing several, and their charts."""

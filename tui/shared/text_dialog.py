@@ -1,0 +1,57 @@
+"""A text of several lines, written on top of a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static, TextArea
+
+from kgpt_tui.shared.dialogs import ClosesOnce
+from kgpt_tui.shared.display import shown
+
+
+class WriteScreen(ClosesOnce, ModalScreen[str | None]):
+    """Gives the text, or None for Escape. `problem` says what is wrong with it, as it is typed."""
+
+    CSS_PATH = "text_dialog.tcss"
+    HELP_TITLE = "Writing"
+    BINDINGS = [
+        Binding("escape", "dismiss(None)", "Cancel", id="write.cancel", priority=True),
+        Binding("ctrl+s", "accept", "Accept", id="write.accept", priority=True),
+    ]
+
+    def __init__(
+        self, title: str, text: str, hint: str = "", problem: Callable[[str], str] | None = None
+    ):
+        super().__init__(id="write")
+        self._title, self._text, self._hint = title, text, hint
+        self._problem = problem or (lambda text: "")
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="frame"):
+            yield Static(shown(self._title), classes="title", markup=False)
+            if self._hint:
+                yield Static(shown(self._hint), classes="hint", markup=False)
+            yield TextArea(self._text, soft_wrap=True, compact=True, highlight_cursor_line=False)
+            yield Static("", id="problem", markup=False)
+            yield Static("ctrl+s accepts, escape cancels", classes="hint")
+
+    def on_mount(self) -> None:
+        area = self.query_one(TextArea)
+        area.move_cursor(area.document.end)
+
+    @on(TextArea.Changed)
+    def _check(self) -> None:
+        self.query_one("#problem", Static).update(
+            shown(self._problem(self.query_one(TextArea).text))
+        )
+
+    def action_accept(self) -> None:
+        text = self.query_one(TextArea).text
+        if not self._problem(text):
+            self.dismiss(text)

@@ -1,0 +1,1 @@
+"""Starting a training run: configuration form, data preparation, cost estimate."""

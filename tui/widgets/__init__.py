@@ -1,1 +1,0 @@
-"""Parts of screens: each file is one widget."""
