@@ -43,12 +43,12 @@ def chat(
     from kgpt.generation.generator import TextGenerator
 
     with TextGenerator(folder, max_num_seqs=1, dtype=dtype) as engine:
-        if engine.chat is None:
+        if engine.chat_template is None:
             raise UsageError(
                 f"{model} was trained on text, not on conversations; "
                 f"`kgpt generate --model {model} --prompt ...` goes on with a text."
             )
-        settings = options.over(engine.defaults, changes)
+        settings = options.over(engine.default_sampling, changes)
         Session(engine, Conversation(settings, system)).run()
 
 
@@ -110,10 +110,10 @@ class Session:
         """The conversation as ids; the oldest turns go when it outgrows the context."""
         messages = self.conversation.prompt()
         keep = 1 if messages and messages[0]["role"] == "system" else 0
-        ids = self.engine.chat.encode(messages, reply=True)[0]
+        ids = self.engine.chat_template.encode(messages, reply=True)[0]
         while len(ids) >= self.engine.max_context and len(messages) > keep + 2:
             del messages[keep : keep + 2]
-            ids = self.engine.chat.encode(messages, reply=True)[0]
+            ids = self.engine.chat_template.encode(messages, reply=True)[0]
         return ids
 
     def _say(self, text: str) -> None:

@@ -155,12 +155,12 @@ def reply(engine: TextGenerator, conversations: list[list[dict[str, str]]]) -> l
 
 def fitting(engine: TextGenerator, messages: list[dict[str, str]]) -> list[int]:
     """The ids of a conversation's latest turns, as many as leave room for a reply."""
-    if engine.chat is None:
+    if engine.chat_template is None:
         raise KgptError(f"{engine.folder} is no model that converses; choose another --run.")
-    ids = engine.chat.encode(messages, reply=True)[0]
+    ids = engine.chat_template.encode(messages, reply=True)[0]
     while len(ids) > engine.max_context - REPLY_TOKENS and len(messages) > 1:
         messages = messages[2:]
-        ids = engine.chat.encode(messages, reply=True)[0]
+        ids = engine.chat_template.encode(messages, reply=True)[0]
     return ids
 
 

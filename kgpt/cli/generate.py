@@ -95,7 +95,7 @@ def generate(
     if draft_folder:
         drafter = _drafter(folder, draft_folder, dtype)
     with TextGenerator(folder, max_num_seqs=slots, draft=drafter, dtype=dtype) as engine:
-        settings = options.over(engine.defaults, changes)
+        settings = options.over(engine.default_sampling, changes)
         if input_file is not None:
             from kgpt.cli.generate_file import complete_file
 

@@ -1,122 +1,130 @@
-"""From tokens to text as they come: whole characters, stop strings, banned phrases, log-probs."""
+"""From generated tokens to text: whole characters, stop strings, bad words, log-probabilities."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import cast
 
 from kgpt.generation.runner import Token
 from kgpt.generation.sequence import Request
-from kgpt.generation.stop_sequences import StopSequenceMatcher
+from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, TopLogprob
 from kgpt.text.tokenizer import Tokenizer
 
 
-@dataclass
-class Usage:
-    """What a text took."""
+class StopSequenceMatcher:
+    """Passes text on until one of `stops` appears; buffers what may be the start of one.
 
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0  # of the prompt, remembered from an earlier text
+    >>> matcher = StopSequenceMatcher(["END"])
+    >>> matcher.feed("the E"), matcher.feed("Nd EN"), matcher.feed("D!"), matcher.matched
+    ('the ', 'ENd ', '', 'END')
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self.stops = [stop for stop in stops if stop]
+        self.matched: str | None = None
+        self._buffer = ""
+
+    def feed(self, text: str) -> str:
+        """The part of the text so far that cannot belong to a stop string."""
+        if self.matched is not None:
+            return ""
+        text = self._buffer + text
+        found = [(index, stop) for stop in self.stops if (index := text.find(stop)) >= 0]
+        if found:
+            index, self.matched = min(found, key=lambda pair: pair[0])
+            self._buffer = ""
+            return text[:index]
+        keep = max((_overlap(text, stop) for stop in self.stops), default=0)
+        self._buffer = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """What is still buffered, when no more text comes."""
+        text, self._buffer = self._buffer, ""
+        return text
 
 
-@dataclass
-class Alternative:
-    """A token that might have been: its log-probability under the model, and its probability
-    after all sampling controls."""
-
-    id: int
-    text: str
-    bytes: bytes
-    logprob: float
-    filtered: float
-
-
-@dataclass
-class TokenInfo:
-    """A token that was written, with the likeliest at its place."""
-
-    id: int
-    text: str
-    bytes: bytes
-    logprob: float
-    top: list[Alternative] = field(default_factory=list)
-
-
-@dataclass
-class GenerationChunk:
-    """A piece of a text. The last one says why it ended."""
-
-    text: str = ""
-    tokens: list[TokenInfo] = field(default_factory=list)  # behind `text`, if asked for
-    ids: list[int] = field(default_factory=list)  # written since the last event
-    finish_reason: str | None = None  # stop, length, content_filter, cancelled, deadline, error
-    stop: str | None = None  # the stop string met
-    usage: Usage | None = None
-    error: str | None = None
-    shifted: bool = False
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
 
 
 class IncrementalDetokenizer:
-    """Turns the tokens of one request into events.
+    """Turns the tokens of one request into chunks of text.
 
     Args:
         tokenizer: of the model.
-        request: what is being written.
-        top_logprobs: how many alternatives each token is reported with; None for no report.
+        request: what is generated.
+        top_logprobs: candidates reported with each token; None reports no log-probabilities.
     """
 
     def __init__(self, tokenizer: Tokenizer, request: Request, top_logprobs: int | None = None):
         self.tokenizer = tokenizer
         self.top_logprobs = top_logprobs
         self.stop_ids = frozenset(request.stop_ids)
-        self.count = 0  # tokens written
-        self._banned = {phrase for phrase in request.sampling.bad_words if phrase}
-        self._stream = tokenizer.stream()
-        self._scanner = StopSequenceMatcher([*request.sampling.stop, *self._banned])
-        self._waiting: list[tuple[int, TokenInfo]] = []  # end of its text, token
-        self._decoded = 0  # characters so far, and of them shown
-        self._shown = 0
+        self.num_tokens = 0  # fed so far
+        self._bad_words = {phrase for phrase in request.sampling.bad_words if phrase}
+        self._decoder = tokenizer.stream()
+        self._matcher = StopSequenceMatcher([*request.sampling.stop, *self._bad_words])
+        self._pending: list[tuple[int, TokenInfo]] = []  # (end of its text, token), not yet emitted
+        self._decoded = 0  # characters decoded, and of them emitted
+        self._emitted = 0
 
-    def feed(self, tokens: list[Token], finish: str | None) -> GenerationChunk:
-        """The event for new tokens; `finish` as in `Job.finish`."""
-        event = GenerationChunk()
+    def feed(self, tokens: Sequence[Token], finish: str | None) -> GenerationChunk:
+        """The chunk for new tokens; `finish` is why the engine ended, if it did."""
+        text, ids = "", []
         for token in tokens:
-            self.count += 1
-            event.ids.append(token.id)
-            if token.id in self.stop_ids:
-                continue
-            piece = self._stream.feed(token.id)
-            self._decoded += len(piece)
-            if self.top_logprobs is not None:
-                self._waiting.append((self._decoded, self._info(token)))
-            event.text += self._scanner.feed(piece)
-            if self._scanner.met is not None:
+            ids.append(token.id)
+            text += self._text_of(token)
+            if self._matcher.matched is not None:
                 break
-        if finish is not None and self._scanner.met is None:
-            event.text += self._scanner.feed(self._stream.finish())
-            if self._scanner.met is None:
-                event.text += self._scanner.finish()
-        self._shown += len(event.text)
-        whole = finish is not None and self._scanner.met is None
-        while self._waiting and (whole or self._waiting[0][0] <= self._shown):
-            event.tokens.append(self._waiting.pop(0)[1])
-        if self._scanner.met is not None:
-            banned = self._scanner.met in self._banned
-            event.finish_reason = "content_filter" if banned else "stop"
-            event.stop = None if banned else self._scanner.met
-        else:
-            event.finish_reason = finish
-        return event
+        self.num_tokens += len(ids)
+        if finish is not None:
+            text += self._matcher.feed(self._decoder.finish()) + self._matcher.finish()
+        self._emitted += len(text)
+        stop = self._matcher.matched
+        ended_by_engine = finish is not None and stop is None
+        reason = finish
+        if stop is not None:
+            reason, stop = ("content_filter", None) if stop in self._bad_words else ("stop", stop)
+        return GenerationChunk(
+            text=text,
+            tokens=self._emitted_tokens(everything=ended_by_engine),
+            token_ids=tuple(ids),
+            finish_reason=cast(FinishReason | None, reason),
+            stop=stop,
+        )
+
+    def _text_of(self, token: Token) -> str:
+        """The text that may be emitted now that `token` has come."""
+        if token.id in self.stop_ids:
+            return ""
+        text = self._decoder.feed(token.id)
+        self._decoded += len(text)
+        if self.top_logprobs is not None:
+            self._pending.append((self._decoded, self._info(token)))
+        return self._matcher.feed(text)
+
+    def _emitted_tokens(self, everything: bool) -> tuple[TokenInfo, ...]:
+        """The tokens whose text has been emitted since the last call."""
+        count = sum(everything or end <= self._emitted for end, _ in self._pending)
+        ready, self._pending = self._pending[:count], self._pending[count:]
+        return tuple(token for _, token in ready)
 
     def _info(self, token: Token) -> TokenInfo:
         top = [
-            Alternative(other, *self._spelled(other), logprob, filtered)
-            for other, logprob, filtered in token.top[: self.top_logprobs]
+            TopLogprob(other, *self._text_and_bytes(other), logprob, sampling_prob)
+            for other, logprob, sampling_prob in token.top[: self.top_logprobs]
         ]
-        return TokenInfo(token.id, *self._spelled(token.id), token.logprob or 0.0, top)
+        own = next((other.sampling_prob for other in top if other.id == token.id), None)
+        text, raw = self._text_and_bytes(token.id)
+        return TokenInfo(token.id, text, raw, token.logprob or 0.0, own, tuple(top))
 
-    def _spelled(self, token_id: int) -> tuple[str, bytes]:
-        """A token's text, with U+FFFD for half a character, and its bytes."""
+    def _text_and_bytes(self, token_id: int) -> tuple[str, bytes]:
+        """A token's text, with U+FFFD for part of a character, and its bytes."""
         raw = self.tokenizer.bytes_of(token_id)
         if raw is None:
             name = self.tokenizer.special.get(token_id, "")

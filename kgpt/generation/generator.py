@@ -6,25 +6,26 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kgpt.checkpoints.pretrained import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import KgptError
-from kgpt.generation.detokenize import GenerationChunk, IncrementalDetokenizer, TokenInfo, Usage
+from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine, EngineStats
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.runner import Token
 from kgpt.generation.scheduler import Job
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
+from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, Usage
 from kgpt.text.chat_template import Chat, load_chat_template
 from kgpt.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
-OnEvent = Callable[[GenerationChunk], None]
+OnChunk = Callable[[GenerationChunk], None]
 
 
 class GenerationFailed(KgptError):
@@ -36,12 +37,12 @@ class Completion:
     """A whole text: what it continues, why it ended, and what it took."""
 
     text: str
-    finish_reason: str
+    finish_reason: FinishReason
     usage: Usage
-    ids: list[int] = field(default_factory=list)
-    tokens: list[TokenInfo] = field(default_factory=list)  # when alternatives were asked for
+    token_ids: list[int] = field(default_factory=list)
+    tokens: list[TokenInfo] = field(default_factory=list)  # where logprobs were asked for
     stop: str | None = None  # the stop string that ended it
-    shifted: bool = False  # it outgrew the context: the oldest part was forgotten on the way
+    context_shifted: bool = False  # it outgrew the context: its oldest tokens were dropped
 
     def as_dict(self, prompt: str) -> dict[str, Any]:
         """What `kgpt generate --json` prints."""
@@ -49,7 +50,7 @@ class Completion:
             "prompt": prompt,
             "text": self.text,
             "finish_reason": self.finish_reason,
-            "context_shifted": self.shifted,
+            "context_shifted": self.context_shifted,
             "usage": {
                 "prompt_tokens": self.usage.prompt_tokens,
                 "completion_tokens": self.usage.completion_tokens,
@@ -91,8 +92,8 @@ class TextGenerator:
     ):
         self.folder = Path(folder)
         self.tokenizer = Tokenizer.load(self.folder)
-        self.defaults = load_sampling(self.folder)
-        self.chat: Chat | None = load_chat_template(self.tokenizer)
+        self.default_sampling = load_sampling(self.folder)
+        self.chat_template: Chat | None = load_chat_template(self.tokenizer)
         self.model = load_for_inference(self.folder, dtype)
         self.config = self.model.config
         self.max_context = min(max_context or self.config.max_length, self.config.max_length)
@@ -107,13 +108,13 @@ class TextGenerator:
         self,
         prompt: Prompt,
         sampling: SamplingConfig,
-        on_event: OnEvent,
+        on_chunk: OnChunk,
         *,
         top_logprobs: int | None = None,
         timeout: float | None = None,
         watched: bool = True,
     ) -> Handle:
-        """Start a text and return at once; `on_event` is called in the engine's thread.
+        """Start a text and return at once; `on_chunk` is called in the engine's thread.
 
         Args:
             prompt: text, or ids. An empty prompt begins a document.
@@ -126,22 +127,23 @@ class TextGenerator:
             UsageError: the prompt or the settings cannot be run.
         """
         request = self.request(prompt, sampling, top_logprobs is not None)
-        stream = IncrementalDetokenizer(self.tokenizer, request, top_logprobs)
+        detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs)
         handle = Handle()
 
         def on_tokens(job: Job, tokens: list[Token], finish: str | None) -> None:
             if handle.done.is_set():
                 return
-            event = stream.feed(tokens, finish)
-            if event.finish_reason is None:
-                if event.text or event.tokens:
-                    on_event(event)
+            chunk = detokenizer.feed(tokens, finish)
+            if chunk.finish_reason is None:
+                if chunk.text or chunk.tokens:
+                    on_chunk(chunk)
                 return
-            if finish is None:  # a stop string ended it: the row is free now
+            if finish is None:  # a stop string ended it: the slot is free now
                 job.cancelled = True
-            event.usage = Usage(len(request.ids), stream.count, job.cached_tokens)
-            event.error, event.shifted = job.error, job.shifted
-            on_event(event)
+            usage = Usage(len(request.ids), detokenizer.num_tokens, job.cached_tokens)
+            on_chunk(
+                replace(chunk, usage=usage, error=job.error, context_shifted=job.context_shifted)
+            )
             handle.done.set()
 
         job = self.engine.submit(request, on_tokens, watched=watched, timeout=timeout)
@@ -152,19 +154,19 @@ class TextGenerator:
         self, prompt: Prompt, sampling: SamplingConfig, **options: Any
     ) -> Iterator[GenerationChunk]:
         """The events of one text as they come; closing the iterator cancels the text."""
-        events: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
-        handle = self.submit(prompt, sampling, events.put, **options)
+        chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
+        handle = self.submit(prompt, sampling, chunks.put, **options)
         try:
             while True:
-                event = events.get()
-                yield event
-                if event.finish_reason is not None:
+                chunk = chunks.get()
+                yield chunk
+                if chunk.finish_reason is not None:
                     return
         finally:
             if not handle.done.is_set():
                 handle.cancel()
 
-    def complete(self, prompt: Prompt, sampling: SamplingConfig, **options: Any) -> Completion:
+    def generate(self, prompt: Prompt, sampling: SamplingConfig, **options: Any) -> Completion:
         """Write one text and wait for it.
 
         Raises:
@@ -229,9 +231,9 @@ class TextGenerator:
 
     def _started(self, prompt: Prompt, sampling: SamplingConfig) -> Iterator[GenerationChunk]:
         """`stream`, submitted now rather than when first asked."""
-        events: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
-        self.submit(prompt, sampling, events.put, watched=False)
-        return iter(events.get, None)
+        chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
+        self.submit(prompt, sampling, chunks.put, watched=False)
+        return iter(chunks.get, None)
 
     def _bad_words_ids(self, phrases: Sequence[str]) -> list[list[int]]:
         """The ways a phrase is usually written: alone, after a space, capitalised."""
@@ -258,20 +260,26 @@ def seed_of(sampling: SamplingConfig, number: int) -> int:
     return ((sampling.seed or 0) + number) % 2**31
 
 
-def _gather(events: Iterator[GenerationChunk]) -> Completion:
-    """All events of a text as one completion."""
+def _gather(chunks: Iterator[GenerationChunk]) -> Completion:
+    """All chunks of a text as one completion."""
     text: list[str] = []
     tokens: list[TokenInfo] = []
-    ids: list[int] = []
-    for event in events:
-        text.append(event.text)
-        tokens += event.tokens
-        ids += event.ids
-        if event.finish_reason is not None:
+    token_ids: list[int] = []
+    for chunk in chunks:
+        text.append(chunk.text)
+        tokens += chunk.tokens
+        token_ids += chunk.token_ids
+        if chunk.finish_reason is not None:
             break
-    if event.finish_reason == "error":
-        raise GenerationFailed(event.error or "The text could not be written.")
-    assert event.usage is not None and event.finish_reason is not None
+    if chunk.finish_reason == "error":
+        raise GenerationFailed(chunk.error or "The text could not be generated.")
+    assert chunk.usage is not None and chunk.finish_reason is not None
     return Completion(
-        "".join(text), event.finish_reason, event.usage, ids, tokens, event.stop, event.shifted
+        "".join(text),
+        chunk.finish_reason,
+        chunk.usage,
+        token_ids,
+        tokens,
+        chunk.stop,
+        chunk.context_shifted,
     )

@@ -39,7 +39,7 @@ class Job:
     error: str | None = None
     ids: list[int] = field(default_factory=list)
     cached_tokens: int = 0  # tokens of the prompt that were remembered
-    shifted: bool = False  # the text outgrew the model's context
+    context_shifted: bool = False  # the text outgrew the model's context
     score: float | None = None  # of a beam
     cancelled: bool = False
     draft: GPT | Literal["lookup"] | None = None  # guess ahead with a model, or from the text
@@ -194,7 +194,7 @@ class Scheduler:
             pair[0].tell([], _over(pair[0], now))
 
     def _finish(self, row: int, job: Job, tokens: list[Token], reason: str) -> None:
-        job.shifted = self.batch.rows[row].shifted
+        job.context_shifted = self.batch.rows[row].shifted
         self.batch.leave(row)
         del self.active[row]
         job.tell(tokens, reason)

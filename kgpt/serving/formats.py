@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from kgpt.serving.request_stream import Piece
-
-if TYPE_CHECKING:
-    from kgpt.generation.generator import TokenInfo, Usage
+from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob, Usage
 
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot write
 
@@ -24,7 +22,7 @@ class Written:
     usage: Usage | None = None
     offset: int = 0  # characters of the tokens that were sent
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: GenerationChunk) -> None:
         self.text += piece.text
         self.tokens += piece.tokens
         self.finish_reason, self.stop = piece.finish_reason, piece.stop
@@ -41,7 +39,7 @@ class Shape(Protocol):
     def opening(self, index: int) -> dict[str, Any] | None:
         """The choice that opens a stream of text `index`, before there is any text."""
 
-    def part(self, piece: Piece, written: Written) -> dict[str, Any]:
+    def part(self, piece: GenerationChunk, written: Written) -> dict[str, Any]:
         """The choice of a chunk; `written` is the text before `piece`."""
 
     def whole(self, index: int, written: Written) -> dict[str, Any]:
@@ -60,7 +58,7 @@ class ChatShape:
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def part(self, piece: Piece, written: Written) -> dict[str, Any]:
+    def part(self, piece: GenerationChunk, written: Written) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
         return {
             "index": piece.index,
@@ -77,7 +75,7 @@ class ChatShape:
             **ending(written.finish_reason, written.stop),
         }
 
-    def _logprobs(self, tokens: list[TokenInfo]) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[TokenInfo]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
         return {"content": [token_entry(token) for token in tokens], "refusal": None}
@@ -94,7 +92,7 @@ class CompletionShape:
     def opening(self, index: int) -> dict[str, Any] | None:
         return None
 
-    def part(self, piece: Piece, written: Written) -> dict[str, Any]:
+    def part(self, piece: GenerationChunk, written: Written) -> dict[str, Any]:
         logprobs = self._logprobs(piece.tokens, written.offset)
         written.offset += sum(map(characters, piece.tokens))
         return {
@@ -112,7 +110,7 @@ class CompletionShape:
             **ending(written.finish_reason, written.stop),
         }
 
-    def _logprobs(self, tokens: list[TokenInfo], offset: int) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[TokenInfo], offset: int) -> dict[str, Any] | None:
         """OpenAI's four lists, and beside them `content` as in chat, which tells ids apart."""
         if not self.logprobs:
             return None
@@ -124,7 +122,7 @@ class CompletionShape:
             "tokens": [spelled(token) for token in tokens],
             "token_logprobs": [finite(token.logprob) for token in tokens],
             "top_logprobs": [
-                {spelled(other): finite(other.logprob) for other in reversed(token.top)}
+                {spelled(other): finite(other.logprob) for other in reversed(token.top_logprobs)}
                 for token in tokens
             ],
             "text_offset": offsets,
@@ -140,33 +138,30 @@ def ending(reason: str | None, stop: str | None) -> dict[str, Any]:
 
 
 def token_entry(token: TokenInfo) -> dict[str, Any]:
-    """A token, its log probability, and those of the likeliest others."""
-    chances = {other.id: other.filtered for other in token.top}
-    return {
-        **alternative(token, chances.get(token.id)),
-        "top_logprobs": [alternative(other, other.filtered) for other in token.top],
-    }
+    """A token, its log-probability, and those of the most likely candidates."""
+    top = [logprob_entry(candidate) for candidate in token.top_logprobs]
+    return logprob_entry(token) | {"top_logprobs": top}
 
 
-def alternative(token: Any, filtered: float | None) -> dict[str, Any]:
-    """`filtered` is the probability after all sampling controls."""
+def logprob_entry(token: TopLogprob) -> dict[str, Any]:
+    """`sampling_prob` is the probability after all logits processors and warpers."""
     return {
         "token": token.text,
         "logprob": finite(token.logprob),
         "bytes": list(token.bytes),
         "id": token.id,
-        "filtered": filtered,
+        "sampling_prob": token.sampling_prob,
     }
 
 
-def spelled(token: Any) -> str:
+def spelled(token: TopLogprob) -> str:
     """The text of a token; of one that is part of a character, its bytes as OpenAI writes them."""
     if "\ufffd" not in token.text:
         return token.text
     return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
 
 
-def characters(token: Any) -> int:
+def characters(token: TopLogprob) -> int:
     """How many characters begin in a token: bytes that are no continuation, as UTF-8 has it."""
     return sum(byte & 0xC0 != 0x80 for byte in token.bytes)
 

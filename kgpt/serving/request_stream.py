@@ -6,31 +6,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
 from kgpt.config import SamplingConfig
+from kgpt.protocol import GenerationChunk
 from kgpt.serving.errors import Refusal
 from kgpt.serving.filters import FilterChain
 from kgpt.serving.state import Service
 
 if TYPE_CHECKING:
-    from kgpt.generation.generator import GenerationChunk, Handle, TokenInfo, Usage
-
-
-@dataclass
-class Piece:
-    """The next part of the text with number `index`."""
-
-    index: int
-    text: str
-    tokens: list[TokenInfo]
-    finish_reason: str | None  # not None on the last piece
-    stop: str | None
-    usage: Usage | None
-    error: str | None
+    from kgpt.generation.generator import Handle
 
 
 class Answers:
@@ -127,7 +115,7 @@ class Answers:
             self._service.metrics.finished.labels("cancelled").inc(self._open)
             self._open = 0
 
-    async def coming(self, timeout: float | None = None) -> list[Piece]:
+    async def coming(self, timeout: float | None = None) -> list[GenerationChunk]:
         """The next pieces, as soon as there is one; none if `timeout` seconds pass without.
 
         To be called while `is_open`.
@@ -140,7 +128,7 @@ class Answers:
             events.append(self._events.get_nowait())
         return [self._received(index, event) for index, event in events]
 
-    def _received(self, index: int, event: GenerationChunk) -> Piece:
+    def _received(self, index: int, event: GenerationChunk) -> GenerationChunk:
         metrics, elapsed = self._service.metrics, time.monotonic() - self._begun
         if index in self._waiting and (event.text or event.tokens or event.finish_reason):
             self._waiting.discard(index)
@@ -150,15 +138,8 @@ class Answers:
             if not self._open:
                 self._service.running.discard(self)
             metrics.ended(event.finish_reason, elapsed)
-        return Piece(
-            index,
-            self._filters[index].feed(event.text, last=event.finish_reason is not None),
-            event.tokens or [],
-            event.finish_reason,
-            event.stop,
-            event.usage,
-            event.error,
-        )
+        is_last = event.finish_reason is not None
+        return replace(event, text=self._filters[index].feed(event.text, last=is_last), index=index)
 
 
 @contextlib.asynccontextmanager

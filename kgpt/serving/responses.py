@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from kgpt.protocol import GenerationChunk
 from kgpt.serving.errors import Refusal, json_response
 from kgpt.serving.formats import Shape, Written, usage_of
-from kgpt.serving.request_stream import Answers, Piece, while_connected
+from kgpt.serving.request_stream import Answers, while_connected
 from kgpt.serving.state import Service
 
 SILENCE_S = 15.0  # after so long without text a comment is sent, so that nobody hangs up
@@ -68,7 +69,7 @@ class Reply:
             yield self._chunk([], {"usage": usage_of(self.texts, self.n)})
         yield "data: [DONE]\n\n"
 
-    def _part(self, piece: Piece, extra: dict[str, Any]) -> str:
+    def _part(self, piece: GenerationChunk, extra: dict[str, Any]) -> str:
         check(piece)
         written = self.texts[piece.index]
         choice = self.shape.part(piece, written)
@@ -113,7 +114,7 @@ async def collect(request: Request, answers: Answers, texts: list[Written]) -> N
         )
 
 
-def check(piece: Piece) -> None:
+def check(piece: GenerationChunk) -> None:
     """Raise a `Refusal` if the text did not end well."""
     if piece.finish_reason == "cancelled":
         raise Refusal(503, "The server ends, and the answer was cut off.", code="draining")

@@ -88,11 +88,11 @@ def _model(service: Service) -> dict[str, Any]:
     engine = service.engine
     facts = {
         "context": engine.max_context,
-        "chat": engine.chat is not None,
+        "chat": engine.chat_template is not None,
         "parameters": engine.config.num_parameters(),
         "backend": os.environ.get("KERAS_BACKEND"),
         "max_tokens": service.config.max_tokens,
-        "sampling": engine.defaults.model_dump(),
+        "sampling": engine.default_sampling.model_dump(),
     }
     head = {"id": service.name, "object": "model", "created": service.created, "owned_by": "kgpt"}
     return head | {"kgpt": facts}

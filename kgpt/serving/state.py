@@ -121,11 +121,11 @@ class Service:
 
     def sampling(self, given: dict[str, Any]) -> SamplingConfig:
         """The sampling of a request: the model's defaults, what was given, the server's rules."""
-        values = self.engine.defaults.model_dump() | given
+        values = self.engine.default_sampling.model_dump() | given
         values["max_tokens"] = min(values["max_tokens"], self.config.max_tokens)
         limit = MOST_BANNED - len(self.config.bad_words)
         if len(values["bad_words"]) > limit:
-            raise UsageError(f"banned: at most {limit} phrases are taken here.")
+            raise UsageError(f"bad_words: at most {limit} phrases are taken here.")
         values["bad_words"] = [*self.config.bad_words, *filter(None, values["bad_words"])]
         self._check_ids(values["logit_bias"])
         values["stop"] = [stop for stop in values["stop"] if stop]
@@ -149,7 +149,7 @@ class Service:
         Args:
             go_on: write on in the last message, not in a new one.
         """
-        chat = self.engine.chat
+        chat = self.engine.chat_template
         if chat is None:
             raise UsageError("This model has no chat layout; use POST /v1/completions.")
         self._check_length(sum(len(message["content"]) for message in messages))

@@ -170,32 +170,32 @@ def test_stop_strings_end_texts_where_the_engine_ends_them(alone, engine):
 
 
 def test_defaults_are_the_models_own(alone, engine):
-    done = engine.complete("To be", engine.defaults)
+    done = engine.generate("To be", engine.default_sampling)
     assert alone["default"] == outcomes([done])
 
 
 def test_saved_model_cli_runs_the_default(alone, exported, engine):
     text = np.load(f"{exported}-cli/text.npy", allow_pickle=True)
-    assert text[0].decode() == engine.complete("To be", engine.defaults).text
+    assert text[0].decode() == engine.generate("To be", engine.default_sampling).text
 
 
 @pytest.mark.parametrize("signature", ["chat", "chat_generate"])
 def test_replies_are_the_engines(signature, alone, engine):
-    config = engine.defaults if signature == "chat" else SAMPLED
+    config = engine.default_sampling if signature == "chat" else SAMPLED
     expected = []
     for roles, contents in zip(ROLES, CONTENTS, strict=True):
         turns = zip(roles, contents, strict=True)
         messages = [{"role": role, "content": text} for role, text in turns if role]
-        ids = engine.chat.encode(messages, reply=True)[0]
-        expected.append(engine.complete([*engine.tokenizer.bos_ids, *ids], config))
+        ids = engine.chat_template.encode(messages, reply=True)[0]
+        expected.append(engine.generate([*engine.tokenizer.bos_ids, *ids], config))
     assert alone[signature] == outcomes(expected)
 
 
 def test_ids_go_on_as_texts_do(alone, engine):
-    for signature, config in (("continue_ids", engine.defaults), ("generate_ids", SAMPLED)):
+    for signature, config in (("continue_ids", engine.default_sampling), ("generate_ids", SAMPLED)):
         for row, prompt in enumerate(([1, 2, 3], [4])):
             ids = [i for i in alone[signature]["ids"][row] if i >= 0]
-            assert ids == engine.complete(prompt, config).ids
+            assert ids == engine.generate(prompt, config).token_ids
 
 
 def test_logits_are_the_models(alone, folder):
@@ -319,7 +319,7 @@ def test_a_tokenizer_beyond_the_graph_leaves_signatures_on_ids(folder):
     assert "it normalises text (NFC)" in served.missing["generate"]
     ids = served.signatures["serving_default"](tf.constant([[1, 2, 3]]))["ids"]
     with TextGenerator(folder) as engine:
-        assert ids.numpy()[0].tolist() == engine.complete([1, 2, 3], served.defaults).ids
+        assert ids.numpy()[0].tolist() == engine.generate([1, 2, 3], served.defaults).token_ids
 
 
 def test_every_control_is_a_field_of_the_sampling_config():

@@ -42,48 +42,50 @@ def config(count=20, **settings):
 
 def test_streamed_pieces_join_to_the_whole(engine):
     pieces = list(engine.stream("To be", config(30)))
-    whole = engine.complete("To be", config(30))
+    whole = engine.generate("To be", config(30))
     assert "".join(piece.text for piece in pieces) == whole.text
-    assert engine.tokenizer.decode(whole.ids, skip_special=True, continues=True) == whole.text
+    assert engine.tokenizer.decode(whole.token_ids, skip_special=True, continues=True) == whole.text
     assert [piece.finish_reason for piece in pieces][-1] == whole.finish_reason
-    assert whole.usage.completion_tokens == len(whole.ids) <= 30
+    assert whole.usage.completion_tokens == len(whole.token_ids) <= 30
     assert whole.usage.prompt_tokens == 5
 
 
 def test_the_same_seed_writes_the_same_text_in_any_company(engine):
-    alone = engine.complete("O", config(16, seed=7)).text
+    alone = engine.generate("O", config(16, seed=7)).text
     texts = engine.generate_batch(["O"] * 12, config(16, seed=0))
     assert texts[7].text == alone
     assert len({text.text for text in texts}) > 6
 
 
 def test_a_stop_string_ends_the_text_and_is_not_in_it(engine):
-    free = engine.complete("Once", config(40)).text
+    free = engine.generate("Once", config(40)).text
     stop = free[10:13]
-    got = engine.complete("Once", config(40, stop=[stop, "never met"]))
+    got = engine.generate("Once", config(40, stop=[stop, "never met"]))
     assert got.text == free[: free.index(stop)]
     assert (got.finish_reason, got.stop) == ("stop", stop)
 
 
 def test_a_banned_word_is_never_written(engine):
-    free = engine.complete("Once", config(40)).text
+    free = engine.generate("Once", config(40)).text
     word = free[8:10]
-    assert word not in engine.complete("Once", config(40, bad_words=[word])).text
+    assert word not in engine.generate("Once", config(40, bad_words=[word])).text
 
 
 def test_reported_tokens_are_the_text(engine):
-    got = engine.complete("Once", config(12), top_logprobs=5)
-    assert len(got.tokens) == len([i for i in got.ids if i not in engine.tokenizer.stop_ids])
+    got = engine.generate("Once", config(12), top_logprobs=5)
+    assert len(got.tokens) == len([i for i in got.token_ids if i not in engine.tokenizer.stop_ids])
     spelled = b"".join(token.bytes for token in got.tokens).decode("utf-8", "replace")
     assert spelled == got.text
-    assert all(len(token.top) == 5 for token in got.tokens)
-    assert all(token.top[0].logprob >= token.top[4].logprob for token in got.tokens)
+    assert all(len(token.top_logprobs) == 5 for token in got.tokens)
+    assert all(
+        token.top_logprobs[0].logprob >= token.top_logprobs[4].logprob for token in got.tokens
+    )
 
 
 def test_the_second_turn_remembers_the_first(engine):
     first = "A long beginning that stays. " * 1
-    engine.complete(first, config(4))
-    assert engine.complete(first + "And more.", config(4)).usage.cached_tokens >= len(first) - 1
+    engine.generate(first, config(4))
+    assert engine.generate(first + "And more.", config(4)).usage.cached_tokens >= len(first) - 1
 
 
 def test_cancelling_frees_the_slot(engine):
@@ -101,7 +103,7 @@ def test_cancelling_frees_the_slot(engine):
 
 
 def test_warming_leaves_texts_under_way_alone(engine):
-    want = engine.complete("Once", config(60)).text
+    want = engine.generate("Once", config(60)).text
     events = queue.SimpleQueue()
     engine.submit("Once", config(60), events.put)
     engine.warm_up()
@@ -112,7 +114,7 @@ def test_warming_leaves_texts_under_way_alone(engine):
 
 
 def test_a_deadline_ends_a_text(engine):
-    got = engine.complete("x", config(10**6, min_tokens=10**6), timeout=0.3)
+    got = engine.generate("x", config(10**6, min_tokens=10**6), timeout=0.3)
     assert got.finish_reason == "deadline"
     assert got.usage.completion_tokens < 10**6
 
@@ -128,11 +130,11 @@ def test_a_full_queue_refuses(engine):
 
 
 def test_callers_on_many_threads_each_get_their_own(engine):
-    want = {seed: engine.complete("Hi", config(12, seed=seed)).text for seed in range(6)}
+    want = {seed: engine.generate("Hi", config(12, seed=seed)).text for seed in range(6)}
     got = {}
 
     def ask(seed):
-        got[seed] = engine.complete("Hi", config(12, seed=seed)).text
+        got[seed] = engine.generate("Hi", config(12, seed=seed)).text
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
     for thread in threads:
@@ -143,12 +145,12 @@ def test_callers_on_many_threads_each_get_their_own(engine):
 
 
 def test_an_empty_prompt_begins_a_document(engine):
-    assert engine.complete("", config(3)).usage.prompt_tokens == 1
+    assert engine.generate("", config(3)).usage.prompt_tokens == 1
 
 
 def test_ids_outside_the_vocabulary_are_refused(engine):
     with pytest.raises(UsageError):
-        engine.complete([99999], config(3))
+        engine.generate([99999], config(3))
 
 
 def test_a_failure_of_the_model_is_told_and_survived(engine, monkeypatch):
@@ -158,8 +160,8 @@ def test_a_failure_of_the_model_is_told_and_survived(engine, monkeypatch):
     broken = scheduler.batch
     monkeypatch.setattr(broken, "write", lambda steps: 1 / 0)
     with pytest.raises(GenerationFailed, match="division"):
-        engine.complete("x", config(3))
-    assert engine.complete("x", config(3)).text
+        engine.generate("x", config(3))
+    assert engine.generate("x", config(3)).text
 
 
 def test_closing_ends_what_runs(folder):

@@ -11,49 +11,15 @@ import itertools
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import QueueFull
+from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob, Usage
 from kgpt.text.chat_template import ChatMLTemplate
 from kgpt.text.tokenizer import Tokenizer
 
 WORDS = ["a", "little", "boat", "went", "far", "over", "über", "sea", "🙂", "then", "home"]
-
-
-@dataclass
-class Usage:
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-
-
-@dataclass
-class GenerationChunk:
-    text: str = ""
-    tokens: list = field(default_factory=list)
-    finish_reason: str | None = None
-    stop: str | None = None
-    usage: Usage | None = None
-    error: str | None = None
-
-
-@dataclass
-class Alternative:
-    id: int
-    text: str
-    bytes: bytes
-    logprob: float
-    filtered: float | None
-
-
-@dataclass
-class TokenInfo:
-    id: int
-    text: str
-    bytes: bytes
-    logprob: float
-    top: list
 
 
 @dataclass
@@ -115,14 +81,14 @@ class Job:
         keep = max((len(stop) - 1 for stop in self.sampling.stop), default=0)
         ready = self.held[: max(len(self.held) - keep, 0)]
         self.held = self.held[len(ready) :]
-        self.on_event(GenerationChunk(ready, tokens))
+        self.on_event(GenerationChunk(ready, tuple(tokens)))
         return False
 
     def end(self, reason, stop=None, tokens=(), error=None) -> bool:
         if reason == "length":
             self.held += self.stream.finish()
         usage = Usage(self.prompt_tokens, self.written)
-        self.on_event(GenerationChunk(self.held, list(tokens), reason, stop, usage, error))
+        self.on_event(GenerationChunk(self.held, tuple(tokens), (), reason, stop, usage, error))
         self.handle.done.set()
         return True
 
@@ -131,8 +97,9 @@ class Job:
             spelled = self.engine.tokenizer.decode([token])
             return kind(token, spelled, bytes([token]), logprob, *more)
 
-        others = [entry(Alternative, (token + i) % 256, -0.5 - i, 0.5**i) for i in range(20)]
-        return entry(TokenInfo, token, -0.5, others[: self.top_logprobs])
+        others = [entry(TopLogprob, (token + i) % 256, -0.5 - i, 0.5**i) for i in range(20)]
+        top = tuple(others[: self.top_logprobs])
+        return entry(TokenInfo, token, -0.5, 1.0 if top else None, top)
 
 
 def story(prompt, seed):
@@ -155,8 +122,8 @@ class FakeEngine:
         self, max_num_seqs=8, max_queue=64, max_context=512, delay=0.0, chat=True, warm=None
     ):
         self.tokenizer = Tokenizer.of_bytes()
-        self.chat = ChatMLTemplate(self.tokenizer) if chat else None
-        self.defaults = SamplingConfig(max_tokens=20)
+        self.chat_template = ChatMLTemplate(self.tokenizer) if chat else None
+        self.default_sampling = SamplingConfig(max_tokens=20)
         self.config = ModelConfig(
             vocab_size=259, max_length=max_context, num_layers=1, num_heads=1, hidden_dim=2
         )

@@ -67,7 +67,7 @@ def test_logprobs_in_chat(api):
     for token in content:
         same = [other for other in token.top_logprobs if other.id == token.id]
         assert [other.logprob for other in same] == [token.logprob] * len(same)
-        assert token.filtered == (same[0].filtered if same else None)
+        assert token.sampling_prob == (same[0].sampling_prob if same else None)
 
 
 def test_logprobs_streamed_are_those_of_the_whole(api):
@@ -138,7 +138,7 @@ def test_a_prefilled_answer_is_gone_on_with(server, api):
     more = api.chat.completions.create(
         model="fake", messages=said, seed=1, extra_body={"continue_final_message": True}
     )
-    chat = server.engine.chat
+    chat = server.engine.chat_template
     prompt, _ = chat.encode(said, continue_final=True)
     assert prompt[-4:] == list(b"Once")
     direct = api.completions.create(model="fake", prompt=prompt, seed=1)

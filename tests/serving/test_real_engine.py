@@ -36,8 +36,8 @@ def server(tmp_path_factory):
     engine = TextGenerator(folder, max_num_seqs=4, max_queue=60)
     engine.warm_up = lambda progress: progress(0, 0)  # tests compile only what they use
     # Texts of ASCII that go on: an untrained model would write half characters, and end at once.
-    engine.defaults.logit_bias = dict.fromkeys(range(128, 259), -100.0)
-    engine.defaults.max_tokens = 20
+    engine.default_sampling.logit_bias = dict.fromkeys(range(128, 259), -100.0)
+    engine.default_sampling.max_tokens = 20
     running = start(engine, max_num_seqs=4, max_queue=60)
     yield running
     running.stop()
@@ -67,7 +67,7 @@ def test_the_next_tokens_distribution(api):
     (token,) = answer.choices[0].logprobs.content
     logprobs = [other["logprob"] for other in token["top_logprobs"]]
     assert logprobs == sorted(logprobs, reverse=True) and len(logprobs) == 20
-    kept = [other["filtered"] for other in token["top_logprobs"] if other["filtered"]]
+    kept = [other["sampling_prob"] for other in token["top_logprobs"] if other["sampling_prob"]]
     assert len(kept) <= 5 and sum(kept) == pytest.approx(1, abs=1e-3)
 
 

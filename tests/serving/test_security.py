@@ -211,7 +211,7 @@ def test_slow_bodies_are_refused(serve, monkeypatch):
 def test_who_never_reads_is_dropped(serve, monkeypatch):
     monkeypatch.setattr(TimedProtocol, "reader_timeout", 0.2)
     engine = FakeEngine(max_context=10_000_000)
-    engine.defaults.max_tokens = 1_000_000
+    engine.default_sampling.max_tokens = 1_000_000
     running = serve(engine, max_tokens=10_000_000)
     host, port = running.url.removeprefix("http://").split(":")
     deaf = socket.socket()

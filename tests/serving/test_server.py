@@ -117,7 +117,7 @@ def test_the_servers_rules_cannot_be_removed(serve):
             assert used.bad_words == ["secret"] and used.max_tokens <= 30
         own = {"prompt": "a", "config": {"bad_words": ["mine"]}}
         http.post("/api/gpt/generate", json=own)
-        assert running.engine.samplings[-1].banned == ["secret", "mine"]
+        assert running.engine.samplings[-1].bad_words == ["secret", "mine"]
         many = {"prompt": "a", "config": {"bad_words": ["x"] * 64}}
         assert "at most 63" in http.post("/api/gpt/generate", json=many).json()["error"]
 

@@ -30,7 +30,7 @@ def entry(text: str, chance: float, temperature: float = 1.0) -> dict:
     warm = {t: p ** (1 / max(temperature, 0.01)) for t, p in chances.items()}
     total = sum(warm.values())
     top = [
-        {"token": t, "id": 100 + i, "logprob": math.log(p), "filtered": warm[t] / total}
+        {"token": t, "id": 100 + i, "logprob": math.log(p), "sampling_prob": warm[t] / total}
         for i, (t, p) in enumerate(chances.items())
     ]
     return top[0] | {"bytes": list(text.encode()), "top_logprobs": top}

@@ -42,7 +42,7 @@ def test_a_chat_is_streamed_with_its_tokens():
         assert "".join(chunk.text for chunk in chunks) == ANSWER
         tokens = [token for chunk in chunks for token in chunk.tokens]
         assert "".join(token.text for token in tokens) == ANSWER
-        assert tokens[0].top[0].filtered is not None
+        assert tokens[0].top[0].sampling_prob is not None
         assert chunks[-2].finish_reason == "stop" and chunks[-1].usage["prompt_tokens"] == 12
         assert fake.requests[0]["temperature"] == SAMPLING.temperature
 

@@ -122,7 +122,7 @@ class ChatSession:
             raise UsageError("That token is no text of its own, so no answer can begin with it.")
         token = answer.tokens[place]
         kept = answer.tokens[:place]
-        instead = Token(chosen.id, chosen.text, chosen.logprob, token.top, chosen.filtered)
+        instead = Token(chosen.id, chosen.text, chosen.logprob, token.top, chosen.sampling_prob)
         sibling = self._answer(answer.parent)
         sibling.prefix = answer.prefix
         sibling.tokens = [*kept, instead]

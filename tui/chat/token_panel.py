@@ -117,7 +117,7 @@ def bar(token: Alternative, width: int, chosen: bool = False) -> Content:
     """A token, a bar of its probability, and the probability before and after the controls."""
     chance = math.exp(min(token.logprob, 0.0))
     room = max(2, width - NAME - NUMBERS - 1)
-    after = token.filtered
+    after = token.sampling_prob
     kept = chance if after is None else after
     full, eighth = divmod(round(min(max(kept, 0.0), 1.0) * room * 8), 8)
     drawn = "█" * full + (" ▏▎▍▌▋▊▉"[eighth] if eighth else "")

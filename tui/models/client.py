@@ -33,7 +33,7 @@ class Alternative:
     id: int
     text: str
     logprob: float
-    filtered: float | None = None
+    sampling_prob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Token:
     text: str
     logprob: float
     top: tuple[Alternative, ...] = ()
-    filtered: float | None = None
+    sampling_prob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,11 +208,11 @@ def read_tokens(logprobs: dict[str, Any] | None) -> tuple[Token, ...]:
 
 def _token(entry: dict[str, Any]) -> Token:
     top = tuple(
-        Alternative(int(t.get("id", -1)), t["token"], float(t["logprob"]), t.get("filtered"))
+        Alternative(int(t.get("id", -1)), t["token"], float(t["logprob"]), t.get("sampling_prob"))
         for t in entry.get("top_logprobs") or []
     )
     chance = float(entry["logprob"])
-    return Token(int(entry.get("id", -1)), entry["token"], chance, top, entry.get("filtered"))
+    return Token(int(entry.get("id", -1)), entry["token"], chance, top, entry.get("sampling_prob"))
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:

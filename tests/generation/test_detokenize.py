@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt.generation.stop_sequences import StopSequenceMatcher
+from kgpt.generation.detokenize import StopSequenceMatcher
 
 LETTERS = st.text("ab", max_size=12)
 
@@ -16,12 +16,12 @@ def test_what_is_shown_ends_at_the_first_stop(pieces, stops):
         whole = "".join(pieces)
         assert whole.startswith(shown)
         assert not any(stop in shown for stop in stops)
-    shown += scanner.finish() if scanner.met is None else ""
+    shown += scanner.finish() if scanner.matched is None else ""
     text = "".join(pieces)
-    if scanner.met is None:
+    if scanner.matched is None:
         assert shown == text
     else:
-        assert text.startswith(shown + scanner.met)
+        assert text.startswith(shown + scanner.matched)
         assert not any(stop in shown for stop in stops)
 
 
