@@ -10,9 +10,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.config import ServeConfig
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
-from kgpt.serving.settings import ServeConfig
 
 
 def serve(

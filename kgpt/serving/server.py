@@ -19,11 +19,11 @@ from types import FrameType
 
 import uvicorn
 
+from kgpt.config import ServeConfig
 from kgpt.errors import KgptError, UsageError
 from kgpt.serving.app import build
 from kgpt.serving.http_timeouts import TimedProtocol
 from kgpt.serving.security import ApiKeys, is_loopback
-from kgpt.serving.settings import ServeConfig
 from kgpt.serving.state import Service
 
 BACKLOG = 1024  # connections that may wait to be accepted

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotated_types import MaxLen
 
 import kgpt
-from kgpt.config import SamplingConfig
+from kgpt.config import SamplingConfig, ServeConfig
 from kgpt.errors import UsageError
 from kgpt.serving.errors import Refusal
 from kgpt.serving.filters import MakeFilter, load_filters
 from kgpt.serving.metrics import Metrics
-from kgpt.serving.settings import ServeConfig
 
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator

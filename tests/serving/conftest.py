@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from kgpt.config import ServeConfig
 from kgpt.serving.server import Server, address_of, open_socket
-from kgpt.serving.settings import ServeConfig
 from kgpt.serving.state import Service
 from tests.serving.fakes import FakeEngine
 

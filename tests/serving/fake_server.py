@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from kgpt.config import ServeConfig
 from kgpt.serving.server import address_of, open_socket, run
-from kgpt.serving.settings import ServeConfig
 from kgpt.serving.state import Service
 from tests.serving.fakes import FakeEngine
 

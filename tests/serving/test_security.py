@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kgpt.config import ServeConfig
 from kgpt.errors import UsageError
 from kgpt.serving.http_timeouts import TimedProtocol
 from kgpt.serving.limits import depth
 from kgpt.serving.security import ApiKeys
 from kgpt.serving.server import open_socket
-from kgpt.serving.settings import ServeConfig
 from tests.serving.conftest import eventually
 from tests.serving.fakes import FakeEngine
 

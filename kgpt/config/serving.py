@@ -1,10 +1,15 @@
-"""What a server is told when it starts: where it listens and what no request may exceed."""
+"""What a server is told when it starts: `ServeConfig`."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from kgpt.config import InferenceDtype, Section
+from kgpt.config.section import Section
+
+# What a model is held in while it writes; int8 is for its matrices, the rest is float32 then.
+InferenceDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class ServeConfig(Section):

@@ -1,0 +1,33 @@
+"""The configuration: every option of kgpt, declared once.
+
+`ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig` and `ServeConfig` are pydantic models.
+Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema are rendered
+from them, so a bad value is refused with the same sentence everywhere. Nothing here imports Keras.
+"""
+
+from kgpt.config.loading import Config, preset_path, presets, read_yaml
+from kgpt.config.model import ModelConfig, RopeScaling
+from kgpt.config.overrides import options, parse_overrides
+from kgpt.config.sampling import SamplingConfig
+from kgpt.config.section import Section, did_you_mean, sentence
+from kgpt.config.serving import InferenceDtype, ServeConfig
+from kgpt.config.training import DataConfig, TrainConfig
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "InferenceDtype",
+    "ModelConfig",
+    "RopeScaling",
+    "SamplingConfig",
+    "Section",
+    "ServeConfig",
+    "TrainConfig",
+    "did_you_mean",
+    "options",
+    "parse_overrides",
+    "preset_path",
+    "presets",
+    "read_yaml",
+    "sentence",
+]

@@ -1,0 +1,70 @@
+"""The configuration of a whole run, read from a preset or a YAML file."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field
+
+from kgpt.config.model import ModelConfig
+from kgpt.config.sampling import SamplingConfig
+from kgpt.config.section import Section, did_you_mean
+from kgpt.config.training import DataConfig, TrainConfig
+from kgpt.errors import UsageError
+
+
+class Config(Section):
+    """A whole run: what `run.yaml` and the presets hold."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+
+    @classmethod
+    def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:
+        """Read a preset name or a YAML file, then apply `overrides` such as {"train.seed": 1}."""
+        values = read_yaml(preset_path(source) or Path(source))
+        for key, value in (overrides or {}).items():
+            section, _, name = key.partition(".")
+            values.setdefault(section, {})[name] = value
+        return cls.parse(values)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def presets() -> dict[str, Path]:
+    """Names and files of the presets that come with kgpt."""
+    folder = Path(str(resources.files("kgpt_configs")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def preset_path(source: str) -> Path | None:
+    """The file of the preset called `source`; None if `source` is a file itself."""
+    known = presets()
+    if source in known:
+        return known[source]
+    if Path(source).is_file():
+        return None
+    raise UsageError(
+        f"No preset or file is called {source!r}; "
+        + (did_you_mean(source, known) or f"the presets are {', '.join(known)}.")
+    )
+
+
+def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
+    """The keys of a YAML file, not yet validated; with `sections`, each must hold keys itself."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise UsageError(f"{path} is not a readable YAML file: {reason}.") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold keys and their values.")
+    if sections and not all(isinstance(value, dict) for value in values.values()):
+        raise UsageError(f"{path} must hold sections such as 'model:' and 'train:' with keys.")
+    return values

@@ -1,0 +1,68 @@
+"""Command-line flags of the form `--section.key value` over a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from kgpt.config.loading import Config
+from kgpt.config.model import RopeScaling
+from kgpt.config.section import did_you_mean
+from kgpt.errors import UsageError
+
+
+def parse_overrides(tokens: Sequence[str], flags: Iterable[str] = ()) -> dict[str, Any]:
+    """Command-line options of the form --section.key value, as {"section.key": value}.
+
+    `flags` are the command's other options, known here only to be suggested.
+
+    >>> parse_overrides(["--train.max-steps", "10", "--model.bias=false", "--train.tensorboard"])
+    {'train.max_steps': '10', 'model.bias': 'false', 'train.tensorboard': True}
+    """
+    known = {f"{section}.{key}": field for section, key, field in options()}
+    overrides: dict[str, Any] = {}
+    waiting = list(tokens)
+    while waiting:
+        token = waiting.pop(0)
+        name, has_value, value = token.partition("=")
+        key = name.removeprefix("--").replace("-", "_")
+        if not token.startswith("--"):
+            raise UsageError(f"{token!r} is not expected here; options look like --train.seed 1.")
+        if key not in known:
+            names = [f"--{option.replace('_', '-')}" for option in known] + list(flags)
+            hint = did_you_mean(name, names) or "see `kgpt train --help` for all options."
+            raise UsageError(f"Unknown option {name}; {hint}")
+        if has_value:
+            overrides[key] = _typed(value, known[key])
+        elif waiting and not waiting[0].startswith("--"):
+            overrides[key] = _typed(waiting.pop(0), known[key])
+        elif known[key].annotation is bool:
+            overrides[key] = True
+        else:
+            raise UsageError(f"{name} needs a value.")
+    return overrides
+
+
+def options() -> Iterator[tuple[str, str, FieldInfo]]:
+    """Every option there is: section, key, and the field that declares it."""
+    for section, owner in Config.model_fields.items():
+        for key, field in owner.annotation.model_fields.items():  # type: ignore[union-attr]
+            yield section, key, field
+
+
+def _typed(value: str, field: FieldInfo) -> Any:
+    """A command-line word as YAML would read it where text alone does not tell: lists and none."""
+    if value.lower() in ("none", "null"):
+        return None
+    kind = get_origin(field.annotation)
+    if kind is list and not value.startswith("["):
+        return [value]
+    if kind not in (list, dict) and field.annotation != RopeScaling | None:
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"{value} cannot be read; write it as one word, in YAML.") from None

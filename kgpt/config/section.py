@@ -1,0 +1,58 @@
+"""The base of every group of options, and the sentence that refuses a bad value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kgpt.errors import UsageError
+
+
+class Section(BaseModel):
+    """A group of options: unknown keys are refused, assignments are checked."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str = "") -> Self:
+        """Validate `values`; on failure raise a `UsageError` that names the key and its remedy.
+
+        >>> from kgpt.config import TrainConfig
+        >>> TrainConfig.parse({"batch_sise": 4}, "train")
+        Traceback (most recent call last):
+            ...
+        kgpt.errors.UsageError: Unknown key train.batch_sise; did you mean train.batch_size?
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UsageError(sentence(error, cls, where)) from None
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """'did you mean x?' for the nearest of `known`, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {prefix}{nearest[0]}?" if nearest else ""
+
+
+def sentence(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
+    """The first failure of `error` as one sentence that names the key."""
+    failure = error.errors()[0]
+    path = [str(part) for part in failure["loc"] if part != "[key]"]
+    key = ".".join(([where] if where else []) + path)
+    if failure["type"] == "extra_forbidden":
+        owner: Any = model
+        for part in path[:-1]:
+            annotation = owner.model_fields[part].annotation
+            owner = next(iter(get_args(annotation)), annotation)
+        prefix = key[: len(key) - len(path[-1])]
+        hint = did_you_mean(path[-1], owner.model_fields, prefix)
+        keys = ", ".join(owner.model_fields)
+        return f"Unknown key {key}; " + (hint or f"the keys are {keys}.")
+    reason = failure["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if failure["type"] == "value_error":
+        return f"{key}: {reason}." if key else f"{reason}."
+    return f"{key} {reason}, not {failure['input']!r}."
