@@ -71,3 +71,24 @@ class GenerationChunk:
     error: str | None = None
     context_shifted: bool = False
     index: int = 0
+
+
+@dataclass
+class EngineStats:
+    """Counters and gauges of an engine.
+
+    Attributes:
+        max_num_seqs: sequences decoded at once, at most.
+        active: sequences being prefilled or decoded now.
+        queued: requests waiting for a slot.
+        requests: requests accepted since the start; likewise the token counts.
+        cached_tokens: prompt tokens found in the KV cache.
+    """
+
+    max_num_seqs: int
+    active: int = 0
+    queued: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    cached_tokens: int = 0

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from kgpt.errors import KgptError, QueueFull, UsageError
@@ -15,19 +14,7 @@ from kgpt.generation.runner import Token
 from kgpt.generation.scheduler import Job, OnTokens, Scheduler
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
-
-
-@dataclass
-class EngineStats:
-    """What an engine has done and is doing."""
-
-    slots: int  # texts it can write at once
-    active: int = 0
-    queued: int = 0
-    requests: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cached_tokens: int = 0  # prompt tokens that were remembered
+from kgpt.protocol import EngineStats
 
 
 class Engine:
@@ -51,7 +38,7 @@ class Engine:
     ):
         self.max_queue = max_queue
         self.draft = draft
-        self._stats = EngineStats(slots=max_num_seqs)
+        self._stats = EngineStats(max_num_seqs)
         self._scheduler = Scheduler(model, max_num_seqs, context)
         self._vocab_size = model.config.known_vocab_size
         self._arrived: deque[Job] = deque()
@@ -88,7 +75,7 @@ class Engine:
                 raise QueueFull(f"{self.max_queue} requests are waiting already; try again later.")
             self._arrived.append(job)
             self._stats.requests += 1
-            self._stats.tokens_in += len(request.ids)
+            self._stats.prompt_tokens += len(request.ids)
             self._wake.notify()
         return job
 
@@ -173,7 +160,7 @@ class Engine:
 
     def _counting(self, on_tokens: OnTokens | None) -> OnTokens:
         def count(job: Job, tokens: list[Token], finish: str | None) -> None:
-            self._stats.tokens_out += len(tokens)
+            self._stats.generation_tokens += len(tokens)
             if finish is not None:
                 self._stats.cached_tokens += job.cached_tokens
             if on_tokens is not None:

@@ -14,13 +14,13 @@ from kgpt.checkpoints.pretrained import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import KgptError
 from kgpt.generation.detokenize import IncrementalDetokenizer
-from kgpt.generation.engine import Engine, EngineStats
+from kgpt.generation.engine import Engine
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.runner import Token
 from kgpt.generation.scheduler import Job
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
-from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, Usage
+from kgpt.protocol import EngineStats, FinishReason, GenerationChunk, TokenInfo, Usage
 from kgpt.text.chat_template import Chat, load_chat_template
 from kgpt.text.tokenizer import Tokenizer
 

@@ -94,11 +94,11 @@ class EngineFigures(Collector):
         stats = self._stats()
         if stats is None:
             return
-        yield GaugeMetricFamily("kgpt_slots", "Texts that can be written at once.", stats.slots)
+        yield GaugeMetricFamily("kgpt_slots", "Sequences decoded at once.", stats.max_num_seqs)
         yield GaugeMetricFamily("kgpt_slots_active", "Texts being written.", stats.active)
         yield GaugeMetricFamily("kgpt_queue", "Texts waiting for a slot.", stats.queued)
-        yield CounterMetricFamily("kgpt_tokens_in", "Prompt tokens taken.", stats.tokens_in)
-        yield CounterMetricFamily("kgpt_tokens_out", "Tokens written.", stats.tokens_out)
+        yield CounterMetricFamily("kgpt_tokens_in", "Prompt tokens taken.", stats.prompt_tokens)
+        yield CounterMetricFamily("kgpt_tokens_out", "Tokens written.", stats.generation_tokens)
         yield CounterMetricFamily(
             "kgpt_tokens_cached", "Prompt tokens found in the cache.", stats.cached_tokens
         )

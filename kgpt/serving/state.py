@@ -86,7 +86,7 @@ class Service:
     def mark_speed(self) -> None:
         """Note how much is written by now, for the figure of tokens per second."""
         if self._engine is not None:
-            self.metrics.speed.mark(self._engine.stats().tokens_out)
+            self.metrics.speed.mark(self._engine.stats().generation_tokens)
 
     def drain(self) -> None:
         """Take no more requests; those running go on."""
@@ -189,7 +189,7 @@ class Service:
         stats = self._engine.stats() if self._engine else None
         if stats is None:
             return 1
-        queue = self.metrics.mean_duration * stats.queued / max(stats.slots, 1)
+        queue = self.metrics.mean_duration * stats.queued / max(stats.max_num_seqs, 1)
         return round(min(60, max(1, queue / 2)))
 
     def fingerprint(self) -> str:

@@ -11,26 +11,14 @@ import itertools
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import QueueFull
-from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob, Usage
+from kgpt.protocol import EngineStats, GenerationChunk, TokenInfo, TopLogprob, Usage
 from kgpt.text.chat_template import ChatMLTemplate
 from kgpt.text.tokenizer import Tokenizer
 
 WORDS = ["a", "little", "boat", "went", "far", "over", "über", "sea", "🙂", "then", "home"]
-
-
-@dataclass
-class Stats:
-    slots: int
-    active: int = 0
-    queued: int = 0
-    requests: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cached_tokens: int = 0
 
 
 class Handle:
@@ -128,7 +116,7 @@ class FakeEngine:
             vocab_size=259, max_length=max_context, num_layers=1, num_heads=1, hidden_dim=2
         )
         self.max_context, self.max_queue, self.delay = max_context, max_queue, delay
-        self.figures = Stats(max_num_seqs)
+        self.figures = EngineStats(max_num_seqs)
         self.fail_with: str | None = None
         self.samplings: list[SamplingConfig] = []
         self.closed = False
@@ -149,16 +137,16 @@ class FakeEngine:
     ) -> Handle:
         job = Job(self, prompt, sampling, on_event, top_logprobs, timeout)
         with self._changed:
-            if len(self._waiting) + len(self._active) >= self.max_queue + self.figures.slots:
+            if len(self._waiting) + len(self._active) >= self.max_queue + self.figures.max_num_seqs:
                 raise QueueFull("full")
             self.samplings.append(sampling)
             self._waiting.append(job)
-            self.figures.tokens_in += job.prompt_tokens
+            self.figures.prompt_tokens += job.prompt_tokens
             self.figures.requests += 1
             self._changed.notify()
         return job.handle
 
-    def stats(self) -> Stats:
+    def stats(self) -> EngineStats:
         self.figures.active, self.figures.queued = len(self._active), len(self._waiting)
         return self.figures
 
@@ -173,8 +161,8 @@ class FakeEngine:
                 while not (self._waiting or self._active or self.closed):
                     self._changed.wait()
                 self._waiting = deque(job for job in self._waiting if not job.is_over())
-                while self._waiting and len(self._active) < self.figures.slots:
+                while self._waiting and len(self._active) < self.figures.max_num_seqs:
                     self._active.append(self._waiting.popleft())
-            self.figures.tokens_out += len(self._active)
+            self.figures.generation_tokens += len(self._active)
             self._active = [job for job in self._active if not job.step()]
             time.sleep(self.delay)
