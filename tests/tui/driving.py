@@ -11,7 +11,7 @@ from typing import Any
 from kgpt_tui.app import KgptApp, Options
 
 SIZES = [(40, 12), (80, 24), (120, 40)]
-PATIENCE_S = 30.0  # on a machine with more to do; what holds is seen at once
+WAIT_TIMEOUT_S = 30.0  # generous, for a busy machine; a true condition is seen at once
 
 
 def drive(
@@ -36,7 +36,7 @@ def drive(
 
 async def wait_until(pilot, holds: Callable[[], object], what: str = "") -> None:
     """Let the app work until `holds()`; widgets it asks for may come late."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + WAIT_TIMEOUT_S
     problem: Exception | None = None
     while time.monotonic() < deadline:
         await pilot.pause(0.02)

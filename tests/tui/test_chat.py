@@ -14,8 +14,8 @@ from kgpt_tui.chat.screen import ChatScreen
 from kgpt_tui.chat.store import Store
 from kgpt_tui.chat.token_panel import Alternatives, TokenPanel
 from kgpt_tui.models.screen import ModelScreen
-from kgpt_tui.shared.dialogs import AskScreen
-from kgpt_tui.shared.text_dialog import WriteScreen
+from kgpt_tui.shared.dialogs import InputDialog
+from kgpt_tui.shared.text_dialog import TextDialog
 from tests.tui.driving import drive, said, screen_text, wait_until
 from tests.tui.fake_server import ANSWER, FakeServer
 
@@ -144,7 +144,7 @@ def test_a_question_is_edited_and_sent_again(tmp_path):
     async def script(chat):
         await chat.ask("first")
         await chat.press("escape", "home", "e")
-        await chat.until(lambda: isinstance(chat.app.screen, WriteScreen))
+        await chat.until(lambda: isinstance(chat.app.screen, TextDialog))
         await chat.press("!", "ctrl+s")
         await chat.until(lambda: "first!" in chat.texts)
         await chat.done()
@@ -157,7 +157,7 @@ def test_an_answer_is_rewritten_by_hand(tmp_path):
     async def script(chat):
         await chat.ask()
         await chat.press("escape", "e")
-        await chat.until(lambda: isinstance(chat.app.screen, WriteScreen))
+        await chat.until(lambda: isinstance(chat.app.screen, TextDialog))
         await chat.press("?", "ctrl+s")
         await chat.until(lambda: chat.texts[-1] == ANSWER + "?")
         assert len(chat.session.conversation.siblings(chat.path[-1])) == 2
@@ -230,7 +230,7 @@ def test_sliders_change_the_next_answer_and_the_next_tokens(tmp_path):
         await chat.press("backspace")
         assert chat.session.sampling.temperature == 1.0
         await chat.press("enter")
-        await chat.until(lambda: isinstance(chat.app.screen, AskScreen))
+        await chat.until(lambda: isinstance(chat.app.screen, InputDialog))
         await chat.press("end", *["backspace"] * 5, "5", "0", "0")
         await chat.until(lambda: "less than or equal to 100" in screen_text(chat.app))
         await chat.press("backspace", "backspace", "enter")
@@ -287,7 +287,9 @@ def test_conversations_are_listed_searched_renamed_pinned_and_deleted(tmp_path):
         await chat.press("p")
         await chat.until(lambda: "★" in screen_text(chat.app))
         await chat.press("r")
-        await chat.until(lambda: isinstance(chat.app.screen, AskScreen) and chat.app.screen.focused)
+        await chat.until(
+            lambda: isinstance(chat.app.screen, InputDialog) and chat.app.screen.focused
+        )
         await chat.press("end", *" too", "enter")
         await chat.until(lambda: "about foxes too" in screen_text(chat.app))
         entries.focus()

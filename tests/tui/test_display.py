@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.content import Content
 
-from kgpt_tui.shared.display import MARKS, one_line, same_length, shown, token_text
+from kgpt_tui.shared.display import MARKS, one_line, same_length, sanitize, token_text
 
 NASTY = st.text(
     st.one_of(
@@ -19,7 +19,7 @@ NASTY = st.text(
 
 @given(NASTY)
 def test_nothing_that_moves_the_cursor_or_the_direction_is_left(text):
-    for character in shown(text):
+    for character in sanitize(text):
         assert character == "\n" or unicodedata.category(character) not in (
             "Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp",
         )  # fmt: skip
@@ -27,18 +27,18 @@ def test_nothing_that_moves_the_cursor_or_the_direction_is_left(text):
 
 @given(NASTY)
 def test_it_can_be_drawn_and_written_to_a_terminal(text):
-    assert all(line.cell_length <= 20 for line in Content(shown(text)).fold(20))
-    shown(text).encode("utf-8")
+    assert all(line.cell_length <= 20 for line in Content(sanitize(text)).fold(20))
+    sanitize(text).encode("utf-8")
 
 
 @given(NASTY)
 def test_shown_twice_is_shown_once(text):
-    assert shown(shown(text)) == shown(text)
+    assert sanitize(sanitize(text)) == sanitize(text)
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
 def test_plain_text_is_untouched(text):
-    assert shown(text) == text
+    assert sanitize(text) == text
 
 
 @given(NASTY)
@@ -71,4 +71,4 @@ def test_a_token_is_never_invisible(text):
     ],
 )
 def test_examples(text, seen):
-    assert shown(text) == seen
+    assert sanitize(text) == seen

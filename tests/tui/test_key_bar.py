@@ -34,7 +34,7 @@ class Screenful(App[None]):
         return self.allowed if action == "rare" else True
 
 
-def shown(bar):
+def displayed_keys(bar):
     keys = [key for key in bar.query(FooterKey) if key.display]
     return sorted((k.key, k.key_display, k.description, k.action, k._disabled) for k in keys)
 
@@ -51,10 +51,12 @@ def test_it_shows_what_the_footer_shows():
                 bar, footer = app.query_one(KeyBar), app.query(Footer).last()
 
                 def agree(bar=bar, footer=footer):
-                    return shown(footer) not in seen and shown(bar) == shown(footer)
+                    return displayed_keys(footer) not in seen and displayed_keys(
+                        bar
+                    ) == displayed_keys(footer)
 
                 await wait_until(pilot, agree, f"the keys of {widget.__name__}, {allowed}")
-                seen.append(shown(bar))
+                seen.append(displayed_keys(bar))
 
     asyncio.run(script())
 

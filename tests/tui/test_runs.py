@@ -8,7 +8,7 @@ from kgpt_tui.runs.chart import ChartPanel
 from kgpt_tui.runs.compare import CompareScreen
 from kgpt_tui.runs.run_list import differing_keys
 from kgpt_tui.runs.watch import WatchScreen
-from kgpt_tui.shared.dialogs import ChoiceScreen
+from kgpt_tui.shared.dialogs import ChoiceDialog
 from kgpt_tui.train.screen import TrainScreen
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import make_run
@@ -100,9 +100,9 @@ def test_deleting_asks_and_spares_the_living(tmp_path):
         await pilot.pause(0.2)
         assert app.screen is screen  # the run under the cursor is alive
         await pilot.press("down", "d")
-        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
         await pilot.press("k", "d")
-        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
         doomed = screen._chosen().run.name
         await pilot.press("d")
         await wait_until(pilot, lambda: not (folder / doomed).exists())

@@ -13,7 +13,7 @@ from kgpt_tui.runs.run_header import RunHeader
 from kgpt_tui.runs.samples import Samples
 from kgpt_tui.runs.screen import RunsScreen
 from kgpt_tui.runs.watch import WatchScreen
-from kgpt_tui.shared.dialogs import AskScreen, ChoiceScreen
+from kgpt_tui.shared.dialogs import ChoiceDialog, InputDialog
 from kgpt_tui.train import launch
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import add_sample, dead_pid, make_run, metric, set_status
@@ -59,11 +59,11 @@ def test_each_command_reaches_the_trainer(tmp_path):
 def test_stop_asks_first(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("x")
-        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
         await pilot.press("n")
         assert commands(run) == []
         await pilot.press("x")
-        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
         await pilot.press("y")
         await wait_until(pilot, lambda: (run.path / "control" / "stop").exists())
 
@@ -73,7 +73,7 @@ def test_stop_asks_first(tmp_path):
 def test_keys_pressed_in_haste_close_one_screen(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("x")
-        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
         question = app.screen
         question.dismiss("n")
         question.dismiss("n")
@@ -104,7 +104,7 @@ def test_nothing_is_drawn_while_the_app_closes(tmp_path, monkeypatch):
 def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("s")
-        await wait_until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, InputDialog))
         app.screen.query_one("Input").value = "Once upon"
         await pilot.press("enter")
         sent = []
@@ -243,10 +243,10 @@ def test_a_finished_run_is_trained_longer(tmp_path, monkeypatch):
 
     async def script(app, pilot, screen, run):
         await pilot.press("g")
-        await wait_until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, InputDialog))
         app.screen.query_one("Input").value = "12"
         await pilot.press("enter")
-        assert isinstance(app.screen, AskScreen)  # not above the steps already done
+        assert isinstance(app.screen, InputDialog)  # not above the steps already done
         app.screen.query_one("Input").value = "1500"
         await pilot.press("enter")
         await wait_until(pilot, lambda: started)

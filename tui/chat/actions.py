@@ -23,9 +23,9 @@ from kgpt_tui.chat.conversation_list import ConversationList, Entries
 from kgpt_tui.chat.message_list import MessageList
 from kgpt_tui.chat.session import ChatSession, last_answer
 from kgpt_tui.chat.store import Entry
-from kgpt_tui.shared.dialogs import AskScreen
-from kgpt_tui.shared.display import shown
-from kgpt_tui.shared.text_dialog import WriteScreen
+from kgpt_tui.shared.dialogs import InputDialog
+from kgpt_tui.shared.display import sanitize
+from kgpt_tui.shared.text_dialog import TextDialog
 
 Base: Any = MessagePump  # its kind collects `@on` methods
 
@@ -162,7 +162,7 @@ class ChatActions(Base):
     async def _do_edit(self, message: Message) -> None:
         title = "Edit and send again" if message.role == "user" else "Edit the answer"
         self.app.push_screen(
-            WriteScreen(title, message.content), lambda text: self._edited(message, text)
+            TextDialog(title, message.content), lambda text: self._edited(message, text)
         )
 
     async def _edited(self, message: Message, text: str | None) -> None:
@@ -305,7 +305,7 @@ class ChatActions(Base):
                 self.session.conversation.pinned = not entry.pinned
         elif name == "rename":
             self.app.push_screen(
-                AskScreen("Rename", "The title of this chat.", entry.title),
+                InputDialog("Rename", "The title of this chat.", entry.title),
                 lambda title: self.rename(title, entry.id) if title else None,
             )
         elif name == "delete":
@@ -362,7 +362,7 @@ class ChatActions(Base):
     # -- writing elsewhere -------------------------------------------------------------------
 
     def action_system(self) -> None:
-        screen = WriteScreen("System prompt", self.session.conversation.system)
+        screen = TextDialog("System prompt", self.session.conversation.system)
         self.app.push_screen(screen, lambda text: None if text is None else self.set_system(text))
 
     def set_system(self, text: str) -> None:
@@ -386,4 +386,4 @@ class ChatActions(Base):
 
 def note(text: str, style: str = "$foreground-muted") -> Content:
     """A piece of a line in a style; `text` is data."""
-    return Content.styled(shown(text), style)
+    return Content.styled(sanitize(text), style)

@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from kgpt_tui.chat.conversation import Message
 from kgpt_tui.chat.token_colors import Palette, coloured
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 
 REFRESH_S = 0.05
 ENDINGS = {
@@ -61,7 +61,7 @@ class MessageView(Vertical):
     def _heading(self) -> Content:
         message = self.message
         who = {"user": "You", "system": "System"}.get(message.role) or message.model or "Model"
-        parts: list[tuple[str, str]] = [(shown(who), "bold")]
+        parts: list[tuple[str, str]] = [(sanitize(who), "bold")]
         number, of = self.place
         if of > 1:
             parts.append((f"  ‹ {number}/{of} ›", "$accent"))
@@ -79,16 +79,16 @@ class MessageView(Vertical):
         if self.palette is not None and message.tokens:
             parts.append(coloured(message, self.palette, self.token))
         elif self.markdown and message.content.strip() and not message.error:
-            return Markdown(shown(message.content), code_theme="ansi_dark", hyperlinks=False)
+            return Markdown(sanitize(message.content), code_theme="ansi_dark", hyperlinks=False)
         else:
-            parts.append(Content(shown(message.content)))
+            parts.append(Content(sanitize(message.content)))
         if self.live:
             parts.append(Content.styled("▍", "$accent"))
         elif not message.content and not message.error:
             parts.append(Content.styled("(nothing)", "$foreground-muted italic"))
         if message.error:
             gap = "\n" if message.content else ""
-            parts.append(Content.styled(f"{gap}✗ {shown(message.error)}", "$error"))
+            parts.append(Content.styled(f"{gap}✗ {sanitize(message.error)}", "$error"))
         return Content("").join(parts)
 
     def on_click(self, event: Click) -> None:

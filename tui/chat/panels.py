@@ -21,8 +21,8 @@ from kgpt_tui.chat.sampling_panel import FieldRow, PresetRow, SamplingPanel
 from kgpt_tui.chat.session import ChatSession, last_answer
 from kgpt_tui.chat.token_colors import Palette
 from kgpt_tui.chat.token_panel import Alternatives, NextTokens, TokenPanel
-from kgpt_tui.shared.dialogs import AskScreen
-from kgpt_tui.shared.text_dialog import WriteScreen
+from kgpt_tui.shared.dialogs import InputDialog
+from kgpt_tui.shared.text_dialog import TextDialog
 
 Base: Any = MessagePump  # its kind collects `@on` methods
 
@@ -206,7 +206,7 @@ class ChatPanels(Base):
             self.draw_sampling()
             self.say(f"Kept as the preset {name}.")
         else:
-            ask = AskScreen("Save preset", "A name for these sampling settings.")
+            ask = InputDialog("Save preset", "A name for these sampling settings.")
             self.app.push_screen(ask, lambda said: self.save_preset(said.strip()) if said else None)
 
     def action_save_preset(self) -> None:
@@ -242,9 +242,9 @@ class ChatPanels(Base):
         title, text = control.name.replace("_", " "), control.written(event.value)
         hint = f"{control.help} ({control.bounds})"
         if control.is_number:
-            self.app.push_screen(AskScreen(title, hint, text, problem), accept)
+            self.app.push_screen(InputDialog(title, hint, text, problem), accept)
         else:
-            self.app.push_screen(WriteScreen(title, text, hint, problem), accept)
+            self.app.push_screen(TextDialog(title, text, hint, problem), accept)
 
     # -- tokens ------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from kgpt_tui.chat.sampling_panel import SamplingPanel
 from kgpt_tui.chat.session import ChatSession
 from kgpt_tui.chat.store import Store
 from kgpt_tui.chat.token_panel import NextTokens, TokenPanel
-from kgpt_tui.shared.display import one_line, shown
+from kgpt_tui.shared.display import one_line, sanitize
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.settings import data_folder
 
@@ -128,7 +128,7 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
 
     def say(self, text: str, severity: str = "information") -> None:
         """A message in the corner; `text` is data."""
-        self.notify(shown(text), severity=severity, markup=False)  # type: ignore[arg-type]
+        self.notify(sanitize(text), severity=severity, markup=False)  # type: ignore[arg-type]
 
     @property
     def uses_markdown(self) -> bool:
@@ -174,7 +174,7 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
     def _welcome(self) -> Content:
         lines = [Content.styled("kgpt", "bold $primary"), Content("")]
         if self.server_problem:
-            lines += [Content.styled(shown(self.server_problem), "$error"), Content("")]
+            lines += [Content.styled(sanitize(self.server_problem), "$error"), Content("")]
         if self.session.client is None and not self.server_busy:
             lines.append(Content("No model is loaded."))
             keys = [("ctrl+l", "choose one"), ("F5", "train one"), ("ctrl+b", "read old chats")]

@@ -13,7 +13,7 @@ from textual.style import Style
 
 from kgpt_tui.chat.conversation import Message
 from kgpt_tui.models.client import Token
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 
 LEVELS = 6  # shades from "could be anything" to "certain"
 STRENGTH = 0.42  # of the shade over the background
@@ -62,14 +62,14 @@ def coloured(message: Message, palette: Palette, cursor: int | None) -> Content:
     """The text of an answer with a shade behind each token; a click finds the token's place."""
     parts: list[Content | tuple[str, Style]] = []
     if message.prefix:
-        parts.append((shown(message.prefix), Style(foreground=palette.text, dim=True)))
+        parts.append((sanitize(message.prefix), Style(foreground=palette.text, dim=True)))
     for place, token in enumerate(message.tokens):
         style = Style.from_meta({"token": place}) + (
             Style(background=palette.cursor, foreground=palette.ground, bold=True)
             if place == cursor
             else Style(background=palette.shade(token), foreground=palette.text)
         )
-        text = shown(token.text)
+        text = sanitize(token.text)
         # A line break alone could not be seen under the cursor.
         parts.append((f"⏎{text}" if place == cursor and text.startswith("\n") else text, style))
     return Content.assemble(*parts)

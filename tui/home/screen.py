@@ -21,7 +21,7 @@ from kgpt_tui.models.discovery import FoundModel, read_data_set
 from kgpt_tui.models.discovery import models as find_models
 from kgpt_tui.runs.run_header import badge
 from kgpt_tui.runs.run_list import Row, RunList
-from kgpt_tui.shared.display import one_line, shown
+from kgpt_tui.shared.display import one_line, sanitize
 from kgpt_tui.shared.formatting import age, count, figure
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
@@ -184,7 +184,7 @@ class HomeScreen(LiveScreen):
 
     def _say(self, text: str) -> None:
         work_line = self.query_one("#work", Static)
-        work_line.update(shown(text))
+        work_line.update(sanitize(text))
         work_line.display = bool(text)
 
     def on_unmount(self) -> None:

@@ -12,11 +12,11 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kgpt_tui.models.discovery import FoundModel, models
-from kgpt_tui.shared.dialogs import ClosesOnce
+from kgpt_tui.shared.dialogs import DismissOnceMixin
 from kgpt_tui.shared.display import age, one_line
 
 
-class ModelScreen(ClosesOnce, ModalScreen[str | None]):
+class ModelScreen(DismissOnceMixin, ModalScreen[str | None]):
     """Gives what `--model` takes, or None for Escape."""
 
     CSS_PATH = "models.tcss"

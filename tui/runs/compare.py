@@ -17,7 +17,7 @@ from kgpt_tui.runs.overlay import Overlay
 from kgpt_tui.runs.run_list import differing_keys
 from kgpt_tui.runs.run_monitor import COLOURS, RunFeed
 from kgpt_tui.runs.run_settings import flat_config
-from kgpt_tui.shared.dialogs import ClosesOnce
+from kgpt_tui.shared.dialogs import DismissOnceMixin
 from kgpt_tui.shared.display import one_line
 from kgpt_tui.shared.formatting import NONE, count, figure
 from kgpt_tui.shared.key_bar import KeyBar
@@ -27,7 +27,7 @@ CURVES = {"loss": "loss", "val_loss": "validation loss", "grad_norm": "gradient 
           "lr": "learning rate", "tokens_per_s": "tokens/s"}  # fmt: skip
 
 
-class CompareScreen(ClosesOnce, LiveScreen):
+class CompareScreen(DismissOnceMixin, LiveScreen):
     """Curves of several runs over each other; the table names each difference."""
 
     CSS_PATH: ClassVar = ["curves.tcss", "compare.tcss"]

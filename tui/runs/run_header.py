@@ -8,7 +8,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from kgpt_tui.runs.run_monitor import COLOURS, RunFeed
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 from kgpt_tui.shared.formatting import NONE, age, count, duration, figure
 
 EXPLAINED = {
@@ -52,7 +52,9 @@ class RunHeader(Static):
 
     def _state(self, width: int) -> Content:
         feed = self._feed
-        left = Content.assemble((shown(feed.name), "bold $primary"), "  ") + badge(feed.condition)
+        left = Content.assemble((sanitize(feed.name), "bold $primary"), "  ") + badge(
+            feed.condition
+        )
         remark = self.note or EXPLAINED.get(feed.condition, "")
         if remark and width >= 60:
             left += Content.styled(f"  {remark}", "$accent" if self.note else "$foreground-muted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.widgets import Log
 
 from kgpt_tui.runs.run_monitor import LOG_LINES, RunFeed
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 
 
 class RunLog(Log):
@@ -27,4 +27,4 @@ class RunLog(Log):
         self._written = self._feed.log_lines
         if new:
             lines = list(self._feed.log)[-new:]
-            self.write_lines([shown(line).replace("\n", " ") for line in lines])
+            self.write_lines([sanitize(line).replace("\n", " ") for line in lines])

@@ -11,7 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from kgpt_tui.runs.run_monitor import RunFeed, Sample
-from kgpt_tui.shared.display import one_line, shown
+from kgpt_tui.shared.display import one_line, sanitize
 
 COLUMN = 38  # columns of the screen that one sample wants
 MOST = 6
@@ -19,7 +19,7 @@ MOST = 6
 
 def sample_content(sample: Sample) -> Content:
     """A prompt, dimmed, and what followed it."""
-    return Content.assemble((shown(sample.prompt), "$foreground-muted"), shown(sample.text))
+    return Content.assemble((sanitize(sample.prompt), "$foreground-muted"), sanitize(sample.text))
 
 
 class Samples(Widget, can_focus=True):

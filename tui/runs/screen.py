@@ -23,8 +23,8 @@ from kgpt_tui.runs.overlay import Overlay
 from kgpt_tui.runs.run_header import badge
 from kgpt_tui.runs.run_list import Row, RunList, differences, differing_keys
 from kgpt_tui.runs.run_monitor import RunFeed
-from kgpt_tui.shared.dialogs import ChoiceScreen
-from kgpt_tui.shared.display import one_line, shown
+from kgpt_tui.shared.dialogs import ChoiceDialog
+from kgpt_tui.shared.display import one_line, sanitize
 from kgpt_tui.shared.formatting import age, count, figure
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
@@ -155,7 +155,7 @@ class RunsScreen(LiveScreen):
                 f"No runs in {runs_folder()} yet.\n\nn starts one, and F2 offers the demo."
             )  # fmt: skip
         self.set_class(bool(text), "-empty")
-        self.query_one("#empty-text", Static).update(shown(text))
+        self.query_one("#empty-text", Static).update(sanitize(text))
 
     def _chosen(self) -> Row | None:
         table = self.query_one(DataTable)
@@ -240,7 +240,7 @@ class RunsScreen(LiveScreen):
             return
         steps = len(row.run.checkpoint_steps())
         answer = await self.app.push_screen_wait(
-            ChoiceScreen(
+            ChoiceDialog(
                 f"Delete {row.run.name}?",
                 f"{steps} checkpoints, metrics and samples go for good:\n{row.run.path}",
                 {"d": "Delete", "k": "Keep"},
@@ -257,7 +257,7 @@ class RunsScreen(LiveScreen):
                 run.lock()
                 shutil.rmtree(run.path)
         except KgptError as error:
-            self.notify(shown(str(error)), severity="error", markup=False)
+            self.notify(sanitize(str(error)), severity="error", markup=False)
         finally:
             run.unlock()
         self.pinned.pop(run.path, None)

@@ -21,8 +21,8 @@ from kgpt_tui.runs.run_log import RunLog
 from kgpt_tui.runs.run_monitor import LIVELY, RunFeed
 from kgpt_tui.runs.run_settings import RunSettings
 from kgpt_tui.runs.samples import Samples, sample_content
-from kgpt_tui.shared.dialogs import AskScreen, ChoiceScreen, ClosesOnce
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.dialogs import ChoiceDialog, DismissOnceMixin, InputDialog
+from kgpt_tui.shared.display import sanitize
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
 from kgpt_tui.shared.tabs import Strip
@@ -32,7 +32,7 @@ PATIENCE_S = 60.0  # how long a command is shown as waited for
 VIEWS = ("charts", "samples", "log", "settings")
 
 
-class WatchScreen(ClosesOnce, LiveScreen):
+class WatchScreen(DismissOnceMixin, LiveScreen):
     """One run as it goes."""
 
     CSS_PATH: ClassVar = ["curves.tcss", "watch.tcss"]
@@ -128,7 +128,7 @@ class WatchScreen(ClosesOnce, LiveScreen):
             steps = feed.run.checkpoint_steps()
             from_step = f"step {steps[-1]:,}" if steps else "the beginning"
             text = f"{text.rstrip('.')}. Press g to resume from {from_step}."
-        banner.update(shown(text))
+        banner.update(sanitize(text))
         banner.display = bool(text)
 
     def _empty_states(self) -> None:
@@ -144,7 +144,7 @@ class WatchScreen(ClosesOnce, LiveScreen):
     def _side_log(self) -> None:
         lines = list(self.feed.log)[-40:]
         room = max(1, self.query_one("#side-log").size.height)
-        self.query_one("#side-log", Static).update("\n".join(map(shown, lines[-room:])))
+        self.query_one("#side-log", Static).update("\n".join(map(sanitize, lines[-room:])))
 
     # -- commands to the trainer -----------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class WatchScreen(ClosesOnce, LiveScreen):
     @work
     async def action_stop(self) -> None:
         answer = await self.app.push_screen_wait(
-            ChoiceScreen(
+            ChoiceDialog(
                 f"Stop {self.feed.name}?",
                 "It saves a checkpoint first, and can be resumed later.",
                 {"y": "Stop it", "n": "Let it train"},
@@ -194,7 +194,7 @@ class WatchScreen(ClosesOnce, LiveScreen):
     async def action_sample(self) -> None:
         prompts = self.query_one(Samples).prompts
         prompt = await self.app.push_screen_wait(
-            AskScreen(
+            InputDialog(
                 "Sample now",
                 "What should the text begin with? Leave it empty for the run's own prompts.",
                 prompts[-1] if prompts and prompts[-1].isprintable() else "",
@@ -239,7 +239,7 @@ class WatchScreen(ClosesOnce, LiveScreen):
     async def action_train_longer(self) -> None:
         now = self.feed.status.total_steps
         text = await self.app.push_screen_wait(
-            AskScreen(
+            InputDialog(
                 "Train longer",
                 f"The run ended at step {now:,}. Up to which step should it go on?",
                 str(2 * now),
@@ -270,7 +270,7 @@ class WatchScreen(ClosesOnce, LiveScreen):
         self.dismiss(None)
 
     def _complain(self, error: Exception) -> None:
-        self.notify(shown(str(error)), severity="error", markup=False)
+        self.notify(sanitize(str(error)), severity="error", markup=False)
 
     # -- views -----------------------------------------------------------------------------------
 

@@ -13,17 +13,17 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Button, Input, Static
 
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 
 
-class ClosesOnce(Screen[Any]):
+class DismissOnceMixin(Screen[Any]):
     """A screen that a key pressed twice in haste closes once, and never the one below it."""
 
     def dismiss(self, result: Any = None) -> AwaitComplete:
         return super().dismiss(result) if self.is_current else AwaitComplete.nothing()
 
 
-class ChoiceScreen(ClosesOnce, ModalScreen[str | None]):
+class ChoiceDialog(DismissOnceMixin, ModalScreen[str | None]):
     """A question with a button an answer; gives the answer's key, or None for Escape."""
 
     CSS_PATH = "dialogs.tcss"
@@ -41,8 +41,8 @@ class ChoiceScreen(ClosesOnce, ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
-            yield Static(shown(self._texts[0]), classes="title", markup=False)
-            yield Static(shown(self._texts[1]), classes="detail", markup=False)
+            yield Static(sanitize(self._texts[0]), classes="title", markup=False)
+            yield Static(sanitize(self._texts[1]), classes="detail", markup=False)
             with Horizontal(id="buttons"):
                 for key, label in self._choices.items():
                     variant = "error" if key == self._grave else "default"
@@ -59,7 +59,7 @@ class ChoiceScreen(ClosesOnce, ModalScreen[str | None]):
         self.dismiss((event.button.id or "").removeprefix("choice-"))
 
 
-class AskScreen(ClosesOnce, ModalScreen[str | None]):
+class InputDialog(DismissOnceMixin, ModalScreen[str | None]):
     """A line of text; gives it, or None for Escape. `problem` says what is wrong with it."""
 
     CSS_PATH = "dialogs.tcss"
@@ -74,15 +74,15 @@ class AskScreen(ClosesOnce, ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
-            yield Static(shown(self._texts[0]), classes="title", markup=False)
-            yield Static(shown(self._texts[1]), classes="detail", markup=False)
+            yield Static(sanitize(self._texts[0]), classes="title", markup=False)
+            yield Static(sanitize(self._texts[1]), classes="detail", markup=False)
             yield Input(self._value, compact=True)
             yield Static("", classes="problem", markup=False)
             yield Static("enter accepts, escape cancels", classes="hint")
 
     @on(Input.Changed)
     def _check(self, event: Input.Changed) -> None:
-        self.query_one(".problem", Static).update(shown(self._problem(event.value)))
+        self.query_one(".problem", Static).update(sanitize(self._problem(event.value)))
 
     @on(Input.Submitted)
     def _accept(self, event: Input.Submitted) -> None:

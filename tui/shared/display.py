@@ -20,10 +20,10 @@ _JOINED = {*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), *range(0x1F3FB, 0x1
 _BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
-def shown(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` as it may be put on the screen; line breaks stay, tabs become spaces.
 
-    >>> shown("a\\x1b[31mred\\u202e\\u200b!")
+    >>> sanitize("a\\x1b[31mred\\u202e\\u200b!")
     'a␛[31mred�!'
     """
     if _PLAIN.fullmatch(text):
@@ -44,7 +44,7 @@ def one_line(text: str, length: int = 80) -> str:
     >>> one_line("To be,\\n or not  to be", 12)
     'To be, or n…'
     """
-    line = " ".join(shown(text[: 8 * length]).split())
+    line = " ".join(sanitize(text[: 8 * length]).split())
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
@@ -54,7 +54,7 @@ def token_text(text: str) -> str:
     >>> token_text(" the\\n")
     '·the⏎'
     """
-    return shown(text.replace("\n", "⏎").replace("\t", "⇥")).replace(" ", "·") or "∅"
+    return sanitize(text.replace("\n", "⏎").replace("\t", "⇥")).replace(" ", "·") or "∅"
 
 
 def same_length(text: str) -> str:

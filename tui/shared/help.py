@@ -9,11 +9,11 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-from kgpt_tui.shared.dialogs import ClosesOnce
+from kgpt_tui.shared.dialogs import DismissOnceMixin
 from kgpt_tui.shared.key_bar import KeyBar
 
 
-class HelpScreen(ClosesOnce, ModalScreen[None]):
+class HelpScreen(DismissOnceMixin, ModalScreen[None]):
     """The keys of the screen below, by the widget that owns them."""
 
     CSS_PATH = "help.tcss"

@@ -14,7 +14,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 from kgpt_tui.train.run_form import FormField
 
 UNSET = "not set"
@@ -66,7 +66,9 @@ class Choice(Static, can_focus=True):
     def _draw(self) -> None:
         text = self.value or UNSET
         self.update(
-            Content.assemble(("‹ ", "$foreground-muted"), shown(text), (" ›", "$foreground-muted"))
+            Content.assemble(
+                ("‹ ", "$foreground-muted"), sanitize(text), (" ›", "$foreground-muted")
+            )
         )
 
     def action_move(self, by: int) -> None:
@@ -125,7 +127,7 @@ class OptionRow(Horizontal):
         self.set_class(edited, "-edited")
         if (problem != "") != self.has_class("-wrong") or problem:
             self.set_class(bool(problem), "-wrong")
-            self.query_one(".help", Static).update(shown(problem) or self.field.help)
+            self.query_one(".help", Static).update(sanitize(problem) or self.field.help)
 
     @on(Input.Changed)
     @on(Choice.Changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.app import App
 
 from kgpt.errors import KgptError
-from kgpt_tui.shared.dialogs import ChoiceScreen
+from kgpt_tui.shared.dialogs import ChoiceDialog
 from kgpt_tui.train import launch
 
 
@@ -17,7 +17,7 @@ async def leave(app: App) -> None:
         return
     names = ", ".join(run.name for run in alive)
     answer = await app.push_screen_wait(
-        ChoiceScreen(
+        ChoiceDialog(
             "Leave kgpt?",
             f"Still training: {names}. Detached, it goes on without the app, "
             "and can be watched again at any time.",

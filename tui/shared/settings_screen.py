@@ -14,13 +14,13 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from kgpt_tui.shared.dialogs import AskScreen, ClosesOnce
+from kgpt_tui.shared.dialogs import DismissOnceMixin, InputDialog
 from kgpt_tui.shared.settings import Settings
 
 CHANGEABLE = ("theme", "rendering", "colouring", "compact", "sidebar", "panel")
 
 
-class SettingsScreen(ClosesOnce, ModalScreen[None]):
+class SettingsScreen(DismissOnceMixin, ModalScreen[None]):
     """Enter changes what is under the cursor; all is saved at once."""
 
     CSS_PATH = "settings.tcss"
@@ -92,7 +92,9 @@ class SettingsScreen(ClosesOnce, ModalScreen[None]):
                 self._keep_keys(others | ({key_id: text.strip()} if text.strip() else {}))
 
         detail = "Key names with commas between, as ctrl+r or f6; empty is as it was."
-        self.app.push_screen(AskScreen(what, detail, self._settings.keys.get(key_id, keys)), accept)
+        self.app.push_screen(
+            InputDialog(what, detail, self._settings.keys.get(key_id, keys)), accept
+        )
 
     def _keep_keys(self, keys: dict[str, str]) -> None:
         self.app.save_settings(keys=keys)  # type: ignore[attr-defined]

@@ -11,11 +11,11 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
-from kgpt_tui.shared.dialogs import ClosesOnce
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.dialogs import DismissOnceMixin
+from kgpt_tui.shared.display import sanitize
 
 
-class WriteScreen(ClosesOnce, ModalScreen[str | None]):
+class TextDialog(DismissOnceMixin, ModalScreen[str | None]):
     """Gives the text, or None for Escape. `problem` says what is wrong with it, as it is typed."""
 
     CSS_PATH = "text_dialog.tcss"
@@ -34,9 +34,9 @@ class WriteScreen(ClosesOnce, ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="frame"):
-            yield Static(shown(self._title), classes="title", markup=False)
+            yield Static(sanitize(self._title), classes="title", markup=False)
             if self._hint:
-                yield Static(shown(self._hint), classes="hint", markup=False)
+                yield Static(sanitize(self._hint), classes="hint", markup=False)
             yield TextArea(self._text, soft_wrap=True, compact=True, highlight_cursor_line=False)
             yield Static("", id="problem", markup=False)
             yield Static("ctrl+s accepts, escape cancels", classes="hint")
@@ -48,7 +48,7 @@ class WriteScreen(ClosesOnce, ModalScreen[str | None]):
     @on(TextArea.Changed)
     def _check(self) -> None:
         self.query_one("#problem", Static).update(
-            shown(self._problem(self.query_one(TextArea).text))
+            sanitize(self._problem(self.query_one(TextArea).text))
         )
 
     def action_accept(self) -> None:

@@ -6,7 +6,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from kgpt_tui.models.discovery import FoundData
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 from kgpt_tui.shared.formatting import count, duration, size
 from kgpt_tui.train.cost import Cost
 
@@ -17,7 +17,7 @@ class CostPanel(Static):
     measuring = False
 
     def say(self, text: str) -> None:
-        self.update(Content.styled(shown(text), "$foreground-muted"))
+        self.update(Content.styled(sanitize(text), "$foreground-muted"))
 
     def show(self, cost: Cost, data: FoundData | None) -> None:
         time, basis = self._time(cost)
@@ -43,7 +43,7 @@ class CostPanel(Static):
             return "measuring …", "a few steps are being run"
         if cost.time_s is None:
             return "unknown until measured", "^t runs a few steps"
-        return f"about {duration(cost.time_s)}", shown(cost.basis)
+        return f"about {duration(cost.time_s)}", sanitize(cost.basis)
 
 
 def _parts(cost: Cost) -> str:

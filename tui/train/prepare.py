@@ -16,8 +16,8 @@ from textual.widgets.option_list import Option
 
 from kgpt.errors import KgptError
 from kgpt_tui.models.discovery import read_data_set, texts
-from kgpt_tui.shared.dialogs import ClosesOnce
-from kgpt_tui.shared.display import one_line, shown
+from kgpt_tui.shared.dialogs import DismissOnceMixin
+from kgpt_tui.shared.display import one_line, sanitize
 from kgpt_tui.shared.option_rows import Choice
 from kgpt_tui.train.preparation import Preparation
 
@@ -28,7 +28,7 @@ KNOWN = {
 }
 
 
-class PrepareScreen(ClosesOnce, ModalScreen[str | None]):
+class PrepareScreen(DismissOnceMixin, ModalScreen[str | None]):
     """Asks for text and a folder, runs `kgpt data prepare`; gives the folder, or None."""
 
     CSS_PATH = "prepare.tcss"
@@ -122,7 +122,7 @@ class PrepareScreen(ClosesOnce, ModalScreen[str | None]):
         return ""
 
     def _say(self, text: str) -> None:
-        self.query_one("#progress", Static).update(shown(text))
+        self.query_one("#progress", Static).update(sanitize(text))
 
     def action_cancel(self) -> None:
         if self._preparing is not None:

@@ -16,7 +16,7 @@ from kgpt.config import presets
 from kgpt.errors import KgptError
 from kgpt.runs import new_run
 from kgpt_tui.models.discovery import FoundData, data_sets, read_data_set
-from kgpt_tui.shared.display import shown
+from kgpt_tui.shared.display import sanitize
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.option_rows import Choice, OptionRow
 from kgpt_tui.train import launch
@@ -114,7 +114,7 @@ class TrainScreen(Screen[None]):
         try:
             self.form.load(event.value)
         except KgptError as error:
-            self.notify(shown(str(error)), severity="error", markup=False)
+            self.notify(sanitize(str(error)), severity="error", markup=False)
             return
         self._show_values()
         self._look_around()
@@ -141,7 +141,7 @@ class TrainScreen(Screen[None]):
     def _entered(self, event: OptionRow.Entered) -> None:
         usual = self.form.usual(event.field.key) or "not set"
         self.query_one("#help", Static).update(
-            f"{event.field.key}\n{event.field.help}\nThe preset says {shown(usual)}."
+            f"{event.field.key}\n{event.field.help}\nThe preset says {sanitize(usual)}."
         )
 
     @on(Input.Changed, "#run")
@@ -186,7 +186,7 @@ class TrainScreen(Screen[None]):
             except KgptError as error:
                 panel.say(str(error))
         problem = problem or self._obstacle()
-        self.query_one("#problem", Static).update(shown(problem))
+        self.query_one("#problem", Static).update(sanitize(problem))
         self.query_one("#start", Button).disabled = bool(problem)
 
     def _obstacle(self) -> str:
@@ -215,13 +215,13 @@ class TrainScreen(Screen[None]):
         config, _, problem = self.form.check()
         problem = problem or self._obstacle()
         if config is None or problem:
-            self.notify(shown(problem), severity="error", markup=False)
+            self.notify(sanitize(problem), severity="error", markup=False)
             return
         name = self.query_one("#run", Input).value.strip()
         try:
             run = launch.start(config, name, self._backend)
         except (KgptError, OSError) as error:
-            self.notify(shown(str(error)), severity="error", markup=False)
+            self.notify(sanitize(str(error)), severity="error", markup=False)
             return
         self._named = False
         self.app.open_run(run.path)  # type: ignore[attr-defined]
@@ -239,7 +239,7 @@ class TrainScreen(Screen[None]):
         config, _, problem = self.form.check()
         problem = problem or ("" if read_data_set(Path(self._folder)) else self._obstacle())
         if config is None or problem:
-            self.notify(shown(problem), severity="error", markup=False)
+            self.notify(sanitize(problem), severity="error", markup=False)
             return
         panel = self.query_one(CostPanel)
         panel.measuring = True
@@ -250,7 +250,7 @@ class TrainScreen(Screen[None]):
             # The configuration as it will run, so that it counts as the same.
             self.speeds = [s for s in self.speeds if s.run != "these steps"] + [speed]
         except (KgptError, OSError) as error:
-            self.notify(shown(str(error)), severity="error", markup=False)
+            self.notify(sanitize(str(error)), severity="error", markup=False)
         finally:
             panel.measuring = False
             if self.is_mounted:
