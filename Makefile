@@ -1,6 +1,9 @@
 # make demo   train a small model on the embedded corpus and ask it questions
 # make test   style, types, layers, and the whole suite on TensorFlow, JAX and PyTorch
-# make slow   the tests that take more than 20 seconds each
+# make proofs  kill and resume, agreement across backends, peak memory, a session in a real terminal
+# make slow   the other tests that take more than 20 seconds each
+# make docs   the documentation, warnings are errors: docs/_build/html/index.html
+# make coverage  which lines the tests reach, on JAX
 #
 # Each needs Python 3.11 or later and a package index, and makes .venv when there is none. A machine
 # without GPU and without the pinned CPU build of torch can be given PyTorch's own index:
@@ -23,7 +26,8 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
-.PHONY: demo test slow lint test-any $(BACKENDS:%=test-%) $(BACKENDS:%=slow-%) clean
+.PHONY: demo test proofs slow docs coverage lint test-any clean \
+	$(BACKENDS:%=test-%) $(BACKENDS:%=proofs-%) $(BACKENDS:%=slow-%)
 
 demo: $(VENV)/.runtime
 	env -u OMP_NUM_THREADS -u TF_NUM_INTRAOP_THREADS -u TF_NUM_INTEROP_THREADS $(BIN)/kgpt demo
@@ -39,10 +43,22 @@ lint: $(VENV)/.dev
 
 # Four workers, since many of these tests wait for a screen to come to rest.
 test-any: $(VENV)/.dev
-	$(PYTEST) -n 4 -m "not backend and not slow"
+	$(PYTEST) -n 4 -m "not backend and not slow and not proof"
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/.dev
-	KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow"
+	KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow and not proof"
+
+proofs: $(VENV)/.dev $(BACKENDS:%=proofs-%)
+	$(PYTEST) -m "proof and not backend"
+
+$(BACKENDS:%=proofs-%): proofs-%: $(VENV)/.dev
+	KERAS_BACKEND=$* $(PYTEST) -m "proof and backend"
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+coverage: $(VENV)/.dev
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow and not proof" --cov=kgpt --cov=kgpt_tui --cov-report=term
 
 slow: $(BACKENDS:%=slow-%)
 	$(BIN)/python -m pytest -m "slow and not backend"
@@ -64,4 +80,4 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.runtime
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

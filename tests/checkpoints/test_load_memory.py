@@ -12,7 +12,7 @@ from kgpt.checkpoints.weight_map import shapes
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig
 
-pytestmark = [pytest.mark.backend, pytest.mark.slow]
+pytestmark = [pytest.mark.backend, pytest.mark.proof]
 
 GPT2 = {"vocab_size": 50257, "max_length": 1024, "num_layers": 12, "num_heads": 12,
         "hidden_dim": 768}  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from tests.training.children import BACKENDS, finish, losses
 from tests.training.conftest import make_config
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 STEPS, STOPPED = 70, 50
 

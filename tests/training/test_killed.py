@@ -9,7 +9,7 @@ import pytest
 from tests.training.children import finish, losses, start
 from tests.training.conftest import make_config
 
-pytestmark = [pytest.mark.backend, pytest.mark.slow]
+pytestmark = [pytest.mark.backend, pytest.mark.proof]
 
 STEPS, KILLS = 400, 20
 

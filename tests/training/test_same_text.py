@@ -10,7 +10,7 @@ import pytest
 from tests.training.children import BACKENDS, finish
 from tests.training.conftest import make_config
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 SHAPE = {
     "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "max_length": 128, "position": "rotary",

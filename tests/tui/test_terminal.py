@@ -13,7 +13,7 @@ from kgpt.runs import ENDED, Run, all_runs
 from tests.tui.terminal import Terminal, kgpt_tui
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.proof,
     pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux"),
 ]
 

@@ -1,0 +1,275 @@
+"""README, documentation and contributing guide are run: commands, scripts, configurations, links.
+
+Shell blocks hold commands that a reader can type in order; their `kgpt` commands run here on tiny
+models, in a folder with the files they name. Blocks of other languages are run or parsed likewise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import pkgutil
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import yaml
+
+from kgpt.cli import app, main
+from kgpt.config import Config, parse_overrides
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TINY = shlex.split(
+    "--train.max-steps 2 --train.eval-every 2 --train.sample-every 0 --train.warmup-steps 0 "
+    "--train.batch-size 2 --model.num-layers 1 --model.num-heads 2 --model.hidden-dim 8 "
+    "--model.num-kv-heads 1 --model.intermediate-dim 8 --model.max-length 32 "
+    "--train.sequence-length 16"
+)
+# Commands that are only parsed here, and where they run.
+ELSEWHERE = {
+    "demo": "tests/cli/test_demo.py",
+    "serve": "tests/serving/test_process.py",
+    "bench serve": "tests/serving/test_load.py",
+    "data get": "tests/data/test_download.py: needs a network",
+    "import": "tests/checkpoints/test_importers.py: the sources are downloads",
+    "runs pause": "tests/training/test_callbacks.py: needs a run that is training",
+    "runs resume": "likewise",
+    "runs stop": "likewise",
+    "runs sample": "likewise",
+    "runs checkpoint": "likewise",
+    "export": "tests/export: TensorFlow, ONNX and GGUF take long or are extras",
+}
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a page in these languages."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [body for language, body in found if language in languages]
+
+
+def shell_commands(page: Path) -> list[list[str]]:
+    """The commands of a page's shell blocks as words, without environment variables before them."""
+    body = "\n".join(blocks(page, "sh")).replace("\\\n", " ")
+    commands = []
+    for line in body.splitlines():
+        for part in re.split(r"\s\|\s|&&|;", line):
+            words = shlex.split(part, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words.pop(0)
+            if words:
+                commands.append(words)
+    return commands
+
+
+def inline_commands(page: Path) -> list[list[str]]:
+    """Commands of kgpt in running text."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [shlex.split(code) for code in re.findall(r"`(kgpt [^`\n]+)`", text)]
+
+
+def command_of(words: list[str]) -> tuple[Any, str, list[str]]:
+    """The command's app, its name, and the words after it."""
+    command, names, rest = app, [], list(words)
+    while rest and not rest[0].startswith("-") and rest[0] in command:
+        names.append(rest.pop(0))
+        command = command[names[-1]]
+    return command, " ".join(names), rest
+
+
+def cases(find: Any) -> list[Any]:
+    return [
+        pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
+        for page in PAGES
+        for words in find(page)
+        if words[0] == "kgpt"
+    ]
+
+
+@pytest.mark.parametrize("words", cases(shell_commands))
+def test_every_command_is_accepted_as_it_stands(words: list[str]) -> None:
+    _, name, rest = command_of(words[1:])
+    assert name or rest[:1] in ([], ["--help"], ["--version"]), f"there is no {words}"
+    _, bound, unknown, _ = app.parse_known_args(words[1:])
+    assert not unknown
+    if overrides := bound.arguments.get("overrides"):
+        parse_overrides(overrides)
+
+
+@pytest.mark.parametrize("words", cases(inline_commands))
+def test_commands_in_running_text_exist(words: list[str]) -> None:
+    command, name, rest = command_of(words[1:])
+    assert name, f"there is no {words}"
+    known = {flag for argument in command.assemble_argument_collection() for flag in argument.names}
+    flags = {word.partition("=")[0] for word in rest if word.startswith("--")} - {"--help"}
+    assert {flag for flag in flags if "." not in flag} <= known
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with every file, data set and run that the pages name, all of them tiny."""
+    folder = tmp_path_factory.mktemp("docs")
+    before, patches = Path.cwd(), []
+    for module in pkgutil.iter_modules([str(ROOT / "kgpt" / "cli")]):
+        found = importlib.import_module(f"kgpt.cli.{module.name}")
+        for name in ("prepare_process", "silence_native_code"):
+            if hasattr(found, name) and module.name != "environment":
+                patches.append(mock.patch.object(found, name))
+    with mock.patch.dict(os.environ, {"KGPT_RUNS": str(folder / "runs")}):
+        for patch in patches:
+            patch.start()
+        os.chdir(folder)
+        try:
+            fill(folder)
+            yield folder
+        finally:
+            os.chdir(before)
+            for patch in patches:
+                patch.stop()
+
+
+def fill(folder: Path) -> None:
+    """Write the files that the pages name and train the one tiny model that stands for all."""
+    story = "Once upon a time it was Monday. Anna went to the park.\n\n" * 200
+    (folder / "book.txt").write_text(story)
+    for name in ("notes", "more"):
+        (folder / name).mkdir()
+        rows = [json.dumps({"body": f"{story[:400]} {i}"}) for i in range(20)]
+        (folder / name / "a.jsonl").write_text("\n".join(rows))
+    (folder / "prompts.txt").write_text("Once\nAnna\n")
+    (configuration,) = blocks(ROOT / "docs" / "guides" / "training.md", "yaml")
+    (folder / "mine.yaml").write_text(configuration)
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]
+    (folder / "chat.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 40))
+    kgpt("data prepare chat.jsonl --out data/tinyworld --tokenizer byte --quiet")
+    kgpt("data prepare book.txt --out data/book --vocab-size 400 --quiet")
+    kgpt(["train", "llama-tiny", "--data", "data/tinyworld", "--run", "demo", "--quiet", *TINY])
+    for name in ("shakespeare", "book", "mine", "on-jax", "on-torch", "my-run", "tinyworld"):
+        shutil.copytree(folder / "runs" / "demo", folder / "runs" / name)
+
+
+def kgpt(words: str | list[str]) -> None:
+    """Run a command in this process; any exit code but 0 fails the test."""
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(words) if isinstance(words, str) else words)
+    assert ended.value.code in (0, None), f"kgpt {words} ended with {ended.value.code}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGPT_RUNS", str(sandbox / "runs"))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    for words in shell_commands(page):
+        if words[0] != "kgpt" or len(words) == 1:
+            continue
+        _, name, _ = command_of(words[1:])
+        if name in ELSEWHERE:
+            continue
+        words = words[1:]
+        if name == "train":
+            run = words[words.index("--run") + 1] if "--run" in words else ""
+            if "--resume" not in words:
+                shutil.rmtree(sandbox / "runs" / run, ignore_errors=True)
+            words = [*with_data(words), *TINY, "--quiet"]
+            if "--resume" in words:
+                words += ["--train.max-steps", "3"]
+        if "--out" in words:
+            shutil.rmtree(sandbox / words[words.index("--out") + 1], ignore_errors=True)
+        if name == "generate":
+            words += ["--max-tokens", "2", "--num-samples", "1"][
+                : 2 if "--input-file" in words else 4
+            ]
+        if name == "quantize":
+            shutil.rmtree(sandbox / "demo-int8", ignore_errors=True)
+        kgpt(words)
+
+
+def with_data(words: list[str]) -> list[str]:
+    """A train command whose preset needs a downloaded corpus, on the corpus of the sandbox."""
+    return words if "--data" in words else [*words, "--data", "data/tinyworld"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_scripts_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python blocks of a page, one after the other in one namespace."""
+    monkeypatch.setenv("KGPT_RUNS", str(sandbox / "runs"))
+    namespace: dict[str, Any] = {}
+    for number, script in enumerate(blocks(page, "python")):
+        for there, here in {
+            "steps = 200": "steps = 3",
+            "hidden_dim=128": "hidden_dim=16",
+            "num_layers=4": "num_layers=1",
+            "max_tokens=20": "max_tokens=2",
+        }.items():
+            script = script.replace(there, here)
+        with openai_server(script) as text:
+            exec(compile(text, f"{page.name}[{number}]", "exec"), namespace)
+
+
+class openai_server:
+    """Where a script speaks to a server, one that it can speak to: the fake engine's."""
+
+    def __init__(self, script: str) -> None:
+        self.script = script
+        self.running: Any = None
+
+    def __enter__(self) -> str:
+        address = "http://127.0.0.1:8000"
+        if address not in self.script:
+            return self.script
+        from tests.serving.harness import start
+
+        self.running = start(name="tinyworld")
+        return self.script.replace(address, self.running.url)
+
+    def __exit__(self, *failure: object) -> None:
+        if self.running is not None:
+            self.running.stop()
+
+
+def test_configurations_are_valid() -> None:
+    texts = [text for page in PAGES for text in blocks(page, "yaml")]
+    assert texts
+    for text in texts:
+        Config.parse(yaml.safe_load(text))
+
+
+def test_make_targets_and_extras_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"^make ([\w.-]+)", text, re.MULTILINE):
+            assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
+        for extras in re.findall(r"\[([\w,]+)\]\"", text):
+            assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_table_of_extras_is_complete() -> None:
+    for page in (ROOT / "README.md", ROOT / "docs" / "quickstart.md"):
+        text = page.read_text(encoding="utf-8")
+        rows = text[text.index("| extra |") :].split("\n\n")[0]
+        assert set(re.findall(r"`([\w-]+)`", rows)) >= set(PROJECT["optional-dependencies"])
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_benchmarks_that_are_named_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"python -m (benchmarks\.\w+)", page.read_text(encoding="utf-8")):
+            assert (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()

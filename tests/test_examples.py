@@ -1,0 +1,81 @@
+"""The examples run, on tiny data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TEXT = "Once upon a time it was Monday. Anna went to the park. The boat is red.\n\n" * 200
+
+
+def run(folder: Path, name: str, *words: str, **environment: str) -> str:
+    """What an example prints; it fails the test if it ends with an error."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *words],
+        cwd=folder,
+        env={**os.environ, "KERAS_BACKEND": "jax", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the first example made a model."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "book.txt").write_text(TEXT)
+    printed = run(folder, "train_script.py", "book.txt", "out", "--steps", "12")
+    assert "val_loss" in printed and printed.rstrip().splitlines()[-1]
+    assert (folder / "out" / "model" / "model.safetensors").is_file()
+    return folder
+
+
+def test_streaming_shows_text_and_probabilities(trained: Path) -> None:
+    printed = run(trained, "stream.py", "out/model", "Once")
+    assert printed.count("most likely:") == 10 and "%" in printed
+
+
+def test_a_conversation_has_two_answers(trained: Path) -> None:
+    from kgpt import Tokenizer
+
+    assert Tokenizer.load(trained / "out" / "model").vocab_size > 256
+    assert len(run(trained, "chat.py", "out/model").splitlines()) >= 2
+
+
+def test_the_openai_client_streams_an_answer() -> None:
+    from tests.serving.harness import start
+
+    running = start()
+    try:
+        assert run(Path.cwd(), "openai_client.py", running.url).strip()
+    finally:
+        running.stop()
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    environment: Mapping[str, str] = {"KERAS_BACKEND": "jax", "STEPS": "4", "CONVERSATIONS": "300"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(EXAMPLES / "first_gpt.ipynb", as_version=4)
+    client.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    assert (tmp_path / "first-gpt" / "model.safetensors").is_file()
+    assert "val_loss" in str(notebook.cells)
+
+
+def test_every_example_is_listed() -> None:
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for path in EXAMPLES.iterdir():
+        assert path.name == "README.md" or path.name.startswith(("_", ".")) or path.name in listed
