@@ -26,6 +26,17 @@ from kgpt.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from kgpt.model.gpt import GPT
 
+# What a training checkpoint adds to a model directory, and the names these files had at first.
+TRAINER_STATE = "trainer_state.json"
+OPTIMIZER_STATE = "optimizer.safetensors"
+FORMER_NAMES = {TRAINER_STATE: "training.json", OPTIMIZER_STATE: "training.safetensors"}
+
+
+def training_state_file(folder: Path, name: str) -> Path:
+    """The file `name` of a checkpoint, which an older checkpoint keeps under its former name."""
+    former = folder / FORMER_NAMES[name]
+    return former if former.is_file() else folder / name
+
 
 def path_below(variable) -> str:
     """A variable's path without the model's own name: "block_0/attention/qkv"."""

@@ -79,12 +79,11 @@ def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
 
 def provenance(folder: Path) -> dict[str, Any]:
     """Which run and step a model is of, and how good it was there, as far as is known."""
+    from kgpt.checkpoints.pretrained import TRAINER_STATE, training_state_file
     from kgpt.text.special_tokens import read_object
 
-    config, training = (
-        read_object(folder / "config.json"),
-        read_object(folder / "trainer_state.json"),
-    )
+    config = read_object(folder / "config.json")
+    training = read_object(training_state_file(folder, TRAINER_STATE))
     found = {"version": (config.get("kgpt") or {}).get("version"), **training}
     run = Run(folder.resolve().parent.parent)
     if folder.resolve().parent.name == "checkpoints" and run.exists:

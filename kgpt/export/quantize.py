@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from kgpt.checkpoints.hf_config import model_type_of
-from kgpt.checkpoints.pretrained import load_config
+from kgpt.checkpoints.pretrained import FORMER_NAMES, TRAINER_STATE, load_config
 from kgpt.checkpoints.quantized import (
     FILES,
     bits_of,
@@ -27,7 +27,10 @@ from kgpt.files import sha256, write_json
 from kgpt.model.quantization import GROUP_SIZE, quantize_int4, quantize_int8
 
 LARGEST = 65504.0  # of any weight; float16 holds its scale
-NOT_COPIED = ("config.json", "checksums.json", "trainer_state.json", "model.safetensors.index.json")
+NOT_COPIED = (
+    "config.json", "checksums.json", "model.safetensors.index.json",
+    TRAINER_STATE, FORMER_NAMES[TRAINER_STATE],
+)  # fmt: skip
 
 
 def write_quantized(source: Path, work: Path, bits: int) -> None:

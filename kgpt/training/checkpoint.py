@@ -1,12 +1,12 @@
-"""Checkpoints: a model directory plus what training needs to go on exactly.
+"""Checkpoints: a model directory plus the training state needed to resume exactly.
 
-    config.json, model.safetensors, tokenizer.json, ...   a model directory, ready to use
-    optimizer.safetensors    optimizer variables, dropout counter; raw weights if averages are kept
-    trainer_state.json           step, backend, best validation loss
+    config.json, model.safetensors, tokenizer.json, ...   a complete model directory
+    optimizer.safetensors   optimizer variables, dropout counter; raw weights if an EMA is kept
+    trainer_state.json      step, backend, best validation loss
     checksums.json          SHA-256 of every file above
 
-Everything is stored by path, so a run may stop on one backend and go on with another. A checkpoint
-is written under a temporary name and renamed: a crash leaves the one before untouched.
+Variables are stored by path, so a run can stop on one backend and resume on another. A checkpoint
+is written under a temporary name and renamed: a crash leaves the previous one untouched.
 """
 
 from __future__ import annotations
@@ -21,31 +21,46 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kgpt import backend
-from kgpt.checkpoints.pretrained import load_weights, path_below, save_model
+from kgpt.checkpoints.pretrained import (
+    OPTIMIZER_STATE,
+    TRAINER_STATE,
+    load_weights,
+    path_below,
+    save_model,
+    training_state_file,
+)
+from kgpt.config import SamplingConfig
 from kgpt.errors import CheckpointError
 from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
 from kgpt.model.gpt import GPT
+from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.optimizers import unwrapped
 
 ACCUMULATOR = "gradient_accumulator"
 
 
-def save_checkpoint(folder: Path, model: GPT, tokenizer=None, sampling=None, **facts: Any) -> None:
-    """Write the checkpoint `folder` of a compiled model; `facts` go into trainer_state.json."""
+def save_checkpoint(
+    folder: Path,
+    model: GPT,
+    tokenizer: Tokenizer | None = None,
+    sampling: SamplingConfig | None = None,
+    **metadata: Any,
+) -> None:
+    """Write the checkpoint `folder` of a compiled model; `metadata` goes to trainer_state.json."""
     backend.sync_model_state(model)
     averages = ema_weights(model)
     state = {
         name: variable
         for name, variable in _training_variables(model)
-        if ACCUMULATOR not in name or _between_updates(model)
+        if ACCUMULATOR not in name or _mid_accumulation(model)
     }
     if averages is not None:
         state |= {f"weights/{path_below(v)}": v for v in model.trainable_variables}
     with os_errors_as_kgpt(f"save the checkpoint {folder}"), atomic_dir(folder) as work:
         save_model(model, work, tokenizer, weights=averages, sampling=sampling)
         arrays = {name: np.array(v.numpy(), order="C") for name, v in state.items()}
-        save_file(arrays, work / "optimizer.safetensors")
-        write_json(work / "trainer_state.json", {"backend": backend.name, **facts})
+        save_file(arrays, work / OPTIMIZER_STATE)
+        write_json(work / TRAINER_STATE, {"backend": backend.name, **metadata})
         sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
         write_json(work / "checksums.json", sums)
 
@@ -62,14 +77,14 @@ def verify(folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
-    """Put a compiled model and its optimizer where they were; returns the facts saved.
+    """Restore a compiled model and its optimizer; returns the contents of trainer_state.json.
 
-    The model must have been compiled with the optimizer that was in use.
+    The model must be compiled with the optimizer that the checkpoint was saved with.
     """
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     load_weights(model, folder)
-    file = folder / "optimizer.safetensors"
+    file = training_state_file(folder, OPTIMIZER_STATE)
     try:
         with safe_open(file, framework="np") as tensors:
             names = set(tensors.keys())
@@ -88,14 +103,15 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
                     variable.assign(tensors.get_tensor(name))
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
-    facts = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    made = int(unwrapped(model.optimizer).iterations)
-    model.skipped_steps = max(0, facts.get("step", made) - made)
-    return facts
+    state_file = training_state_file(folder, TRAINER_STATE)
+    metadata = json.loads(state_file.read_text(encoding="utf-8"))
+    updates = int(unwrapped(model.optimizer).iterations)
+    model.skipped_steps = max(0, metadata.get("step", updates) - updates)
+    return metadata
 
 
 def ema_weights(model: GPT) -> dict[str, np.ndarray] | None:
-    """The averaged weights by path, if the optimizer keeps them and has made a step."""
+    """The EMA of the weights by path; None if the optimizer keeps none or has made no update."""
     optimizer = unwrapped(model.optimizer)
     averages = getattr(optimizer, "averages", lambda: None)()
     if averages is None or int(optimizer.iterations) == 0:
@@ -106,18 +122,18 @@ def ema_weights(model: GPT) -> dict[str, np.ndarray] | None:
     }
 
 
-def _between_updates(model: GPT) -> bool:
-    """Do the gradient accumulators hold something?
+def _mid_accumulation(model: GPT) -> bool:
+    """Do the gradient accumulators hold gradients of an unfinished update?
 
-    Checkpoints are made when they were just used up; unless float16 has skipped a batch, and the
-    update comes later than usual.
+    Checkpoints are saved right after an update, unless float16 loss scaling has skipped a batch
+    and shifted the update.
     """
     optimizer = unwrapped(model.optimizer)
     return int(optimizer._iterations) % (optimizer.gradient_accumulation_steps or 1) != 0
 
 
 def _training_variables(model: GPT) -> Iterator[tuple[str, Any]]:
-    """Everything but the weights that the next step depends on, by a name all backends share."""
+    """The variables besides the weights that the next step depends on, by backend-neutral name."""
     for variable in model.optimizer.variables:
         yield f"optimizer/{path_below(variable)}", variable
     yield "dropout_key/count", model.dropout_key.count
