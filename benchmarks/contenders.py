@@ -58,7 +58,7 @@ def kgpt(job):
     def run(steps):
         if steps == 0:
             return matmul_peak(job["precision"])
-        batches.count = steps
+        batches.repeats = steps
         rate = WarmupCosine(1e-3, 100, 2000, 1e-4)
         model.fit(batches, callbacks=[rate, timer], shuffle=False, verbose=0)
         return timer.times

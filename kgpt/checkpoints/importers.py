@@ -18,7 +18,7 @@ from kgpt.checkpoints.weight_map import gpt2_name, shapes
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig
 from kgpt.errors import CheckpointError, UsageError
-from kgpt.text.special_tokens import read_object
+from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.text.tokenizer_files import read_gpt2
 
@@ -44,7 +44,7 @@ def import_from(
                 f"{source} is no file, no folder, and no name on the hub such as openai/gpt2."
             )
         path = download(source)
-    if "registered_name" in read_object(path / "config.json"):
+    if "registered_name" in read_json_object(path / "config.json"):
         return _import_keras_hub(path, out, tokenizer, dtype)
     tokenizer = tokenizer or Tokenizer.load(path)
     _check_vocabulary(tokenizer, load_config(path))
@@ -103,7 +103,7 @@ def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
 def _import_keras_hub(
     folder: Path, out: Path, tokenizer: Tokenizer | None, dtype: str | None
 ) -> None:
-    described = read_object(folder / "config.json")
+    described = read_json_object(folder / "config.json")
     if described.get("class_name") != "GPT2Backbone":
         raise CheckpointError(
             f"{folder} holds a {described.get('class_name')}; of KerasNLP's models kgpt reads "

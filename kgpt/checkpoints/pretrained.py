@@ -20,7 +20,7 @@ from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError, UsageError
 from kgpt.files import write_json
-from kgpt.text.special_tokens import read_object
+from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def write_config(
     values.setdefault("kgpt", {})["version"] = kgpt.__version__
     if tokenizer is not None:
         values |= {
-            f"{name}_id": tokenizer.id_of(text) for name, text in tokenizer.roles.tokens.items()
+            f"{name}_id": tokenizer.token_to_id(text)
+            for name, text in tokenizer.special_tokens.tokens.items()
         }
         tokenizer.save(folder)
         write_json(folder / "tokenizer_config.json", tokenizer.settings(config.max_length))
@@ -93,7 +94,7 @@ def write_config(
 def load_config(folder: Path) -> ModelConfig:
     """The `ModelConfig` of a model directory."""
     file = folder / "config.json"
-    values = read_object(file)
+    values = read_json_object(file)
     if not values:
         raise CheckpointError(f"{folder} has no config.json, so it is no model directory.")
     try:
@@ -139,7 +140,7 @@ def _assign(model: GPT, weights: Weights, paths: Iterable[str]) -> None:
 def load_sampling(folder: Path) -> SamplingConfig:
     """The sampling that generation_config.json asks for; kgpt's defaults where it is silent."""
     file = folder / "generation_config.json"
-    values = read_object(file)
+    values = read_json_object(file)
     known = {name: values[name] for name in SHARED if values.get(name) is not None}
     if "max_new_tokens" in values:
         known["max_tokens"] = values["max_new_tokens"]

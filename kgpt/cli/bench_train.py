@@ -74,14 +74,14 @@ def _measure(config: Config, steps: int) -> dict[str, Any]:
     clock = StepClock()
     model.fit(batches, verbose=0, callbacks=[clock], shuffle=False)
     seconds = statistics.median(clock.times[WARM_UP:])
-    count = train.batch_size * shape.max_length
+    tokens = train.batch_size * shape.max_length
     return {
         "backend": backend.name,
         "precision": train.precision,
         "parameters": shape.num_parameters(),
         "ms_per_step": 1e3 * seconds,
-        "tokens_per_s": count / seconds,
+        "tokens_per_s": tokens / seconds,
         "peak": peak,
-        "mfu": count * shape.flops_per_token() / seconds / peak,
+        "mfu": tokens * shape.flops_per_token() / seconds / peak,
         "compile_s": sum(clock.times[:WARM_UP]) - WARM_UP * seconds,
     }

@@ -110,10 +110,10 @@ class Session:
         """The conversation as ids; the oldest turns go when it outgrows the context."""
         messages = self.conversation.prompt()
         keep = 1 if messages and messages[0]["role"] == "system" else 0
-        ids = self.engine.chat_template.encode(messages, reply=True)[0]
+        ids = self.engine.chat_template.encode(messages, add_generation_prompt=True)[0]
         while len(ids) >= self.engine.max_context and len(messages) > keep + 2:
             del messages[keep : keep + 2]
-            ids = self.engine.chat_template.encode(messages, reply=True)[0]
+            ids = self.engine.chat_template.encode(messages, add_generation_prompt=True)[0]
         return ids
 
     def _say(self, text: str) -> None:

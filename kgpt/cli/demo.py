@@ -157,10 +157,10 @@ def fitting(engine: TextGenerator, messages: list[dict[str, str]]) -> list[int]:
     """The ids of a conversation's latest turns, as many as leave room for a reply."""
     if engine.chat_template is None:
         raise KgptError(f"{engine.folder} is no model that converses; choose another --run.")
-    ids = engine.chat_template.encode(messages, reply=True)[0]
+    ids = engine.chat_template.encode(messages, add_generation_prompt=True)[0]
     while len(ids) > engine.max_context - REPLY_TOKENS and len(messages) > 1:
         messages = messages[2:]
-        ids = engine.chat_template.encode(messages, reply=True)[0]
+        ids = engine.chat_template.encode(messages, add_generation_prompt=True)[0]
     return ids
 
 

@@ -62,7 +62,7 @@ def gather(folder: Path) -> dict[str, Any]:
 
 
 def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
-    """The tokenizer's size, special tokens, and whether it has a chat layout; None without one."""
+    """The tokenizer's size, special tokens and whether it has a chat template; None if none."""
     from kgpt.text.chat_template import load_chat_template
     from kgpt.text.tokenizer import Tokenizer
 
@@ -71,7 +71,7 @@ def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
     tokenizer = Tokenizer.load(folder)
     return {
         "vocab_size": tokenizer.vocab_size,
-        "special": list(tokenizer.special.values()),
+        "special": list(tokenizer.special_by_id.values()),
         "chat": load_chat_template(tokenizer) is not None,
         "sha256": tokenizer.fingerprint,
     }
@@ -80,10 +80,10 @@ def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
 def provenance(folder: Path) -> dict[str, Any]:
     """Which run and step a model is of, and how good it was there, as far as is known."""
     from kgpt.checkpoints.pretrained import TRAINER_STATE, training_state_file
-    from kgpt.text.special_tokens import read_object
+    from kgpt.text.special_tokens import read_json_object
 
-    config = read_object(folder / "config.json")
-    training = read_object(training_state_file(folder, TRAINER_STATE))
+    config = read_json_object(folder / "config.json")
+    training = read_json_object(training_state_file(folder, TRAINER_STATE))
     found = {"version": (config.get("kgpt") or {}).get("version"), **training}
     run = Run(folder.resolve().parent.parent)
     if folder.resolve().parent.name == "checkpoints" and run.exists:
@@ -123,7 +123,7 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows += [
             ("tokenizer", f"{tokenizer['vocab_size']:,} tokens"),
             ("  special", " ".join(tokenizer["special"]) or "none"),
-            ("  chat layout", "yes" if tokenizer["chat"] else "no"),
+            ("  chat template", "yes" if tokenizer["chat"] else "no"),
         ]
     for name, value in facts["provenance"].items():
         shown = f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -10,13 +10,13 @@ import keras
 
 from kgpt.data.corruption import InputCorruption
 from kgpt.data.length_buckets import LengthBucketSampler
-from kgpt.data.sampler import PackedSampler, evaluation_batch, evaluation_batches
+from kgpt.data.sampler import PackedSampler, evaluation_batch, num_evaluation_batches
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import DataError
 
 
 class TrainDataset(keras.utils.PyDataset):
-    """Batches `first`, `first + 1`, ... of a training run: (inputs, targets), each (B, T) int32.
+    """Batches of a training run, from `start_batch` on: (inputs, targets), each (B, T) int32.
 
     With `assistant_only_loss` there are weights, too: (B, T) float32.
 
@@ -25,8 +25,8 @@ class TrainDataset(keras.utils.PyDataset):
         batch_size: B.
         length: T.
         seed: of order and noise.
-        count: how many batches there are.
-        first: number of the first; not 0 when a run is resumed.
+        num_batches: how many batches there are.
+        start_batch: number of the first; not 0 when a run is resumed.
         token_dropout: share of inputs hidden behind the end-of-text token.
         token_replacement: share of inputs replaced by random tokens.
         assistant_only_loss: of conversations, learn only what the assistant says.
@@ -37,9 +37,9 @@ class TrainDataset(keras.utils.PyDataset):
         data,
         batch_size,
         length,
-        count,
+        num_batches,
         seed=0,
-        first=0,
+        start_batch=0,
         token_dropout=0.0,
         token_replacement=0.0,
         assistant_only_loss=False,
@@ -49,21 +49,21 @@ class TrainDataset(keras.utils.PyDataset):
         data = data if isinstance(data, TokenDataset) else TokenDataset(data)
         noise = None
         if token_dropout or token_replacement:
-            blank = data.tokenizer.eos_id or 0
+            mask_id = data.tokenizer.eos_id or 0
             noise = InputCorruption(
-                token_dropout, token_replacement, blank, data.manifest.vocab_size
+                token_dropout, token_replacement, mask_id, data.manifest.vocab_size
             )
         loss_mask = data.loss_mask("train") if assistant_only_loss else None
         self.windows = PackedSampler(
             data.tokens("train"), length, batch_size, seed, noise, loss_mask
         )
-        self.count, self.first = count, first
+        self._num_batches, self.start_batch = num_batches, start_batch
 
     def __len__(self):
-        return self.count
+        return self._num_batches
 
     def __getitem__(self, index):
-        return self.windows.batch(self.first + index)
+        return self.windows.batch(self.start_batch + index)
 
 
 class EvaluationDataset(keras.utils.PyDataset):
@@ -86,11 +86,11 @@ class EvaluationDataset(keras.utils.PyDataset):
                 "with a larger --val-fraction, or train with --train.eval-every 0."
             )
         self.length, self.batch_size = length, batch_size
-        self.count = evaluation_batches(self.stream, length, batch_size)
-        self.count = min(self.count, limit or self.count)
+        self._num_batches = num_evaluation_batches(self.stream, length, batch_size)
+        self._num_batches = min(self._num_batches, limit or self._num_batches)
 
     def __len__(self):
-        return self.count
+        return self._num_batches
 
     def __getitem__(self, index):
         return evaluation_batch(self.stream, self.length, self.batch_size, index, self.loss_mask)
@@ -106,9 +106,9 @@ class DocumentDataset(keras.utils.PyDataset):
         data: an open `TokenDataset`, or its folder.
         batch_size: B.
         length: the largest L; what a document has more is cut off.
-        count: how many batches there are.
+        num_batches: how many batches there are.
         seed: of the order.
-        first: number of the first; not 0 when a run is resumed.
+        start_batch: number of the first; not 0 when a run is resumed.
         split: "train" or "val".
         assistant_only_loss: of conversations, learn only what the assistant says.
     """
@@ -118,9 +118,9 @@ class DocumentDataset(keras.utils.PyDataset):
         data,
         batch_size,
         length,
-        count,
+        num_batches,
         seed=0,
-        first=0,
+        start_batch=0,
         split="train",
         assistant_only_loss=False,
         **kwargs,
@@ -132,10 +132,10 @@ class DocumentDataset(keras.utils.PyDataset):
         self.buckets = LengthBucketSampler(
             data.tokens(split), starts, length, batch_size, seed, loss_mask
         )
-        self.count, self.first = count, first
+        self._num_batches, self.start_batch = num_batches, start_batch
 
     def __len__(self):
-        return self.count
+        return self._num_batches
 
     def __getitem__(self, index):
-        return self.buckets.batch(self.first + index)
+        return self.buckets.batch(self.start_batch + index)

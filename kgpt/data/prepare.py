@@ -177,7 +177,7 @@ def _parts(
         )
     for message in document.messages:
         by_model = message["role"] == "assistant"
-        yield chat.opening(message["role"]), False
+        yield chat.turn_header(message["role"]), False
         yield message["content"], by_model
         yield chat.end[:1], by_model
         yield chat.end[1:], False

@@ -103,7 +103,7 @@ def evaluation_batch(
     return inputs, targets, weights
 
 
-def evaluation_batches(stream: TokenStream, length: int, batch_size: int) -> int:
+def num_evaluation_batches(stream: TokenStream, length: int, batch_size: int) -> int:
     """How many batches `evaluation_batch` needs for the whole of a split."""
     windows = -(-max(0, len(stream) - 1) // length)
     return -(-windows // batch_size)

@@ -173,7 +173,7 @@ def _add_tokenizer(
         gguf.TokenType.CONTROL, gguf.TokenType.NORMAL, gguf.TokenType.UNUSED,
     )  # fmt: skip
     types = [
-        special if i in tokenizer.special else normal if i in by_id else unused
+        special if i in tokenizer.special_by_id else normal if i in by_id else unused
         for i in range(vocab_size)
     ]
     merges = json.loads(tokenizer.to_json())["model"]["merges"] or [NO_MERGE]
@@ -182,13 +182,13 @@ def _add_tokenizer(
     writer.add_token_list(names)
     writer.add_token_types(types)
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
-    tokens = tokenizer.roles.tokens
+    tokens = tokenizer.special_tokens.tokens
     for role, add in (
         ("bos_token", writer.add_bos_token_id),
         ("eos_token", writer.add_eos_token_id),
     ):
-        if (token_id := tokenizer.id_of(tokens.get(role, ""))) is not None:
+        if (token_id := tokenizer.token_to_id(tokens.get(role, ""))) is not None:
             add(token_id)
     writer.add_add_bos_token(bool(tokenizer.bos_ids))
-    if tokenizer.roles.chat_template is not None:
-        writer.add_chat_template(tokenizer.roles.chat_template)
+    if tokenizer.special_tokens.chat_template is not None:
+        writer.add_chat_template(tokenizer.special_tokens.chat_template)

@@ -20,7 +20,7 @@ from kgpt.checkpoints.quantized import (
 )
 from kgpt.checkpoints.weight_map import Stored, layout
 from kgpt.checkpoints.weights import Weights
-from kgpt.data.sampler import evaluation_batch, evaluation_batches
+from kgpt.data.sampler import evaluation_batch, num_evaluation_batches
 from kgpt.data.shards import TokenStream
 from kgpt.errors import CheckpointError, UsageError
 from kgpt.files import sha256, write_json
@@ -93,7 +93,9 @@ def perplexity(
     model = load_model(folder)
     model.compile(loss=NextTokenLoss())
     length = min(model.config.max_length, max(1, len(stream) - 1))
-    count = min(evaluation_batches(stream, length, batch_size), -(-most // (length * batch_size)))
+    count = min(
+        num_evaluation_batches(stream, length, batch_size), -(-most // (length * batch_size))
+    )
     total = tokens = 0.0
     for index in range(count):
         inputs, targets, weights = evaluation_batch(stream, length, batch_size, index, loss_mask)

@@ -125,8 +125,8 @@ class IncrementalDetokenizer:
 
     def _text_and_bytes(self, token_id: int) -> tuple[str, bytes]:
         """A token's text, with U+FFFD for part of a character, and its bytes."""
-        raw = self.tokenizer.bytes_of(token_id)
+        raw = self.tokenizer.token_bytes(token_id)
         if raw is None:
-            name = self.tokenizer.special.get(token_id, "")
+            name = self.tokenizer.special_by_id.get(token_id, "")
             return name, name.encode()
         return raw.decode("utf-8", errors="replace"), raw

@@ -150,9 +150,9 @@ class Service:
         """
         chat = self.engine.chat_template
         if chat is None:
-            raise UsageError("This model has no chat layout; use POST /v1/completions.")
+            raise UsageError("This model has no chat template; use POST /v1/completions.")
         self._check_length(sum(len(message["content"]) for message in messages))
-        options = {"continue_final": True} if go_on else {"reply": True}
+        options = {"continue_final_message": True} if go_on else {"add_generation_prompt": True}
         ids, _ = await self.tokenizing(lambda: chat.encode(messages, **options))
         return self._fitting(ids)
 
@@ -199,4 +199,4 @@ class Service:
 
 def longest_token(tokenizer: Tokenizer) -> int:
     """The most bytes that one token stands for."""
-    return max(len(tokenizer.bytes_of(i) or b"") for i in range(tokenizer.vocab_size)) or 1
+    return max(len(tokenizer.token_bytes(i) or b"") for i in range(tokenizer.vocab_size)) or 1

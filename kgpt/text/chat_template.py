@@ -29,21 +29,24 @@ class Chat(Protocol):
     """What `ChatMLTemplate` and `JinjaChatTemplate` have in common."""
 
     def encode(
-        self, messages: Sequence[Message], reply: bool = False, continue_final: bool = False
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
     ) -> tuple[list[int], list[bool]]:
         """Ids of a conversation, and for each whether the assistant wrote it.
 
         Args:
             messages: each with "role" and "content".
-            reply: open the assistant's next turn, for the model to write.
-            continue_final: leave the last message open, for the model to go on with.
+            add_generation_prompt: open the assistant's next turn, for the model to write.
+            continue_final_message: leave the last message open, for the model to go on with.
         """
         ...
 
 
 def load_chat_template(tokenizer: Tokenizer) -> Chat | None:
     """How the model of `tokenizer` wants conversations; None if it was not made for them."""
-    template = tokenizer.roles.chat_template
+    template = tokenizer.special_tokens.chat_template
     if template is None:
         return None
     return (
@@ -55,7 +58,7 @@ class ChatMLTemplate:
     """ChatML, written as ids of one tokenizer, which must know the ChatML tokens."""
 
     def __init__(self, tokenizer: Tokenizer):
-        if tokenizer.id_of(TURN_START) is None or tokenizer.id_of(TURN_END) is None:
+        if tokenizer.token_to_id(TURN_START) is None or tokenizer.token_to_id(TURN_END) is None:
             raise UsageError(
                 f"This tokenizer has no {TURN_START} and {TURN_END}, so the model cannot chat."
             )
@@ -64,27 +67,30 @@ class ChatMLTemplate:
         self._openings: dict[str, list[int]] = {}
 
     def encode(
-        self, messages: Sequence[Message], reply: bool = False, continue_final: bool = False
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
     ) -> tuple[list[int], list[bool]]:
         """See `Chat.encode`."""
         contents = self.tokenizer.encode_batch([message["content"] for message in messages])
         ids: list[int] = []
-        spoken: list[bool] = []
+        assistant_mask: list[bool] = []
         for message, content in zip(messages, contents, strict=True):
-            opening = self.opening(message["role"])
+            opening = self.turn_header(message["role"])
             ids += opening + content + self.end
             by_model = message["role"] == "assistant"
             # The turn's end is the model's to say; the line break after it is layout.
-            spoken += [False] * len(opening) + [by_model] * (len(content) + 1)
-            spoken += [False] * (len(self.end) - 1)
-        if continue_final and messages:
-            del ids[-len(self.end) :], spoken[-len(self.end) :]
-        elif reply:
-            ids += self.opening("assistant")
-            spoken += [False] * (len(ids) - len(spoken))
-        return ids, spoken
+            assistant_mask += [False] * len(opening) + [by_model] * (len(content) + 1)
+            assistant_mask += [False] * (len(self.end) - 1)
+        if continue_final_message and messages:
+            del ids[-len(self.end) :], assistant_mask[-len(self.end) :]
+        elif add_generation_prompt:
+            ids += self.turn_header("assistant")
+            assistant_mask += [False] * (len(ids) - len(assistant_mask))
+        return ids, assistant_mask
 
-    def opening(self, role: str) -> list[int]:
+    def turn_header(self, role: str) -> list[int]:
         """Ids that open a turn of `role`."""
         if role not in self._openings:
             start = self.tokenizer.encode(TURN_START, allow_special=True)
@@ -102,8 +108,10 @@ class JinjaChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        self.template = Template(tokenizer.roles.chat_template or "", tokenizer.roles.tokens)
-        words = sorted(tokenizer.special.values(), key=len, reverse=True)
+        self.template = Template(
+            tokenizer.special_tokens.chat_template or "", tokenizer.special_tokens.tokens
+        )
+        words = sorted(tokenizer.special_by_id.values(), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, words)) or r"(?!)")
         # Texts that would complete a special token with what the layout writes beside them.
         halves = {(word[:i], word[i:]) for word in words for i in range(1, len(word))}
@@ -111,16 +119,19 @@ class JinjaChatTemplate:
         self._ends = tuple({end for _, end in halves})
 
     def encode(
-        self, messages: Sequence[Message], reply: bool = False, continue_final: bool = False
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
     ) -> tuple[list[int], list[bool]]:
         """See `Chat.encode`."""
         broken = [self._plain(message) for message in messages]
-        reply = reply and not continue_final
-        text = self.template.render(broken, reply)
-        spoken = self._spoken(broken, reply)
-        if continue_final and messages:
+        add_generation_prompt = add_generation_prompt and not continue_final_message
+        text = self.template.render(broken, add_generation_prompt)
+        marked = self._with_assistant_marks(broken, add_generation_prompt)
+        if continue_final_message and messages:
             text = self._open_end(broken)
-        return self._encode(text, spoken)
+        return self._encode(text, marked)
 
     def _plain(self, message: Message) -> dict[str, str]:
         """`message` with marks inside whatever is, or could become, a special token."""
@@ -141,7 +152,9 @@ class JinjaChatTemplate:
             content = content[:place] + BREAK + content[place:]
         return content
 
-    def _spoken(self, messages: Sequence[Message], reply: bool) -> str:
+    def _with_assistant_marks(
+        self, messages: Sequence[Message], add_generation_prompt: bool
+    ) -> str:
         """What the template writes, with marks around what the assistant says."""
         marked = []
         for message in messages:
@@ -150,7 +163,7 @@ class JinjaChatTemplate:
                 content = message["content"].replace(core, f"{OPEN}{core}{CLOSE}", 1)
                 message = {**message, "content": content}
             marked.append(message)
-        return self.template.render(marked, reply)
+        return self.template.render(marked, add_generation_prompt)
 
     def _open_end(self, messages: Sequence[Message]) -> str:
         """What the template writes up to the end of the last message."""
@@ -162,13 +175,13 @@ class JinjaChatTemplate:
         # A template that dropped the space trims messages, so it would have trimmed this one.
         return text[:end] if text[end + 1 : end + 2] == " " else text[:end].rstrip()
 
-    def _encode(self, text: str, spoken: str) -> tuple[list[int], list[bool]]:
+    def _encode(self, text: str, marked: str) -> tuple[list[int], list[bool]]:
         """Ids of what a template wrote, with special tokens where the layout has them."""
         plain = text.replace(BREAK, "")
         places = [(found.start() - text.count(BREAK, 0, found.start()), found[0])
                   for found in self._special.finditer(text)]  # fmt: skip
-        if not MARKS.sub("", spoken).startswith(plain):
-            spoken = ""  # the template looks into messages: what it made of them is not known
+        if not MARKS.sub("", marked).startswith(plain):
+            marked = ""  # the template looks into messages: what it made of them is not known
         if places == [(found.start(), found[0]) for found in self._special.finditer(plain)]:
             pieces = [(plain, True)]
         else:  # somebody wrote a special token: it is spelled out, as any other word
@@ -185,15 +198,15 @@ class JinjaChatTemplate:
             ids += more
             spans += [(begin + start, begin + end) for start, end in places_in_piece]
             begin += len(piece)
-        return ids, self._mask(ids, spans, plain, spoken)
+        return ids, self._mask(ids, spans, plain, marked)
 
     def _mask(
-        self, ids: list[int], spans: list[tuple[int, int]], plain: str, spoken: str
+        self, ids: list[int], spans: list[tuple[int, int]], plain: str, marked: str
     ) -> list[bool]:
         """For each token, whether the assistant said it: its words, and the token after them."""
         said: list[tuple[int, int]] = []
         start = None
-        for marks, found in enumerate(MARKS.finditer(spoken)):
+        for marks, found in enumerate(MARKS.finditer(marked)):
             place = found.start() - marks
             if found[0] == CLOSE and start is not None:
                 said.append((start, place))
@@ -201,7 +214,7 @@ class JinjaChatTemplate:
                 start = place if found[0] == OPEN else None
         # The model has to write what stands between its words and the token that ends them.
         said = [(start, len(plain) - len(plain[stop:].lstrip())) for start, stop in said]
-        special = self.tokenizer.special
+        special = self.tokenizer.special_by_id
         mask = [any(a < stop and b > start for start, stop in said) for a, b in spans]
         for i in range(1, len(ids)):
             mask[i] = mask[i] or (mask[i - 1] and ids[i] in special and ids[i - 1] not in special)

@@ -34,13 +34,15 @@ class Template:
         except (jinja2.TemplateError, SyntaxError, RecursionError, ValueError) as error:
             raise UsageError(f"The model's chat template is no valid Jinja: {error}.") from None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], reply: bool = False) -> str:
-        """The conversation as text; with `reply`, opened for the assistant's next turn.
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+    ) -> str:
+        """The conversation as text; `add_generation_prompt` opens the assistant's next turn.
 
         Raises `UsageError` if the template refuses the messages, or tries what it may not do.
         """
         values = {"messages": [dict(message) for message in messages], "tools": None,
-                  "documents": None, "add_generation_prompt": reply}  # fmt: skip
+                  "documents": None, "add_generation_prompt": add_generation_prompt}  # fmt: skip
         try:
             return self._template.render(**values, **self._tokens)
         except SecurityError as error:

@@ -1,4 +1,4 @@
-"""What the special tokens of a tokenizer are for: beginning, end, chat layout, where to stop.
+"""What the special tokens of a tokenizer are for: beginning, end, chat template, where to stop.
 
 Other software keeps this beside `tokenizer.json`, in tokenizer_config.json,
 special_tokens_map.json, generation_config.json and config.json. All of it is read here.
@@ -34,20 +34,22 @@ class SpecialTokens:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-def read_special_tokens(folder: Path, id_of: Callable[[str], int | None]) -> SpecialTokens | None:
+def read_special_tokens(
+    folder: Path, token_to_id: Callable[[str], int | None]
+) -> SpecialTokens | None:
     """The roles that the files in `folder` give; None if it has no tokenizer_config.json."""
-    config = read_object(folder / "tokenizer_config.json")
+    config = read_json_object(folder / "tokenizer_config.json")
     if not config:
         return None
-    merged = read_object(folder / "special_tokens_map.json") | config
+    merged = read_json_object(folder / "special_tokens_map.json") | config
     tokens = {name: text for name in NAMES if (text := _text(merged.get(name)))}
     stop = _stop_ids(folder)
-    if (end := id_of(tokens.get("eos_token", ""))) is not None:
+    if (end := token_to_id(tokens.get("eos_token", ""))) is not None:
         stop |= {end}
     return SpecialTokens(tokens, frozenset(stop), _chat_template(folder, config), config)
 
 
-def read_object(file: Path) -> dict[str, Any]:
+def read_json_object(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -63,9 +65,9 @@ def read_object(file: Path) -> dict[str, Any]:
 def added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
     """Tokens that the files beside tokenizer.json add to it, by id, with how they are matched."""
     found: dict[int, dict[str, Any]] = {}
-    for text, token_id in read_object(folder / "added_tokens.json").items():
+    for text, token_id in read_json_object(folder / "added_tokens.json").items():
         found[int(token_id)] = {"content": text, "special": text.startswith("<|")}
-    decoder = read_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    decoder = read_json_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
     return found | {int(token_id): facts for token_id, facts in decoder.items()}
 
 
@@ -78,7 +80,7 @@ def _text(token: Any) -> str | None:
 def _stop_ids(folder: Path) -> set[int]:
     """`eos_token_id` of generation_config.json, else of config.json: one id or a list."""
     for name in ("generation_config.json", "config.json"):
-        ids = read_object(folder / name).get("eos_token_id")
+        ids = read_json_object(folder / name).get("eos_token_id")
         if ids is None:
             continue
         ids = ids if isinstance(ids, list) else [ids]
@@ -94,7 +96,7 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
         return file.read_text(encoding="utf-8")
     template = config.get("chat_template")
     if template is None:
-        template = read_object(folder / "chat_template.json").get("chat_template")
+        template = read_json_object(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         named = {item.get("name"): item.get("template") for item in template}
         template = named.get("default")

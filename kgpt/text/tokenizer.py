@@ -28,7 +28,7 @@ END_OF_TEXT = "<|endoftext|>"  # between documents; as in GPT-2
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # around chat turns; as in ChatML
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 
-# The ChatML layout as a Jinja template: `tokenizer_config.json` carries it to other software.
+# The ChatML template as a Jinja template: `tokenizer_config.json` carries it to other software.
 CHATML_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -47,11 +47,11 @@ class Tokenizer:
     'naïve 🙂'
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, roles: SpecialTokens | None = None):
+    def __init__(self, inner: tokenizers.Tokenizer, special_tokens: SpecialTokens | None = None):
         inner.no_truncation()
         inner.no_padding()
         self.backend_tokenizer = inner
-        self.roles = roles or self._own_roles()
+        self.special_tokens = special_tokens or self._own_special_tokens()
         self._lock = threading.Lock()  # whether special tokens count is a state of `inner`
         self._bytes: list[bytes | None] | None = None
         self._special: dict[int, str] | None = None
@@ -122,7 +122,7 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, and what is known of the special tokens of a foreign tokenizer."""
         self.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        if self.roles.config:
+        if self.special_tokens.config:
             write_json(folder / "tokenizer_config.json", self.settings())
 
     def settings(self, max_length: int | None = None) -> dict[str, Any]:
@@ -130,16 +130,16 @@ class Tokenizer:
         values: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            **self.roles.tokens,
-            **self.roles.config,
+            **self.special_tokens.tokens,
+            **self.special_tokens.config,
         }
-        if self.roles.chat_template is not None:
-            values["chat_template"] = self.roles.chat_template
+        if self.special_tokens.chat_template is not None:
+            values["chat_template"] = self.special_tokens.chat_template
         return values if max_length is None else values | {"model_max_length": max_length}
 
-    def _own_roles(self) -> SpecialTokens:
+    def _own_special_tokens(self) -> SpecialTokens:
         """The roles in a tokenizer without files that name them."""
-        vocabulary = {token: self.id_of(token) for token in (END_OF_TEXT, TURN_END)}
+        vocabulary = {token: self.token_to_id(token) for token in (END_OF_TEXT, TURN_END)}
         known = {token: token_id for token, token_id in vocabulary.items() if token_id is not None}
         names = ("bos_token", "eos_token", "unk_token") if END_OF_TEXT in known else ()
         return SpecialTokens(
@@ -163,19 +163,23 @@ class Tokenizer:
         """SHA-256 of the vocabulary and rules: equal exactly for equal tokenizers."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def id_of(self, token: str) -> int | None:
+    def token_to_id(self, token: str) -> int | None:
         return self.backend_tokenizer.token_to_id(token)
 
     @property
     def eos_id(self) -> int | None:
         """The id between documents: of <|endoftext|>, else of the tokenizer's own end."""
-        known = self.id_of(END_OF_TEXT)
-        return known if known is not None else self.id_of(self.roles.tokens.get("eos_token", ""))
+        known = self.token_to_id(END_OF_TEXT)
+        return (
+            known
+            if known is not None
+            else self.token_to_id(self.special_tokens.tokens.get("eos_token", ""))
+        )
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids at which a text ends."""
-        return self.roles.stop_ids
+        return self.special_tokens.stop_ids
 
     @functools.cached_property
     def bos_ids(self) -> list[int]:
@@ -207,41 +211,38 @@ class Tokenizer:
         return encoding.ids, encoding.offsets
 
     def decode(
-        self, ids: Iterable[int], skip_special: bool = False, continues: bool = False
+        self, ids: Iterable[int], skip_special_tokens: bool = False, continues: bool = False
     ) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD.
 
         Args:
-            skip_special: leave special tokens out.
+            skip_special_tokens: leave special tokens out.
             continues: the ids go on from others. It matters to tokenizers that begin every text
                 with a space of their own, as SentencePiece does.
         """
-        stream = StreamDecoder(self, skip_special, continues)
+        stream = StreamDecoder(self, skip_special_tokens, continues)
         return "".join([stream.feed(token_id) for token_id in ids]) + stream.finish()
 
-    def stream(self, skip_special: bool = True, continues: bool = True) -> StreamDecoder:
+    def stream(self, skip_special_tokens: bool = True, continues: bool = True) -> StreamDecoder:
         """A decoder that is fed ids one by one."""
-        return StreamDecoder(self, skip_special, continues)
+        return StreamDecoder(self, skip_special_tokens, continues)
 
-    def bytes_of(self, token_id: int) -> bytes | None:
+    def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes a token stands for; None for a special token, or an id without one."""
         if self._bytes is None:
             self._bytes = _token_bytes(self.backend_tokenizer, self.vocab_size)
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else None
 
     @property
-    def special(self) -> dict[int, str]:
+    def special_by_id(self) -> dict[int, str]:
         """The special tokens: id and name."""
         if self._special is None:
             added = self.backend_tokenizer.get_added_tokens_decoder()
             self._special = {i: token.content for i, token in added.items() if token.special}
         return self._special
 
-    def special_ids(self) -> set[int]:
-        return set(self.special)
-
     @property
-    def begins_with_space(self) -> bool:
+    def adds_prefix_space(self) -> bool:
         """True if encoding puts a space before every text, which decoding takes off again."""
         rules = {rule["type"]: rule for rule in _decoder_rules(self.backend_tokenizer)}
         strips = rules.get("Strip", {}).get("start", 0) > 0
@@ -254,11 +255,13 @@ class StreamDecoder:
     The pieces given by `feed` and `finish` join to exactly `Tokenizer.decode` of all ids.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, continues: bool = True):
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special_tokens: bool = True, continues: bool = True
+    ):
         self._tokenizer = tokenizer
-        self._special = tokenizer.special
-        self._skip_special = skip_special
-        self._drops_space = not continues and tokenizer.begins_with_space
+        self._special = tokenizer.special_by_id
+        self._skip_special = skip_special_tokens
+        self._drops_space = not continues and tokenizer.adds_prefix_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
@@ -266,7 +269,7 @@ class StreamDecoder:
         if token_id in self._special:
             name = "" if self._skip_special else self._special[token_id]
             return self._utf8.decode(b"", final=True) + name
-        text = self._utf8.decode(self._tokenizer.bytes_of(token_id) or b"")
+        text = self._utf8.decode(self._tokenizer.token_bytes(token_id) or b"")
         if self._drops_space and text:
             self._drops_space = False
             return text.removeprefix(" ")

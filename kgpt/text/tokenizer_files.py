@@ -8,7 +8,12 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from kgpt.errors import DataError
-from kgpt.text.special_tokens import SpecialTokens, added_tokens, read_object, read_special_tokens
+from kgpt.text.special_tokens import (
+    SpecialTokens,
+    added_tokens,
+    read_json_object,
+    read_special_tokens,
+)
 
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -39,7 +44,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, SpecialTokens | No
 
 def _read_vocab_and_merges(folder: Path) -> tokenizers.Tokenizer:
     """The tokenizer of a folder with vocab.json and merges.txt, as GPT-2 or Qwen2 cut words."""
-    config = read_object(folder / "tokenizer_config.json")
+    config = read_json_object(folder / "tokenizer_config.json")
     kind = str(config.get("tokenizer_class", "GPT2Tokenizer")).removesuffix("Fast")
     if kind not in ("GPT2Tokenizer", "Qwen2Tokenizer"):
         raise DataError(

@@ -9,16 +9,16 @@ import numpy as np
 
 
 class RepeatedBatch(keras.utils.PyDataset):
-    """One batch of random tokens, `count` times: inputs and targets, each (B, T)."""
+    """One batch of random tokens, `repeats` times: inputs and targets, each (B, T)."""
 
-    def __init__(self, vocab_size: int, batch_size: int, length: int, count: int = 0):
+    def __init__(self, vocab_size: int, batch_size: int, length: int, repeats: int = 0):
         super().__init__()
         noise = np.random.default_rng(0)
         self.tokens = noise.integers(0, vocab_size, (batch_size, length + 1), "int32")
-        self.count = count
+        self.repeats = repeats
 
     def __len__(self):
-        return self.count
+        return self.repeats
 
     def __getitem__(self, index):
         return self.tokens[:, :-1], self.tokens[:, 1:]

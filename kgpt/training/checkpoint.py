@@ -34,7 +34,7 @@ from kgpt.errors import CheckpointError
 from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
 from kgpt.model.gpt import GPT
 from kgpt.text.tokenizer import Tokenizer
-from kgpt.training.optimizers import unwrapped
+from kgpt.training.optimizers import unwrap_optimizer
 
 ACCUMULATOR = "gradient_accumulator"
 
@@ -105,15 +105,15 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
     state_file = training_state_file(folder, TRAINER_STATE)
     metadata = json.loads(state_file.read_text(encoding="utf-8"))
-    updates = int(unwrapped(model.optimizer).iterations)
+    updates = int(unwrap_optimizer(model.optimizer).iterations)
     model.skipped_steps = max(0, metadata.get("step", updates) - updates)
     return metadata
 
 
 def ema_weights(model: GPT) -> dict[str, np.ndarray] | None:
     """The EMA of the weights by path; None if the optimizer keeps none or has made no update."""
-    optimizer = unwrapped(model.optimizer)
-    averages = getattr(optimizer, "averages", lambda: None)()
+    optimizer = unwrap_optimizer(model.optimizer)
+    averages = getattr(optimizer, "ema_weights", lambda: None)()
     if averages is None or int(optimizer.iterations) == 0:
         return None
     return {
@@ -128,7 +128,7 @@ def _mid_accumulation(model: GPT) -> bool:
     Checkpoints are saved right after an update, unless float16 loss scaling has skipped a batch
     and shifted the update.
     """
-    optimizer = unwrapped(model.optimizer)
+    optimizer = unwrap_optimizer(model.optimizer)
     return int(optimizer._iterations) % (optimizer.gradient_accumulation_steps or 1) != 0
 
 

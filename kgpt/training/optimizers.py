@@ -16,7 +16,7 @@ def _native(optimizer):
     return type(optimizer())
 
 
-class _ForLanguageModels:
+class DecayMaskEMAMixin:
     """The additions. Mixed in before a Keras optimizer."""
 
     def __init__(self, *args, no_decay=(), **kwargs):
@@ -70,7 +70,7 @@ class _ForLanguageModels:
             if average is not None:
                 variable.assign(ops.copy(average))
 
-    def averages(self):
+    def ema_weights(self):
         """The averaged weights, one for each trainable variable; None if none are kept."""
         return self._model_variables_moving_average if self.use_ema else None
 
@@ -79,17 +79,17 @@ class _ForLanguageModels:
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class AdamW(_ForLanguageModels, _native(keras.optimizers.AdamW)):
+class AdamW(DecayMaskEMAMixin, _native(keras.optimizers.AdamW)):
     """AdamW (Loshchilov & Hutter, 2019)."""
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class Lion(_ForLanguageModels, _native(keras.optimizers.Lion)):
+class Lion(DecayMaskEMAMixin, _native(keras.optimizers.Lion)):
     """Lion (Chen et al., 2023). It wants a learning rate some 3 to 10 times below AdamW's."""
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class Muon(_ForLanguageModels, _native(keras.optimizers.Muon)):
+class Muon(DecayMaskEMAMixin, _native(keras.optimizers.Muon)):
     """Muon (Jordan et al., 2024) for the matrices inside blocks, AdamW for everything else."""
 
     def __init__(self, *args, exclude_layers=("head",), **kwargs):
@@ -121,6 +121,6 @@ def make_optimizer(config):
     return AdamW(**options, **betas, epsilon=1e-8)
 
 
-def unwrapped(optimizer):
+def unwrap_optimizer(optimizer):
     """The optimizer itself, without the loss scaling that float16 puts around it."""
     return getattr(optimizer, "inner_optimizer", optimizer)

@@ -4,7 +4,7 @@ import math
 
 from kgpt import backend
 from kgpt.training.callbacks.step_callback import StepCallback
-from kgpt.training.optimizers import unwrapped
+from kgpt.training.optimizers import unwrap_optimizer
 
 
 class LRSchedule(StepCallback):
@@ -45,7 +45,7 @@ class LRSchedule(StepCallback):
         return self.min_lr + share * (self.max_lr - self.min_lr)
 
     def on_step_begin(self, step):
-        rate = unwrapped(self.model.optimizer)._learning_rate
+        rate = unwrap_optimizer(self.model.optimizer)._learning_rate
         backend.assign_optimizer_var(self.model, rate, self.at(step - 1))
 
 

@@ -21,12 +21,12 @@ from kgpt.data.shards import TokenDataset
 from kgpt.errors import CheckpointError, KgptError, RunError, UsageError
 from kgpt.model.gpt import GPT
 from kgpt.runs import Run
-from kgpt.training.callbacks.checkpointing import Checkpoints
+from kgpt.training.callbacks.checkpointing import CheckpointSaver
 from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
 from kgpt.training.callbacks.metrics_logger import MetricsLogger
-from kgpt.training.callbacks.progress import Screen
-from kgpt.training.callbacks.run_control import Control
-from kgpt.training.callbacks.sampling import Samples
+from kgpt.training.callbacks.progress import ProgressReporter
+from kgpt.training.callbacks.run_control import RunControl
+from kgpt.training.callbacks.sampling import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
 from kgpt.training.callbacks.validation import Validation
@@ -37,7 +37,7 @@ from kgpt.training.schedule import LRSchedule
 
 
 @dataclass
-class Outcome:
+class TrainResult:
     """How a run ended: its state, the step, and the lowest validation loss."""
 
     state: str
@@ -46,7 +46,7 @@ class Outcome:
     interrupted: bool = False
 
 
-def train(config: Config, run: Run, resume: bool, console: Console, quiet=False) -> Outcome:
+def train(config: Config, run: Run, resume: bool, console: Console, quiet=False) -> TrainResult:
     """Train `config` in the run directory `run`, which must be locked by the caller.
 
     Args:
@@ -58,7 +58,7 @@ def train(config: Config, run: Run, resume: bool, console: Console, quiet=False)
     config = with_vocabulary(config, data)
     platform, device = backend.device()
     status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})")
-    with Screen(console, status, run.log, quiet) as screen:
+    with ProgressReporter(console, status, run.log, quiet) as screen:
         try:
             return _train(config, run, data, resume, status, screen)
         except BaseException as error:
@@ -68,7 +68,7 @@ def train(config: Config, run: Run, resume: bool, console: Console, quiet=False)
             raise
 
 
-def _train(config, run, data, resume, status, screen) -> Outcome:
+def _train(config, run, data, resume, status, screen) -> TrainResult:
     tc = config.train
     model = build_model(config)
     facts = restore(run, model, screen) if resume else {}
@@ -84,9 +84,9 @@ def _train(config, run, data, resume, status, screen) -> Outcome:
                 data,
                 tc.batch_size,
                 sequence_length(config),
-                count=(tc.max_steps - done) * tc.grad_accumulation,
+                num_batches=(tc.max_steps - done) * tc.grad_accumulation,
                 seed=tc.seed,
-                first=done * tc.grad_accumulation,
+                start_batch=done * tc.grad_accumulation,
                 token_dropout=config.data.token_dropout,
                 token_replacement=config.data.token_replacement,
                 assistant_only_loss=config.data.assistant_only_loss,
@@ -97,7 +97,7 @@ def _train(config, run, data, resume, status, screen) -> Outcome:
     status.end(state)
     screen.say(f"{state} at step {step}; the run is in {run.path}")
     best = None if math.isinf(checkpoints.best) else checkpoints.best
-    return Outcome(state, step, best, control.stopped in ("SIGINT", "SIGTERM"))
+    return TrainResult(state, step, best, control.stopped in ("SIGINT", "SIGTERM"))
 
 
 def with_vocabulary(config: Config, data: TokenDataset) -> Config:
@@ -136,7 +136,7 @@ def build_model(config: Config) -> GPT:
     return model
 
 
-def restore(run: Run, model: GPT, screen: Screen) -> dict[str, Any]:
+def restore(run: Run, model: GPT, screen: ProgressReporter) -> dict[str, Any]:
     """Load the last good checkpoint of a run into `model`; its facts, {} if there is none."""
     damaged = []
     for step in reversed(run.checkpoint_steps()):
@@ -161,7 +161,7 @@ def restore(run: Run, model: GPT, screen: Screen) -> dict[str, Any]:
 
 
 def make_callbacks(config, run, data, status, screen, facts, cleanup) -> list:
-    """The callbacks of a run in their order; the last two are `Checkpoints` and `Control`."""
+    """The callbacks of a run in order; the last two: `CheckpointSaver`, `RunControl`."""
     tc, tokenizer, length = config.train, data.tokenizer, sequence_length(config)
     trackers = make_trackers(config, run)
     for tracker in trackers:
@@ -183,16 +183,16 @@ def make_callbacks(config, run, data, status, screen, facts, cleanup) -> list:
         peak_flops=matmul_peak(tc.precision),
         listeners=[screen.on_row, *trackers],
     )
-    samples = Samples(
+    samples = SampleWriter(
         tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status, screen.on_sample
     )
     best = facts.get("best_val_loss")
     best = math.inf if best is None else best
-    checkpoints = Checkpoints(
+    checkpoints = CheckpointSaver(
         run, tc.checkpoint_every, tc.max_steps, tc.keep_checkpoints, tokenizer, config.sampling,
         status, best,
     )  # fmt: skip
-    control = Control(run, checkpoints, samples, status)
+    control = RunControl(run, checkpoints, samples, status)
     cleanup.callback(control.restore_signals)
     callbacks = [rate, StopOnNaN()]
     if tc.eval_every:

@@ -29,24 +29,24 @@ def equal(batch, other):
 def test_resumed_at_any_step_the_batches_go_on_as_before(data, kind, options):
     if kind is DocumentDataset:
         options = {key: value for key, value in options.items() if key == "assistant_only_loss"}
-    whole = kind(data, 4, 32, count=200, seed=5, **options)
+    whole = kind(data, 4, 32, num_batches=200, seed=5, **options)
     for first in (1, 63, 150):
-        rest = kind(data, 4, 32, count=200 - first, seed=5, first=first, **options)
+        rest = kind(data, 4, 32, num_batches=200 - first, seed=5, start_batch=first, **options)
         assert len(rest) == 200 - first
         assert all(equal(rest[i], whole[first + i]) for i in range(0, len(rest), 17))
 
 
 def test_hidden_tokens_are_the_end_of_text(data):
-    clean = TrainDataset(data, 8, 64, count=1)[0][0]
-    noisy = TrainDataset(data, 8, 64, count=1, token_dropout=0.3)[0][0]
+    clean = TrainDataset(data, 8, 64, num_batches=1)[0][0]
+    noisy = TrainDataset(data, 8, 64, num_batches=1, token_dropout=0.3)[0][0]
     assert set(noisy[noisy != clean].tolist()) == {data.tokenizer.eos_id}
 
 
 def test_replies_only_weighs_what_the_assistant_says(data):
     for batches in (
-        TrainDataset(data, 8, 64, count=1, assistant_only_loss=True),
+        TrainDataset(data, 8, 64, num_batches=1, assistant_only_loss=True),
         EvaluationDataset(data, 8, 64, assistant_only_loss=True),
-        DocumentDataset(data, 8, 64, count=1, assistant_only_loss=True),
+        DocumentDataset(data, 8, 64, num_batches=1, assistant_only_loss=True),
     ):
         _, targets, weights = batches[0]
         assert weights.shape == targets.shape

@@ -211,5 +211,5 @@ def test_training_sees_no_validation_text(tmp_path):
     (tmp_path / "a.txt").write_text("ab" * 450 + "cd" * 50)
     corpus = Corpus([str(tmp_path / "a.txt")], val_fraction=0.1)
     tokenizer = train_tokenizer(corpus, "char", 0, 0, lambda read: None)
-    assert tokenizer.id_of("a") is not None
-    assert tokenizer.id_of("c") is None
+    assert tokenizer.token_to_id("a") is not None
+    assert tokenizer.token_to_id("c") is None

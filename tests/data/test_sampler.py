@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from kgpt.data.sampler import (
     PackedSampler,
     evaluation_batch,
-    evaluation_batches,
     feistel_permutation,
+    num_evaluation_batches,
 )
 from kgpt.data.shards import TokenStream
 from kgpt.errors import DataError
@@ -94,7 +94,7 @@ def test_weights_are_the_mask_of_the_targets():
 def test_validation_covers_every_token_but_the_first_once(tokens, length, batch_size):
     stream = stream_of(tokens)
     seen = []
-    for index in range(evaluation_batches(stream, length, batch_size)):
+    for index in range(num_evaluation_batches(stream, length, batch_size)):
         inputs, targets, weights = evaluation_batch(stream, length, batch_size, index)
         assert targets.shape == weights.shape == (batch_size, length)
         real = weights == 1

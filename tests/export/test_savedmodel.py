@@ -186,7 +186,7 @@ def test_replies_are_the_engines(signature, alone, engine):
     for roles, contents in zip(ROLES, CONTENTS, strict=True):
         turns = zip(roles, contents, strict=True)
         messages = [{"role": role, "content": text} for role, text in turns if role]
-        ids = engine.chat_template.encode(messages, reply=True)[0]
+        ids = engine.chat_template.encode(messages, add_generation_prompt=True)[0]
         expected.append(engine.generate([*engine.tokenizer.bos_ids, *ids], config))
     assert alone[signature] == outcomes(expected)
 

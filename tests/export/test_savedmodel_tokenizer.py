@@ -201,13 +201,13 @@ def test_no_texts_and_empty_texts(kind):
 def test_text_equals_the_hosts_also_where_ids_are_nonsense(kind, skip_special):
     tokenizer = TOKENIZERS[kind]
     draw = random.Random(3)
-    special = sorted(tokenizer.special)
+    special = sorted(tokenizer.special_by_id)
     ids = [
         [draw.choice([draw.randrange(tokenizer.vocab_size), *special]) for _ in range(length)]
         for length in np.random.default_rng(0).integers(0, 12, 2000)
     ]
     ids[0] = [-1, tokenizer.vocab_size, special[0], 5]
-    hosts = [tokenizer.decode(row, skip_special=skip_special).encode() for row in ids]
+    hosts = [tokenizer.decode(row, skip_special_tokens=skip_special).encode() for row in ids]
     ragged = tf.ragged.constant(ids, dtype=tf.int32, ragged_rank=1)
     assert in_graph(kind)[1](ragged, skip_special).numpy().tolist() == hosts
 

@@ -44,7 +44,10 @@ def test_streamed_pieces_join_to_the_whole(engine):
     pieces = list(engine.stream("To be", config(30)))
     whole = engine.generate("To be", config(30))
     assert "".join(piece.text for piece in pieces) == whole.text
-    assert engine.tokenizer.decode(whole.token_ids, skip_special=True, continues=True) == whole.text
+    assert (
+        engine.tokenizer.decode(whole.token_ids, skip_special_tokens=True, continues=True)
+        == whole.text
+    )
     assert [piece.finish_reason for piece in pieces][-1] == whole.finish_reason
     assert whole.usage.completion_tokens == len(whole.token_ids) <= 30
     assert whole.usage.prompt_tokens == 5

@@ -76,7 +76,7 @@ def test_llama_cpp_writes_the_same_text(name, tokenizer, tmp_path):
     ids[0, : len(start)] = start
     for place in range(len(start), ids.shape[1]):
         ids[0, place] = keras.ops.convert_to_numpy(model(ids))[0, place - 1].argmax()
-    written = tokenizer.decode(ids[0, len(start) :].tolist(), skip_special=True)
+    written = tokenizer.decode(ids[0, len(start) :].tolist(), skip_special_tokens=True)
     assert answer == written
 
 
@@ -86,7 +86,7 @@ def test_a_tokenizer_of_bytes_is_taken(tmp_path):
     export_gguf(tmp_path / "model", tmp_path / "gguf")
     answer = answered(tmp_path / "gguf" / "model.gguf", prompt)
     written = generate(model, [Request(bytes_alone.encode(prompt), GREEDY)])[0].ids
-    assert answer == bytes_alone.decode(written, skip_special=True)
+    assert answer == bytes_alone.decode(written, skip_special_tokens=True)
 
 
 def test_what_llama_cpp_has_no_form_of_is_refused(tokenizer, tmp_path):

@@ -142,7 +142,7 @@ def test_ids_of_fuzzed_strings_are_equal(folder):
         assert mine == other, text
     whole = peer("Hello world")["input_ids"]
     assert ours.beginning + ours.encode("Hello world") == whole
-    assert ours.stop_ids == {1, 7, ours.id_of("</s>")}
+    assert ours.stop_ids == {1, 7, ours.token_to_id("</s>")}
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "Qwen2"])
@@ -187,7 +187,7 @@ def test_conversations_are_laid_out_alike(name, chat, folder):
         expected = peer.apply_chat_template(
             messages, add_generation_prompt=reply, return_dict=False
         )
-        ids, mask = ours.encode(messages, reply=reply)
+        ids, mask = ours.encode(messages, add_generation_prompt=reply)
         assert ids == expected and len(mask) == len(ids)
     open_end = [*messages, {"role": "assistant", "content": "It is so "}]
     if chat != "system" and name != "generation":
@@ -195,4 +195,4 @@ def test_conversations_are_laid_out_alike(name, chat, folder):
         expected = peer.apply_chat_template(
             open_end, continue_final_message=True, return_dict=False
         )
-        assert ours.encode(open_end, continue_final=True)[0] == expected
+        assert ours.encode(open_end, continue_final_message=True)[0] == expected

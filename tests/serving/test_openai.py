@@ -139,7 +139,7 @@ def test_a_prefilled_answer_is_gone_on_with(server, api):
         model="fake", messages=said, seed=1, extra_body={"continue_final_message": True}
     )
     chat = server.engine.chat_template
-    prompt, _ = chat.encode(said, continue_final=True)
+    prompt, _ = chat.encode(said, continue_final_message=True)
     assert prompt[-4:] == list(b"Once")
     direct = api.completions.create(model="fake", prompt=prompt, seed=1)
     assert more.choices[0].message.content == direct.choices[0].text
@@ -211,7 +211,7 @@ def test_another_model_is_not_found(api):
 
 
 def test_a_model_without_chat_layout_says_so(serve):
-    with pytest.raises(openai.BadRequestError, match="no chat layout"):
+    with pytest.raises(openai.BadRequestError, match="no chat template"):
         client_of(serve(FakeEngine(chat=False))).chat.completions.create(
             model="fake", messages=HELLO
         )

@@ -1,4 +1,4 @@
-"""A model directory small enough for tests, with random weights and the ChatML layout."""
+"""A model directory small enough for tests, with random weights and the ChatML template."""
 
 from kgpt.config import ModelConfig
 

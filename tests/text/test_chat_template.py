@@ -22,16 +22,16 @@ def layout(messages):
 
 @given(MESSAGES)
 def test_the_layout_is_chatml(messages):
-    ids, spoken = CHAT.encode(messages)
+    ids, assistant_mask = CHAT.encode(messages)
     assert TOKENIZER.decode(ids) == layout(messages)
-    assert len(ids) == len(spoken)
+    assert len(ids) == len(assistant_mask)
 
 
 @given(MESSAGES)
 def test_the_mask_covers_what_the_assistant_says_and_the_end_of_its_turn(messages):
-    ids, spoken = CHAT.encode(messages)
+    ids, assistant_mask = CHAT.encode(messages)
     said = TOKENIZER.decode(
-        [token_id for token_id, by_model in zip(ids, spoken, strict=True) if by_model]
+        [token_id for token_id, by_model in zip(ids, assistant_mask, strict=True) if by_model]
     )
     replies = [m["content"] for m in messages if m["role"] == "assistant"]
     assert said == "".join(f"{reply}<|im_end|>" for reply in replies)
@@ -41,15 +41,15 @@ def test_the_mask_covers_what_the_assistant_says_and_the_end_of_its_turn(message
 def test_nobody_forges_a_turn(messages):
     """However the contents look, there are as many turns as messages."""
     ids, _ = CHAT.encode(messages)
-    assert ids.count(TOKENIZER.id_of("<|im_start|>")) == len(messages)
-    assert ids.count(TOKENIZER.id_of("<|im_end|>")) == len(messages)
+    assert ids.count(TOKENIZER.token_to_id("<|im_start|>")) == len(messages)
+    assert ids.count(TOKENIZER.token_to_id("<|im_end|>")) == len(messages)
 
 
 def test_a_reply_is_opened_and_not_learned():
     messages = [{"role": "user", "content": "hello"}]
-    ids, spoken = CHAT.encode(messages, reply=True)
+    ids, assistant_mask = CHAT.encode(messages, add_generation_prompt=True)
     assert TOKENIZER.decode(ids) == layout(messages) + "<|im_start|>assistant\n"
-    assert not any(spoken) and len(spoken) == len(ids)
+    assert not any(assistant_mask) and len(assistant_mask) == len(ids)
 
 
 def test_the_template_for_other_software_says_the_same():
@@ -59,7 +59,7 @@ def test_the_template_for_other_software_says_the_same():
         text = jinja2.Template(CHATML_TEMPLATE, keep_trailing_newline=True).render(
             messages=messages, add_generation_prompt=reply
         )
-        assert text == TOKENIZER.decode(CHAT.encode(messages, reply=reply)[0])
+        assert text == TOKENIZER.decode(CHAT.encode(messages, add_generation_prompt=reply)[0])
 
 
 def test_a_tokenizer_without_turns_cannot_chat():

@@ -24,7 +24,7 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 def layout(name, tokens=SPECIAL):
     tokenizer = Tokenizer.of_bytes(tokens)
-    tokenizer.roles = SpecialTokens(TOKENS, frozenset(), TEMPLATES[name])
+    tokenizer.special_tokens = SpecialTokens(TOKENS, frozenset(), TEMPLATES[name])
     return JinjaChatTemplate(tokenizer)
 
 
@@ -51,7 +51,7 @@ def test_what_a_template_raises_is_told():
 
 
 def specials(chat, ids):
-    return [token for token in ids if token in chat.tokenizer.special]
+    return [token for token in ids if token in chat.tokenizer.special_by_id]
 
 
 contents = st.lists(
@@ -65,8 +65,8 @@ contents = st.lists(
 @given(ask=contents, answer=contents)
 def test_no_message_can_forge_a_special_token(name, ask, answer):
     chat = layout(name)
-    plain = chat.encode([user("x"), assistant("y")], reply=True)[0]
-    ids, mask = chat.encode([user(ask), assistant(answer)], reply=True)
+    plain = chat.encode([user("x"), assistant("y")], add_generation_prompt=True)[0]
+    ids, mask = chat.encode([user(ask), assistant(answer)], add_generation_prompt=True)
     assert specials(chat, ids) == specials(chat, plain)
     assert len(mask) == len(ids)
 
@@ -81,7 +81,7 @@ def test_a_forged_token_is_spelled_out_in_its_place():
     chat = layout("chatml")
     ids, _ = chat.encode([user("a<|im_end|>b")])
     assert chat.tokenizer.decode(ids) == "<|im_start|>user\na<|im_end|>b<|im_end|>\n"
-    ends = [token for token in ids if token == chat.tokenizer.id_of("<|im_end|>")]
+    ends = [token for token in ids if token == chat.tokenizer.token_to_id("<|im_end|>")]
     assert len(ends) == 1
 
 
@@ -100,9 +100,9 @@ def test_kgpts_own_layout_equals_its_template():
     own = load_chat_template(tokenizer)
     assert isinstance(own, ChatMLTemplate)
     rendered = JinjaChatTemplate(tokenizer)
-    assert tokenizer.roles.chat_template == CHATML_TEMPLATE
+    assert tokenizer.special_tokens.chat_template == CHATML_TEMPLATE
     messages = [user("Hi<|im_end|>"), assistant("Yes ")]
-    for options in ({}, {"reply": True}, {"continue_final": True}):
+    for options in ({}, {"add_generation_prompt": True}, {"continue_final_message": True}):
         assert own.encode(messages, **options) == rendered.encode(messages, **options)
 
 

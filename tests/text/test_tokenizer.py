@@ -54,14 +54,14 @@ def test_streamed_pieces_join_to_the_decoded_whole(kind, data):
     tokenizer = TOKENIZERS[kind]
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1)))
     skip = data.draw(st.booleans())
-    stream = tokenizer.stream(skip_special=skip)
+    stream = tokenizer.stream(skip_special_tokens=skip)
     streamed = [stream.feed(token_id) for token_id in ids] + [stream.finish()]
-    assert "".join(streamed) == tokenizer.decode(ids, skip_special=skip)
+    assert "".join(streamed) == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
 @given(ids=st.lists(st.integers(0, 255)))
 def test_bytes_that_are_no_utf8_are_replaced_as_python_does(ids):
-    for kind, first in (("byte", 0), ("char", TOKENIZERS["char"].id_of("<0x00>"))):
+    for kind, first in (("byte", 0), ("char", TOKENIZERS["char"].token_to_id("<0x00>"))):
         decoded = TOKENIZERS[kind].decode([first + byte for byte in ids])
         assert decoded == bytes(ids).decode("utf-8", "replace")
 
@@ -73,7 +73,7 @@ def test_decoding_agrees_with_the_tokenizers_library(kind, text):
     ids = tokenizer.encode(text, allow_special=True)
     for skip in (False, True):
         theirs = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=skip)
-        assert tokenizer.decode(ids, skip_special=skip) == theirs
+        assert tokenizer.decode(ids, skip_special_tokens=skip) == theirs
 
 
 @given(words=st.lists(st.sampled_from(["a", "low", " ", "狐", "\n", "lower"])))
@@ -128,11 +128,11 @@ def test_an_unfinished_character_is_shown_only_at_the_end():
 def test_what_looks_like_a_special_token_is_text_unless_allowed(kind):
     tokenizer = TOKENIZERS[kind]
     text = "a<|endoftext|>b<|im_start|>"
-    assert not tokenizer.special_ids() & set(tokenizer.encode(text))
+    assert not tokenizer.special_by_id.keys() & set(tokenizer.encode(text))
     allowed = tokenizer.encode(text, allow_special=True)
     assert tokenizer.eos_id in allowed
     assert tokenizer.decode(allowed) == text
-    assert tokenizer.decode(allowed, skip_special=True) == "ab"
+    assert tokenizer.decode(allowed, skip_special_tokens=True) == "ab"
     assert tokenizer.encode(text) != allowed  # the permission does not outlive the call
 
 
@@ -163,8 +163,8 @@ def test_bpe_has_the_size_asked_for_and_shortens_text():
 
 def test_a_pair_rarer_than_the_minimum_frequency_is_no_token():
     rare = Tokenizer.train_bpe(["xyxy xyxy qq"], vocab_size=300, min_frequency=2)
-    assert rare.id_of("xy") is not None
-    assert rare.id_of("qq") is None
+    assert rare.token_to_id("xy") is not None
+    assert rare.token_to_id("qq") is None
 
 
 def test_characters_are_one_token_each():
@@ -182,15 +182,15 @@ def test_ids_of_bytes_are_the_bytes():
 @given(text=TEXT)
 def test_bytes_of_tokens_join_to_the_text(kind, text):
     tokenizer = TOKENIZERS[kind]
-    parts = [tokenizer.bytes_of(token_id) for token_id in tokenizer.encode(text)]
+    parts = [tokenizer.token_bytes(token_id) for token_id in tokenizer.encode(text)]
     assert b"".join(parts) == text.encode()
 
 
 def test_ids_outside_the_vocabulary_have_no_bytes():
     tokenizer = TOKENIZERS["byte"]
-    assert tokenizer.bytes_of(-1) is None
-    assert tokenizer.bytes_of(10**6) is None
-    assert tokenizer.bytes_of(tokenizer.eos_id) is None
+    assert tokenizer.token_bytes(-1) is None
+    assert tokenizer.token_bytes(10**6) is None
+    assert tokenizer.token_bytes(tokenizer.eos_id) is None
 
 
 def test_a_batch_encodes_as_its_texts_one_by_one():

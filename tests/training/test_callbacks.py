@@ -12,7 +12,7 @@ from kgpt.errors import CheckpointError, TrainingFailed, UsageError
 from kgpt.files import atomic_dir, sha256
 from kgpt.runs import Run
 from kgpt.training.callbacks import checkpointing as checkpoints_module
-from kgpt.training.callbacks.checkpointing import Checkpoints
+from kgpt.training.callbacks.checkpointing import CheckpointSaver
 from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
@@ -68,7 +68,7 @@ def test_a_loss_that_is_no_number_raises(loss):
 
 
 def test_the_last_k_and_the_best_are_kept(run, saving):
-    keeper = placed(Checkpoints(run, every=1, total_steps=9, keep=2))
+    keeper = placed(CheckpointSaver(run, every=1, total_steps=9, keep=2))
     for step, loss in enumerate([3.0, 1.0, 2.0, 2.0, 2.0], start=1):
         keeper.on_step_end(step, {"val_loss": loss})
     assert run.checkpoint_steps() == [2, 4, 5]
@@ -79,7 +79,7 @@ def test_the_last_k_and_the_best_are_kept(run, saving):
 
 def test_nothing_is_deleted_before_the_new_one_is_proved(run, saving, monkeypatch):
     """A checkpoint that cannot be read back leaves the only good one alone."""
-    keeper = placed(Checkpoints(run, every=1, total_steps=9, keep=1))
+    keeper = placed(CheckpointSaver(run, every=1, total_steps=9, keep=1))
     keeper.on_step_end(1, {})
 
     def damaged(folder):
@@ -92,7 +92,7 @@ def test_nothing_is_deleted_before_the_new_one_is_proved(run, saving, monkeypatc
 
 
 def test_it_saves_when_due_at_the_end_and_when_stopped(run, saving):
-    keeper = placed(Checkpoints(run, every=4, total_steps=10, keep=9))
+    keeper = placed(CheckpointSaver(run, every=4, total_steps=10, keep=9))
     for step in range(1, 11):
         keeper.model.stop_training = step == 7
         keeper.on_step_end(step, {})
@@ -103,11 +103,11 @@ def test_the_status_is_written_shown_and_timed(run):
     keeper = StatusWriter(run, backend="jax")
     keeper.update(state="training", step=3)
     assert (run.status().state, run.status().step, run.status().backend) == ("training", 3, "jax")
-    with pytest.raises(ZeroDivisionError), keeper.during("validating"):
+    with pytest.raises(ZeroDivisionError), keeper.state("validating"):
         assert run.status().state == "validating"
         1 / 0  # noqa: B018
     assert run.status().state == "training"
-    assert keeper.away_s > 0
+    assert keeper.non_training_s > 0
     assert not run.status().is_dead
     keeper.end("failed", "the reason")
     assert (run.status().state, run.status().error) == ("failed", "the reason")

@@ -83,7 +83,7 @@ def test_averages_equal_a_numpy_average(accumulation):
             expected = now
         else:
             expected = {path: 0.8 * expected[path] + 0.2 * now[path] for path in now}
-    for variable, average in zip(model.trainable_variables, optimizer.averages(), strict=True):
+    for variable, average in zip(model.trainable_variables, optimizer.ema_weights(), strict=True):
         path = path_below(variable)
         np.testing.assert_allclose(average.numpy(), expected[path], rtol=2e-5, atol=1e-6)
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kgpt.training.callbacks.progress import Screen, duration, line_of
+from kgpt.training.callbacks.progress import ProgressReporter, duration, line_of
 from kgpt.training.callbacks.status_writer import StatusWriter
 
 ROW = {
@@ -20,7 +20,7 @@ def shown(terminal=False, quiet=False, width=120, log=None, rows=(ROW, VALIDATED
     console = Console(file=output, force_terminal=terminal, width=width, color_system=None)
     status = StatusWriter(None)
     status.update(state="training", step=250, total_steps=1000, eta_s=75)
-    with Screen(console, status, log, quiet) as screen:
+    with ProgressReporter(console, status, log, quiet) as screen:
         screen.say("hello [bold]world[/bold]")
         for row in rows:
             screen.on_row(row)
@@ -63,7 +63,7 @@ def test_the_bar_never_wraps(width):
     status = StatusWriter(None)
     status.update(state="validating", step=999_999, total_steps=1_000_000, eta_s=99_999)
     console = Console(file=io.StringIO(), width=width)
-    screen = Screen(console, status, None, quiet=True)
+    screen = ProgressReporter(console, status, None, quiet=True)
     screen.on_row(VALIDATED)
     (line,) = console.render_lines(screen._bar(), pad=False)
     text = "".join(segment.text for segment in line)

@@ -139,5 +139,5 @@ class Conversation:
         return ([{"role": "system", "content": self.system}] if self.system else []) + turns
 
     def text(self, path: list[Message]) -> str:
-        """`path` as one running text, for models without a chat layout."""
+        """`path` as one running text, for models without a chat template."""
         return self.system + "".join(message.content for message in path)

@@ -116,9 +116,9 @@ class ServedModel:
     def _on_conversations(self) -> dict[str, Callable]:
         layout = load_chat_template(self.tokenizer)
         if not isinstance(layout, ChatMLTemplate):
-            reason = "the model has no chat layout"
+            reason = "the model has no chat template"
             if layout is not None:
-                reason = "the model's chat layout is a Jinja template, not ChatML"
+                reason = "the model's chat template is a Jinja template, not ChatML"
             self.missing |= dict.fromkeys(("chat", "chat_generate"), reason)
             return {}
 
@@ -174,7 +174,7 @@ class ServedModel:
         owner = tf.boolean_mask(tf.repeat(tf.range(rows), messages), real)
         lengths = tf.math.unsorted_segment_sum(turns.row_lengths(), owner, rows)
         whole = tf.RaggedTensor.from_row_lengths(turns.values, lengths, validate=False)
-        return _before(_after(self.tokenizer.bos_ids, whole), layout.opening("assistant"))
+        return _before(_after(self.tokenizer.bos_ids, whole), layout.turn_header("assistant"))
 
     # -- what signatures do -----------------------------------------------------------------------
 

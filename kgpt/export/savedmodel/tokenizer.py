@@ -68,8 +68,8 @@ class GraphTokenizer(tf.Module):
             self.whole = WholeWords(_words(names, ids, rules.style))
         self.merger = Merger(merges, ids)
         size = tokenizer.vocab_size
-        special = tokenizer.special
-        self.pieces = _table([tokenizer.bytes_of(i) or b"" for i in range(size)], object)
+        special = tokenizer.special_by_id
+        self.pieces = _table([tokenizer.token_bytes(i) or b"" for i in range(size)], object)
         self.names = _table([special.get(i, "").encode() for i in range(size)], object)
         self.special = _table([i in special for i in range(size)], bool)
 

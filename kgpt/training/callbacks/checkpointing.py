@@ -14,7 +14,7 @@ from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.checkpoint import save_checkpoint, verify
 
 
-class Checkpoints(StepCallback):
+class CheckpointSaver(StepCallback):
     """Saves into a run's checkpoints/ and moves its `latest` and `best` pointers.
 
     Args:
@@ -50,7 +50,7 @@ class Checkpoints(StepCallback):
         if self.saved_step == step:
             return
         folder = self.run.checkpoint_path(step)
-        with self.status.during("saving"):
+        with self.status.state("saving"):
             best = None if math.isinf(self.best) else self.best
             save_checkpoint(
                 folder, self.model, self.tokenizer, self.sampling, step=step, best_val_loss=best

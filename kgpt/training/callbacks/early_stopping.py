@@ -7,7 +7,7 @@ import math
 from kgpt import backend
 from kgpt.errors import TrainingFailed
 from kgpt.training.callbacks.step_callback import StepCallback
-from kgpt.training.optimizers import unwrapped
+from kgpt.training.optimizers import unwrap_optimizer
 
 
 class StopOnNaN(StepCallback):
@@ -22,7 +22,7 @@ class StopOnNaN(StepCallback):
         super().on_train_batch_end(batch, logs)
 
     def on_step_end(self, step, logs):
-        norm = getattr(unwrapped(self.model.optimizer), "gradient_norm", None)
+        norm = getattr(unwrap_optimizer(self.model.optimizer), "gradient_norm", None)
         value = 0.0 if norm is None else float(backend.read_optimizer_var(self.model, norm))
         if not math.isfinite(value):
             raise self._failure("gradient", value)

@@ -7,7 +7,7 @@ import time
 from kgpt import backend
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
-from kgpt.training.optimizers import unwrapped
+from kgpt.training.optimizers import unwrap_optimizer
 
 
 class MetricsLogger(StepCallback):
@@ -59,10 +59,10 @@ class MetricsLogger(StepCallback):
         self._publish(step, row)
 
     def _training_time(self) -> float:
-        return time.perf_counter() - self.status.away_s
+        return time.perf_counter() - self.status.non_training_s
 
     def _rates(self):
-        optimizer = unwrapped(self.model.optimizer)
+        optimizer = unwrap_optimizer(self.model.optimizer)
         rates = {"lr": float(backend.read_optimizer_var(self.model, optimizer._learning_rate))}
         norm = getattr(optimizer, "gradient_norm", None)
         if norm is not None:

@@ -16,7 +16,7 @@ IN_BAR_ONLY = ("grad_norm", "tokens_per_s", "mfu")  # in a terminal; plain lines
 IN_LINES_ONLY = ("val_perplexity", "val_bits_per_byte", "grad_norm")
 
 
-class Screen:
+class ProgressReporter:
     """Shows rows and samples as they come, and writes the same as plain lines to train.log.
 
     Args:

@@ -8,15 +8,15 @@ import time
 from typing import Any
 
 from kgpt.runs import Run
-from kgpt.training.callbacks.checkpointing import Checkpoints
-from kgpt.training.callbacks.sampling import Samples
+from kgpt.training.callbacks.checkpointing import CheckpointSaver
+from kgpt.training.callbacks.sampling import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
 
 POLL_S = 0.1
 
 
-class Control(StepCallback):
+class RunControl(StepCallback):
     """Obeys the files in a run's control/ between steps, and SIGINT and SIGTERM.
 
     The first signal saves and stops after the step under way; a second one breaks off at once.
@@ -25,7 +25,11 @@ class Control(StepCallback):
     """
 
     def __init__(
-        self, run: Run, checkpoints: Checkpoints, samples: Samples | None, status: StatusWriter
+        self,
+        run: Run,
+        checkpoints: CheckpointSaver,
+        samples: SampleWriter | None,
+        status: StatusWriter,
     ):
         super().__init__()
         self.run, self.checkpoints, self.samples, self.status = run, checkpoints, samples, status
@@ -45,12 +49,12 @@ class Control(StepCallback):
             signal.signal(number, handler)
 
     def on_step_end(self, step, logs):
-        self._obey(step)
+        self._poll_commands(step)
         if self.stopped:
             self.checkpoints.save(step)
             self.model.stop_training = True
 
-    def _obey(self, step):
+    def _poll_commands(self, step):
         for command, details in self.run.take_commands():
             if command == "pause":
                 self._pause(step)
@@ -70,7 +74,7 @@ class Control(StepCallback):
     def _pause(self, step):
         """Wait for `resume` or `stop`, obeying everything else meanwhile."""
         self.checkpoints.save(step)  # a paused machine is often switched off
-        with self.status.during("paused"):
+        with self.status.state("paused"):
             while not self.stopped:
                 for command, details in self.run.take_commands():
                     if command == "resume":

@@ -9,10 +9,10 @@ from kgpt.generation.sequence import Request
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
-from kgpt.training.callbacks.validation import averaged
+from kgpt.training.callbacks.validation import swap_in_ema_weights
 
 
-class Samples(StepCallback):
+class SampleWriter(StepCallback):
     """Continues the prompts every N steps and writes samples.jsonl.
 
     Args:
@@ -53,13 +53,13 @@ class Samples(StepCallback):
             )
             for row, prompt in enumerate(prompts)
         ]
-        with self.status.during("sampling"), averaged(self.model):
+        with self.status.state("sampling"), swap_in_ema_weights(self.model):
             texts = [job.ids for job in generate(self.model, requests)]
         for prompt, new in zip(prompts, texts, strict=True):
             row = {
                 "step": step,
                 "prompt": prompt,
-                "text": self.tokenizer.decode(new, skip_special=True),
+                "text": self.tokenizer.decode(new, skip_special_tokens=True),
                 "sampling": sampling.model_dump(),
             }
             if self.status.run is not None:

@@ -23,7 +23,7 @@ class StatusWriter:
     def __init__(self, run: Run | None, **fields: Any):
         self.run = run
         self.status = RunStatus(pid=os.getpid(), host=socket.gethostname(), **fields)
-        self.away_s = 0.0  # time spent in `during`, which is no training time
+        self.non_training_s = 0.0  # time spent in `state`, which is no training time
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._beat = threading.Thread(target=self._keep_beating, daemon=True)
@@ -38,14 +38,14 @@ class StatusWriter:
             self._write()
 
     @contextlib.contextmanager
-    def during(self, state: State) -> Iterator[None]:
+    def state(self, state: State) -> Iterator[None]:
         """Show `state` while the block runs, and do not count its time as training."""
         before, start = self.status.state, time.perf_counter()
         self.update(state=state)
         try:
             yield
         finally:
-            self.away_s += time.perf_counter() - start
+            self.non_training_s += time.perf_counter() - start
             self.update(state=before)
 
     def end(self, state: State, error: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import keras
 
-from kgpt.training.optimizers import unwrapped
+from kgpt.training.optimizers import unwrap_optimizer
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -18,7 +18,7 @@ class StepCallback(keras.callbacks.Callback):
     accumulation = 1
 
     def on_train_begin(self, logs=None):
-        optimizer = unwrapped(self.model.optimizer)
+        optimizer = unwrap_optimizer(self.model.optimizer)
         self.accumulation = optimizer.gradient_accumulation_steps or 1
         self.step = int(optimizer.iterations) + getattr(self.model, "skipped_steps", 0)
 

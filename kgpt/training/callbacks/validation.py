@@ -10,7 +10,7 @@ from keras import ops
 from kgpt import backend
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
-from kgpt.training.optimizers import unwrapped
+from kgpt.training.optimizers import unwrap_optimizer
 
 
 class Validation(StepCallback):
@@ -34,7 +34,7 @@ class Validation(StepCallback):
         if step % self.every and step != self.total_steps:
             return
         backend.sync_model_state(self.model)
-        with self.status.during("validating"), averaged(self.model):
+        with self.status.state("validating"), swap_in_ema_weights(self.model):
             loss = self.model.evaluate(self.batches, verbose=0, return_dict=True)["loss"]
         logs["val_loss"] = float(loss)
         logs["val_perplexity"] = math.exp(min(float(loss), 700.0))
@@ -43,10 +43,10 @@ class Validation(StepCallback):
 
 
 @contextlib.contextmanager
-def averaged(model):
+def swap_in_ema_weights(model):
     """While the block runs the model has its averaged weights, if its optimizer keeps some."""
-    optimizer = unwrapped(model.optimizer)
-    averages = getattr(optimizer, "averages", lambda: None)()
+    optimizer = unwrap_optimizer(model.optimizer)
+    averages = getattr(optimizer, "ema_weights", lambda: None)()
     if averages is None or int(optimizer.iterations) == 0:
         yield
         return
