@@ -34,6 +34,7 @@ exclude_patterns = ["_build"]
 
 default_role = "code"  # docstrings use single backticks for code
 autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True

@@ -15,6 +15,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -140,7 +141,7 @@ def _commands(app: Any, path: list[str]) -> Iterable[str]:
             continue
         yield f"## `{' '.join([*path, name])}`\n"
         yield f"{command.help or ''}\n"
-        parameters = [a for a in command.assemble_argument_collection() if a.show]
+        parameters = [a for a in command.assemble_argument_collection(parse_docstring=True) if a.show]
         rows = [_parameter(argument) for argument in parameters]
         if rows:
             yield table(["parameter", "default", "meaning"], rows)
@@ -159,15 +160,15 @@ class EndpointsDirective(Generated):
     def markdown(self, *arguments: str) -> str:
         from kgpt.config import ServeConfig
         from kgpt.serving.app import build
-        from kgpt.serving.state import ServerState
+        from kgpt.serving.state import Service
 
-        described = build(ServerState("model", ServeConfig(), load=None)).openapi()
+        described = build(Service("model", ServeConfig(), load=None)).openapi()
         rows = [
             [f"`{method.upper()} {path}`", operation.get("summary", "")]
             for path, methods in described["paths"].items()
             for method, operation in methods.items()
         ]
-        parts = [table(["endpoint", "what it does"], rows)]
+        parts = ["## Endpoints\n", table(["endpoint", "what it does"], rows)]
         for name, schema in described["components"]["schemas"].items():
             if "properties" in schema:
                 fields = [
@@ -191,6 +192,8 @@ class ApiDirective(Generated):
             value = getattr(kgpt, name)
             kind = "autoclass" if inspect.isclass(value) else "autofunction"
             target = f"{value.__module__}.{value.__qualname__}"
+            if inspect.isclass(value) and issubclass(value, BaseModel):
+                target += "(**options)"  # the options page lists them
             parts.append(f"## `kgpt.{name}`\n\n```{{eval-rst}}\n.. {kind}:: {target}\n```\n")
         return "\n".join(parts)
 
