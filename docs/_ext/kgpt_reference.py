@@ -141,8 +141,8 @@ def _commands(app: Any, path: list[str]) -> Iterable[str]:
             continue
         yield f"## `{' '.join([*path, name])}`\n"
         yield f"{command.help or ''}\n"
-        parameters = [a for a in command.assemble_argument_collection(parse_docstring=True) if a.show]
-        rows = [_parameter(argument) for argument in parameters]
+        arguments = command.assemble_argument_collection(parse_docstring=True)
+        rows = [_parameter(argument) for argument in arguments if argument.show]
         if rows:
             yield table(["parameter", "default", "meaning"], rows)
 
