@@ -27,13 +27,31 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kgpt.serving.load_test import Load
-from tests.serving.tiny import write_tiny_model
+from tests.tiny import write_tiny_model
 
 BIN = Path(sys.executable).parent
 SHAPES = {
-    "tiny": {"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "intermediate_dim": 64},
-    "12M": {"num_layers": 6, "hidden_dim": 384, "num_heads": 6, "intermediate_dim": 1024},
-    "60M": {"num_layers": 12, "hidden_dim": 640, "num_heads": 10, "intermediate_dim": 1728},
+    "tiny": {
+        "num_layers": 2,
+        "hidden_dim": 32,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "intermediate_dim": 64,
+    },
+    "12M": {
+        "num_layers": 6,
+        "hidden_dim": 384,
+        "num_heads": 6,
+        "num_kv_heads": 6,
+        "intermediate_dim": 1024,
+    },
+    "60M": {
+        "num_layers": 12,
+        "hidden_dim": 640,
+        "num_heads": 10,
+        "num_kv_heads": 10,
+        "intermediate_dim": 1728,
+    },
 }
 
 

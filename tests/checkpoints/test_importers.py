@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from kgpt.checkpoints.importers import import_from
-from kgpt.checkpoints.pretrained import load_model, save_model
+from kgpt.checkpoints.pretrained import load_model
 from kgpt.cli import main
-from kgpt.config import ModelConfig
 from kgpt.errors import CheckpointError, KgptError, UsageError
-from kgpt.model.gpt import GPT
 from kgpt.text.tokenizer import Tokenizer
+from tests.tiny import write_tiny_model
 
 pytestmark = pytest.mark.backend
 IDS = np.random.default_rng(0).integers(0, 259, (2, 12))
@@ -119,11 +118,7 @@ def test_the_hub_without_a_network(monkeypatch, out, tmp_path):
 
 def test_the_command_leaves_nothing_half_written(tmp_path, capsys):
     source = tmp_path / "model"
-    source.mkdir()
-    save_model(
-        GPT(ModelConfig(vocab_size=259, num_layers=1, num_heads=2, hidden_dim=8)),
-        source, Tokenizer.of_bytes(),
-    )  # fmt: skip
+    write_tiny_model(source, "gpt2")
     target = str(tmp_path / "out")
     assert kgpt("import", str(source), "--out", target, "--dtype", "bfloat16") == 0
     assert "0.0 M parameters" in capsys.readouterr().out
@@ -143,9 +138,7 @@ def test_the_command_leaves_nothing_half_written(tmp_path, capsys):
 @pytest.mark.parametrize("form", ["hf", "keras"])
 def test_what_is_exported_gives_the_same_logits(form, tmp_path):
     source = tmp_path / "model"
-    source.mkdir()
-    model = GPT(ModelConfig(vocab_size=259, num_layers=1, num_heads=2, hidden_dim=8))
-    save_model(model, source, Tokenizer.of_bytes())
+    model = load_model(write_tiny_model(source, "gpt2"))
     assert kgpt("export", "--model", str(source), "--format", form, "--out",
                 str(tmp_path / "out")) == 0  # fmt: skip
     if form == "hf":
@@ -158,11 +151,7 @@ def test_what_is_exported_gives_the_same_logits(form, tmp_path):
 
 
 def test_a_mixture_has_no_hugging_face_form(tmp_path, capsys):
-    config = ModelConfig(
-        vocab_size=259, num_layers=1, num_heads=2, hidden_dim=8, position="sinusoidal"
-    )
-    (tmp_path / "model").mkdir()
-    save_model(GPT(config), tmp_path / "model", Tokenizer.of_bytes())
+    write_tiny_model(tmp_path / "model", "sinusoidal")
     out = str(tmp_path / "out")
     assert kgpt("export", "--model", str(tmp_path / "model"), "--format", "hf", "--out", out) == 1
     assert "only kgpt can run" in capsys.readouterr().err

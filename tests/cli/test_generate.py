@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kgpt.cli import main
-from kgpt.config import ModelConfig
+from tests.tiny import write_tiny_model
 
 pytestmark = pytest.mark.backend
 
@@ -44,15 +44,12 @@ def soon(flags):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    from kgpt import GPT, Tokenizer
-    from kgpt.checkpoints.pretrained import save_model
     from kgpt.generation.generator import TextGenerator
 
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer.of_bytes()
-    shape = {"max_length": CONTEXT, "num_layers": 1, "num_heads": 2, "hidden_dim": 16}
-    config = ModelConfig(vocab_size=tokenizer.vocab_size, **shape)
-    save_model(GPT(config, seed=5), folder, tokenizer)
+    write_tiny_model(
+        folder, "gpt2", seed=5, max_length=CONTEXT, num_layers=1, num_heads=2, hidden_dim=16
+    )
     with TextGenerator(folder, max_num_seqs=2) as made:
         yield made
 

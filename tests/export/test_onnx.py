@@ -8,11 +8,10 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from kgpt.checkpoints.pretrained import save_model  # noqa: E402
-from kgpt.config import ModelConfig  # noqa: E402
 from kgpt.errors import UsageError  # noqa: E402
 from kgpt.export.onnx import export_onnx  # noqa: E402
-from kgpt.model.gpt import GPT  # noqa: E402
 from kgpt.text.tokenizer import Tokenizer  # noqa: E402
+from tests.tiny import tiny_model  # noqa: E402
 
 LLAMA = {"position": "rotary", "norm": "rms", "activation": "swiglu", "bias": False}
 SHAPES = {
@@ -29,15 +28,7 @@ IDS = np.random.default_rng(0).integers(0, 259, (2, 12))
 
 @pytest.fixture(params=SHAPES)
 def exported(request, tmp_path):
-    config = ModelConfig(
-        vocab_size=259, max_length=32, num_layers=2, num_heads=4, hidden_dim=32,
-        initializer_range=0.3, **SHAPES[request.param],
-    )  # fmt: skip
-    model = GPT(config, seed=2)
-    rng = np.random.default_rng(4)
-    for variable in model.trainable_variables:
-        if len(variable.shape) == 1:
-            variable.assign(variable.numpy() + rng.normal(0, 0.2, variable.shape))
+    model = tiny_model(seed=2, noise=0.2, initializer_range=0.3, **SHAPES[request.param])
     (tmp_path / "model").mkdir()
     (tmp_path / "onnx").mkdir()
     save_model(model, tmp_path / "model", Tokenizer.of_bytes())
@@ -95,10 +86,9 @@ def test_padding_on_the_left_changes_nothing(exported):
 
 
 def test_float16_halves_the_file(tmp_path):
-    config = ModelConfig(vocab_size=259, max_length=32, num_layers=1, num_heads=2, hidden_dim=64)
     for name in ("model", "wide", "narrow"):
         (tmp_path / name).mkdir()
-    model = GPT(config)
+    model = tiny_model(num_layers=1, hidden_dim=64)
     save_model(model, tmp_path / "model", Tokenizer.of_bytes())
     export_onnx(tmp_path / "model", tmp_path / "wide")
     export_onnx(tmp_path / "model", tmp_path / "narrow", "float16")
@@ -106,6 +96,6 @@ def test_float16_halves_the_file(tmp_path):
     assert narrow.stat().st_size < 0.6 * wide.stat().st_size
     session = onnxruntime.InferenceSession(str(narrow))
     expected = keras.ops.convert_to_numpy(model(IDS))
-    np.testing.assert_allclose(run(session, config, IDS)[0], expected, atol=0.01)
+    np.testing.assert_allclose(run(session, model.config, IDS)[0], expected, atol=0.01)
     with pytest.raises(UsageError, match="bfloat16"):
         export_onnx(tmp_path / "model", tmp_path / "wide", "bfloat16")

@@ -11,6 +11,7 @@ from kgpt.config import ModelConfig
 from kgpt.data.shards import TokenStream
 from kgpt.export.quantize import perplexity
 from kgpt.text.tokenizer import Tokenizer
+from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.backend
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
@@ -21,15 +22,12 @@ def trained(tmp_path_factory):
     """A model directory that knows one sentence, and the sentence as a file."""
     import keras
 
-    from kgpt import GPT, NextTokenLoss
+    from kgpt import NextTokenLoss
 
     folder = tmp_path_factory.mktemp("trained") / "model"
     folder.mkdir()
     tokenizer = Tokenizer.of_bytes()
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size, max_length=32, num_layers=2, num_heads=2, hidden_dim=32
-    )
-    model = GPT(config, seed=1)
+    model = tiny_model(num_heads=2)
     ids = np.array(tokenizer.encode(TEXT))
     starts = np.random.default_rng(0).integers(0, len(ids) - 33, 640)
     windows = ids[starts[:, None] + np.arange(33)]

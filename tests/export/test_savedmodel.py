@@ -20,15 +20,15 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from tokenizers import normalizers
 
-from kgpt.checkpoints.pretrained import load_model, save_model
-from kgpt.config import ModelConfig, SamplingConfig
+from kgpt.checkpoints.pretrained import load_model
+from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
 from kgpt.export.savedmodel.controls import CONTROLS, default_controls
 from kgpt.export.savedmodel.export import export_saved_model
 from kgpt.export.savedmodel.signatures import ServedModel
 from kgpt.generation.generator import TextGenerator
-from kgpt.model.gpt import GPT
 from kgpt.text.tokenizer import Tokenizer
+from tests.tiny import write_tiny_model
 
 HERE = Path(__file__).parent
 TEXT = (
@@ -51,11 +51,9 @@ ROLES, CONTENTS = [["system", "user"], ["user", ""]], [["Be brief.", "Who are yo
 
 def make_model(folder, **shape):
     """A model directory whose untrained model nevertheless has strong opinions."""
-    folder.mkdir()
     tokenizer = Tokenizer.train_bpe(WORDS * 5, vocab_size=400)
-    config = ModelConfig(vocab_size=tokenizer.vocab_size, initializer_range=0.3, **SHAPE | shape)
-    save_model(GPT(config, seed=1), folder, tokenizer, sampling=SamplingConfig(temperature=0))
-    return folder
+    options = {"initializer_range": 0.3} | SHAPE | shape
+    return write_tiny_model(folder, "gpt2", tokenizer, SamplingConfig(temperature=0), **options)
 
 
 def with_controls(inputs, sampling, **others):

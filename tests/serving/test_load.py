@@ -17,7 +17,7 @@ import pytest
 
 from kgpt.serving.load_test import Load
 from tests.serving.conftest import eventually
-from tests.serving.tiny import write_tiny_model
+from tests.tiny import write_tiny_model
 
 pytestmark = [
     pytest.mark.slow,

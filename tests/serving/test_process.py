@@ -98,7 +98,7 @@ def test_wrong_commands_are_one_sentence(tmp_path, options, says):
 @pytest.mark.slow
 @pytest.mark.backend
 def test_kgpt_serve(process, tmp_path):
-    from tests.serving.tiny import write_tiny_model
+    from tests.tiny import write_tiny_model
 
     write_tiny_model(tmp_path / "tiny", max_length=64)
     (tmp_path / "keys").write_text("open-sesame\n")

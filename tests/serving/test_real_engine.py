@@ -23,7 +23,7 @@ from tests.serving.test_openai import (  # noqa: F401
     test_stop_strings_end_the_text_and_are_not_in_it,
     test_the_model_is_listed,
 )
-from tests.serving.tiny import write_tiny_model
+from tests.tiny import write_tiny_model
 
 pytestmark = pytest.mark.backend
 

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kgpt import GPT, AdamW, Lion, ModelConfig, Muon, NextTokenLoss, TrainConfig
+from kgpt import GPT, AdamW, Lion, Muon, NextTokenLoss, TrainConfig
 from kgpt.checkpoints.pretrained import path_below
 from kgpt.training.optimizers import make_optimizer
+from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.backend
 
-SHAPE = ModelConfig(vocab_size=13, num_layers=1, num_heads=2, hidden_dim=8, max_length=8)
 KINDS = {"adamw": AdamW, "lion": Lion, "muon": Muon}
 
 
-def small_model(**options):
-    return GPT(SHAPE, seed=1, **options)
+def small_model() -> GPT:
+    return tiny_model(vocab_size=13, num_layers=1, num_heads=2, hidden_dim=8, max_length=8)
 
 
 def values(model):
