@@ -103,8 +103,8 @@ def test_training_resumes_with_the_recorded_losses(run):
     assert kgpt("train", run.path / "run.yaml", "--run", "legacy", "--resume", "--quiet") == 0
     resumed = {row["step"]: row for row in run.metrics()}
     assert list(resumed) == [1, 5, 10, 11, 15, 20]  # the first step after resuming is logged too
-    for name in ("loss", "lr", "grad_norm", "val_loss"):
-        for step in (15, 20):
-            assert resumed[step].get(name) == pytest.approx(recorded[step].get(name), rel=1e-4)
+    for step, names in {15: ("loss", "lr", "grad_norm"), 20: ("loss", "lr", "val_loss")}.items():
+        for name in names:
+            assert resumed[step][name] == pytest.approx(recorded[step][name], rel=1e-4)
     assert run.samples()[-1]["text"] == "ee              "
     assert (run.checkpoint_path(20) / "trainer_state.json").is_file()

@@ -1,7 +1,7 @@
-"""How other software describes a GPT: the families of Hugging Face's `config.json`.
+"""Translate between `ModelConfig` and Hugging Face's `config.json`.
 
-A *family* is a `model_type`. For each it is said here which configurations it can express, how a
-configuration is written, and how it is read. Their weights are in `layouts.py`. No Keras here.
+For each `model_type`: the configurations it can express, how they are written and how they are
+read. The weights are mapped in `weight_map.py`. No Keras here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def model_type_of(config: ModelConfig) -> str:
     if config.position == "learned" and config.norm == "layer" and config.activation != "swiglu":
         same_biases = config.bias == config.has_qkv_bias == config.has_mlp_bias
         same_heads = config.num_kv_heads == config.num_heads
-        whole = config.head_dim * config.num_heads == config.hidden_dim
-        plain = not config.qk_norm and config.sliding_window is None
-        return "gpt2" if same_biases and same_heads and whole and plain else "kgpt"
+        same_width = config.head_dim * config.num_heads == config.hidden_dim
+        no_extras = not config.qk_norm and config.sliding_window is None
+        return "gpt2" if same_biases and same_heads and same_width and no_extras else "kgpt"
     if (config.position, config.norm, config.activation) != ("rotary", "rms", "swiglu"):
         return "kgpt"
     biases = (config.has_qkv_bias, config.bias, config.has_mlp_bias)
@@ -44,33 +44,34 @@ def model_type_of(config: ModelConfig) -> str:
 
 
 def to_hugging_face(config: ModelConfig) -> dict[str, Any]:
-    """The contents of config.json, but for storage type, token ids and provenance."""
-    family = model_type_of(config)
-    if family == "kgpt":
+    """The contents of config.json, except storage dtype, token ids and provenance."""
+    model_type = model_type_of(config)
+    if model_type == "kgpt":
         return {"model_type": "kgpt", "kgpt": config.model_dump()}
     common = {
-        "model_type": family,
-        "architectures": [ARCHITECTURES[family]],
+        "model_type": model_type,
+        "architectures": [ARCHITECTURES[model_type]],
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.initializer_range,
     }
-    return common | (_write_gpt2(config) if family == "gpt2" else _write_llama(config, family))
+    gpt2 = model_type == "gpt2"
+    return common | (_write_gpt2(config) if gpt2 else _write_llama(config, model_type))
 
 
 def from_hugging_face(values: dict[str, Any]) -> ModelConfig:
     """The `ModelConfig` that a config.json describes; `CheckpointError` if kgpt cannot run it."""
-    family = values.get("model_type")
+    model_type = values.get("model_type")
     extra = values.get("kgpt") or {}
-    if family == "kgpt":
-        ours = {key: extra[key] for key in extra if key not in ("version", "quantization")}
-        return ModelConfig.parse(ours)
-    if family == "gpt2":
+    if model_type == "kgpt":
+        fields = {key: extra[key] for key in extra if key not in ("version", "quantization")}
+        return ModelConfig.parse(fields)
+    if model_type == "gpt2":
         return _read_gpt2(values, extra)
-    if family in ARCHITECTURES:
-        return _read_llama(values, extra, family)
+    if model_type in ARCHITECTURES:
+        return _read_llama(values, extra, model_type)
     raise CheckpointError(
-        f"kgpt cannot run models of type {family!r}; "
+        f"kgpt cannot run models of type {model_type!r}; "
         f"it runs {', '.join(ARCHITECTURES)} and its own."
     )
 
@@ -96,9 +97,9 @@ def _read_gpt2(values: dict[str, Any], extra: dict[str, Any]) -> ModelConfig:
     activation = values.get("activation_function", "gelu_new")
     if activation not in GELU:
         raise CheckpointError(f"kgpt has no activation {activation!r}, which this GPT-2 uses.")
-    usual = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
-             "add_cross_attention": False}  # fmt: skip
-    _only_usual(values, usual)
+    supported = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+                 "add_cross_attention": False}  # fmt: skip
+    _require(values, supported)
     return ModelConfig.parse(
         {
             "vocab_size": values["vocab_size"],
@@ -117,7 +118,7 @@ def _read_gpt2(values: dict[str, Any], extra: dict[str, Any]) -> ModelConfig:
     )
 
 
-def _write_llama(config: ModelConfig, family: str) -> dict[str, Any]:
+def _write_llama(config: ModelConfig, model_type: str) -> dict[str, Any]:
     values = {
         "max_position_embeddings": config.max_length,
         "hidden_size": config.hidden_dim,
@@ -133,23 +134,23 @@ def _write_llama(config: ModelConfig, family: str) -> dict[str, Any]:
         "kgpt": {"dropout": config.dropout},
     }
     window = config.sliding_window
-    if family == "llama":
+    if model_type == "llama":
         return values | {"attention_bias": config.bias, "mlp_bias": config.has_mlp_bias}
-    if family == "mistral":
+    if model_type == "mistral":
         return values | {"sliding_window": window}
     values |= {
         "use_sliding_window": window is not None,
         "sliding_window": window,
         "max_window_layers": config.num_layers if window is None else 0,
     }
-    return values | ({"attention_bias": config.bias} if family == "qwen3" else {})
+    return values | ({"attention_bias": config.bias} if model_type == "qwen3" else {})
 
 
-def _read_llama(values: dict[str, Any], extra: dict[str, Any], family: str) -> ModelConfig:
-    usual = {"hidden_act": "silu", "partial_rotary_factor": 1.0}
-    _only_usual(values, usual)
+def _read_llama(values: dict[str, Any], extra: dict[str, Any], model_type: str) -> ModelConfig:
+    supported = {"hidden_act": "silu", "partial_rotary_factor": 1.0}
+    _require(values, supported)
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    _only_usual(rope, usual)
+    _require(rope, supported)
     bias = bool(values.get("attention_bias", False))
     return ModelConfig.parse(
         {
@@ -159,7 +160,7 @@ def _read_llama(values: dict[str, Any], extra: dict[str, Any], family: str) -> M
             "num_heads": values["num_attention_heads"],
             "num_kv_heads": values.get("num_key_value_heads"),
             "hidden_dim": values["hidden_size"],
-            "head_dim": values.get("head_dim") or (128 if family == "qwen3" else None),
+            "head_dim": values.get("head_dim") or (128 if model_type == "qwen3" else None),
             "intermediate_dim": values["intermediate_size"],
             "position": "rotary",
             "rope_theta": rope.get("rope_theta") or values.get("rope_theta", 10000.0),
@@ -167,11 +168,11 @@ def _read_llama(values: dict[str, Any], extra: dict[str, Any], family: str) -> M
             "norm": "rms",
             "norm_epsilon": values.get("rms_norm_eps", 1e-6),
             "activation": "swiglu",
-            "bias": bias and family in ("llama", "qwen3"),
-            "qkv_bias": True if family == "qwen2" else None,
-            "mlp_bias": family == "llama" and bool(values.get("mlp_bias", False)),
-            "qk_norm": family == "qwen3",
-            "sliding_window": _read_window(values, family),
+            "bias": bias and model_type in ("llama", "qwen3"),
+            "qkv_bias": True if model_type == "qwen2" else None,
+            "mlp_bias": model_type == "llama" and bool(values.get("mlp_bias", False)),
+            "qk_norm": model_type == "qwen3",
+            "sliding_window": _read_window(values, model_type),
             "tie_embeddings": values.get("tie_word_embeddings", False),
             "dropout": extra.get("dropout", 0.0),
             "initializer_range": values.get("initializer_range", 0.02),
@@ -179,24 +180,24 @@ def _read_llama(values: dict[str, Any], extra: dict[str, Any], family: str) -> M
     )
 
 
-def _only_usual(values: dict[str, Any], usual: dict[str, Any]) -> None:
-    """Refuse a model that sets one of the `usual` keys to something kgpt does not do."""
-    for key, value in usual.items():
+def _require(values: dict[str, Any], supported: dict[str, Any]) -> None:
+    """Raise `CheckpointError` if `values` sets a key to anything but its one supported value."""
+    for key, value in supported.items():
         if values.get(key, value) not in (value, None):
             raise CheckpointError(f"kgpt cannot run a model with {key} {values[key]!r}.")
 
 
-def _read_window(values: dict[str, Any], family: str) -> int | None:
-    """The sliding window of all layers; some with and some without one are refused."""
-    window = values.get("sliding_window", 4096 if family == "mistral" else None)
-    if family == "llama" or window is None or window >= values["max_position_embeddings"]:
+def _read_window(values: dict[str, Any], model_type: str) -> int | None:
+    """The sliding window of all layers; a model with one in some layers only is refused."""
+    window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
+    if model_type == "llama" or window is None or window >= values["max_position_embeddings"]:
         return None
-    if family == "mistral":
+    if model_type == "mistral":
         return window
     layers = values["num_hidden_layers"]
-    full = min(values.get("max_window_layers", 28), layers)  # the first so many see everything
-    if kinds := values.get("layer_types"):
-        full = kinds.count("full_attention")
+    full = min(values.get("max_window_layers", 28), layers)  # the first layers have no window
+    if layer_types := values.get("layer_types"):
+        full = layer_types.count("full_attention")
     if not values.get("use_sliding_window", False) or full == layers:
         return None
     if full > 0:
@@ -212,31 +213,31 @@ def _write_rope(scaling: RopeScaling | None) -> dict[str, Any] | None:
     values: dict[str, Any] = {"rope_type": scaling.type, "factor": scaling.factor}
     if scaling.type in ("llama3", "yarn"):
         values["original_max_position_embeddings"] = scaling.original_max_length
-    of_type = {
+    fields = {
         "llama3": ("low_freq_factor", "high_freq_factor"),
         "yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate"),
     }
-    for name in of_type.get(scaling.type, ()):
+    for name in fields.get(scaling.type, ()):
         if getattr(scaling, name) is not None:
             values[name] = getattr(scaling, name)
     return values
 
 
 def _read_rope(rope: dict[str, Any], values: dict[str, Any]) -> RopeScaling | None:
-    rule = rope.get("rope_type", rope.get("type", "default"))
-    if rule == "default":
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type == "default":
         return None
-    if rule not in ("linear", "dynamic", "llama3", "yarn"):
+    if rope_type not in ("linear", "dynamic", "llama3", "yarn"):
         raise CheckpointError(
-            f"kgpt has no rotary scaling {rule!r}; it has linear, dynamic, llama3 and yarn."
+            f"kgpt has no RoPE scaling {rope_type!r}; it has linear, dynamic, llama3 and yarn."
         )
-    longest = values["max_position_embeddings"]
+    max_length = values["max_position_embeddings"]
     original = (
         values.get("original_max_position_embeddings")
         or rope.get("original_max_position_embeddings")
-        or longest
+        or max_length
     )
-    factor = rope.get("factor") or longest / original
+    factor = rope.get("factor") or max_length / original
     names = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate")
     given = {name: rope[name] for name in names if rope.get(name) is not None}
     attention = rope.get("attention_factor")
@@ -244,10 +245,10 @@ def _read_rope(rope: dict[str, Any], values: dict[str, Any]) -> RopeScaling | No
         attention = _mscale(factor, rope["mscale"]) / _mscale(factor, rope["mscale_all_dim"])
     return RopeScaling.parse(
         {
-            "type": rule,
+            "type": rope_type,
             "factor": factor,
             "original_max_length": original,
-            "attention_factor": attention if rule == "yarn" else None,
+            "attention_factor": attention if rope_type == "yarn" else None,
             **given,
         },
         "rope_scaling",

@@ -1,7 +1,7 @@
-"""Models from elsewhere, as kgpt's model directories.
+"""Import models of other software as model directories.
 
-A source is a model directory in any layout that kgpt reads, the name of one on the Hugging Face
-hub, a preset directory of KerasNLP's GPT-2, or a nanoGPT checkpoint. Nothing in a source is run.
+A source is a model directory in any `model_type` that kgpt reads, a Hugging Face hub id, a preset
+directory of KerasNLP's GPT-2, or a nanoGPT checkpoint. No code of a source is run.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kgpt.checkpoints.copying import copy_model
+from kgpt.checkpoints.convert import copy_model
 from kgpt.checkpoints.pretrained import load_config, write_config
-from kgpt.checkpoints.weight_map import gpt2_name, shapes
+from kgpt.checkpoints.weight_map import gpt2_name, parameter_shapes
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig
 from kgpt.errors import CheckpointError, UsageError
@@ -22,26 +22,30 @@ from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.text.tokenizer_files import read_gpt2
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
 
 
 def import_from(
     source: str, out: Path, tokenizer: Tokenizer | None = None, dtype: str | None = None
 ) -> None:
-    """Fill the empty folder `out` with the model that `source` names.
+    """Write the model that `source` names to the empty folder `out`.
 
     Args:
-        tokenizer: in place of the source's own; a nanoGPT checkpoint has none.
-        dtype: the storage type; as in the source when not given.
+        tokenizer: replaces the source's own; required for a nanoGPT checkpoint, which has none.
+        dtype: the storage dtype; the source's own if not given.
+
+    Raises:
+        UsageError: there is no such source, or it lacks a tokenizer.
+        CheckpointError: the source cannot be read, or kgpt cannot run its model.
     """
     path = Path(source)
     if path.is_file():
         return _import_nanogpt(path, out, tokenizer, dtype)
     if not path.is_dir():
-        if not HUB_NAME.fullmatch(source) or source.startswith("."):
+        if not HUB_ID.fullmatch(source) or source.startswith("."):
             raise UsageError(
-                f"{source} is no file, no folder, and no name on the hub such as openai/gpt2."
+                f"{source} is no file, no folder, and no id on the hub such as openai/gpt2."
             )
         path = download(source)
     if "registered_name" in read_json_object(path / "config.json"):
@@ -52,7 +56,7 @@ def import_from(
 
 
 def download(name: str) -> Path:
-    """The files of the hub's model `name`, or `name@revision`, in the local cache."""
+    """The local copy of the hub's model `name` or `name@revision`, downloaded if need be."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -74,8 +78,8 @@ def download(name: str) -> Path:
         )
     except GatedRepoError:
         raise CheckpointError(
-            f"{name} is given only to those who accept its licence: do so on its page at "
-            "huggingface.co, then `hf auth login`."
+            f"{name} requires that you accept its licence: do so on its page at huggingface.co, "
+            "then run `hf auth login`."
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UsageError(f"The hub has no model {name}.") from None
@@ -88,25 +92,25 @@ def download(name: str) -> Path:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise CheckpointError(f"Could not download {name}: {reason}.") from None
     if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{name} does not come as safetensors, the only weights kgpt reads.")
+        raise CheckpointError(f"{name} has no safetensors weights, the only format kgpt reads.")
     return folder
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
     if tokenizer.vocab_size > config.known_vocab_size:
         raise CheckpointError(
-            f"The tokenizer has ids up to {tokenizer.vocab_size - 1}, but the model knows only "
-            f"{config.vocab_size} tokens; they do not belong together."
+            f"The tokenizer has {tokenizer.vocab_size} tokens, but the model only "
+            f"{config.vocab_size}; give the tokenizer that the model was trained with."
         )
 
 
 def _import_keras_hub(
     folder: Path, out: Path, tokenizer: Tokenizer | None, dtype: str | None
 ) -> None:
-    described = read_json_object(folder / "config.json")
-    if described.get("class_name") != "GPT2Backbone":
+    preset = read_json_object(folder / "config.json")
+    if preset.get("class_name") != "GPT2Backbone":
         raise CheckpointError(
-            f"{folder} holds a {described.get('class_name')}; of KerasNLP's models kgpt reads "
+            f"{folder} is a {preset.get('class_name')}; of KerasNLP's models kgpt reads "
             "GPT2Backbone and GPT2CausalLM."
         )
     assets = folder / "assets" / "tokenizer"
@@ -119,40 +123,38 @@ def _import_keras_hub(
         "max_sequence_length": "max_length",
     }  # fmt: skip
     try:
-        theirs = {name: described["config"][name] for name in names}
+        backbone_config = {name: preset["config"][name] for name in names}
     except (KeyError, TypeError):
         raise CheckpointError(f"{folder / 'config.json'} does not describe a GPT-2.") from None
-    config = ModelConfig.parse({names[name]: value for name, value in theirs.items()})
+    config = ModelConfig.parse({names[name]: value for name, value in backbone_config.items()})
     _check_vocabulary(tokenizer, config)
     import keras_nlp
 
-    backbone = keras_nlp.models.GPT2Backbone(**theirs)
+    backbone = keras_nlp.models.GPT2Backbone(**backbone_config)
     try:
-        backbone.load_weights(str(_keras_weights(folder)))
+        backbone.load_weights(str(_keras_weights_file(folder)))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise CheckpointError(f"The weights in {folder} are damaged: {reason}.") from None
     weights = {weight.path: weight for weight in backbone.weights}
 
     def read(path: str) -> np.ndarray:
-        parts = [weights[name].numpy() for name in _keras_names(path)]
-        shape = wanted[path]
-        joined = [part.reshape(*shape[:-1], -1) for part in parts]
-        return np.concatenate(joined, axis=-1)
+        parts = [weights[name].numpy() for name in _keras_hub_names(path)]
+        return np.concatenate([part.reshape(*shapes[path][:-1], -1) for part in parts], axis=-1)
 
-    wanted = dict(shapes(config))
+    shapes = dict(parameter_shapes(config))
     write_config(out, config, tokenizer, None, dtype or "float32")
     write_weights(out, config, read, dtype or "float32")
 
 
-def _keras_weights(folder: Path) -> Path:
+def _keras_weights_file(folder: Path) -> Path:
     """The weights file of a preset, or the index of several."""
     index = folder / "model.weights.json"
     return index if index.is_file() else folder / "model.weights.h5"
 
 
-def _keras_names(path: str) -> list[str]:
-    """The weights of KerasNLP's GPT-2 that make up kgpt's variable `path`."""
+def _keras_hub_names(path: str) -> list[str]:
+    """The weights of KerasNLP's GPT-2 that kgpt's variable `path` concatenates."""
     block, _, part = path.partition("/")
     if not block.startswith("block_"):
         return {
@@ -161,12 +163,12 @@ def _keras_names(path: str) -> list[str]:
             "final_norm/scale": ["layer_norm/gamma"],
             "final_norm/bias": ["layer_norm/beta"],
         }[path]
-    fused = [f"self_attention/{name}" for name in ("query", "key", "value")]
+    qkv = [f"self_attention/{name}" for name in ("query", "key", "value")]
     names = {
         "attention_norm/scale": ["self_attention_layer_norm/gamma"],
         "attention_norm/bias": ["self_attention_layer_norm/beta"],
-        "attention/qkv": [f"{name}/kernel" for name in fused],
-        "attention/qkv_bias": [f"{name}/bias" for name in fused],
+        "attention/qkv": [f"{name}/kernel" for name in qkv],
+        "attention/qkv_bias": [f"{name}/bias" for name in qkv],
         "attention/output": ["self_attention/attention_output/kernel"],
         "attention/output_bias": ["self_attention/attention_output/bias"],
         "mlp_norm/scale": ["feedforward_layer_norm/gamma"],
@@ -192,21 +194,20 @@ def _import_nanogpt(file: Path, out: Path, tokenizer: Tokenizer | None, dtype: s
         raise CheckpointError(f"{file} is no nanoGPT checkpoint: it lacks model_args or model.")
     names = {"n_layer": "num_layers", "n_head": "num_heads", "n_embd": "hidden_dim",
              "block_size": "max_length", "bias": "bias", "vocab_size": "vocab_size"}  # fmt: skip
-    known = {names[name]: arguments[name] for name in names if name in arguments}
-    config = ModelConfig.parse(known | {"activation": "gelu"}, str(file))
+    values = {names[name]: arguments[name] for name in names if name in arguments}
+    config = ModelConfig.parse(values | {"activation": "gelu"}, str(file))
     _check_vocabulary(tokenizer, config)
     state = {name.removeprefix("_orig_mod."): tensor for name, tensor in state.items()}
-    wanted = dict(shapes(config))
-    table = {path: gpt2_name(path) for path in wanted}
-    for path, name in table.items():
+    for path, shape in parameter_shapes(config):
+        name = gpt2_name(path)
         if name not in state:
             raise CheckpointError(f"{file} lacks the tensor {name}.")
-        shape = tuple(state[name].shape)
-        if shape != (wanted[path][::-1] if _is_linear(path) else wanted[path]):
-            raise CheckpointError(f"{file} holds {name} with the unexpected shape {list(shape)}.")
+        stored_shape = tuple(state[name].shape)
+        if stored_shape != (shape[::-1] if _is_linear(path) else shape):
+            raise CheckpointError(f"{name} in {file} has an unexpected shape {list(stored_shape)}.")
 
     def read(path: str) -> np.ndarray:
-        value = state[table[path]].float().numpy()
+        value = state[gpt2_name(path)].float().numpy()
         return value.T if _is_linear(path) else value
 
     write_config(out, config, tokenizer, None, dtype or "float32")
@@ -214,7 +215,7 @@ def _import_nanogpt(file: Path, out: Path, tokenizer: Tokenizer | None, dtype: s
 
 
 def _load_tensors(file: Path) -> dict[str, Any]:
-    """A torch checkpoint, read by the loader that can build nothing but tensors and plain data."""
+    """A torch checkpoint, unpickled as tensors and plain data only."""
     import pickle
 
     try:
@@ -227,7 +228,7 @@ def _load_tensors(file: Path) -> dict[str, Any]:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{file} is refused: it holds more than tensors, and loading it could run code."
+            f"{file} is refused: it contains more than tensors, and loading it could run code."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".") or "it ends too early"
@@ -238,5 +239,5 @@ def _load_tensors(file: Path) -> dict[str, Any]:
 
 
 def _is_linear(path: str) -> bool:
-    """True for the matrices, which torch keeps (out, in)."""
+    """Is this the kernel of a linear layer, which torch stores as (out, in)?"""
     return path.startswith("block_") and path.split("/")[-1] in ("qkv", "output", "up", "down")

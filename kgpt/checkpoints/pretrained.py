@@ -1,14 +1,15 @@
-"""A model directory: what `transformers`, vLLM, llama.cpp's converter and kgpt all read.
+"""Load and save model directories, which `transformers`, vLLM and llama.cpp's converter also read.
 
-- config.json: the shape
+- config.json: the architecture
 - model.safetensors: the weights, or several such files with an index
 - tokenizer.json: the tokenizer, with tokenizer_config.json and its chat template
-- generation_config.json: how to sample by default
+- generation_config.json: the default sampling
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,19 @@ import kgpt
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.config import ModelConfig, SamplingConfig
-from kgpt.errors import CheckpointError, UsageError
-from kgpt.files import write_json
+from kgpt.errors import CheckpointError, KgptError, UsageError
+from kgpt.files import atomic_dir, os_errors_as_kgpt, write_json
+from kgpt.runs import resolve_model
 from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from kgpt.model.gpt import GPT
+
+# Generation settings that generation_config.json and kgpt name alike, with the same meaning.
+SHARED_SETTINGS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+# What a model directory consists of; a folder with anything else is never replaced.
+SUFFIXES = (".json", ".jinja", ".md", ".safetensors", ".txt")
 
 # What a training checkpoint adds to a model directory, and the names these files had at first.
 TRAINER_STATE = "trainer_state.json"
@@ -38,7 +45,78 @@ def training_state_file(folder: Path, name: str) -> Path:
     return former if former.is_file() else folder / name
 
 
-def path_below(variable) -> str:
+# -- the interface of `kgpt.GPT` -----------------------------------------------------------------
+
+
+def from_pretrained(
+    source: str | Path, *, dtype: str = "float32", device: str | None = None
+) -> GPT:
+    """The model that `source` names, ready to be trained or run.
+
+    Args:
+        source: a model directory, a run (its best checkpoint), run@step, or a Hugging Face hub id
+            such as "openai-community/gpt2", which is downloaded once.
+        dtype: of weights and computation: "float32", "bfloat16" or "float16", or a Keras policy.
+        device: where the variables are placed, such as "gpu:0"; Keras's default if not given.
+
+    Raises:
+        KgptError: there is no such model, it is damaged, or kgpt cannot run it.
+    """
+    import keras
+
+    folder = resolve_source(source)
+    with keras.device(device) if device else contextlib.nullcontext():
+        return load_model(folder, dtype=dtype)
+
+
+def save_pretrained(
+    model: GPT,
+    folder: str | Path,
+    tokenizer: Tokenizer | None = None,
+    sampling: SamplingConfig | None = None,
+) -> None:
+    """Write `model` as the model directory `folder`, which is complete or not there at all.
+
+    Args:
+        folder: a new or empty folder, or a model directory, which is replaced.
+        tokenizer: saved with the model, so that text can be generated from the directory.
+        sampling: the default sampling, saved with the tokenizer.
+
+    Raises:
+        UsageError: `folder` has files that are not part of a model directory.
+    """
+    target = Path(folder)
+    if target.exists() and not _is_replaceable(target):
+        raise UsageError(f"{target} is not a model directory and not empty; choose another folder.")
+    with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
+        save_model(model, work, tokenizer, sampling=sampling)
+
+
+def resolve_source(source: str | Path) -> Path:
+    """The model directory of a folder, a run, run@step, or a hub id, which is downloaded."""
+    from kgpt.checkpoints.importers import HUB_ID, download
+
+    name = str(source)
+    try:
+        return resolve_model(name)
+    except KgptError:
+        if Path(name).exists() or name.startswith(".") or not HUB_ID.fullmatch(name):
+            raise
+    return download(name)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    files = list(folder.iterdir())
+    known = all(file.is_file() and file.suffix in SUFFIXES for file in files)
+    return not files or (known and (folder / "config.json").is_file())
+
+
+# -- model directories ---------------------------------------------------------------------------
+
+
+def path_below(variable: Any) -> str:
     """A variable's path without the model's own name: "block_0/attention/qkv"."""
     return variable.path.partition("/")[2]
 
@@ -47,21 +125,21 @@ def save_model(
     model: GPT,
     folder: Path,
     tokenizer: Tokenizer | None = None,
-    weights=None,
-    sampling=None,
+    weights: Mapping[str, np.ndarray] | None = None,
+    sampling: SamplingConfig | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write `model` into the existing `folder`.
+    """Write `model` to the existing `folder`.
 
     Args:
-        weights: arrays to store in place of the model's variables, by path; for averaged weights.
-        sampling: the `SamplingConfig` written as the default.
-        dtype: the storage type: float32, bfloat16 or float16.
+        weights: arrays to store in place of the model's variables, by path; for EMA weights.
+        sampling: the default sampling.
+        dtype: the storage dtype: float32, bfloat16 or float16.
     """
-    ours = weights or {path_below(v): v for v in model.trainable_variables}
+    values = weights or {path_below(v): v for v in model.trainable_variables}
 
     def read(path: str) -> np.ndarray:
-        value = ours[path]
+        value = values[path]
         return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
 
     write_config(folder, model.config, tokenizer, sampling, dtype)
@@ -76,7 +154,7 @@ def write_config(
     dtype: str = "float32",
     **values: Any,
 ) -> None:
-    """Write everything of a model directory but its weights; `values` go into config.json."""
+    """Write a model directory except its weights; `values` go into config.json."""
     values = to_hugging_face(config) | {"torch_dtype": dtype} | values
     values["transformers_version"] = "4.46.0"
     values.setdefault("kgpt", {})["version"] = kgpt.__version__
@@ -96,13 +174,13 @@ def load_config(folder: Path) -> ModelConfig:
     file = folder / "config.json"
     values = read_json_object(file)
     if not values:
-        raise CheckpointError(f"{folder} has no config.json, so it is no model directory.")
+        raise CheckpointError(f"{folder} has no config.json, so it is not a model directory.")
     try:
         return from_hugging_face(values)
     except KeyError as error:
-        raise CheckpointError(f"{file} does not say {error}.") from None
+        raise CheckpointError(f"{file} lacks the key {error}.") from None
     except UsageError as error:
-        raise CheckpointError(f"{file} describes no model: {error}") from None
+        raise CheckpointError(f"{file} describes no valid model: {error}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}.") from None
 
@@ -110,10 +188,11 @@ def load_config(folder: Path) -> ModelConfig:
 def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:
     """The model of a model directory.
 
-    Weights come straight from the file, one at a time, as each variable is made.
+    Each variable is read from the file when it is created: never more than one weight is in memory
+    twice.
 
     Args:
-        options: go to `GPT`; `dtype="bfloat16"` holds and computes everything in bfloat16.
+        options: passed to `GPT`; `dtype="bfloat16"` stores and computes everything in bfloat16.
     """
     from kgpt.model.gpt import GPT
     from kgpt.model.initializers import Stored
@@ -126,7 +205,7 @@ def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:
 
 
 def load_weights(model: GPT, folder: Path) -> None:
-    """Fill `model`, which must have the shapes stored in `folder`, one tensor at a time."""
+    """Assign the weights of `folder` to `model`, of the same architecture, one at a time."""
     weights = Weights(folder, model.config)
     _assign(model, weights, weights.shapes)
 
@@ -138,19 +217,15 @@ def _assign(model: GPT, weights: Weights, paths: Iterable[str]) -> None:
 
 
 def load_sampling(folder: Path) -> SamplingConfig:
-    """The sampling that generation_config.json asks for; kgpt's defaults where it is silent."""
+    """The sampling of generation_config.json, with kgpt's defaults for what it leaves out."""
     file = folder / "generation_config.json"
     values = read_json_object(file)
-    known = {name: values[name] for name in SHARED if values.get(name) is not None}
+    settings = {name: values[name] for name in SHARED_SETTINGS if values.get(name) is not None}
     if "max_new_tokens" in values:
-        known["max_tokens"] = values["max_new_tokens"]
+        settings["max_tokens"] = values["max_new_tokens"]
     if values.get("do_sample") is False:
-        known["temperature"] = 0
-    return SamplingConfig.parse(known, str(file))
-
-
-# Settings that generation_config.json and kgpt call by the same name, with the same meaning.
-SHARED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+        settings["temperature"] = 0
+    return SamplingConfig.parse(settings, str(file))
 
 
 def _generation_config(tokenizer: Tokenizer, sampling: SamplingConfig | None) -> dict[str, Any]:
@@ -159,10 +234,7 @@ def _generation_config(tokenizer: Tokenizer, sampling: SamplingConfig | None) ->
         return values
     if sampling.temperature == 0:
         return values | {"do_sample": False}
-    unset = {"min_p": 0.0, "typical_p": 1.0}  # others take these for granted where it is silent
-    shared = {name: getattr(sampling, name) for name in SHARED}
-    return (
-        values
-        | {"do_sample": True}
-        | {name: value for name, value in shared.items() if unset.get(name) != value}
-    )
+    defaults = {"min_p": 0.0, "typical_p": 1.0}  # the same in other software, so left out
+    settings = {name: getattr(sampling, name) for name in SHARED_SETTINGS}
+    settings = {name: value for name, value in settings.items() if defaults.get(name) != value}
+    return values | {"do_sample": True} | settings

@@ -1,14 +1,14 @@
-"""Model directories whose weights are stored in 8 or 4 bits; every backend reads them.
+"""Model directories stored in int8 or int4, readable on every backend.
 
-- int8: w = scale * q with q in -127..127, one scale for each output of a matrix.
-- int4: w = scale * q with q in -7..7, one scale for each 32 inputs of an output, two q to a byte.
-  The embeddings and the head stay int8: their rows are outputs of the last, most delicate product.
+- int8: w = scale * q with q in -127..127, per-channel: one scale for each output of a matrix.
+- int4: w = scale * q with q in -7..7, group-wise: one scale for each 32 inputs of an output, two q
+  a byte. Embeddings and head stay int8, because the logits are most sensitive to their errors.
 
-Vectors (norms, biases) stay float32. This is storage only: reading gives float weights. A model
-that is held in 8 bits while it writes is made by `model/holding.py`, whatever it was stored in.
+Vectors (norms, biases) stay float32. This is a storage format: reading dequantizes to float. An
+int8 model in memory is made by `kgpt.model.quantization`, whatever the storage format.
 
 The file is called `model.int8.safetensors` or `model.int4.safetensors`, so that software which
-does not know it says that there are no weights, in place of reading nonsense.
+does not know the format reports missing weights instead of misreading them.
 """
 
 from __future__ import annotations
@@ -22,101 +22,126 @@ from typing import Any
 
 import numpy as np
 
-from kgpt.checkpoints.safetensors_io import Entry, open_file
-from kgpt.checkpoints.weight_map import Stored
+from kgpt.checkpoints.safetensors_io import TensorEntry, open_file
+from kgpt.checkpoints.weight_map import TensorMapping
 from kgpt.errors import CheckpointError
 from kgpt.files import sha256
-from kgpt.model.quantization import GROUP_SIZE, dequantize_int4, dequantize_int8
+from kgpt.model.quantization import (
+    GROUP_SIZE,
+    dequantize_int4,
+    dequantize_int8,
+    quantize_int4,
+    quantize_int8,
+)
 
 FILES = {bits: f"model.int{bits}.safetensors" for bits in (8, 4)}
-INT8_ONLY = ("token_embedding", "position_embedding", "head")  # never below 8 bits
-# "x.int4.T" and "x.int4.T.scale" hold "x"; T: other software stores this matrix (in, out).
-KEY = re.compile(r"(?P<name>.+)\.int[48](?P<flipped>\.T)?(?P<scale>\.scale)?")
-RAW = {"I8": "int8", "U8": "uint8", "F16": "float16", "F32": "float32"}
+INT8_ONLY = ("token_embedding", "position_embedding", "head")  # never int4
+# "x.int4.T" and "x.int4.T.scale" store "x"; T: the unquantized file has this matrix as (in, out).
+KEY = re.compile(r"(?P<name>.+)\.int[48](?P<transposed>\.T)?(?P<scale>\.scale)?")
+RAW_DTYPES = {"I8": "int8", "U8": "uint8", "F16": "float16", "F32": "float32"}
+MAX_ABS = 65504.0  # the largest weight whose scale float16 can represent
 
 
-# -- which weights become what -----------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------
 
 
-def bits_of(stored: Stored, shape: tuple[int, ...], bits: int) -> int | None:
-    """In how many bits a tensor of this shape is kept when the model is: None is float32."""
+def storage_bits(mapping: TensorMapping, shape: tuple[int, ...], bits: int) -> int | None:
+    """Bits a weight of one tensor when the model is stored in `bits`; None is float32."""
     if len(shape) < 2:
         return None
-    inputs = shape[0] if is_transposed(stored) else shape[1]
-    return 8 if bits == 8 or stored.path in INT8_ONLY or inputs % GROUP_SIZE else 4
+    inputs = shape[0] if is_transposed(mapping) else shape[1]
+    return 8 if bits == 8 or mapping.path in INT8_ONLY or inputs % GROUP_SIZE else 4
 
 
-def is_transposed(stored: Stored) -> bool:
-    """Does the original file store this matrix (in, out)? Here it is always (out, in)."""
-    return stored.path not in INT8_ONLY and not stored.transposed
+def is_transposed(mapping: TensorMapping) -> bool:
+    """Is this matrix (in, out) in the unquantized file? Quantized, it is always (out, in)."""
+    return mapping.path not in INT8_ONLY and not mapping.transposed
 
 
-def stored_bytes(stored: Stored, shape: tuple[int, ...], bits: int) -> int:
-    """Bytes of a tensor of this shape when the model is kept in `bits` bits, scales included."""
-    kept, size = bits_of(stored, shape, bits), math.prod(shape)
-    if kept is None:
+def stored_bytes(mapping: TensorMapping, shape: tuple[int, ...], bits: int) -> int:
+    """Bytes of one tensor when the model is stored in `bits`, scales included."""
+    tensor_bits, size = storage_bits(mapping, shape, bits), math.prod(shape)
+    if tensor_bits is None:
         return 4 * size
-    outputs = shape[1] if is_transposed(stored) else shape[0]
-    return size + 4 * outputs if kept == 8 else size // 2 + 2 * size // GROUP_SIZE
+    outputs = shape[1] if is_transposed(mapping) else shape[0]
+    return size + 4 * outputs if tensor_bits == 8 else size // 2 + 2 * size // GROUP_SIZE
 
 
-# -- directories -------------------------------------------------------------------------------
+def quantize_tensor(
+    name: str, value: np.ndarray, mapping: TensorMapping, bits: int
+) -> dict[str, np.ndarray]:
+    """The tensors that replace the tensor `name`: quantized values and scales, by key."""
+    tensor_bits = storage_bits(mapping, value.shape, bits)
+    if tensor_bits is None:
+        return {name: np.array(value, "float32")}
+    transposed = is_transposed(mapping)
+    matrix = np.array(value.T if transposed else value, "float32", order="C")  # (out, in)
+    if not np.abs(matrix).max(initial=0) <= MAX_ABS:
+        raise CheckpointError(
+            f"The tensor {name} has values that are not finite, or above {MAX_ABS:g}."
+        )
+    q, scale = quantize_int4(matrix) if tensor_bits == 4 else quantize_int8(matrix)
+    key = f"{name}.int{tensor_bits}{'.T' if transposed else ''}"
+    return {key: q, f"{key}.scale": scale}
+
+
+# -- reading -----------------------------------------------------------------------------------
 
 
 def quantization_of(folder: Path) -> dict[str, Any] | None:
-    """What config.json says of a quantized directory's storage; None if it is not quantized."""
+    """The quantization that config.json declares: bits, group, sha256; None for float weights."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        facts = values["kgpt"]["quantization"]
+        quantization = values["kgpt"]["quantization"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not isinstance(facts, dict) or facts.get("bits") not in FILES:
+    if not isinstance(quantization, dict) or quantization.get("bits") not in FILES:
         raise CheckpointError(
-            f"{folder} is stored as {facts!r}, which this version of kgpt cannot read."
+            f"{folder} is stored as {quantization!r}, which this version of kgpt cannot read."
         )
-    return facts
+    return quantization
 
 
 @dataclass(frozen=True)
-class QuantizedEntry(Entry):
-    """A quantized matrix: as an `Entry` of float32 that is computed when it is read."""
+class QuantizedEntry(TensorEntry):
+    """A quantized matrix: a `TensorEntry` of float32 that is dequantized when read."""
 
-    q: Entry
-    scale: Entry
-    flipped: bool
+    q: TensorEntry
+    scale: TensorEntry
+    transposed: bool
 
     def read(self) -> np.ndarray:
-        restore = dequantize_int4 if self.q.code == "U8" else dequantize_int8
-        matrix = restore(_raw(self.q), _raw(self.scale))
-        return matrix.T if self.flipped else matrix
+        dequantize = dequantize_int4 if self.q.dtype == "U8" else dequantize_int8
+        matrix = dequantize(_raw(self.q), _raw(self.scale))
+        return matrix.T if self.transposed else matrix
 
 
-def open_quantized(folder: Path) -> dict[str, Entry] | None:
-    """Every tensor of a quantized directory by the name it had before; None if it is not one.
+def open_quantized(folder: Path) -> dict[str, TensorEntry] | None:
+    """Every tensor of a quantized directory by its unquantized name; None for float weights.
 
-    Raises `CheckpointError` if the file is missing or not the one that was written.
+    Raises `CheckpointError` if the file is missing or has changed since it was written.
     """
-    facts = quantization_of(folder)
-    if facts is None:
+    quantization = quantization_of(folder)
+    if quantization is None:
         return None
-    file = folder / FILES[facts["bits"]]
+    file = folder / FILES[quantization["bits"]]
     entries = open_file(file)
-    if sha256(file) != facts.get("sha256"):
+    if sha256(file) != quantization.get("sha256"):
         raise CheckpointError(f"{file} is damaged: it has changed since it was written.")
-    tensors: dict[str, Entry] = {}
+    tensors: dict[str, TensorEntry] = {}
     for key, entry in entries.items():
         match = KEY.fullmatch(key)
         if match is None:
             tensors[key] = entry
         elif not match["scale"]:
-            name, flipped = match["name"], bool(match["flipped"])
-            out, width = entry.shape[0], entry.shape[1] * (2 if entry.code == "U8" else 1)
-            shape = (width, out) if flipped else (out, width)
-            tensors[name] = QuantizedEntry(
-                file, "F32", shape, 0, entry, entries[f"{key}.scale"], flipped
+            transposed = bool(match["transposed"])
+            out, width = entry.shape[0], entry.shape[1] * (2 if entry.dtype == "U8" else 1)
+            shape = (width, out) if transposed else (out, width)
+            tensors[match["name"]] = QuantizedEntry(
+                file, "F32", shape, 0, entry, entries[f"{key}.scale"], transposed
             )
     return tensors
 
 
-def _raw(entry: Entry) -> np.ndarray:
-    return np.memmap(entry.file, RAW[entry.code], "r", entry.offset, entry.shape)
+def _raw(entry: TensorEntry) -> np.ndarray:
+    return np.memmap(entry.file, RAW_DTYPES[entry.dtype], "r", entry.offset, entry.shape)

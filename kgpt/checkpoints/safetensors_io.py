@@ -1,7 +1,6 @@
-"""Named tensors on disk: safetensors files, one or several with an index.
+"""Named tensors in safetensors files: one file, or several with an index.
 
-Reading maps one tensor at a time into memory, writing holds one at a time. Nothing here knows what
-the tensors mean, and nothing here imports Keras.
+Reading memory-maps one tensor at a time; writing holds one at a time. No model and no Keras here.
 """
 
 from __future__ import annotations
@@ -19,67 +18,68 @@ from safetensors import SafetensorError, safe_open
 from kgpt.errors import CheckpointError
 from kgpt.files import write_json
 
-ONE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 5_000_000_000  # as large as one file gets; the size that others also use
-TYPES: dict[str, np.dtype] = {
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000  # the default of transformers too
+NUMPY_DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("float32"),
     "F16": np.dtype("float16"),
     "BF16": np.dtype("bfloat16"),
 }
-CODES = {str(kind): code for code, kind in TYPES.items()}
+SAFETENSORS_DTYPES = {str(dtype): name for name, dtype in NUMPY_DTYPES.items()}
 
-assert TYPES["BF16"] == ml_dtypes.bfloat16  # importing ml_dtypes is what tells NumPy of it
+assert NUMPY_DTYPES["BF16"] == ml_dtypes.bfloat16  # importing ml_dtypes registers it with NumPy
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies: its file, type code such as "F32", shape, and first byte."""
+class TensorEntry:
+    """A tensor in a file: its safetensors dtype such as "F32", shape, and byte offset."""
 
     file: Path
-    code: str
+    dtype: str
     shape: tuple[int, ...]
     offset: int
 
     def read(self) -> np.ndarray:
-        """The tensor, mapped into memory for as long as the array lives; it cannot be written."""
+        """The tensor, read-only, memory-mapped for as long as the array lives."""
         if 0 in self.shape:
-            return np.zeros(self.shape, TYPES[self.code])
-        return np.memmap(self.file, TYPES[self.code], "r", self.offset, self.shape or (1,))
+            return np.zeros(self.shape, NUMPY_DTYPES[self.dtype])
+        return np.memmap(self.file, NUMPY_DTYPES[self.dtype], "r", self.offset, self.shape or (1,))
 
 
-def open_tensors(folder: Path) -> dict[str, Entry]:
-    """Every tensor of a model directory by its name; nothing is read but the headers.
+def open_tensors(folder: Path) -> dict[str, TensorEntry]:
+    """Every tensor of a model directory by name; only the headers are read.
 
     Raises `CheckpointError` if a file is missing or damaged.
     """
-    if not (folder / ONE_FILE).is_file() and (folder / INDEX).is_file():
+    if not (folder / WEIGHTS_FILE).is_file() and (folder / INDEX_FILE).is_file():
         return _open_shards(folder)
-    if not (folder / ONE_FILE).is_file() and any(folder.glob("*.bin")):
+    if not (folder / WEIGHTS_FILE).is_file() and any(folder.glob("*.bin")):
         raise CheckpointError(
-            f"{folder} holds its weights as pickles, which can run code and are not read; "
+            f"{folder} has its weights as pickles, which can run code and are not read; "
             "get the model as safetensors."
         )
-    return open_file(folder / ONE_FILE)
+    return open_file(folder / WEIGHTS_FILE)
 
 
-def _open_shards(folder: Path) -> dict[str, Entry]:
+def _open_shards(folder: Path) -> dict[str, TensorEntry]:
+    index = folder / INDEX_FILE
     try:
-        places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{folder / INDEX} is damaged.") from None
-    if any(not isinstance(name, str) or name != Path(name).name for name in names):
-        raise CheckpointError(f"{folder / INDEX} names files outside its folder.")
-    found: dict[str, Entry] = {}
-    for name in names:
-        found |= open_file(folder / name)
-    if lost := [name for name in places if name not in found]:
-        raise CheckpointError(f"{folder / INDEX} lists {lost[0]}, which no file holds.")
-    return found
+        raise CheckpointError(f"{index} is damaged.") from None
+    if any(not isinstance(name, str) or name != Path(name).name for name in files):
+        raise CheckpointError(f"{index} names files outside its folder.")
+    entries: dict[str, TensorEntry] = {}
+    for name in files:
+        entries |= open_file(folder / name)
+    if missing := [name for name in weight_map if name not in entries]:
+        raise CheckpointError(f"{index} lists {missing[0]}, which no file contains.")
+    return entries
 
 
-def open_file(file: Path) -> dict[str, Entry]:
+def open_file(file: Path) -> dict[str, TensorEntry]:
     """The tensors of one safetensors file by name; only its header is read."""
     try:
         with safe_open(file, framework="np"):  # checks that header and size agree
@@ -93,61 +93,67 @@ def open_file(file: Path) -> dict[str, Entry]:
         raise CheckpointError(f"{file} is damaged: {error}.") from None
     header.pop("__metadata__", None)
     return {
-        name: Entry(
-            file, facts["dtype"], tuple(facts["shape"]), 8 + size + facts["data_offsets"][0]
+        name: TensorEntry(
+            file, info["dtype"], tuple(info["shape"]), 8 + size + info["data_offsets"][0]
         )
-        for name, facts in header.items()
+        for name, info in header.items()
     }
 
 
 @dataclass(frozen=True)
-class Outgoing:
-    """A tensor to be written: `make` is called when its turn comes."""
+class LazyTensor:
+    """A tensor to write; `load` is called when its turn comes."""
 
     name: str
     shape: tuple[int, ...]
-    make: Callable[[], np.ndarray]
+    load: Callable[[], np.ndarray]
 
 
 def write_tensors(
-    folder: Path, tensors: Iterable[Outgoing], dtype: str = "float32", limit: int = SHARD_BYTES
+    folder: Path,
+    tensors: Iterable[LazyTensor],
+    dtype: str = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write `tensors` as `dtype` into one file, or into several of at most `limit` bytes each."""
-    width = TYPES[CODES[dtype]].itemsize
-    shards: list[list[Outgoing]] = [[]]
-    filled = total = 0
+    """Write `tensors` as `dtype` to one file, or to several of at most `max_shard_bytes` each."""
+    itemsize = NUMPY_DTYPES[SAFETENSORS_DTYPES[dtype]].itemsize
+    shards: list[list[LazyTensor]] = [[]]
+    shard_bytes = total_bytes = 0
     for tensor in tensors:
-        size = int(np.prod(tensor.shape)) * width
-        if shards[-1] and filled + size > limit:
+        size = int(np.prod(tensor.shape)) * itemsize
+        if shards[-1] and shard_bytes + size > max_shard_bytes:
             shards.append([])
-            filled = 0
+            shard_bytes = 0
         shards[-1].append(tensor)
-        filled, total = filled + size, total + size
+        shard_bytes, total_bytes = shard_bytes + size, total_bytes + size
     if len(shards) == 1:
-        return _write_file(folder / ONE_FILE, shards[0], dtype)
-    places: dict[str, str] = {}
+        return _write_file(folder / WEIGHTS_FILE, shards[0], dtype)
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(folder / name, shard, dtype)
-        places |= {tensor.name: name for tensor in shard}
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+        weight_map |= {tensor.name: name for tensor in shard}
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    write_json(folder / INDEX_FILE, index)
 
 
-def _write_file(file: Path, tensors: list[Outgoing], dtype: str) -> None:
-    kind = TYPES[CODES[dtype]]
+def _write_file(file: Path, tensors: list[LazyTensor], dtype: str) -> None:
+    code = SAFETENSORS_DTYPES[dtype]
+    numpy_dtype = NUMPY_DTYPES[code]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
-        start, end = end, end + int(np.prod(tensor.shape)) * kind.itemsize
+        start, end = end, end + int(np.prod(tensor.shape)) * numpy_dtype.itemsize
+        offsets = [start, end]
         header[tensor.name] = {
-            "dtype": CODES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end],
+            "dtype": code, "shape": list(tensor.shape), "data_offsets": offsets,
         }  # fmt: skip
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            value = np.ascontiguousarray(tensor.make(), dtype=kind)
+            value = np.ascontiguousarray(tensor.load(), dtype=numpy_dtype)
             if value.shape != tensor.shape:
                 raise ValueError(f"{tensor.name} is {value.shape}, not {tensor.shape}")
             stream.write(value.reshape(-1).view("uint8").data)

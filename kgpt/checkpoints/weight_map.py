@@ -1,7 +1,7 @@
-"""Under which names, and in which orientation, the weights of a GPT lie in a model file.
+"""The tensor names and orientation of a GPT's weights in a model file.
 
-For each family (see `families.py`) and every variable of a `kgpt.GPT`: the tensors that hold it.
-The same table serves reading and writing. No Keras here.
+For each `model_type` (see `hf_config.py`), the tensors that store each variable of a `kgpt.GPT`.
+The same table is used to read and to write. No Keras here.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ from dataclasses import dataclass
 
 from kgpt.config import ModelConfig
 
-# What older software stored beside the weights, though it follows from the configuration.
+# Buffers that older software stores with the weights, although the configuration implies them.
 BUFFERS = re.compile(r".*\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)|lm_head\.weight")
-PREFIXES = ("transformer.", "model.")  # a model saved without its head lacks them
-
+PREFIXES = ("transformer.", "model.")  # missing if a model was saved without its head
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One variable of kgpt as it lies in a file.
+class TensorMapping:
+    """One variable of a `GPT` and the tensors that store it.
 
     Attributes:
         path: the variable's path below the model, such as "block_0/attention/qkv".
         shape: the variable's shape.
-        names: the tensors that hold it, in order, side by side along its last axis.
-        widths: the last-axis width of each.
+        names: the tensors, concatenated along the variable's last axis.
+        widths: the size of each tensor along that axis.
         transposed: each tensor is stored (out, in) instead of kgpt's (in, out).
-        absent: kgpt has no such variable; the file wants zeros.
+        always_zero: the `GPT` has no such variable; the file stores zeros.
     """
 
     path: str
@@ -38,10 +37,10 @@ class Stored:
     names: tuple[str, ...]
     widths: tuple[int, ...]
     transposed: bool = False
-    absent: bool = False
+    always_zero: bool = False
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...], int]]:
-        """Name and shape in the file of each part, and where it begins along the last axis."""
+        """Name and shape of each tensor in the file, and its start along the last axis."""
         start = 0
         for name, width in zip(self.names, self.widths, strict=True):
             shape = (*self.shape[:-1], width)
@@ -49,13 +48,13 @@ class Stored:
             start += width
 
 
-def layout(config: ModelConfig, family: str) -> Iterator[Stored]:
-    """Every tensor of a model file of `family`."""
-    table = {"gpt2": _gpt2, "kgpt": _own}.get(family, _llama)
-    return table(config)
+def tensor_mappings(config: ModelConfig, model_type: str) -> Iterator[TensorMapping]:
+    """Every variable of a model, as a file of `model_type` stores it."""
+    mappings = {"gpt2": _gpt2_mappings, "kgpt": _kgpt_mappings}.get(model_type, _llama_mappings)
+    return mappings(config)
 
 
-def shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def parameter_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Path and shape of every variable of a GPT, in the model's order."""
     d, f, h = config.hidden_dim, config.intermediate_dim, config.head_dim
     heads, kv = config.num_heads * h, config.num_kv_heads * h
@@ -83,10 +82,10 @@ def shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"final_norm/{name}", shape
 
 
-def _own(config: ModelConfig) -> Iterator[Stored]:
-    """kgpt's own names: the variables' paths."""
-    for path, shape in shapes(config):
-        yield Stored(path, shape, (path.replace("/", "."),), shape[-1:])
+def _kgpt_mappings(config: ModelConfig) -> Iterator[TensorMapping]:
+    """kgpt's own format: a tensor a variable, named by its path."""
+    for path, shape in parameter_shapes(config):
+        yield TensorMapping(path, shape, (path.replace("/", "."),), shape[-1:])
 
 
 _GPT2_NAMES = {
@@ -111,18 +110,19 @@ _GPT2_NAMES = {
 
 
 def gpt2_name(path: str) -> str:
-    """What GPT-2 calls the variable `path`."""
+    """The name of the variable `path` in a GPT-2 file."""
     block, _, part = path.partition("/")
     if block.startswith("block_"):
         return f"transformer.h.{block.removeprefix('block_')}.{_GPT2_NAMES[part]}"
     return _GPT2_NAMES[path]
 
 
-def _gpt2(config: ModelConfig) -> Iterator[Stored]:
-    """GPT-2 keeps its matrices (in, out), as kgpt does, and cannot do without biases."""
-    for path, shape in shapes(config.model_copy(update={"bias": True})):
-        absent = not config.bias and path.endswith("bias")
-        yield Stored(path, shape, (gpt2_name(path),), shape[-1:], absent=absent)
+def _gpt2_mappings(config: ModelConfig) -> Iterator[TensorMapping]:
+    """GPT-2 stores matrices (in, out), as kgpt does, and always has biases."""
+    for path, shape in parameter_shapes(config.model_copy(update={"bias": True})):
+        always_zero = not config.bias and path.endswith("bias")
+        names = (gpt2_name(path),)
+        yield TensorMapping(path, shape, names, shape[-1:], always_zero=always_zero)
 
 
 _LLAMA_NAMES = {
@@ -145,15 +145,15 @@ _LLAMA_NAMES = {
 _TRANSPOSED = ("attention/qkv", "attention/output", "mlp/up", "mlp/down")
 
 
-def _llama(config: ModelConfig) -> Iterator[Stored]:
-    """Llama and its kin keep matrices (out, in), and each product by itself."""
+def _llama_mappings(config: ModelConfig) -> Iterator[TensorMapping]:
+    """Llama and its relatives store matrices (out, in), with q, k, v and gate, up unfused."""
     heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     f = config.intermediate_dim
-    for path, shape in shapes(config):
+    for path, shape in parameter_shapes(config):
         block, _, part = path.partition("/")
-        inside = block.startswith("block_")
-        names = _LLAMA_NAMES[part if inside else path]
-        if inside:
+        in_block = block.startswith("block_")
+        names = _LLAMA_NAMES[part if in_block else path]
+        if in_block:
             names = tuple(f"model.layers.{block.removeprefix('block_')}.{name}" for name in names)
         widths = {3: (heads, kv, kv), 2: (f, f), 1: shape[-1:]}[len(names)]
-        yield Stored(path, shape, names, widths, transposed=part in _TRANSPOSED)
+        yield TensorMapping(path, shape, names, widths, transposed=part in _TRANSPOSED)

@@ -1,8 +1,8 @@
-"""The weights of a model directory as kgpt's own variables: checked first, then read one by one."""
+"""Read and write the weights of a model directory, one variable at a time, after validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,99 +10,104 @@ import numpy as np
 from kgpt.checkpoints.hf_config import model_type_of
 from kgpt.checkpoints.quantized import open_quantized
 from kgpt.checkpoints.safetensors_io import (
-    SHARD_BYTES,
-    TYPES,
-    Entry,
-    Outgoing,
+    MAX_SHARD_BYTES,
+    NUMPY_DTYPES,
+    LazyTensor,
+    TensorEntry,
     open_tensors,
     write_tensors,
 )
-from kgpt.checkpoints.weight_map import BUFFERS, PREFIXES, Stored, layout
+from kgpt.checkpoints.weight_map import BUFFERS, PREFIXES, TensorMapping, tensor_mappings
 from kgpt.config import ModelConfig
 from kgpt.errors import CheckpointError
 
-Read = Callable[[str], np.ndarray]  # a variable's path to its value
+ReadVariable = Callable[[str], np.ndarray]  # from a variable's path to its value
 
 
 class Weights:
-    """The variables stored in `folder`, by path; making it checks every name, shape and type.
+    """The variables stored in `folder`, by path; the constructor checks names, shapes and dtypes.
 
-    Raises `CheckpointError` if the files are not what `config` says they are.
+    Raises `CheckpointError` if the files do not match `config`.
     """
 
     def __init__(self, folder: Path, config: ModelConfig):
         self.folder = folder
         entries = open_quantized(folder) or open_tensors(folder)
-        self._stored: dict[str, Stored] = {}
-        self._entries: dict[str, Entry] = {}
+        self._mappings: dict[str, TensorMapping] = {}
+        self._entries: dict[str, TensorEntry] = {}
         used = set()
-        for stored in layout(config, model_type_of(config)):
-            for name, shape, _ in stored.tensors():
-                known = _find(name, entries, folder)
-                used.add(known)
-                self._entries[name] = _checked(name, entries[known], shape)
-            if stored.absent:
-                self._check_zero(stored)
+        for mapping in tensor_mappings(config, model_type_of(config)):
+            for name, shape, _ in mapping.tensors():
+                key = _entry_key(name, entries, folder)
+                used.add(key)
+                self._entries[name] = _checked(name, entries[key], shape)
+            if mapping.always_zero:
+                self._check_zero(mapping)
             else:
-                self._stored[stored.path] = stored
-        extra = [name for name in entries if name not in used and not BUFFERS.fullmatch(name)]
-        if extra:
+                self._mappings[mapping.path] = mapping
+        unknown = [name for name in entries if name not in used and not BUFFERS.fullmatch(name)]
+        if unknown:
             raise CheckpointError(
-                f"{folder} holds the tensor {extra[0]}, which has no place in the model that its "
+                f"{folder} has the tensor {unknown[0]}, which is not part of the model that its "
                 "config.json describes."
             )
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Path and shape of every variable."""
-        return {path: stored.shape for path, stored in self._stored.items()}
+        return {path: mapping.shape for path, mapping in self._mappings.items()}
 
     @property
     def dtype(self) -> str:
-        """The type they are stored in; of several, float32."""
-        codes = {entry.code for entry in self._entries.values()}
-        return str(TYPES[codes.pop()]) if len(codes) == 1 else "float32"
+        """The storage dtype of all tensors; float32 if they differ."""
+        dtypes = {entry.dtype for entry in self._entries.values()}
+        return str(NUMPY_DTYPES[dtypes.pop()]) if len(dtypes) == 1 else "float32"
 
     def read(self, path: str, dtype: str = "float32") -> np.ndarray:
         """A new array with the variable called `path`, in kgpt's orientation."""
-        stored = self._stored[path]
-        value = np.empty(stored.shape, np.dtype(dtype))
-        for name, shape, start in stored.tensors():
+        mapping = self._mappings[path]
+        value = np.empty(mapping.shape, np.dtype(dtype))
+        for name, shape, start in mapping.tensors():
             part = self._entries[name].read().reshape(shape)
-            width = shape[0] if stored.transposed else shape[-1]
-            value[..., start : start + width] = part.T if stored.transposed else part
+            width = shape[0] if mapping.transposed else shape[-1]
+            value[..., start : start + width] = part.T if mapping.transposed else part
         return value
 
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor by its name in the file, in the file's orientation and type."""
+        """A tensor by its name in the file, in the file's orientation and dtype."""
         return self._entries[name].read()
 
-    def _check_zero(self, stored: Stored) -> None:
-        for name in stored.names:
+    def _check_zero(self, mapping: TensorMapping) -> None:
+        for name in mapping.names:
             if np.any(self._entries[name].read()):
                 raise CheckpointError(
-                    f"{self.folder} says that its model has no biases, but {name} is not zero."
+                    f"The config.json of {self.folder} says that the model has no biases, "
+                    f"but {name} is not zero."
                 )
 
 
 def write_weights(
-    folder: Path, config: ModelConfig, read: Read, dtype: str = "float32", limit: int = SHARD_BYTES
+    folder: Path,
+    config: ModelConfig,
+    read: ReadVariable,
+    dtype: str = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write the weights file of a model directory; `read` is asked for one variable at a time."""
+    """Write the weights of a model directory; `read` is called for one variable at a time."""
+    cached_read = _LastTensorCache(read)
 
-    def outgoing():
-        for stored in layout(config, model_type_of(config)):
-            for name, shape, start in stored.tensors():
-                yield Outgoing(name, shape, _part(stored, shape, start, held))
+    def tensors() -> Iterator[LazyTensor]:
+        for mapping in tensor_mappings(config, model_type_of(config)):
+            for name, shape, start in mapping.tensors():
+                yield LazyTensor(name, shape, _loader(mapping, shape, start, cached_read))
 
-    held = _Latest(read)
-    write_tensors(folder, outgoing(), dtype, limit)
+    write_tensors(folder, tensors(), dtype, max_shard_bytes)
 
 
-class _Latest:
-    """Remembers the variable asked for last: its parts are written one after the other."""
+class _LastTensorCache:
+    """Caches the last variable read: its tensors are written one after the other."""
 
-    def __init__(self, read: Read):
+    def __init__(self, read: ReadVariable):
         self._read = read
         self._path = ""
         self._value = np.zeros(0)
@@ -114,36 +119,40 @@ class _Latest:
         return self._value
 
 
-def _part(stored: Stored, shape: tuple[int, ...], start: int, read: Read):
-    def make() -> np.ndarray:
-        if stored.absent:
+def _loader(
+    mapping: TensorMapping, shape: tuple[int, ...], start: int, read: ReadVariable
+) -> Callable[[], np.ndarray]:
+    """A function that returns the tensor of `shape` at `start` of a variable's last axis."""
+
+    def load() -> np.ndarray:
+        if mapping.always_zero:
             return np.zeros(shape, dtype="float32")
-        width = shape[0] if stored.transposed else shape[-1]
-        value = read(stored.path)[..., start : start + width]
-        return value.T if stored.transposed else value
+        width = shape[0] if mapping.transposed else shape[-1]
+        value = read(mapping.path)[..., start : start + width]
+        return value.T if mapping.transposed else value
 
-    return make
+    return load
 
 
-def _find(name: str, entries: Mapping[str, Entry], folder: Path) -> str:
-    """The key of `entries` for the tensor `name`, which may lack its prefix."""
+def _entry_key(name: str, entries: Mapping[str, TensorEntry], folder: Path) -> str:
+    """The key of `entries` for the tensor `name`, with or without its prefix."""
     if name in entries:
         return name
     for prefix in PREFIXES:
         if name.startswith(prefix) and name.removeprefix(prefix) in entries:
             return name.removeprefix(prefix)
-    raise CheckpointError(f"{folder} lacks the tensor {name}, which its config.json calls for.")
+    raise CheckpointError(f"{folder} lacks the tensor {name}, which its config.json requires.")
 
 
-def _checked(name: str, entry: Entry, shape: tuple[int, ...]) -> Entry:
+def _checked(name: str, entry: TensorEntry, shape: tuple[int, ...]) -> TensorEntry:
     if entry.shape != shape:
         raise CheckpointError(
-            f"{entry.file} holds {name} with shape {list(entry.shape)}, "
-            f"but config.json says {list(shape)}."
+            f"{name} in {entry.file} has shape {list(entry.shape)}, "
+            f"but config.json requires {list(shape)}."
         )
-    if entry.code not in TYPES:
+    if entry.dtype not in NUMPY_DTYPES:
         raise CheckpointError(
-            f"{entry.file} holds {name} as {entry.code}, which is no number format for weights; "
-            f"kgpt reads {', '.join(TYPES)}."
+            f"{name} in {entry.file} has dtype {entry.dtype}; kgpt reads weights in "
+            f"{', '.join(NUMPY_DTYPES)}."
         )
     return entry

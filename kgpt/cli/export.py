@@ -1,4 +1,4 @@
-"""`kgpt export`: a model for other software."""
+"""`kgpt export`: write a model in the formats of other software."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kgpt.errors import UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
 from kgpt.runs import resolve_model
 
-# A format is a function of the model directory, the empty folder to fill, and the storage type.
+# A format is a function of the model directory, the empty folder to fill, and the storage dtype.
 FORMATS = {
     "gguf": "kgpt.export.gguf:export_gguf",
-    "hf": "kgpt.checkpoints.copying:export_hugging_face",
+    "hf": "kgpt.checkpoints.convert:export_hugging_face",
     "keras": "kgpt.export.keras_file:export_keras",
     "onnx": "kgpt.export.onnx:export_onnx",
     "savedmodel": "kgpt.export.savedmodel.export:export_saved_model",
 }
-STORAGE = ("float32", "bfloat16", "float16")
+STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def export(*, model: str, format: str, out: str, dtype: str | None = None) -> None:
@@ -30,22 +30,24 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
     model
         A model directory, a run (its best checkpoint), or run@step.
     format
-        hf: a folder for transformers and vLLM. gguf: a file for llama.cpp. onnx: one graph for
-        whole texts and for single cached steps. keras: a .keras file. savedmodel:
-        text in, text out, for TensorFlow Serving; OUT is then a numbered version, such as
+        hf: a folder for transformers and vLLM. gguf: a file for llama.cpp, tokenizer included,
+        in float32 or float16; it needs the extra "gguf", and no converter. onnx: a decoder with
+        KV cache for onnxruntime; it needs the extra "onnx". keras: a .keras file. savedmodel:
+        the whole text generator for TensorFlow Serving; OUT is then a numbered version, such as
         my-model/1.
     out
         The folder to write, which must not exist or be empty.
     dtype
-        How weights are stored: float32, bfloat16 or float16; as they are when not given.
+        Of the stored weights: float32, bfloat16 or float16. If not given, hf keeps the model's
+        own; the others write float32.
     """
     if format not in FORMATS:
         hint = did_you_mean(format, FORMATS) or f"the formats are {', '.join(FORMATS)}."
         raise UsageError(f"There is no format {format!r}; {hint}")
-    if dtype is not None and dtype not in STORAGE:
-        raise UsageError(f"--dtype must be {', '.join(STORAGE)}, not {dtype!r}.")
+    if dtype is not None and dtype not in STORAGE_DTYPES:
+        raise UsageError(f"--dtype must be {', '.join(STORAGE_DTYPES)}, not {dtype!r}.")
     if format == "savedmodel" and not Path(out).name.isdecimal():
-        raise UsageError(f"TensorFlow Serving wants numbered versions; give --out {out}/1.")
+        raise UsageError(f"TensorFlow Serving needs numbered versions; give --out {out}/1.")
     folder, target = resolve_model(model), new_target(out)
     prepare_process()
     silence_native_code()
@@ -56,7 +58,7 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
 
 
 def new_target(out: str) -> Path:
-    """The folder `out`, in which there must be nothing yet."""
+    """The folder `out`, which must not exist or be empty."""
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already; choose another folder, or delete it.")

@@ -1,4 +1,4 @@
-"""`kgpt info`: what a model is made of, what it needs, and where it comes from."""
+"""`kgpt info`: a model's architecture, size, memory use and provenance."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from rich.text import Text
 from kgpt.runs import Run, resolve_model
 
 
-def info(model: str, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False):
-    """What a model is made of, what it needs, and where it comes from.
+def info(
+    model: str, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
+) -> None:
+    """Show a model's architecture, size, memory use and provenance.
 
     Parameters
     ----------
@@ -24,21 +26,21 @@ def info(model: str, *, as_json: Annotated[bool, Parameter(name="--json", negati
     as_json
         Print one JSON object.
     """
-    facts = gather(resolve_model(model))
+    found = model_info(resolve_model(model))
     if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    table = Table(title=Text(facts["folder"]), show_header=False, title_justify="left")
+    table = Table(title=Text(found["folder"]), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for name, text in lines(facts):
+    for name, text in table_rows(found):
         table.add_row(name, Text(text))
     Console().print(table)
 
 
-def gather(folder: Path) -> dict[str, Any]:
-    """All facts about a model directory, sizes in bytes."""
-    from kgpt.checkpoints import model_info
+def model_info(folder: Path) -> dict[str, Any]:
+    """What `kgpt info` shows of a model directory; sizes are in bytes."""
+    from kgpt.checkpoints import model_info as from_config
     from kgpt.checkpoints.hf_config import model_type_of
     from kgpt.checkpoints.pretrained import load_config
     from kgpt.checkpoints.quantized import quantization_of
@@ -47,22 +49,22 @@ def gather(folder: Path) -> dict[str, Any]:
     stored = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     return {
         "folder": str(folder),
-        "family": model_type_of(config),
+        "model_type": model_type_of(config),
         "architecture": config.model_dump(),
-        "parameters": model_info.parameters_by_part(config),
+        "parameters": from_config.parameters_by_part(config),
         "weights_on_disk": stored,
         "quantization": quantization_of(folder),
-        "weights": model_info.weight_bytes(config),
-        "cache_per_token": model_info.cache_bytes(config),
-        "cache_at_full_context": model_info.cache_bytes(config, config.max_length),
-        "flops_per_token": model_info.flops_per_token(config, config.max_length),
-        "tokenizer": tokenizer_facts(folder),
+        "weights": from_config.weight_bytes(config),
+        "cache_per_token": from_config.cache_bytes(config),
+        "cache_at_full_context": from_config.cache_bytes(config, config.max_length),
+        "flops_per_token": from_config.flops_per_token(config, config.max_length),
+        "tokenizer": tokenizer_info(folder),
         "provenance": provenance(folder),
     }
 
 
-def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
-    """The tokenizer's size, special tokens and whether it has a chat template; None if none."""
+def tokenizer_info(folder: Path) -> dict[str, Any] | None:
+    """Vocabulary size, special tokens and chat template of the tokenizer; None without one."""
     from kgpt.text.chat_template import load_chat_template
     from kgpt.text.tokenizer import Tokenizer
 
@@ -78,78 +80,75 @@ def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """Which run and step a model is of, and how good it was there, as far as is known."""
+    """The run, step and validation loss that a model comes from, as far as they are known."""
     from kgpt.checkpoints.pretrained import TRAINER_STATE, training_state_file
+    from kgpt.config import read_yaml
     from kgpt.text.special_tokens import read_json_object
 
     config = read_json_object(folder / "config.json")
     training = read_json_object(training_state_file(folder, TRAINER_STATE))
-    found = {"version": (config.get("kgpt") or {}).get("version"), **training}
+    values = {"version": (config.get("kgpt") or {}).get("version"), **training}
     run = Run(folder.resolve().parent.parent)
     if folder.resolve().parent.name == "checkpoints" and run.exists:
         rows = [row for row in run.metrics() if row["step"] == training.get("step")]
         losses = [row["val_loss"] for row in rows if "val_loss" in row]
-        data = read_yaml_data(run)
-        found |= {"run": run.name, "val_loss": losses[-1] if losses else None, "data": data}
-    return {name: value for name, value in found.items() if value is not None}
+        data = read_yaml(run.path / "run.yaml").get("data", {}).get("dir")
+        values |= {"run": run.name, "val_loss": losses[-1] if losses else None, "data": data}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def read_yaml_data(run: Run) -> str | None:
-    """The data set that a run's configuration names."""
-    from kgpt.config import read_yaml
-
-    return read_yaml(run.path / "run.yaml").get("data", {}).get("dir")
-
-
-def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """The facts as rows for a person."""
-    shape, parts = facts["architecture"], dict(facts["parameters"])
+def table_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
+    """The result of `model_info` as rows of a table: label and text."""
+    config, parts = info["architecture"], dict(info["parameters"])
     total = parts.pop("total")
-    cache, full = facts["cache_per_token"], facts["cache_at_full_context"]
-    flops = facts["flops_per_token"]
+    flops = info["flops_per_token"]
     rows = [
-        ("architecture", architecture(facts["family"], shape)),
-        ("context", f"{shape['max_length']:,} tokens"),
+        ("architecture", architecture(info["model_type"], config)),
+        ("context", f"{config['max_length']:,} tokens"),
         ("parameters", f"{total:,}"),
         *((f"  {part}", f"{count:,}  ({count / total:.0%})") for part, count in parts.items()),
-        ("weights", ", ".join(f"{name} {size(n)}" for name, n in facts["weights"].items())),
-        ("  on disk", size(facts["weights_on_disk"]) + stored_as(facts["quantization"])),
-        ("cache a token", ", ".join(f"{name} {size(n)}" for name, n in cache.items())),
-        ("  at full context", ", ".join(f"{name} {size(n)}" for name, n in full.items())),
-        ("FLOPs a token", f"{flops['train']:.3g} to train, {flops['generate']:.3g} to write"),
+        ("weights", sizes(info["weights"])),
+        ("  on disk", size(info["weights_on_disk"]) + stored_as(info["quantization"])),
+        ("KV cache a token", sizes(info["cache_per_token"])),
+        ("  at full context", sizes(info["cache_at_full_context"])),
+        ("FLOPs a token", f"{flops['train']:.3g} to train, {flops['generate']:.3g} to generate"),
     ]
-    tokenizer = facts["tokenizer"]
-    if tokenizer:
+    if tokenizer := info["tokenizer"]:
         rows += [
             ("tokenizer", f"{tokenizer['vocab_size']:,} tokens"),
             ("  special", " ".join(tokenizer["special"]) or "none"),
             ("  chat template", "yes" if tokenizer["chat"] else "no"),
         ]
-    for name, value in facts["provenance"].items():
-        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-        rows.append((name.replace("_", " "), shown))
+    for name, value in info["provenance"].items():
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        rows.append((name.replace("_", " "), text))
     return rows
 
 
-def architecture(family: str, shape: dict[str, Any]) -> str:
+def architecture(model_type: str, config: dict[str, Any]) -> str:
     """ "llama: 4 layers of 128, 4 heads, feed-forward 384, rotary, rms, swiglu"."""
-    heads, kv = shape["num_heads"], shape["num_kv_heads"] or shape["num_heads"]
+    heads, kv_heads = config["num_heads"], config["num_kv_heads"]
     parts = [
-        f"{shape['num_layers']} layers of {shape['hidden_dim']}",
-        f"{heads} heads" + (f" sharing {kv} for keys and values" if kv != heads else ""),
-        f"feed-forward {shape['intermediate_dim'] or 4 * shape['hidden_dim']}",
-        f"{shape['position']} positions",
-        f"{shape['norm']} norm",
-        shape["activation"],
-        "tied head" if shape["tie_embeddings"] else "separate head",
+        f"{config['num_layers']} layers of {config['hidden_dim']}",
+        f"{heads} heads" + (f", {kv_heads} KV heads" if kv_heads != heads else ""),
+        f"feed-forward {config['intermediate_dim']}",
+        f"{config['position']} positions",
+        f"{config['norm']} norm",
+        config["activation"],
+        "tied head" if config["tie_embeddings"] else "separate head",
     ]
-    if shape["sliding_window"]:
-        parts.append(f"window {shape['sliding_window']}")
-    return f"{family}: {', '.join(parts)}"
+    if config["sliding_window"]:
+        parts.append(f"window {config['sliding_window']}")
+    return f"{model_type}: {', '.join(parts)}"
 
 
 def stored_as(quantization: dict[str, Any] | None) -> str:
-    return f", in {quantization['bits']} bits" if quantization else ""
+    return f", int{quantization['bits']}" if quantization else ""
+
+
+def sizes(bytes_by_dtype: dict[str, int]) -> str:
+    """ "float32 3.8 MB, bfloat16 1.9 MB"."""
+    return ", ".join(f"{dtype} {size(count)}" for dtype, count in bytes_by_dtype.items())
 
 
 def size(count: float) -> str:

@@ -1,7 +1,8 @@
-"""`kgpt quantize`: a model stored in 8 or 4 bits, and what that costs."""
+"""`kgpt quantize`: store a model in int8 or int4, and measure the loss in perplexity."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -26,10 +27,10 @@ def quantize(
     tokens: Whole = 50_000,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Store a model in 8 or 4 bits a weight, and measure what that costs.
+    """Store a model in int8 or int4, and measure the loss in perplexity.
 
-    The directory is smaller on disk and over the network. Loaded, its weights are floats again,
-    unless generate, chat and serve are told to hold them as they are, by --dtype int8.
+    This saves disk and download, not memory: loading dequantizes to float. For int8 in memory, run
+    generate, chat and serve with --dtype int8, which works with any model directory.
 
     Parameters
     ----------
@@ -38,13 +39,12 @@ def quantize(
     out
         The folder to write, which must not exist or be empty.
     bits
-        8: a scale for each output of a matrix. 4: a scale for each 32 inputs of an output; the
-        embeddings and the head stay at 8.
+        8: int8, per-channel scales. 4: int4, group-wise scales (group size 32), with embeddings
+        and head in int8.
     data
-        What perplexity is measured on, before and after: a data set (its validation part) or a
-        text file.
+        Measure perplexity before and after on this data set (its validation split) or text file.
     tokens
-        Measure on so many tokens at most.
+        Measure perplexity on at most so many tokens.
     quiet
         Print nothing.
     """
@@ -54,13 +54,14 @@ def quantize(
         raise UsageError(f"--tokens must be at least 1, not {tokens}.")
     folder, target = resolve_model(model), new_target(out)
     prepare_process()
+    from kgpt.checkpoints.convert import quantize_model
     from kgpt.checkpoints.pretrained import load_config
-    from kgpt.export.quantize import perplexity, validation_tokens, write_quantized
+    from kgpt.export.perplexity import perplexity, validation_tokens
 
     console = Console(quiet=quiet)
-    measured = validation_tokens(data, folder) if data else None
+    evaluation = validation_tokens(data, folder) if data else None
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
-        write_quantized(folder, work, bits)
+        quantize_model(folder, work, bits)
     table = Table()
     for column in ("", "before", f"int{bits}", "change"):
         table.add_column(column, justify="left" if not column else "right")
@@ -68,27 +69,25 @@ def quantize(
     table.add_row("weights on disk", *(f"{n / 1e6:,.2f} MB" for n in sizes), ratio(*sizes))
     memory = 4 * load_config(folder).num_parameters()
     table.add_row("weights in memory", *[f"{memory / 1e6:,.2f} MB"] * 2, "none")
-    if measured is not None:
+    if evaluation is not None:
         silence_native_code()
         with console.status("measuring"):
-            stream, loss_mask = measured
-            before, after = (
-                perplexity(place, stream, tokens, loss_mask) for place in (folder, target)
-            )
+            stream, loss_mask = evaluation
+            before, after = (perplexity(f, stream, tokens, loss_mask) for f in (folder, target))
         row = f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.2%}"
         table.add_row("perplexity", *row)
     console.print(table)
     console.print(
         Text(
-            f"{target} saves disk and download. Loaded, the weights are float32 again; with "
-            "--dtype int8, generate, chat and serve hold those of any model in 8 bits."
+            f"{target} saves disk and download; loading dequantizes to float32. For int8 "
+            "in memory, run generate, chat and serve with --dtype int8."
         )
     )
-    if measured is None:
-        console.print(Text("Give --data to measure what it costs in perplexity."))
+    if evaluation is None:
+        console.print(Text("Give --data to measure the loss in perplexity."))
 
 
-def weights_size(folder) -> int:
+def weights_size(folder: Path) -> int:
     """Bytes of a model directory's weights."""
     return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
 

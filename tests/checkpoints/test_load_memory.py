@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kgpt.checkpoints.pretrained import write_config
-from kgpt.checkpoints.weight_map import shapes
+from kgpt.checkpoints.weight_map import parameter_shapes
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig
 
@@ -42,12 +42,12 @@ print(megabytes("VmHWM") - before)
 @pytest.mark.parametrize("values", [GPT2, SMOLLM2], ids=["gpt2", "smollm2"])
 def test_the_peak_is_at_most_a_third_above_the_model(values, tmp_path):
     config = ModelConfig(**values)
-    wanted = dict(shapes(config))
+    shapes = dict(parameter_shapes(config))
     rng = np.random.default_rng(0)
     write_config(tmp_path, config)
-    write_weights(tmp_path, config, lambda path: rng.random(wanted[path], "float32"))
+    write_weights(tmp_path, config, lambda path: rng.random(shapes[path], "float32"))
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    size = 4 * sum(math.prod(shape) for shape in wanted.values())
+    size = 4 * sum(math.prod(shape) for shape in shapes.values())
     assert int(done.stdout.split()[-1]) <= 1.3 * size

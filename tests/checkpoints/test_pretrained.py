@@ -1,4 +1,4 @@
-"""Model directories: round trips, and files that are damaged or lie."""
+"""Model directories: round trips, and files that are damaged or contradict each other."""
 
 import json
 import struct
@@ -85,7 +85,7 @@ def test_shards_hold_what_one_file_holds(folder, tmp_path):
     config = load_config(folder)
     weights = Weights(folder, config)
     (tmp_path / "shards").mkdir()
-    write_weights(tmp_path / "shards", config, weights.read, limit=3000)
+    write_weights(tmp_path / "shards", config, weights.read, max_shard_bytes=3000)
     index = json.loads((tmp_path / "shards/model.safetensors.index.json").read_text())
     shards = {file.name for file in (tmp_path / "shards").glob("*.safetensors")}
     assert len(shards) > 2 and set(index["weight_map"].values()) == shards
@@ -137,14 +137,14 @@ def test_a_missing_tensor_is_named(folder):
 def test_a_tensor_too_many_is_named(folder):
     tensors = load_file(folder / "model.safetensors") | {"adapter": np.ones(3, "float32")}
     save_file(tensors, folder / "model.safetensors")
-    refused(folder, "the tensor adapter, which has no place")
+    refused(folder, "the tensor adapter, which is not part of the model")
 
 
-def test_a_wrong_number_format_is_named(folder):
+def test_an_integer_tensor_is_named(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors["transformer.ln_f.weight"] = tensors["transformer.ln_f.weight"].astype("int64")
     save_file(tensors, folder / "model.safetensors")
-    refused(folder, r"transformer\.ln_f\.weight as I64")
+    refused(folder, r"transformer\.ln_f\.weight in .* has dtype I64")
 
 
 @pytest.mark.parametrize("lie", [
@@ -173,25 +173,25 @@ def test_a_config_that_is_no_object(folder):
         assert type(caught.value).__module__ == "kgpt.errors"
 
 
-def test_rotary_rules_that_are_not_known(tmp_path):
+def test_an_unknown_rope_scaling(tmp_path):
     save_model(GPT(ModelConfig(**SMALL, **LLAMA)), tmp_path)
     change_config(tmp_path, rope_scaling={"rope_type": "longrope", "factor": 2.0})
-    refused(tmp_path, "no rotary scaling 'longrope'")
+    refused(tmp_path, "no RoPE scaling 'longrope'")
     change_config(tmp_path, rope_scaling=None, partial_rotary_factor=0.5)
     refused(tmp_path, "partial_rotary_factor 0.5")
 
 
 def test_an_index_that_points_elsewhere(folder):
     (folder / "model.safetensors").rename(folder.parent / "secret.safetensors")
-    places = {"transformer.wte.weight": "../secret.safetensors"}
+    weight_map = {"transformer.wte.weight": "../secret.safetensors"}
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": places}))
+    index.write_text(json.dumps({"weight_map": weight_map}))
     refused(folder, "outside its folder")
     index.write_text("{}")
     refused(folder, "is damaged")
 
 
-def test_biases_that_a_model_without_them_holds(tmp_path):
+def test_nonzero_biases_of_a_model_without_biases(tmp_path):
     save_model(GPT(ModelConfig(**SMALL, bias=False)), tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["transformer.ln_f.bias"] += 1
@@ -213,7 +213,7 @@ def test_the_default_sampling_comes_back(tmp_path):
     assert load_sampling(tmp_path) == sampling
 
 
-def test_greedy_and_silent_generation_configs(tmp_path):
+def test_greedy_and_empty_generation_configs(tmp_path):
     assert load_sampling(tmp_path) == SamplingConfig()
     file = tmp_path / "generation_config.json"
     file.write_text('{"do_sample": false, "max_new_tokens": 7, "eos_token_id": 2}')

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: how far they move, and that a directory of them is an ordinary model."""
+"""int8 and int4 storage: the rounding error, and loading a quantized directory like any other."""
 
 import json
 
@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from kgpt.checkpoints.convert import quantize_model
 from kgpt.checkpoints.model_info import weight_bytes
 from kgpt.checkpoints.pretrained import load_config, load_model, path_below, save_model
 from kgpt.checkpoints.quantized import FILES
 from kgpt.checkpoints.weights import Weights
 from kgpt.errors import CheckpointError, UsageError
-from kgpt.export.quantize import write_quantized
 from kgpt.model.quantization import (
     GROUP_SIZE,
     dequantize_int4,
@@ -34,7 +34,7 @@ def matrices(width):
 
 
 @given(st.integers(1, 40).flatmap(matrices))
-def test_in_8_bits_no_weight_moves_by_more_than_half_a_scale(matrix):
+def test_int8_moves_no_weight_by_more_than_half_a_scale(matrix):
     q, scale = quantize_int8(matrix)
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     assert q.dtype == np.int8 and q.min() >= -127
@@ -42,7 +42,7 @@ def test_in_8_bits_no_weight_moves_by_more_than_half_a_scale(matrix):
 
 
 @given(matrices(2 * GROUP_SIZE))
-def test_in_4_bits_no_weight_moves_far_and_groups_do_not_mix(matrix):
+def test_int4_moves_no_weight_far_and_groups_do_not_mix(matrix):
     packed, scale = quantize_int4(matrix)
     assert packed.nbytes * 2 == matrix.size and scale.shape == (len(matrix), 2)
     groups = matrix.reshape(-1, GROUP_SIZE)
@@ -74,7 +74,7 @@ def stored(tmp_path):
         before.mkdir()
         after.mkdir()
         save_model(model_of(kind), before)
-        write_quantized(before, after, bits)
+        quantize_model(before, after, bits)
         return before, after
 
     return make
@@ -84,15 +84,15 @@ def stored(tmp_path):
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("kind", ["gpt2", "gpt2-no-bias", "llama", "qk-norm"])
 def test_a_quantized_directory_is_an_ordinary_model(stored, kind, bits):
-    """Every backend gets the weights that the file says, in their place and orientation."""
+    """Every backend loads the dequantized weights, each in its variable and orientation."""
     before, after = stored(kind, bits)
     config = load_config(before)
     assert load_config(after) == config
-    original, kept = Weights(before, config), Weights(after, config)
+    original, quantized = Weights(before, config), Weights(after, config)
     model = load_model(after)
     for variable in model.trainable_variables:
         path = path_below(variable)
-        was, now = original.read(path), kept.read(path)
+        was, now = original.read(path), quantized.read(path)
         np.testing.assert_array_equal(np.asarray(variable.numpy()), now)
         if was.ndim == 1:
             np.testing.assert_array_equal(now, was)
@@ -102,7 +102,7 @@ def test_a_quantized_directory_is_an_ordinary_model(stored, kind, bits):
 
 
 @pytest.mark.backend
-def test_in_8_bits_the_logits_hardly_change(stored):
+def test_int8_hardly_changes_the_logits(stored):
     before, after = stored("llama", 8)
     ids = np.random.default_rng(1).integers(0, KINDS["llama"]["vocab_size"], (2, 12))
     logits = (load_model(folder)(ids) for folder in (before, after))
@@ -112,14 +112,14 @@ def test_in_8_bits_the_logits_hardly_change(stored):
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "llama-window"])
-def test_the_size_is_the_one_foretold(stored, kind, bits):
+def test_the_size_is_the_predicted_one(stored, kind, bits):
     before, after = stored(kind, bits)
     size = (after / FILES[bits]).stat().st_size
     header = int.from_bytes((after / FILES[bits]).read_bytes()[:8], "little") + 8
     assert size - header == weight_bytes(load_config(before))[f"int{bits}"]
 
 
-def test_matrices_that_4_bits_do_not_fit_stay_at_8(stored):
+def test_matrices_that_do_not_divide_into_groups_stay_int8(stored):
     _, after = stored("llama-window", 4)  # an attention output of 24 inputs
     assert b"o_proj.weight.int8" in (after / FILES[4]).read_bytes()
 
@@ -147,4 +147,4 @@ def test_a_damaged_file_is_refused_with_a_sentence(stored, fault):
 def test_it_is_not_quantized_twice(stored, tmp_path):
     _, after = stored("gpt2", 8)
     with pytest.raises(UsageError, match="already"):
-        write_quantized(after, tmp_path, 4)
+        quantize_model(after, tmp_path, 4)

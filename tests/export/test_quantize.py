@@ -1,6 +1,7 @@
 """`kgpt quantize` and `kgpt info` on a model that has learned something."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from kgpt.checkpoints.pretrained import save_model
 from kgpt.cli import main
 from kgpt.config import ModelConfig
 from kgpt.data.shards import TokenStream
-from kgpt.export.quantize import perplexity
+from kgpt.export.perplexity import perplexity
 from kgpt.text.tokenizer import Tokenizer
 from tests.tiny import tiny_model
 
@@ -57,18 +58,20 @@ def test_quantizing_costs_little(trained, tmp_path, bits, change):
     out = tmp_path / "small"
     assert run("quantize", "--model", folder, "--out", out, "--bits", bits, "--quiet") == 0
     stream = TokenStream([np.array(Tokenizer.load(out).encode(text.read_text()))])
-    before, after = (perplexity(place, stream, 1000) for place in (folder, out))
+    before, after = (perplexity(model, stream, 1000) for model in (folder, out))
     assert before < 4  # it has learned the sentence
     assert after != before
     assert abs(after / before - 1) < change
 
 
-def test_it_tells_what_it_measured(trained, tmp_path, capfd):
+def test_sizes_and_perplexity_are_shown(trained, tmp_path, capfd):
     folder, text = trained
     arguments = ("--out", tmp_path / "small", "--data", text, "--tokens", 500)
     assert run("quantize", "--model", folder, *arguments) == 0
-    said = capfd.readouterr().out
-    assert "perplexity" in said and "smaller" in said and "memory" in said
+    table = capfd.readouterr().out
+    assert re.search(r"weights on disk.*0\.14 MB.*0\.04 MB.*3\.\dx smaller", table)
+    assert re.search(r"weights in memory.*0\.14 MB.*0\.14 MB.*none", table)
+    assert re.search(r"perplexity.*\d\.\d{4}.*\d\.\d{4}.*[+-]\d\.\d\d%", table)
 
 
 def test_wrong_commands_are_answered_with_a_sentence(trained, tmp_path, capsys):
@@ -85,19 +88,20 @@ def test_nothing_is_left_of_what_fails(trained, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kgpt.export.quantize.sha256", interrupted)
+    monkeypatch.setattr("kgpt.checkpoints.convert.sha256", interrupted)
     assert run("quantize", "--model", trained[0], "--out", tmp_path / "here" / "out") == 130
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_info_tells_shape_size_and_tokenizer(trained, capsys):
+def test_info_shows_architecture_size_and_tokenizer(trained, capsys):
     assert run("info", trained[0], "--json") == 0
-    facts = json.loads(capsys.readouterr().out)
-    config = ModelConfig(**facts["architecture"])
-    assert facts["parameters"]["total"] == config.num_parameters()
-    assert facts["weights"]["float32"] == 4 * config.num_parameters()
-    assert facts["cache_per_token"]["float32"] == 2 * 2 * 32 * 4
-    assert facts["cache_at_full_context"]["bfloat16"] == 32 * 2 * 2 * 32 * 2
-    assert facts["tokenizer"]["vocab_size"] == config.vocab_size
+    info = json.loads(capsys.readouterr().out)
+    config = ModelConfig(**info["architecture"])
+    assert info["parameters"]["total"] == config.num_parameters()
+    assert info["weights"]["float32"] == 4 * config.num_parameters()
+    assert info["cache_per_token"]["float32"] == 2 * 2 * 32 * 4
+    assert info["cache_at_full_context"]["bfloat16"] == 32 * 2 * 2 * 32 * 2
+    assert info["tokenizer"]["vocab_size"] == config.vocab_size
+    assert info["model_type"] == "gpt2"
     assert run("info", trained[0]) == 0
     assert "gpt2: 2 layers of 32" in capsys.readouterr().out.replace("\n", " ")

@@ -1,0 +1,88 @@
+"""From one model directory to another: storage dtype, tokenizer, quantization.
+
+Copying holds one weight in memory at a time, and no backend is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from kgpt.checkpoints.hf_config import model_type_of
+from kgpt.checkpoints.pretrained import (
+    FORMER_NAMES,
+    TRAINER_STATE,
+    load_config,
+    load_sampling,
+    write_config,
+)
+from kgpt.checkpoints.quantized import FILES, quantization_of, quantize_tensor
+from kgpt.checkpoints.safetensors_io import INDEX_FILE
+from kgpt.checkpoints.weight_map import tensor_mappings
+from kgpt.checkpoints.weights import Weights, write_weights
+from kgpt.errors import CheckpointError, UsageError
+from kgpt.files import sha256, write_json
+from kgpt.model.quantization import GROUP_SIZE
+from kgpt.text.tokenizer import Tokenizer
+
+NOT_COPIED = (
+    "config.json", "checksums.json", INDEX_FILE, TRAINER_STATE, FORMER_NAMES[TRAINER_STATE],
+)  # fmt: skip
+
+
+def export_hugging_face(folder: Path, out: Path, dtype: str | None = None) -> None:
+    """Write the model of `folder` to the empty folder `out`; in its own dtype if not given.
+
+    Raises `CheckpointError` if no Hugging Face `model_type` can express the model.
+    """
+    if model_type_of(load_config(folder)) == "kgpt":
+        raise CheckpointError(
+            f"{folder} mixes parts of GPT-2 and Llama in a way that only kgpt can run, so there is "
+            "no Hugging Face form of it; the formats onnx and keras work."
+        )
+    copy_model(folder, out, dtype)
+
+
+def copy_model(
+    folder: Path, out: Path, dtype: str | None = None, tokenizer: Tokenizer | None = None
+) -> None:
+    """Write the model of `folder`, in any readable layout, to the empty folder `out`."""
+    config = load_config(folder)
+    weights = Weights(folder, config)
+    dtype = dtype or weights.dtype
+    sampling = load_sampling(folder) if (folder / "generation_config.json").is_file() else None
+    write_config(out, config, tokenizer or Tokenizer.load(folder), sampling, dtype)
+    write_weights(out, config, weights.read, dtype)
+
+
+def quantize_model(folder: Path, out: Path, bits: int) -> None:
+    """Write the model of `folder` to the empty folder `out`, in `bits` (8 or 4) bits a weight.
+
+    Raises:
+        UsageError: `folder` is quantized already.
+        CheckpointError: `folder` is damaged.
+    """
+    if quantization_of(folder) is not None:
+        raise UsageError(f"{folder} is quantized already; give the model that it was made from.")
+    config = load_config(folder)
+    weights = Weights(folder, config)
+    tensors: dict[str, np.ndarray] = {}
+    for mapping in tensor_mappings(config, model_type_of(config)):
+        for name, _, _ in mapping.tensors():
+            tensors |= quantize_tensor(name, weights.tensor(name), mapping, bits)
+    save_file(tensors, out / FILES[bits], metadata={"format": "kgpt"})
+    quantization = {
+        "bits": bits,
+        "group": GROUP_SIZE if bits == 4 else None,
+        "sha256": sha256(out / FILES[bits]),
+    }
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    values["kgpt"] = (values.get("kgpt") or {}) | {"quantization": quantization}
+    write_json(out / "config.json", values)
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".jinja", ".txt") and file.name not in NOT_COPIED:
+            shutil.copyfile(file, out / file.name)

@@ -1,0 +1,68 @@
+"""Perplexity of a model directory: what quantization costs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from kgpt.data.sampler import evaluation_batch, num_evaluation_batches
+from kgpt.data.shards import TokenDataset, TokenStream
+from kgpt.errors import UsageError
+from kgpt.text.tokenizer import Tokenizer
+
+
+def perplexity(
+    folder: Path,
+    stream: TokenStream,
+    max_tokens: int,
+    loss_mask: TokenStream | None = None,
+    batch_size: int = 4,
+) -> float:
+    """exp(mean loss) of a model directory over the first `max_tokens` tokens of `stream`.
+
+    The stream is cut into windows of the model's context length that do not overlap. With
+    `loss_mask`, only the tokens it marks count.
+    """
+    from kgpt.checkpoints.pretrained import load_model
+    from kgpt.training.losses import NextTokenLoss
+
+    model = load_model(folder)
+    model.compile(loss=NextTokenLoss())
+    length = min(model.config.max_length, max(1, len(stream) - 1))
+    wanted = -(-max_tokens // (length * batch_size))
+    total = tokens = 0.0
+    for index in range(min(num_evaluation_batches(stream, length, batch_size), wanted)):
+        inputs, targets, weights = evaluation_batch(stream, length, batch_size, index, loss_mask)
+        loss = model.test_on_batch(inputs, targets, sample_weight=weights, return_dict=True)["loss"]
+        model.reset_metrics()
+        total, tokens = total + float(loss) * weights.sum(), tokens + weights.sum()
+    return math.exp(min(total / max(1.0, tokens), 700.0))
+
+
+def validation_tokens(source: str, folder: Path) -> tuple[TokenStream, TokenStream | None]:
+    """The tokens to evaluate on, and their loss mask if they are conversations.
+
+    Args:
+        source: a data set, of which the validation split is used, or a text file.
+        folder: the model directory with the tokenizer.
+
+    Raises:
+        UsageError: fewer than two tokens, or the data set was made with another tokenizer.
+    """
+    tokenizer, loss_mask = Tokenizer.load(folder), None
+    if Path(source).is_file():
+        text = Path(source).read_text(encoding="utf-8", errors="replace")
+        stream = TokenStream([np.array(tokenizer.encode(text), dtype="int64")])
+    else:
+        data = TokenDataset(source)
+        if data.tokenizer.fingerprint != tokenizer.fingerprint:
+            raise UsageError(
+                f"{source} was made with another tokenizer than the model's; give a text file, or "
+                f"prepare the text with --tokenizer {folder}."
+            )
+        stream, loss_mask = data.tokens("val"), data.loss_mask("val")
+    if len(stream) < 2:
+        raise UsageError(f"{source} has too little text to measure perplexity on; give more.")
+    return stream, loss_mask
