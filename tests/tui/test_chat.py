@@ -211,7 +211,7 @@ def test_a_token_that_is_no_text_is_not_branched_from(tmp_path):
         await chat.ask()
         await chat.press("ctrl+t")
         options = chat.screen.query_one(Alternatives)
-        texts = [other.text for other in chat.screen.query_one(TokenPanel).token.top]
+        texts = [other.text for other in chat.screen.query_one(TokenPanel).token.top_logprobs]
         options.highlighted = texts.index("")
         await chat.press("enter")
         assert len(chat.session.conversation.siblings(chat.path[-1])) == 1
@@ -350,7 +350,7 @@ def test_a_file_that_is_no_chat_is_refused(tmp_path):
     chat(script, tmp_path)
 
 
-def test_a_model_without_chat_layout_goes_on_with_the_text(tmp_path):
+def test_a_model_without_chat_template_goes_on_with_the_text(tmp_path):
     async def script(chat):
         await chat.ask("Once upon a time")
         assert "messages" not in chat.fake.requests[-1]

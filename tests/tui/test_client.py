@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
-from kgpt_tui.models.client import NONSENSE, Client, ServerError, read_chunk
+from kgpt_tui.models.client import MALFORMED, Client, ServerError, decode_chunk
 from kgpt_tui.models.server import Server, wait_until_ready
 from tests.tui.fake_server import ANSWER, FakeServer
 
@@ -42,8 +42,8 @@ def test_a_chat_is_streamed_with_its_tokens():
         assert "".join(chunk.text for chunk in chunks) == ANSWER
         tokens = [token for chunk in chunks for token in chunk.tokens]
         assert "".join(token.text for token in tokens) == ANSWER
-        assert tokens[0].top[0].sampling_prob is not None
-        assert chunks[-2].finish_reason == "stop" and chunks[-1].usage["prompt_tokens"] == 12
+        assert tokens[0].top_logprobs[0].sampling_prob is not None
+        assert chunks[-2].finish_reason == "stop" and chunks[-1].usage.prompt_tokens == 12
         assert fake.requests[0]["temperature"] == SAMPLING.temperature
 
     with_server(script)
@@ -122,8 +122,8 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "error"]), JSON))
 def test_whatever_an_event_holds_it_is_read_or_refused(body):
-    with contextlib.suppress(ServerError, *NONSENSE):  # NONSENSE becomes a ServerError
-        assert isinstance(read_chunk(body).text, str)
+    with contextlib.suppress(ServerError, *MALFORMED):  # MALFORMED becomes a ServerError
+        assert isinstance(decode_chunk(body).text, str)
 
 
 def model_directory(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Conversations on disk: trees come back whole, searches find, faults lose nothing."""
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kgpt.protocol import TokenInfo, TopLogprob
 from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.migrations import STEPS, migrate
 from kgpt_tui.chat.store import Store, StoreError
-from kgpt_tui.models.client import Alternative, Token
 
-TOKEN = Token(3, " a", -0.5, (Alternative(3, " a", -0.5, 0.7), Alternative(9, "\ud800", -2.0)))
+LEGACY = Path(__file__).parents[1] / "legacy" / "chats.sqlite"  # made by version 2 of the store
+CANDIDATES = (TopLogprob(3, " a", b" a", -0.5, 0.7), TopLogprob(9, "\ud800", b"\xff", -2.0))
+TOKEN = TokenInfo(3, " a", b" a", -0.5, 0.7, CANDIDATES)
 
 
 def conversation(*texts: str, title: str = "A title") -> Conversation:
@@ -143,9 +146,29 @@ def test_each_version_migrates_to_the_latest():
         assert database.execute("PRAGMA user_version").fetchone()[0] == len(STEPS)
 
 
+def test_a_database_of_the_version_before_is_migrated_with_its_tokens(tmp_path):
+    """Version 2: the column `layout`, tokens with `top` and `filtered`, sampling with `banned`."""
+    file = tmp_path / "chats.db"
+    shutil.copy(LEGACY, file)
+    store = Store(file)
+    assert store.problem == ""
+    loaded, text = store.load(1), store.load(2)
+    assert loaded.sampling == {"temperature": 0.5, "bad_words": ["sun"]}
+    assert (loaded.mode, loaded.draft, loaded.pinned) == ("chat", "and the sea?", True)
+    assert (text.mode, text.path[0].content) == ("text", "Once upon a time")
+    token, unsampled = loaded.messages[12].tokens
+    assert (token.id, token.text, token.bytes, token.logprob) == (3, " is", b" is", -0.5)
+    assert [each.sampling_prob for each in (token, unsampled)] == [0.7, None]
+    assert [top.text for top in token.top_logprobs] == [" is", " [/b]", "\ufffd"]
+    assert [top.sampling_prob for top in token.top_logprobs] == [0.7, 0.05, None]
+    assert store.entries("moon")[0].id == 1
+    assert Store(file).load(1) == loaded
+
+
 WRITER = """
 import sys, pathlib
 from kgpt_tui.chat.store import Store
+from kgpt.protocol import TokenInfo, TopLogprob
 from kgpt_tui.chat.conversation import Conversation, Message
 store = Store(pathlib.Path(sys.argv[1]))
 made = Conversation(title="t")

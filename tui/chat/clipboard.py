@@ -13,7 +13,7 @@ TOOLS = (
     ("pbcopy", ""),
     ("clip.exe", ""),
 )
-PATIENCE_S = 1.0
+COPY_TIMEOUT_S = 1.0
 
 
 def copy_outside(text: str) -> str:
@@ -24,7 +24,7 @@ def copy_outside(text: str) -> str:
             continue
         try:
             subprocess.run(
-                command, input=text.encode("utf-8", "replace"), timeout=PATIENCE_S, check=True,
+                command, input=text.encode("utf-8", "replace"), timeout=COPY_TIMEOUT_S, check=True,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError):

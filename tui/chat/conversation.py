@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kgpt_tui.models.client import Token
+from kgpt.protocol import TokenInfo
 
 Role = Literal["system", "user", "assistant", "text"]
 
@@ -36,7 +36,7 @@ class Message:
     seconds: float = 0.0
     prompt_tokens: int = 0
     prefix: str = ""  # the beginning that was given, before the first of `tokens`
-    tokens: list[Token] = field(default_factory=list)
+    tokens: list[TokenInfo] = field(default_factory=list)
 
     @property
     def is_answer(self) -> bool:
@@ -57,7 +57,7 @@ class Conversation:
     system: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
     model: str = ""
-    layout: Literal["auto", "chat", "text"] = "auto"
+    mode: Literal["auto", "chat", "text"] = "auto"
     draft: str = ""
     pinned: bool = False
     created: float = field(default_factory=time.time)

@@ -11,6 +11,7 @@ from typing import Any
 from kgpt.errors import KgptError, UsageError
 from kgpt.files import os_errors_as_kgpt, write_text
 from kgpt_tui.chat.conversation import Conversation, Message
+from kgpt_tui.chat.migrations import renamed_sampling_fields
 
 FORMAT = "kgpt-conversation"
 HEADING = re.compile(r"^<!-- kgpt:(system|user|assistant|text) -->$", re.MULTILINE)
@@ -96,7 +97,9 @@ def _from_json(body: Any) -> Conversation:
                 _append(conversation, turn["role"], str(turn["content"]))
         return conversation
     conversation = Conversation(
-        title=str(body["title"]), system=str(body["system"]), sampling=dict(body["sampling"])
+        title=str(body["title"]),
+        system=str(body["system"]),
+        sampling=renamed_sampling_fields(dict(body["sampling"])),
     )
     new = {entry["id"]: Message("user", "").id for entry in body["messages"]}
     for entry in body["messages"]:

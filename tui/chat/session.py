@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError, UsageError
+from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob
 from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.store import Store
-from kgpt_tui.models.client import Alternative, Client, ModelFacts, ServerError, Token
+from kgpt_tui.models.client import Client, ModelFacts, ServerError
 from kgpt_tui.shared.display import one_line
 
 
@@ -33,8 +34,8 @@ class ChatSession:
     @property
     def is_text(self) -> bool:
         """True where the model goes on with a text instead of answering turns."""
-        if self.conversation.layout != "auto":
-            return self.conversation.layout == "text"
+        if self.conversation.mode != "auto":
+            return self.conversation.mode == "text"
         return self.facts is not None and not self.facts.chat
 
     @property
@@ -116,13 +117,13 @@ class ChatSession:
         self.touch(self.conversation.add(edited))
         return edited
 
-    def branch(self, answer: Message, place: int, chosen: Alternative) -> Message:
+    def branch(self, answer: Message, place: int, chosen: TopLogprob) -> Message:
         """A sibling that is equal up to token `place`, where it has `chosen`; then goes on."""
         if not chosen.text or "\ufffd" in chosen.text:
             raise UsageError("That token is no text of its own, so no answer can begin with it.")
         token = answer.tokens[place]
         kept = answer.tokens[:place]
-        instead = Token(chosen.id, chosen.text, chosen.logprob, token.top, chosen.sampling_prob)
+        instead = TokenInfo(**vars(chosen), top_logprobs=token.top_logprobs)
         sibling = self._answer(answer.parent)
         sibling.prefix = answer.prefix
         sibling.tokens = [*kept, instead]
@@ -153,7 +154,8 @@ class ChatSession:
                 answer.content += chunk.text
                 answer.tokens += chunk.tokens
                 answer.finish = chunk.finish_reason or answer.finish
-                answer.prompt_tokens = chunk.usage.get("prompt_tokens") or answer.prompt_tokens
+                if chunk.usage is not None:
+                    answer.prompt_tokens = chunk.usage.prompt_tokens
                 answer.seconds = time.monotonic() - (first or started)
                 self.touch(answer)
         except asyncio.CancelledError:
@@ -165,7 +167,7 @@ class ChatSession:
             answer.finish = answer.finish or "stopped"
             self.touch(answer)
 
-    def _chunks(self, answer: Message):
+    def _chunks(self, answer: Message) -> AsyncIterator[GenerationChunk]:
         if self.client is None:
             raise ServerError("There is no model yet; choose one with ctrl+l.")
         conversation = self.conversation
@@ -177,7 +179,7 @@ class ChatSession:
         path = [*path, answer] if going_on else path
         return self.client.stream_chat(conversation.prompt(path), self.sampling, going_on)
 
-    async def next_tokens(self, typed: str) -> tuple[Alternative, ...]:
+    async def next_tokens(self, typed: str) -> tuple[TopLogprob, ...]:
         """What the model would write after the text being typed, or begin its answer with."""
         if self.client is None:
             return ()

@@ -2,10 +2,10 @@
 
 SAVE_CONVERSATION = """
 INSERT INTO conversations
-  (id, title, system, sampling, model, layout, draft, pinned, created, updated, leaf)
+  (id, title, system, sampling, model, mode, draft, pinned, created, updated, leaf)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET title = excluded.title, system = excluded.system,
-  sampling = excluded.sampling, model = excluded.model, layout = excluded.layout,
+  sampling = excluded.sampling, model = excluded.model, mode = excluded.mode,
   draft = excluded.draft, pinned = excluded.pinned, updated = excluded.updated, leaf = excluded.leaf
 """
 SAVE_MESSAGE = """
@@ -31,7 +31,7 @@ SELECT id, title, updated, pinned, '' FROM conversations
 WHERE deleted IS NULL AND title LIKE ? ORDER BY updated DESC LIMIT 1000
 """
 LOAD_CONVERSATION = """
-SELECT id, title, system, sampling, model, layout, draft, pinned, created, updated, leaf
+SELECT id, title, system, sampling, model, mode, draft, pinned, created, updated, leaf
 FROM conversations WHERE id = ?
 """
 LOAD_MESSAGES = """

@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from kgpt.errors import KgptError
 from kgpt_tui.chat import sql
 from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.migrations import migrate
-from kgpt_tui.models.client import Alternative, Token
+from kgpt_tui.chat.token_codec import decode_tokens, encode_tokens
 
-PATIENCE_S = 0.25  # how long the screen may wait for another writer
+LOCK_TIMEOUT_S = 0.25  # the screen waits so long for another writer
 KEPT_DELETED_S = 30 * 24 * 3600.0
 
 
@@ -55,7 +54,7 @@ class Store:
     def _open(self, path: Path | None) -> sqlite3.Connection:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(path or ":memory:", timeout=PATIENCE_S, isolation_level=None)
+        database = sqlite3.connect(path or ":memory:", timeout=LOCK_TIMEOUT_S, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
@@ -173,13 +172,13 @@ class Store:
 
 def _conversation_row(c: Conversation) -> tuple:
     return (
-        c.id, _clean(c.title), _clean(c.system), json.dumps(c.sampling), c.model, c.layout,
+        c.id, _clean(c.title), _clean(c.system), json.dumps(c.sampling), c.model, c.mode,
         _clean(c.draft), c.pinned, c.created, c.updated, c.leaf,
     )  # fmt: skip
 
 
 def _message_row(conversation: Conversation, m: Message) -> tuple:
-    tokens = zlib.compress(json.dumps([asdict(token) for token in m.tokens]).encode(), 1)
+    tokens = encode_tokens(m.tokens)
     return (
         m.id, conversation.id, m.parent, m.role, _clean(m.content), m.created, m.model, m.finish,
         m.error, m.seconds, m.prompt_tokens, _clean(m.prefix), tokens,
@@ -194,18 +193,14 @@ def _clean(text: str) -> str:
 def _read_conversation(row: tuple) -> Conversation:
     return Conversation(
         id=row[0], title=row[1], system=row[2], sampling=json.loads(row[3]), model=row[4],
-        layout=row[5], draft=row[6], pinned=bool(row[7]), created=row[8], updated=row[9],
+        mode=row[5], draft=row[6], pinned=bool(row[7]), created=row[8], updated=row[9],
         leaf=row[10],
     )  # fmt: skip
 
 
 def _read_message(row: tuple) -> Message:
-    message = Message(
+    return Message(
         id=row[0], parent=row[1], role=row[2], content=row[3], created=row[4], model=row[5],
         finish=row[6], error=row[7], seconds=row[8], prompt_tokens=row[9], prefix=row[10],
+        tokens=decode_tokens(row[11]),
     )  # fmt: skip
-    message.tokens = [
-        Token(**(token | {"top": tuple(Alternative(**each) for each in token["top"])}))
-        for token in json.loads(zlib.decompress(row[11]))
-    ]
-    return message

@@ -11,8 +11,8 @@ from textual.color import Color
 from textual.content import Content
 from textual.style import Style
 
+from kgpt.protocol import TokenInfo
 from kgpt_tui.chat.conversation import Message
-from kgpt_tui.models.client import Token
 from kgpt_tui.shared.display import sanitize
 
 LEVELS = 6  # shades from "could be anything" to "certain"
@@ -42,15 +42,15 @@ class Palette:
         text = Color.parse(variables["foreground"])
         return cls(by, tuple(shades), text, Color.parse(variables["accent"]), ground)
 
-    def shade(self, token: Token) -> Color:
+    def shade(self, token: TokenInfo) -> Color:
         sure = math.exp(token.logprob) if self.by == "probability" else 1 - entropy(token)
         place = round(math.sqrt(min(max(sure, 0.0), 1.0)) * (LEVELS - 1))
         return self.shades[place]
 
 
-def entropy(token: Token) -> float:
+def entropy(token: TokenInfo) -> float:
     """How open the choice was, from 0 (one token) to 1 (all alternatives alike)."""
-    chances = [math.exp(other.logprob) for other in token.top]
+    chances = [math.exp(other.logprob) for other in token.top_logprobs]
     total = sum(chances)
     if len(chances) < 2 or total <= 0:
         return 0.0

@@ -17,8 +17,8 @@ from textual.message import Message as Event
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from kgpt.protocol import TokenInfo, TopLogprob
 from kgpt_tui.chat.token_colors import entropy
-from kgpt_tui.models.client import Alternative, Token
 from kgpt_tui.shared.display import token_text
 
 NAME, NUMBERS = 11, 13
@@ -57,14 +57,14 @@ class TokenPanel(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="tokens")
-        self.token: Token | None = None
+        self.token: TokenInfo | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="token", markup=False)
         yield Alternatives()
         yield Static(id="legend")
 
-    def show(self, token: Token | None, place: int = 0, of: int = 0, by: str = "") -> None:
+    def show(self, token: TokenInfo | None, place: int = 0, of: int = 0, by: str = "") -> None:
         """Draw one token of an answer; None says how to get one."""
         self.token = token
         heading, options = self.query_one("#token", Static), self.query_one(Alternatives)
@@ -79,17 +79,17 @@ class TokenPanel(Vertical):
         width = max(24, self.size.width - 2)
         options.add_options(
             Option(bar(other, width, other.id == token.id and other.text == token.text))
-            for other in token.top
+            for other in token.top_logprobs
         )
-        names = [(other.id, other.text) for other in token.top]
+        names = [(other.id, other.text) for other in token.top_logprobs]
         own = (token.id, token.text)
         options.highlighted = names.index(own) if own in names else (0 if names else None)
 
     @property
-    def chosen(self) -> Alternative | None:
+    def chosen(self) -> TopLogprob | None:
         """The alternative under the cursor."""
         place = self.query_one(Alternatives).highlighted
-        return self.token.top[place] if self.token and place is not None else None
+        return self.token.top_logprobs[place] if self.token and place is not None else None
 
 
 class NextTokens(Static):
@@ -98,7 +98,7 @@ class NextTokens(Static):
     def __init__(self) -> None:
         super().__init__(id="next", markup=False)
 
-    def show(self, tokens: Sequence[Alternative], said: str = "") -> None:
+    def show(self, tokens: Sequence[TopLogprob], said: str = "") -> None:
         heading = Content.styled("Next token", "bold $primary")
         if not tokens:
             self.update(Content("\n").join([heading, Content.styled(said, "$foreground-muted")]))
@@ -113,7 +113,7 @@ class NextTokens(Static):
         self.update(Content("\n").join([heading + note, *lines]))
 
 
-def bar(token: Alternative, width: int, chosen: bool = False) -> Content:
+def bar(token: TopLogprob, width: int, chosen: bool = False) -> Content:
     """A token, a bar of its probability, and the probability before and after the controls."""
     chance = math.exp(min(token.logprob, 0.0))
     room = max(2, width - NAME - NUMBERS - 1)
@@ -147,10 +147,11 @@ def percent(chance: float) -> str:
     return f"{100 * chance:.0f}%" if chance >= 0.0995 else f"{100 * chance:.1f}%"
 
 
-def _facts(token: Token, place: int, of: int) -> Content:
+def _facts(token: TokenInfo, place: int, of: int) -> Content:
     chance = math.exp(min(token.logprob, 0.0))
-    better = sum(other.logprob > token.logprob + 1e-9 for other in token.top)
-    rank = f"rank {better + 1}" if better < len(token.top) else f"rank over {len(token.top)}"
+    known = len(token.top_logprobs)
+    better = sum(other.logprob > token.logprob + 1e-9 for other in token.top_logprobs)
+    rank = f"rank {better + 1}" if better < known else f"rank over {known}"
     return Content.assemble(
         (token_text(token.text), "bold $accent"),
         (f"  token {place + 1} of {of}\n", "$foreground-muted"),

@@ -8,53 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import httpx
 from httpx_sse import SSEError, aconnect_sse
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
+from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, TopLogprob, Usage
 
-ALTERNATIVES = 20  # as many as the API gives
-NONSENSE = (SSEError, ValueError, KeyError, TypeError, IndexError, AttributeError)
-SILENCE_S = 60.0  # an answer that says nothing for so long counts as stuck
+TOP_LOGPROBS = 20  # the most that the API gives
+MALFORMED = (SSEError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+READ_TIMEOUT_S = 60.0  # seconds without a byte after which a stream counts as stuck
 
 
 class ServerError(KgptError):
     """The server could not be reached, refused, broke off or answered nonsense."""
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A token that might have come: its probability before and after the sampling controls."""
-
-    id: int
-    text: str
-    logprob: float
-    sampling_prob: float | None = None
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token that came, with the likeliest alternatives."""
-
-    id: int
-    text: str
-    logprob: float
-    top: tuple[Alternative, ...] = ()
-    sampling_prob: float | None = None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of an answer; the last one has a reason and the usage."""
-
-    text: str = ""
-    tokens: tuple[Token, ...] = ()
-    finish_reason: str | None = None
-    usage: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +55,7 @@ class Client:
     ):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.address, self.key = address.rstrip("/"), key
-        timeout = httpx.Timeout(10.0, read=SILENCE_S)
+        timeout = httpx.Timeout(10.0, read=READ_TIMEOUT_S)
         try:
             self._http = httpx.AsyncClient(
                 base_url=self.address, headers=headers, timeout=timeout, transport=transport,
@@ -123,31 +93,33 @@ class Client:
 
     async def next_tokens(
         self, prompt: str | list[int], sampling: SamplingConfig
-    ) -> tuple[Alternative, ...]:
+    ) -> tuple[TopLogprob, ...]:
         """The likeliest next tokens after `prompt`, likeliest first."""
         body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
-        body |= {"logprobs": ALTERNATIVES, "beam_size": 1, "contrastive_alpha": 0.0}
+        body |= {"logprobs": TOP_LOGPROBS, "beam_size": 1, "contrastive_alpha": 0.0}
         with _explained(self):
             choice = _object(await self._http.post("/v1/completions", json=body))["choices"][0]
-            tokens = read_tokens(choice.get("logprobs"))
-            return tokens[0].top if tokens else ()
+            tokens = decode_logprobs(choice.get("logprobs"))
+            return tokens[0].top_logprobs if tokens else ()
 
     async def stream_chat(
         self, messages: Sequence[dict[str, str]], sampling: SamplingConfig, unfinished: bool = False
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncIterator[GenerationChunk]:
         """The assistant's answer; `unfinished` goes on with its last message."""
         body = request(sampling) | {"messages": list(messages), "stream": True, "logprobs": True}
-        body |= {"top_logprobs": ALTERNATIVES, "continue_final_message": unfinished}
+        body |= {"top_logprobs": TOP_LOGPROBS, "continue_final_message": unfinished}
         async for chunk in self._stream("/v1/chat/completions", body):
             yield chunk
 
-    async def stream_text(self, prompt: str, sampling: SamplingConfig) -> AsyncIterator[Chunk]:
+    async def stream_text(
+        self, prompt: str, sampling: SamplingConfig
+    ) -> AsyncIterator[GenerationChunk]:
         """What comes after `prompt`."""
-        body = request(sampling) | {"prompt": prompt, "stream": True, "logprobs": ALTERNATIVES}
+        body = request(sampling) | {"prompt": prompt, "stream": True, "logprobs": TOP_LOGPROBS}
         async for chunk in self._stream("/v1/completions", body):
             yield chunk
 
-    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Chunk]:
+    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[GenerationChunk]:
         body = body | {"stream_options": {"include_usage": True}}
         with _explained(self):
             finished = False
@@ -155,7 +127,7 @@ class Client:
                 async for event in events:
                     if event.data == "[DONE]":
                         return
-                    chunk = read_chunk(json.loads(event.data))
+                    chunk = decode_chunk(json.loads(event.data))
                     finished = finished or chunk.finish_reason is not None
                     yield chunk
             if not finished:
@@ -176,43 +148,69 @@ def request(sampling: SamplingConfig) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def read_chunk(body: dict[str, Any]) -> Chunk:
+def decode_chunk(body: dict[str, Any]) -> GenerationChunk:
     """One event of a stream, of either kind of completion."""
     if "error" in body:
         raise ServerError(_sentence(body["error"]))
-    usage = body.get("usage") or {}
+    usage = _usage(body["usage"]) if body.get("usage") else None
     if not body.get("choices"):
-        return Chunk(usage=usage)
+        return GenerationChunk(usage=usage)
     choice = body["choices"][0]
     text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
     if not isinstance(text, str):
         raise ValueError("text is not a string")
-    tokens = read_tokens(choice.get("logprobs"))
-    return Chunk(text, tokens, choice.get("finish_reason"), usage)
+    tokens = decode_logprobs(choice.get("logprobs"))
+    return GenerationChunk(text, tokens, finish_reason=_finish_reason(choice), usage=usage)
 
 
-def read_tokens(logprobs: dict[str, Any] | None) -> tuple[Token, ...]:
-    """Tokens from `logprobs` in the shape of chats, or in the older one of completions."""
+def _finish_reason(choice: dict[str, Any]) -> FinishReason | None:
+    """Reasons that only other servers give (such as tool_calls) count as "stop"."""
+    reason = choice.get("finish_reason")
+    if choice.get("stop_reason") == "deadline":
+        return "deadline"
+    return reason if reason is None or reason in get_args(FinishReason) else "stop"
+
+
+def _usage(body: dict[str, Any]) -> Usage:
+    cached = (body.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    prompt, completion = body.get("prompt_tokens") or 0, body.get("completion_tokens") or 0
+    return Usage(int(prompt), int(completion), int(cached))
+
+
+def decode_logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenInfo, ...]:
+    """Tokens from `logprobs` in the format of chats, or in the older one of completions."""
     if not logprobs:
         return ()
     if logprobs.get("content"):
-        return tuple(_token(entry) for entry in logprobs["content"])
+        return tuple(
+            TokenInfo(
+                **_candidate(entry),
+                top_logprobs=tuple(
+                    TopLogprob(**_candidate(top)) for top in entry.get("top_logprobs") or []
+                ),
+            )
+            for entry in logprobs["content"]
+        )
     texts = logprobs.get("tokens") or []
-    chances = logprobs.get("token_logprobs") or [0.0] * len(texts)
+    token_logprobs = logprobs.get("token_logprobs") or [0.0] * len(texts)
     tops = logprobs.get("top_logprobs") or [{}] * len(texts)
     return tuple(
-        Token(-1, text, chance or 0.0, tuple(Alternative(-1, t, c) for t, c in (top or {}).items()))
-        for text, chance, top in zip(texts, chances, tops, strict=False)
+        TokenInfo(-1, text, b"", logprob or 0.0, None, _older_candidates(top or {}))
+        for text, logprob, top in zip(texts, token_logprobs, tops, strict=False)
     )
 
 
-def _token(entry: dict[str, Any]) -> Token:
-    top = tuple(
-        Alternative(int(t.get("id", -1)), t["token"], float(t["logprob"]), t.get("sampling_prob"))
-        for t in entry.get("top_logprobs") or []
-    )
-    chance = float(entry["logprob"])
-    return Token(int(entry.get("id", -1)), entry["token"], chance, top, entry.get("sampling_prob"))
+def _candidate(entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `TopLogprob` from an entry in the format of chats."""
+    return {
+        "id": int(entry.get("id", -1)), "text": entry["token"],
+        "bytes": bytes(entry.get("bytes") or ()), "logprob": float(entry["logprob"]),
+        "sampling_prob": entry.get("sampling_prob"),
+    }  # fmt: skip
+
+
+def _older_candidates(top: dict[str, float]) -> tuple[TopLogprob, ...]:
+    return tuple(TopLogprob(-1, text, b"", logprob) for text, logprob in top.items())
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:
@@ -252,7 +250,7 @@ class _explained:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, NONSENSE):
+        if isinstance(error, MALFORMED):
             said = "The server's answer makes no sense; is it an OpenAI-compatible server?"
         elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             said = f"No server answers at {self.address}; is it running?"

@@ -26,8 +26,8 @@ from kgpt_tui.models.client import Client, Health, ServerError
 ADDRESS = re.compile(r"kgpt: serving .* on (http://\S+)")
 PROGRAM = [sys.executable, "-m", "kgpt"]
 POLL_S = 0.1
-PATIENCE_S = 180.0  # for the socket: importing the backend takes a while on a cold disk
-FAREWELL_S = 3.0
+START_TIMEOUT_S = 180.0  # for the socket: importing the backend takes a while on a cold disk
+SHUTDOWN_TIMEOUT_S = 3.0
 
 
 class Server:
@@ -104,7 +104,7 @@ class Server:
 
     async def _address(self) -> str:
         assert self._folder is not None
-        for _ in range(int(PATIENCE_S / POLL_S)):
+        for _ in range(int(START_TIMEOUT_S / POLL_S)):
             self._check()
             said = (self._folder / "out").read_text(encoding="utf-8", errors="replace")
             if found := ADDRESS.search(said):
@@ -168,5 +168,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), FAREWELL_S)
+            await asyncio.wait_for(process.wait(), SHUTDOWN_TIMEOUT_S)
             return
