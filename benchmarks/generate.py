@@ -1,10 +1,10 @@
-"""Writing, side by side with other people's software: GPT-2 124M, random weights, float32.
+"""Generation throughput of kgpt and other software: GPT-2 124M, random weights, float32.
 
     python -m benchmarks.generate [--rounds 3] [--only kgpt,transformers] [--markdown FILE]
 
-32 tokens of prompt and 128 new ones, greedy, batches of 1 and 8. Each contender is a process that
-prepares itself and then answers one measurement at a time, so that they take turns on an otherwise
-idle machine. Needs transformers; keras-hub comes with kgpt; llama.cpp needs the `peers` extra.
+A prompt of 32 tokens and 128 new ones, greedy, batch sizes 1 and 8. Each system runs in its own
+process, compiles, and is then measured in turn while the others are suspended. Needs transformers;
+keras-hub comes with kgpt; llama.cpp needs the `peers` extra.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 
 PROMPT, NEW, VOCABULARY = 32, 128, 50257
 BATCHES = (1, 8)
-CONTENDERS = {
+SYSTEMS = {
     "kgpt jax": "jax", "kgpt tensorflow": "tensorflow", "kgpt torch": "torch",
     "kgpt torch bf16": "torch", "kgpt jax int8": "jax", "kgpt tensorflow int8": "tensorflow",
     "kgpt torch int8": "torch", "transformers": "torch", "transformers bf16": "torch",
@@ -38,15 +38,15 @@ BASELINE = "transformers"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="beginnings of names, with commas")
+    parser.add_argument("--only", default="", help="comma-separated prefixes of names")
     parser.add_argument("--markdown", type=Path)
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--system", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.contender:
-        contend(options.contender)
+    if options.system:
+        run_system(options.system)
         return
     wanted = tuple(options.only.split(",")) if options.only else ("",)
-    names = [name for name in CONTENDERS if name.startswith(wanted)]
+    names = [name for name in SYSTEMS if name.startswith(wanted)]
     rates: dict[str, dict[int, list[float]]] = {name: {b: [] for b in BATCHES} for name in names}
     children = {name: start(name) for name in names}
     for number in range(options.rounds):
@@ -83,12 +83,12 @@ def report(rates, options) -> None:
 
 
 def start(name: str) -> subprocess.Popen:
-    """A contender's process; it says "ready" when everything is compiled."""
-    command = [sys.executable, "-m", "benchmarks.generate", "--contender", name]
+    """Start a system in its own process; it prints "ready" when everything is compiled."""
+    command = [sys.executable, "-m", "benchmarks.generate", "--system", name]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"KERAS_BACKEND": CONTENDERS[name], "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=os.environ | {"KERAS_BACKEND": SYSTEMS[name], "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     answer = child.stdout.readline()
     if answer.strip() != "ready":
@@ -98,7 +98,7 @@ def start(name: str) -> subprocess.Popen:
 
 
 def ask(child: subprocess.Popen, batch: int) -> float:
-    """Tokens per second of one measurement. Whoever waits is stopped, down to its idle threads."""
+    """Tokens per second of one measurement. The other processes are suspended."""
     child.send_signal(signal.SIGCONT)
     child.stdin.write(f"{batch}\n")
     child.stdin.flush()
@@ -107,25 +107,25 @@ def ask(child: subprocess.Popen, batch: int) -> float:
     return rate
 
 
-def contend(name: str) -> None:
+def run_system(name: str) -> None:
     from kgpt.cli.environment import prepare_process
 
     if name.startswith("kgpt"):
         prepare_process()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed goes elsewhere
+    os.dup2(2, 1)  # keep other output off standard output
     kinds = {"kgpt": kgpt, "transformers": transformers, "keras-hub": keras_hub,
              "llama.cpp": llama_cpp}  # fmt: skip
     kind = kinds[name.split()[0]]
     suffix = name.split()[-1]
-    write = kind({"bf16": "bfloat16", "int8": "int8"}.get(suffix, "float32"))
+    generate = kind({"bf16": "bfloat16", "int8": "int8"}.get(suffix, "float32"))
     for batch in BATCHES:
-        write(batch)
+        generate(batch)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         batch = int(line)
         started = time.perf_counter()
-        write(batch)
+        generate(batch)
         rate = batch * NEW / (time.perf_counter() - started)
         print(json.dumps(rate), file=answers, flush=True)
 
@@ -148,7 +148,7 @@ def kgpt(dtype: str):
     greedy = SamplingConfig(temperature=0, max_tokens=NEW)
     batches = {size: Batch(model, size) for size in BATCHES}
 
-    def write(size):
+    def generate(size):
         batch = batches[size]
         for row, ids in enumerate(prompts(size)):
             batch.rows[row].text = []  # nothing is remembered from the last round
@@ -158,7 +158,7 @@ def kgpt(dtype: str):
         while batch.writing():
             batch.write()
 
-    return write
+    return generate
 
 
 def transformers(dtype: str):
@@ -169,12 +169,12 @@ def transformers(dtype: str):
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
 
-    def write(size):
+    def generate(size):
         ids = torch.from_numpy(prompts(size)).long()
         with torch.inference_mode():
             model.generate(ids, max_new_tokens=NEW, do_sample=False)
 
-    return write
+    return generate
 
 
 def keras_hub(dtype: str):
@@ -188,18 +188,18 @@ def keras_hub(dtype: str):
     model = keras_nlp.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
     model.compile(sampler="greedy")
 
-    def write(size):
+    def generate(size):
         ids = np.zeros((size, PROMPT + NEW), "int32")
         ids[:, :PROMPT] = prompts(size)
         mask = np.zeros((size, PROMPT + NEW), bool)
         mask[:, :PROMPT] = True
         model.generate({"token_ids": ids, "padding_mask": mask}, stop_token_ids=None)
 
-    return write
+    return generate
 
 
 def llama_cpp(dtype: str):
-    """Its server in this process, each text in a slot of its own."""
+    """llama.cpp's server in this process, one slot per sequence."""
     import tempfile
     from concurrent.futures import ThreadPoolExecutor
 
@@ -213,21 +213,21 @@ def llama_cpp(dtype: str):
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = len(
             os.sched_getaffinity(0)
         )
-        server = xllamacpp.Server(settings)  # which has read the file when this returns
+        server = xllamacpp.Server(settings)  # loads the file before it returns
 
     def answer(ids):
-        told = server.handle_completions(
+        response = server.handle_completions(
             {"prompt": ids, "max_tokens": NEW, "temperature": 0, "top_k": 1, "ignore_eos": True,
              "cache_prompt": False}
         )  # fmt: skip
-        assert told["usage"]["completion_tokens"] == NEW
+        assert response["usage"]["completion_tokens"] == NEW
 
     pool = ThreadPoolExecutor(max(BATCHES))
     return lambda size: list(pool.map(answer, prompts(size).tolist()))
 
 
 def _gguf(folder: Path) -> Path:
-    """The same shape with random weights, as a file of llama.cpp."""
+    """The same shape with random weights as a GGUF file."""
     from kgpt import GPT, Tokenizer
     from kgpt.checkpoints.pretrained import save_model
     from kgpt.config import Config

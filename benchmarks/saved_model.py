@@ -1,7 +1,7 @@
-"""In-graph generation beside the engine on TensorFlow: python -m benchmarks.saved_model.
+"""SavedModel beside the engine on TensorFlow: python -m benchmarks.saved_model.
 
-Both write with the same weights, in one process, by turns; best of `ROUNDS`. GPT-2's shape with
-random weights, float32, 32 tokens of prompt and 64 new ones.
+Both generate from the same weights in one process, alternating; best of `ROUNDS`. GPT-2's shape
+with random weights, float32, a prompt of 32 tokens and 64 new ones.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def export(folder: Path, target: Path) -> None:
 
 
 def measure(folder: Path, target: Path, batch: int) -> tuple[float, float]:
-    """Tokens a second of the engine and of the graph."""
+    """Tokens per second of the engine and of the SavedModel."""
     model, ends = load_model(folder), Tokenizer.load(folder).stop_ids
     served = tf.saved_model.load(str(target)).signatures["generate_ids"]
     ids = np.random.default_rng(0).integers(0, 256, (batch, PROMPT)).astype("int32")
@@ -65,10 +65,10 @@ def measure(folder: Path, target: Path, batch: int) -> tuple[float, float]:
     assert engine() == graph()
     best = {engine: np.inf, graph: np.inf}
     for _ in range(ROUNDS):
-        for write in best:
+        for system in best:
             started = time.perf_counter()
-            write()
-            best[write] = min(best[write], time.perf_counter() - started)
+            system()
+            best[system] = min(best[system], time.perf_counter() - started)
     return batch * NEW / best[engine], batch * NEW / best[graph]
 
 

@@ -1,11 +1,11 @@
-"""Side by side: `kgpt serve`, and transformers' own server and `generate`, on the same weights.
+"""`kgpt serve` beside transformers' own server and `generate`, on the same weights.
 
-    KERAS_BACKEND=jax python benchmarks/serve.py [--seconds 60] [--clients 8]
+    KERAS_BACKEND=jax python -m benchmarks.serve [--seconds 60] [--clients 8]
 
 Both servers get the same model directory (random weights, float32), the same number of threads,
-and the same clients, one server after the other and in turns. Beside the servers stands
-transformers' `generate`, called with one prompt after another and with a batch that begins and
-ends together. Needs `pip install "transformers[serving]" accelerate` with PyTorch.
+and the same clients, alternating. For comparison, transformers' `generate` is called with one
+prompt at a time and with a static batch. Needs `pip install "transformers[serving]" accelerate`
+with PyTorch.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ import time
 from pathlib import Path
 
 import httpx
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kgpt.serving.load_test import Load
 from tests.tiny import write_tiny_model

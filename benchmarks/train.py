@@ -1,10 +1,10 @@
-"""Training speed beside nanoGPT's, in one run, in turns.
+"""Training throughput of kgpt and nanoGPT, alternating in one run.
 
     python -m benchmarks.train --nanogpt PATH [--markdown FILE] [--json FILE]
 
-PATH is a checkout of nanoGPT, whose `model.py` is imported. Every contender is a process of its
-own that is warm before anything is measured; then each makes a few steps, one after the other, for
-several rounds. What is reported is the median over rounds of the median step of a round.
+PATH is a checkout of nanoGPT, whose `model.py` is imported. Each system runs in its own process
+and is compiled before anything is measured; then each makes a few steps in turn, for several
+rounds. Reported is the median over rounds of the median step of a round.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 @dataclass
-class Contender:
-    """Someone who trains: a name to show, the child's orders, and what was measured."""
+class System:
+    """One system under test: its label, the job of its process, and what was measured."""
 
     shape: str
     label: str
@@ -51,7 +51,7 @@ class Contender:
         return statistics.median(self.rounds)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "benchmarks.contenders", json.dumps(self.job)]
+        command = [sys.executable, "-m", "benchmarks.train_worker", json.dumps(self.job)]
         environment = {k: v for k, v in os.environ.items() if k != "KGPT_RESTARTED"}
         self.process = subprocess.Popen(
             command, env=environment, text=True, bufsize=1,
@@ -78,38 +78,38 @@ class Contender:
         return {}
 
 
-def contenders(shape: str, nanogpt: str) -> list[Contender]:
-    """Everyone who runs at a shape."""
+def systems(shape: str, nanogpt: str) -> list[System]:
+    """Every system that is measured at a shape."""
     found = []
     for precision in PRECISIONS[shape]:
         common = {"shape": SHAPES[shape], "precision": precision}
         for compiled in (False, True):
             label = "nanoGPT compiled" if compiled else "nanoGPT eager"
             job = {**common, "name": "nanogpt", "compiled": compiled, "path": nanogpt}
-            found.append(Contender(shape, label, precision, job))
+            found.append(System(shape, label, precision, job))
         for name in BACKENDS:
-            found.append(Contender(shape, f"kgpt {name}", precision, {**common, "name": name}))
+            found.append(System(shape, f"kgpt {name}", precision, {**common, "name": name}))
     return found
 
 
 def measure(shape: str, nanogpt: str, rounds: int, console: Console) -> list[dict]:
     """Rows for one shape."""
-    running = contenders(shape, nanogpt)
-    for contender in running:
-        console.print(f"{shape}: {contender.label} {contender.precision} warms up", style="dim")
-        contender.start()
+    running = systems(shape, nanogpt)
+    for system in running:
+        console.print(f"{shape}: {system.label} {system.precision} warms up", style="dim")
+        system.start()
     for number in range(rounds):
         console.print(f"{shape}: round {number + 1} of {rounds}", style="dim")
-        for contender in running:
-            contender.measure()
-    for contender in running:
-        contender.stop()
-        if contender.failure:
-            console.print(f"{contender.label} {contender.precision}: {contender.failure}")
-    return rows([contender for contender in running if contender.rounds])
+        for system in running:
+            system.measure()
+    for system in running:
+        system.stop()
+        if system.failure:
+            console.print(f"{system.label} {system.precision}: {system.failure}")
+    return rows([system for system in running if system.rounds])
 
 
-def rows(measured: list[Contender]) -> list[dict]:
+def rows(measured: list[System]) -> list[dict]:
     """The figures; the peak is the best any backend measured in that precision."""
     layers, heads, width, length, batch = SHAPES[measured[0].shape]
     config = ModelConfig(
@@ -121,31 +121,31 @@ def rows(measured: list[Contender]) -> list[dict]:
     baseline = known.get((BASELINE, "float32"))
     peaks = {p: max(c.peak for c in measured if c.precision == p) for _, p in known}
     found = []
-    for contender in measured:
-        peak = peaks[contender.precision]
+    for system in measured:
+        peak = peaks[system.precision]
         found.append(
             {
                 "shape": f"{layers} x {width} x {length}, batch {batch}",
-                "contender": contender.label,
-                "precision": contender.precision,
-                "ms_per_step": round(contender.ms, 2),
-                "tokens_per_s": round(batch * length / contender.ms * 1000),
-                "peak_share": round(flops / (contender.ms / 1000) / peak, 3) if peak else None,
-                "ratio": round(baseline / contender.ms, 2) if baseline else None,
-                "rounds_ms": [round(ms, 2) for ms in contender.rounds],
+                "system": system.label,
+                "precision": system.precision,
+                "ms_per_step": round(system.ms, 2),
+                "tokens_per_s": round(batch * length / system.ms * 1000),
+                "peak_share": round(flops / (system.ms / 1000) / peak, 3) if peak else None,
+                "ratio": round(baseline / system.ms, 2) if baseline else None,
+                "rounds_ms": [round(ms, 2) for ms in system.rounds],
             }
         )
     return found
 
 
-HEADINGS = ("shape", "contender", "precision", "ms/step", "tokens/s", "of peak", "speed")
+HEADINGS = ("shape", "system", "precision", "ms/step", "tokens/s", "of peak", "speed")
 
 
 def cells(row: dict) -> tuple[str, ...]:
     share, ratio = row["peak_share"], row["ratio"]
     return (
         row["shape"],
-        row["contender"],
+        row["system"],
         row["precision"],
         f"{row['ms_per_step']:,.1f}",
         f"{row['tokens_per_s']:,}",

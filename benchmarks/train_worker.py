@@ -1,9 +1,9 @@
-"""One contender of the training benchmark, in a process of its own.
+"""One system of the training benchmark, in its own process.
 
-    python -m benchmarks.contenders '{"name": "jax", "shape": [4, 4, 128, 64, 12], ...}'
+    python -m benchmarks.train_worker '{"name": "jax", "shape": [4, 4, 128, 64, 12], ...}'
 
-It prepares itself, warms up, and then answers each number N on standard input with one JSON line:
-the median milliseconds of N training steps. Nothing is measured while another one runs.
+It builds and compiles its model, then answers each number N on standard input with one JSON line:
+the median milliseconds of N training steps. One system is measured at a time.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ def nanogpt(job):
 
     file = Path(job["path"]) / "model.py"
     spec = importlib.util.spec_from_file_location("nanogpt_model", file)
-    theirs = importlib.util.module_from_spec(spec)
-    sys.modules["nanogpt_model"] = theirs
-    spec.loader.exec_module(theirs)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = module
+    spec.loader.exec_module(module)
     layers, heads, width, length, batch = job["shape"]
     torch.manual_seed(1)
-    shape = theirs.GPTConfig(
+    shape = module.GPTConfig(
         block_size=length, vocab_size=VOCABULARY, n_layer=layers, n_head=heads, n_embd=width,
         dropout=0.0, bias=False,
     )  # fmt: skip
-    model = theirs.GPT(shape)
+    model = module.GPT(shape)
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     stepped = torch.compile(model) if job["compiled"] else model
     tokens = torch.randint(0, VOCABULARY, (batch, length + 1))
@@ -110,7 +110,7 @@ def nanogpt(job):
 
 @contextlib.contextmanager
 def _quiet_output():
-    """Send what anything prints to nowhere, and give the real standard output for answers."""
+    """Discard what is printed; yield the real standard output for the answers."""
     answers = os.fdopen(os.dup(1), "w")
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)

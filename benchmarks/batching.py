@@ -1,8 +1,8 @@
-"""Sixteen requests through the engine: all at once, and one after another, in turns.
+"""Sixteen requests through the engine: all at once beside one after another, alternating.
 
-    KERAS_BACKEND=jax python -m benchmarks.together [--rounds 3] [--preset gpt2]
+    KERAS_BACKEND=jax python -m benchmarks.batching [--rounds 3] [--preset gpt2]
 
-Random weights, 32 tokens of prompt and 64 new ones, greedy, everything compiled beforehand.
+Random weights, a prompt of 32 tokens and 64 new ones, greedy, compiled beforehand.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def run(engine, seed: int, together: bool) -> float:
-    """Seconds until all are written; a new seed, so that no prompt is remembered."""
+    """Seconds until all are finished; a new seed, so that no prompt is in the KV cache."""
     begun = time.perf_counter()
     waiting = []
     for request in requests(seed):
