@@ -1,4 +1,4 @@
-"""The app's shell: options, modes, themes, keys, command palette. Screens do the rest."""
+"""The app: command-line options, modes, themes, keys and the command palette."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,13 @@ from textual.theme import Theme
 
 from kgpt.errors import KgptError
 from kgpt_tui import screens
+from kgpt_tui.shared.app_protocol import Options
 from kgpt_tui.shared.settings import Settings, SettingsFile
 from kgpt_tui.shared.themes import THEMES, markdown_styles
 
 
-@dataclass(frozen=True)
-class Options:
-    """What was said on the command line."""
-
-    model: str | None = None
-    server: str | None = None
-    api_key_file: Path | None = None
-    run: str | None = None
-    settings: Path | None = None
-    data: Path | None = None
-
-
 class KgptApp(App[None]):
-    """Chat, runs and training, each a mode with a stack of screens of its own."""
+    """Home, chat, runs and training: each a mode with its own stack of screens."""
 
     TITLE = "kgpt"
     CSS_PATH = "app.tcss"
@@ -70,21 +58,21 @@ class KgptApp(App[None]):
         return self.settings_file.values
 
     def save_settings(self, **changes: Any) -> None:
-        """Change some settings and write all of them; a failure is shown, not raised."""
+        """Change some settings and save all of them; a failure is shown, not raised."""
         for name, value in changes.items():
             setattr(self.settings, name, value)
         if problem := self.settings_file.save():
             self.notify(problem, severity="warning", markup=False)
 
-    def get_default_screen(self) -> Screen:
+    def get_default_screen(self) -> Screen[Any]:
         return Screen(id="_default")
 
     def on_mount(self) -> None:
-        self.theme_changed_signal.subscribe(self, self._themed)
-        self._themed(self.current_theme)
-        for sign in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal is no crash
+        self.theme_changed_signal.subscribe(self, self._on_theme_changed)
+        self._on_theme_changed(self.current_theme)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends the app cleanly
             with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
-                asyncio.get_running_loop().add_signal_handler(sign, self.exit)
+                asyncio.get_running_loop().add_signal_handler(number, self.exit)
         if self.options.run:
             self.open_run(self.options.run)
         else:
@@ -92,13 +80,13 @@ class KgptApp(App[None]):
         if self.settings_file.problem:
             self.notify(self.settings_file.problem, severity="warning", markup=False)
 
-    def _themed(self, theme: Theme) -> None:
-        """Keep the choice, and let Markdown in messages follow it."""
+    def _on_theme_changed(self, theme: Theme) -> None:
+        """Save the choice, and restyle Markdown in messages."""
         self.console.push_theme(markdown_styles(self.theme_variables))
         if theme.name != self.settings.theme:
             self.save_settings(theme=theme.name)
 
-    # -- going places: screens call these, and nothing of one another ------------------------
+    # -- navigation: screens call these and never import one another ------------------------------
 
     def open_chat(self, model: str | None = None) -> None:
         """Go to the chat; with `model` (a directory, run or run@step), chat with that."""
@@ -107,7 +95,7 @@ class KgptApp(App[None]):
             self.call_after_refresh(lambda: self.screen.use_model(model))  # type: ignore[attr-defined]
 
     def open_run(self, run: Path | str) -> None:
-        """Watch a run, over the table of runs."""
+        """Watch a run, on top of the table of runs."""
         from kgpt.runs import find_run
 
         self.switch_mode("runs")
@@ -116,7 +104,7 @@ class KgptApp(App[None]):
         except KgptError as error:
             self.notify(str(error), severity="error", markup=False)
 
-    def open_train(self, **named: Any) -> None:
+    def open_train(self) -> None:
         """Go to the form that starts a run."""
         self.switch_mode("train")
 
@@ -124,10 +112,10 @@ class KgptApp(App[None]):
         self.switch_mode(mode)
 
     async def action_quit(self) -> None:
-        """Leave, after asking what becomes of runs that were started here."""
-        from kgpt_tui.shared.quit import leave
+        """Quit, after asking what to do with active runs that were started here."""
+        from kgpt_tui.shared.quit import quit_app
 
-        self.run_worker(leave(self), group="leave", exclusive=True)
+        self.run_worker(quit_app(self), group="quit", exclusive=True)
 
     def action_help(self) -> None:
         if self.screen.id != "help":
@@ -137,18 +125,16 @@ class KgptApp(App[None]):
         if self.screen.id != "settings":
             self.push_screen(screens.make("settings"))
 
-    def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
-        yield SystemCommand("Home", "What can be done here (F2)", partial(self.switch_mode, "home"))
-        yield SystemCommand("Chat", "Talk with a model (F3)", partial(self.switch_mode, "chat"))
-        yield SystemCommand("Runs", "All training runs (F4)", partial(self.switch_mode, "runs"))
-        yield SystemCommand(
-            "Train", "Start a training run (F5)", partial(self.switch_mode, "train")
-        )
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        yield SystemCommand("Home", "What can be done here (F2)", partial(self.action_go, "home"))
+        yield SystemCommand("Chat", "Chat with a model (F3)", partial(self.action_go, "chat"))
+        yield SystemCommand("Runs", "All training runs (F4)", partial(self.action_go, "runs"))
+        yield SystemCommand("Train", "Start a training run (F5)", partial(self.action_go, "train"))
         yield SystemCommand("Keys", "Every key of this screen (F1)", self.action_help)
         yield SystemCommand("Settings", "Theme, rendering, keys (F10)", self.action_settings)
         yield SystemCommand("Theme", "Choose the colours", self.search_themes)
         yield SystemCommand("Screenshot", "Save an SVG picture", self.deliver_screenshot)
-        yield SystemCommand("Quit", "Leave kgpt", self.action_quit)
+        yield SystemCommand("Quit", "Quit kgpt", self.action_quit)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,9 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="kgpt-tui", description="Chat, watch and train.")
     parser.add_argument("--model", help="a model directory, a run, or run@step to chat with")
     parser.add_argument("--server", help="address of a running `kgpt serve`")
-    parser.add_argument("--api-key-file", type=Path, help="file that holds the server's key")
+    parser.add_argument("--api-key-file", type=Path, help="file that contains the server's key")
     parser.add_argument("--run", help="a training run to watch")
-    parser.add_argument("--web", action="store_true", help="serve the app to a browser, here only")
+    parser.add_argument("--web", action="store_true", help="serve the app to a local browser")
     parser.add_argument("--version", action="store_true", help="print the version")
     chosen = vars(parser.parse_args(arguments))
     if chosen.pop("version"):

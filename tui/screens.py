@@ -1,6 +1,7 @@
-"""The screens, by name, imported when first shown: a new screen is one file and one line here.
+"""The screens by name, each imported when it is first opened.
 
-Each mode keeps its own stack of screens, so going from a chat to the runs and back loses nothing.
+A new screen is one file and one line here. Each mode keeps its own stack of screens, so that
+going from a chat to the runs and back loses nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ SCREENS = MODES | {
 }
 
 
-def make(name: str, *arguments: Any, **named: Any) -> Screen:
-    """Import and build the screen called `name`."""
-    module, _, owner = SCREENS[name].partition(":")
-    return getattr(import_module(module), owner)(*arguments, **named)
+def make(name: str, *arguments: Any, **named: Any) -> Screen[Any]:
+    """Import and construct the screen called `name`."""
+    module, _, class_name = SCREENS[name].partition(":")
+    screen: Screen[Any] = getattr(import_module(module), class_name)(*arguments, **named)
+    return screen

@@ -1,4 +1,7 @@
-"""The app in a browser, on this machine only: one process a tab, one engine for all of them."""
+"""`kgpt-tui --web`: the app in a browser on this machine.
+
+textual-serve starts one app process per browser tab; all of them share one engine server.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,26 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kgpt_tui.models.server import Server
-
-if TYPE_CHECKING:
-    from kgpt_tui.app import Options
+from kgpt_tui.shared.app_protocol import Options
 
 HOST = "127.0.0.1"
 PORT = 8765
 
 
 def serve(options: Options, port: int = PORT) -> None:
-    """Serve the app until interrupted; `options.model` is loaded once, for every tab."""
+    """Serve the app until interrupted; `options.model` is loaded once for all tabs."""
     from textual_serve.server import Server as WebServer
 
     with tempfile.TemporaryDirectory(prefix="kgpt-web-") as folder:
         engine = Server()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the engine is ended, too
-        loop = asyncio.new_event_loop()  # kept: a closed loop ends the processes it started
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the engine ends, too
+        loop = asyncio.new_event_loop()  # stays open: closing it would end its child processes
         try:
             command = loop.run_until_complete(_command(options, engine, Path(folder)))
-            port = port if _is_free(port) else 0
-            port = port or _any_port()
-            print(f"kgpt-tui: open http://{HOST}:{port} in a browser; ctrl+c ends it.", flush=True)
+            port = port if _is_free(port) else _any_port()
+            print(f"kgpt-tui: open http://{HOST}:{port} in a browser; ctrl+c stops it.", flush=True)
             asyncio.set_event_loop(asyncio.new_event_loop())
             WebServer(command, host=HOST, port=port, title="kgpt").serve()
         finally:
@@ -40,17 +39,17 @@ def serve(options: Options, port: int = PORT) -> None:
 
 
 async def _command(options: Options, engine: Server, folder: Path) -> str:
-    """The command line of each tab's process."""
+    """The command line of the app process that each tab starts."""
     words = [sys.executable, "-m", "kgpt_tui"]
     if options.model:
-        heard: set[str] = set()
+        printed: set[str] = set()
 
-        def tell(said: str) -> None:
-            if said not in heard:
-                heard.add(said)
-                print(f"kgpt-tui: {said}", flush=True)
+        def report(message: str) -> None:
+            if message not in printed:
+                printed.add(message)
+                print(f"kgpt-tui: {message}", flush=True)
 
-        client = await engine.start(options.model, tell)
+        client = await engine.start(options.model, report)
         key_file = folder / "key"
         key_file.touch(mode=0o600)
         key_file.write_text(client.key)
@@ -78,4 +77,4 @@ def _is_free(port: int) -> bool:
 def _any_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])

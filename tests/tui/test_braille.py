@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt_tui.runs.braille import DOTS, polyline
+from kgpt_tui.runs.braille_plot import DOTS, polyline
 
 AREA = (3, 2, 10, 5)
 points = st.lists(

@@ -8,7 +8,7 @@ from kgpt.config import Config
 from kgpt_tui.home import screen as home
 from kgpt_tui.runs.watch import WatchScreen
 from kgpt_tui.train import launch
-from kgpt_tui.train.preparation import Preparation, PreparationFailed
+from kgpt_tui.train.data_preparation import DataPreparation, PreparationError
 from kgpt_tui.train.screen import TrainScreen
 from tests.tui.driving import drive, wait_until
 from tests.tui.fake_trainer import make_run
@@ -37,8 +37,8 @@ def test_the_lists_lead_to_runs_and_models(tmp_path, monkeypatch):
 
     async def script(app, pilot):
         screen = app.screen
-        await wait_until(pilot, lambda: screen._shown.get("models"))
-        assert "alive" in str(screen.query_one("#runs-heading").render())
+        await wait_until(pilot, lambda: screen._listed.get("models"))
+        assert "active" in str(screen.query_one("#runs-heading").render())
         monkeypatch.setattr(app, "open_chat", asked.append)
         screen.query_one("#models").focus()
         await pilot.press("down", "enter")
@@ -53,7 +53,7 @@ def test_the_lists_lead_to_runs_and_models(tmp_path, monkeypatch):
 def test_the_demo_prepares_its_data_and_starts(tmp_path, monkeypatch):
     started, commands = [], []
 
-    class Fake(Preparation):
+    class Fake(DataPreparation):
         def __init__(self, command):
             commands.append(command)
             super().__init__([sys.executable, "-c", "print('tokens ━━ 40% 1 MB/s')"])
@@ -62,7 +62,7 @@ def test_the_demo_prepares_its_data_and_starts(tmp_path, monkeypatch):
         started.append((config.train.max_steps, name))
         return make_run(tmp_path / "runs", name, 0, state="starting")
 
-    monkeypatch.setattr(home, "Preparation", Fake)
+    monkeypatch.setattr(home, "DataPreparation", Fake)
     monkeypatch.setattr(launch, "start", start)
 
     async def script(app, pilot):
@@ -75,16 +75,16 @@ def test_the_demo_prepares_its_data_and_starts(tmp_path, monkeypatch):
 
 
 def test_a_demo_that_cannot_start_says_why(tmp_path, monkeypatch):
-    class Failing(Preparation):
+    class Failing(DataPreparation):
         def __init__(self, command):
             script = "import sys; print('kgpt: The disk is full.', file=sys.stderr); sys.exit(1)"
             super().__init__([sys.executable, "-c", script])
 
-    monkeypatch.setattr(home, "Preparation", Failing)
+    monkeypatch.setattr(home, "DataPreparation", Failing)
 
     async def script(app, pilot):
         await pilot.press("d")
-        said = app.screen.query_one("#work")
+        said = app.screen.query_one("#progress")
         await wait_until(pilot, lambda: "The disk is full." in str(said.render()))
 
     drive(script, tmp_path)
@@ -100,13 +100,13 @@ def test_progress_is_read_from_the_bar_of_a_child():
             print(f"tokenizer \\x1b[31m━━━\\x1b[0m {n}%", end="\\r", flush=True)
             time.sleep(0.6)
     """
-    asyncio.run(Preparation([sys.executable, "-c", bar]).finish(seen.append))
-    assert seen[-1] == "learning a tokenizer, 55%"
+    asyncio.run(DataPreparation([sys.executable, "-c", bar]).wait(seen.append))
+    assert seen[-1] == "training a tokenizer, 55%"
 
 
 def test_a_child_that_fails_gives_its_own_sentence():
     import asyncio
 
     script = "import sys; sys.stderr.write('noise\\nkgpt: No such file.\\n'); sys.exit(2)"
-    with pytest.raises(PreparationFailed, match="^No such file.$"):
-        asyncio.run(Preparation([sys.executable, "-c", script]).finish(lambda text: None))
+    with pytest.raises(PreparationError, match="^No such file.$"):
+        asyncio.run(DataPreparation([sys.executable, "-c", script]).wait(lambda text: None))

@@ -6,9 +6,9 @@ from typing import ClassVar
 from textual.app import App
 from textual.binding import Binding
 from textual.widgets import Footer, Input
-from textual.widgets._footer import FooterKey
 
 from kgpt_tui.shared.key_bar import KeyBar
+from kgpt_tui.shared.textual_private import FooterKey, is_key_disabled
 from tests.tui.driving import wait_until
 
 
@@ -36,7 +36,7 @@ class Screenful(App[None]):
 
 def displayed_keys(bar):
     keys = [key for key in bar.query(FooterKey) if key.display]
-    return sorted((k.key, k.key_display, k.description, k.action, k._disabled) for k in keys)
+    return sorted((k.key, k.key_display, k.description, k.action, is_key_disabled(k)) for k in keys)
 
 
 def test_it_shows_what_the_footer_shows():
@@ -69,6 +69,6 @@ def test_a_change_may_be_told_after_the_screen_was_left():
             await pilot.pause(0.1)
             bar = app.query_one(KeyBar)
             await bar.remove()
-            bar._show_keys()
+            bar._update_keys()
 
     asyncio.run(script())

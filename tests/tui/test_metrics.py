@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt_tui.runs.metrics import (
-    CHUNK,
-    Glance,
-    History,
-    JsonLines,
-    TextTail,
-    extremes,
-    means,
-    smoothed,
-    window,
-)
+from kgpt_tui.runs.curve import crop, mean_downsample, minmax_downsample, smooth
+from kgpt_tui.runs.file_tail import CHUNK, JsonLines, TextTail
+from kgpt_tui.runs.metrics import MetricsHistory, RunSummary
 
 numbers = st.floats(-1e6, 1e6)
 curves = st.lists(numbers, min_size=1, max_size=400).map(
@@ -114,14 +106,14 @@ def test_the_log_begins_near_its_end(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "3", [1]])
 def test_what_is_no_number_is_no_point(value):
-    history = History()
+    history = MetricsHistory()
     history.add([{"step": 1, "loss": 2.0}, {"step": 2, "loss": value}, {"loss": 3.0}])
     steps, values = history.curve("loss")
     assert steps.tolist() == [1] and values.tolist() == [2.0]
 
 
 def test_the_best_validation_is_remembered_with_its_step():
-    history = History()
+    history = MetricsHistory()
     history.add([{"step": n, "val_loss": v} for n, v in ((10, 3.0), (20, 2.0), (30, 2.5))])
     assert history.best == (2.0, 20) and history.last["val_loss"] == 2.5
 
@@ -129,15 +121,15 @@ def test_the_best_validation_is_remembered_with_its_step():
 def test_a_glance_equals_a_full_reading(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": 4, "val_loss": 2}\n{"step": 2, "loss": 3}\n')
-    glance = Glance(file)
-    while glance.read():
+    summary = RunSummary(file)
+    while summary.read():
         pass
-    assert (glance.best, glance.last["loss"], glance.last["step"]) == (2.0, 3, 2)
+    assert (summary.best, summary.last["loss"], summary.last["step"]) == (2.0, 3, 2)
 
 
 @given(curve=curves, buckets=st.integers(1, 60))
 def test_buckets_keep_the_extremes_and_the_order(curve, buckets):
-    steps, values = extremes(curve, buckets)
+    steps, values = minmax_downsample(curve, buckets)
     assert len(steps) <= max(2 * buckets, 1) and len(steps) == len(values)
     assert values.min() == curve[1].min() and values.max() == curve[1].max()
     assert (np.diff(steps) >= 0).all()
@@ -145,7 +137,7 @@ def test_buckets_keep_the_extremes_and_the_order(curve, buckets):
 
 @given(curve=curves, buckets=st.integers(1, 60))
 def test_bucket_means_stay_within_the_curve(curve, buckets):
-    steps, values = means(curve, buckets)
+    steps, values = mean_downsample(curve, buckets)
     assert len(steps) == len(values) <= max(buckets, 1)
     slack = 1e-6 * (1 + np.abs(curve[1]).max())
     assert values.min() >= curve[1].min() - slack and values.max() <= curve[1].max() + slack
@@ -153,13 +145,13 @@ def test_bucket_means_stay_within_the_curve(curve, buckets):
 
 @given(values=st.lists(numbers, min_size=1, max_size=50), weight=st.floats(0.01, 0.99))
 def test_smoothing_is_the_weighted_mean_of_the_past(values, weight):
-    got = smoothed(np.array(values), weight)[-1]
+    got = smooth(np.array(values), weight)[-1]
     weights = weight ** np.arange(len(values))[::-1]
     assert got == pytest.approx(float((weights * values).sum() / weights.sum()), rel=1e-6, abs=1e-3)
 
 
 @given(curve=curves, low=st.floats(-10, 500), width=st.floats(0, 500))
 def test_a_window_holds_all_that_is_seen(curve, low, width):
-    steps, _ = window(curve, low, low + width)
+    steps, _ = crop(curve, low, low + width)
     inside = curve[0][(curve[0] >= low) & (curve[0] <= low + width)]
     assert set(inside) <= set(steps) and len(steps) <= len(inside) + 2

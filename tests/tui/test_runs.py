@@ -19,7 +19,7 @@ def runs(script, tmp_path, size=(120, 40)):
     folder = tmp_path / "runs"
     make_run(folder, "fox", 300, 1000, state="finished", model__hidden_dim=768)
     make_run(folder, "owl", 200, 1000, state="stopped", train__learning_rate=3e-4)
-    make_run(folder, "lively", 100, 1000)
+    make_run(folder, "running", 100, 1000)
 
     async def opened(app, pilot):
         app.switch_mode("runs")
@@ -35,7 +35,7 @@ def names(screen):
 
 def test_runs_are_filtered_by_name_state_and_difference(tmp_path):
     async def script(app, pilot, screen):
-        assert names(screen)[0] == "lively"  # those alive come first
+        assert names(screen)[0] == "running"  # active runs come first
         await pilot.press("slash", *"768", "enter")
         await wait_until(pilot, lambda: names(screen) == ["fox"])
         await pilot.press("escape")
@@ -65,7 +65,7 @@ def test_pinned_runs_share_the_chart(tmp_path):
 def test_comparing_names_what_differs(tmp_path):
     async def script(app, pilot, screen):
         await pilot.press("c")
-        await wait_until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen._stamp)
+        await wait_until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen._drawn)
         table = str(app.screen.query_one("#table").render())
         assert "model.hidden_dim" in table and "train.learning_rate" in table
         assert "model.num_layers" not in table
@@ -83,7 +83,7 @@ def test_enter_watches_and_n_begins_a_new_run(tmp_path):
     async def script(app, pilot, screen):
         await pilot.press("enter")
         await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
-        assert app.screen.feed.name == names(screen)[0]
+        assert app.screen.monitor.name == names(screen)[0]
         await pilot.press("escape")
         await wait_until(pilot, lambda: app.screen is screen)
         await pilot.press("n")
@@ -98,16 +98,16 @@ def test_deleting_asks_and_spares_the_living(tmp_path):
     async def script(app, pilot, screen):
         await pilot.press("d")
         await pilot.pause(0.2)
-        assert app.screen is screen  # the run under the cursor is alive
+        assert app.screen is screen  # the highlighted run is active
         await pilot.press("down", "d")
         await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
         await pilot.press("k", "d")
         await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
-        doomed = screen._chosen().run.name
+        doomed = screen._selected().run.name
         await pilot.press("d")
         await wait_until(pilot, lambda: not (folder / doomed).exists())
         await wait_until(pilot, lambda: doomed not in names(screen))
-        assert sorted(os.listdir(folder)) == sorted({"fox", "owl", "lively"} - {doomed})
+        assert sorted(os.listdir(folder)) == sorted({"fox", "owl", "running"} - {doomed})
 
     runs(script, tmp_path)
 

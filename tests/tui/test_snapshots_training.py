@@ -7,7 +7,7 @@ import pytest
 
 from kgpt_tui.runs.compare import CompareScreen
 from kgpt_tui.runs.run_list import RunList
-from kgpt_tui.runs.run_monitor import RunFeed
+from kgpt_tui.runs.run_monitor import RunMonitor
 from kgpt_tui.runs.watch import WatchScreen
 from kgpt_tui.train import launch
 from tests.tui.driving import drive, wait_until
@@ -53,7 +53,7 @@ def test_home(tmp_path, size, theme):
     make_runs(tmp_path)
 
     async def script(app, pilot):
-        await wait_until(pilot, lambda: "models" in app.screen._shown)
+        await wait_until(pilot, lambda: "models" in app.screen._listed)
         await settle(pilot)
         assert matches_snapshot(app, name_of("home", size, theme))
 
@@ -66,7 +66,9 @@ def test_watch(tmp_path, size, theme):
 
     async def script(app, pilot):
         await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
-        await wait_until(pilot, lambda: "metrics" in app.screen._drawn and app.screen.feed.samples)
+        await wait_until(
+            pilot, lambda: "metrics" in app.screen._drawn and app.screen.monitor.samples
+        )
         await settle(pilot)
         assert matches_snapshot(app, name_of("watch", size, theme))
         await pilot.press("2")
@@ -87,7 +89,7 @@ def test_runs_and_compare(tmp_path, size, theme):
         await settle(pilot)
         assert matches_snapshot(app, name_of("runs", size, theme))
         app.push_screen(CompareScreen([run.path for run in runs]))
-        await wait_until(pilot, lambda: getattr(app.screen, "_stamp", None))
+        await wait_until(pilot, lambda: getattr(app.screen, "_drawn", None))
         await settle(pilot)
         assert matches_snapshot(app, name_of("compare", size, theme))
 
@@ -107,7 +109,7 @@ def test_train(tmp_path, size, theme):
 
 def test_empty_states(tmp_path):
     async def script(app, pilot):
-        await wait_until(pilot, lambda: "models" in app.screen._shown)
+        await wait_until(pilot, lambda: "models" in app.screen._listed)
         assert "The demo starts one" in str(app.screen.query_one("#no-runs").render())
         app.switch_mode("runs")
         await wait_until(pilot, lambda: app.screen.has_class("-empty"))
@@ -144,9 +146,9 @@ def test_the_list_and_a_feed_agree(tmp_path):
     import asyncio
 
     run = make_runs(tmp_path)[0]
-    everything, feed = RunList(), RunFeed(run.path)
+    everything, monitor = RunList(), RunMonitor(run.path)
     asyncio.run(everything.refresh())
-    asyncio.run(feed.catch_up())
+    asyncio.run(monitor.read_all())
     row = next(row for row in everything.rows if row.run.path == run.path)
-    assert row.glance.best == feed.history.best[0]
-    assert row.glance.last["loss"] == feed.history.last["loss"]
+    assert row.summary.best == monitor.history.best[0]
+    assert row.summary.last["loss"] == monitor.history.last["loss"]

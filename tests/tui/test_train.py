@@ -7,11 +7,11 @@ import pytest
 from kgpt.config import Config
 from kgpt.errors import RunError, UsageError
 from kgpt_tui.runs.watch import WatchScreen
-from kgpt_tui.shared.option_rows import Choice, OptionRow
 from kgpt_tui.train import launch
 from kgpt_tui.train import screen as train
-from kgpt_tui.train.cost import Speed, estimate
-from kgpt_tui.train.prepare import PrepareScreen
+from kgpt_tui.train.cost import Throughput, estimate_cost
+from kgpt_tui.train.option_rows import Choice, OptionRow
+from kgpt_tui.train.prepare_dialog import PrepareDialog
 from kgpt_tui.train.run_form import RunForm, form_fields
 from kgpt_tui.train.screen import TrainScreen
 from tests.tui.driving import drive, wait_until
@@ -77,44 +77,44 @@ def test_values_that_do_not_fit_together_are_refused():
 def test_what_is_shown_means_what_the_preset_says(preset):
     edited = RunForm(preset)
     for field in form_fields():
-        edited.edits[field.key] = edited.usual(field.key)  # as if all was typed again
+        edited.edits[field.key] = edited.preset_text(field.key)  # as if all was typed again
     assert edited.check()[0] == Config.load(preset)
 
 
 def test_typing_the_presets_value_is_no_edit():
     edited = RunForm("tinyworld")
     edited.edit("train.seed", "5")
-    edited.edit("train.seed", edited.usual("train.seed"))
+    edited.edit("train.seed", edited.preset_text("train.seed"))
     assert not edited.edits
 
 
 def test_the_cost_is_counted_and_its_time_is_measured_or_unknown():
     config = Config.load("tinyworld")
-    unknown = estimate(config, 300, "jax")
+    unknown = estimate_cost(config, 300, "jax")
     assert unknown.time_s is None and unknown.parameters * 4 == unknown.weights
     steps, batch, length = config.train.max_steps, config.train.batch_size, config.model.max_length
     assert unknown.tokens == steps * batch * length
     full = config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": 300})})
-    speeds = [Speed("fox", full, "jax", 1000.0), Speed("owl", full, "torch", 9000.0)]
-    measured = estimate(config, 300, "jax", speeds)
+    throughputs = [Throughput("fox", full, "jax", 1000.0), Throughput("owl", full, "torch", 9000.0)]
+    measured = estimate_cost(config, 300, "jax", throughputs)
     assert measured.time_s == pytest.approx(unknown.tokens / 1000)
     assert measured.basis == "measured in fox"
     with pytest.raises(UsageError, match="vocabulary"):
-        estimate(config, None, "jax")
-    assert estimate(Config.load("gpt2"), 300, "jax", speeds).time_s is None  # too far apart
+        estimate_cost(config, None, "jax")
+    assert estimate_cost(Config.load("gpt2"), 300, "jax", throughputs).time_s is None  # too large
 
 
 def test_more_of_anything_costs_more_memory():
     config = Config.load("gpt2")
-    least = estimate(config, 50257, "jax").memory
+    least = estimate_cost(config, 50257, "jax").memory
     for changes in ({"optimizer": "lion"}, {"gradient_checkpointing": True}, {"batch_size": 1}):
         train_config = config.train.model_copy(update=changes)
         smaller = config.model_copy(update={"train": train_config})
-        assert estimate(smaller, 50257, "jax").memory < least
+        assert estimate_cost(smaller, 50257, "jax").memory < least
 
 
 def test_a_run_of_that_name_is_not_started_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "_train", lambda *_: None)
+    monkeypatch.setattr(launch, "_spawn_trainer", lambda *_: None)
     launch.start(Config.load("tinyworld"), "fox", "jax")
     with pytest.raises(RunError, match="exists already"):
         launch.start(Config.load("tinyworld"), "fox", "jax")
@@ -146,7 +146,7 @@ def test_typing_is_checked_and_priced_at_once(tmp_path):
 
 def test_choices_turn_and_search_narrows(tmp_path):
     async def script(app, pilot, screen):
-        usual = screen.form.usual("train.optimizer")
+        usual = screen.form.preset_text("train.optimizer")
         await pilot.press("ctrl+f", *"optimizer", "enter")
         visible = [row.field.key for row in screen.query(OptionRow) if row.display]
         assert visible == ["train.optimizer"] and screen.focused.value == usual
@@ -197,11 +197,11 @@ def test_start_writes_the_run_and_watches_it(tmp_path, monkeypatch):
 
 
 def test_the_measurement_is_shown_as_such(tmp_path, monkeypatch):
-    async def measure(config, backend):
+    async def measure_throughput(config, backend):
         model = config.model.model_copy(update={"vocab_size": 300})
-        return Speed("x", config.model_copy(update={"model": model}), backend, 2000.0)
+        return Throughput("x", config.model_copy(update={"model": model}), backend, 2000.0)
 
-    monkeypatch.setattr(train, "measure", measure)
+    monkeypatch.setattr(train, "measure_throughput", measure_throughput)
 
     async def script(app, pilot, screen):
         await pilot.press("ctrl+t")
@@ -215,7 +215,7 @@ def test_a_data_set_is_asked_for(tmp_path):
 
     async def script(app, pilot, screen):
         await pilot.press("ctrl+n")
-        await wait_until(pilot, lambda: isinstance(app.screen, PrepareScreen))
+        await wait_until(pilot, lambda: isinstance(app.screen, PrepareDialog))
         dialog = app.screen
         await pilot.press("ctrl+s")
         await wait_until(pilot, lambda: "Name a text file" in text_of(dialog, "#progress"))

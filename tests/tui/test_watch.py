@@ -10,7 +10,7 @@ from kgpt.runs import Run
 from kgpt_tui.runs.chart import Chart, ChartPanel
 from kgpt_tui.runs.chart_board import ChartBoard
 from kgpt_tui.runs.run_header import RunHeader
-from kgpt_tui.runs.samples import Samples
+from kgpt_tui.runs.samples_view import SamplesView
 from kgpt_tui.runs.screen import RunsScreen
 from kgpt_tui.runs.watch import WatchScreen
 from kgpt_tui.shared.dialogs import ChoiceDialog, InputDialog
@@ -46,7 +46,7 @@ def test_each_command_reaches_the_trainer(tmp_path):
         assert commands(run) == ["pause"]
         assert "pausing" in text_of(screen, RunHeader)
         set_status(run, state="paused", step=400, total_steps=1000)
-        await wait_until(pilot, lambda: screen.feed.condition == "paused")
+        await wait_until(pilot, lambda: screen.monitor.state == "paused")
         await wait_until(pilot, lambda: "pausing" not in text_of(screen, RunHeader))
         await pilot.press("p")
         assert commands(run) == ["resume"]
@@ -90,12 +90,12 @@ def test_nothing_is_drawn_while_the_app_closes(tmp_path, monkeypatch):
 
     def gone(board):
         asked.append(board.screen)
-        board.screen.draw_if_seen()
+        board.screen.update_if_visible()
 
     monkeypatch.setattr(ChartBoard, "on_unmount", gone, raising=False)
 
     async def script(app, pilot, screen, run):
-        monkeypatch.setattr(screen, "draw", lambda: drawn.append(app))
+        monkeypatch.setattr(screen, "update_view", lambda: drawn.append(app))
 
     watch(script, tmp_path)
     assert asked and not drawn
@@ -111,7 +111,7 @@ def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
         await wait_until(pilot, lambda: sent.extend(run.take_commands()) or sent)
         assert app.screen is screen and sent == [("sample", {"prompt": "Once upon"})]
         add_sample(run, 410, "Once upon")
-        samples = screen.query_one(Samples)
+        samples = screen.query_one(SamplesView)
         await wait_until(pilot, lambda: "Once upon" in samples.prompts)
         await wait_until(pilot, lambda: "step 410" in text_of(samples, ".step"))
 
@@ -121,7 +121,7 @@ def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
 def test_samples_move_in_time_and_between_prompts(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("2")
-        samples = screen.query_one(Samples)
+        samples = screen.query_one(SamplesView)
         columns = lambda: [str(w.render()) for w in samples.query(".step") if w.parent.display]  # noqa: E731
         await wait_until(pilot, lambda: columns() == ["step 700", "step 800", "step 900"])
         await pilot.press("left")
@@ -182,16 +182,16 @@ def test_the_mouse_zooms_and_drags(tmp_path):
 def test_views_change_by_key_and_mouse(tmp_path):
     async def script(app, pilot, screen, run):
         switcher = screen.query_one("#switcher")
-        for key, name in (("2", "samples"), ("3", "log"), ("4", "settings"), ("1", "charts")):
+        for key, name in (("2", "samples"), ("3", "log"), ("4", "config"), ("1", "charts")):
             await pilot.press(key)
             assert switcher.current == name
         await pilot.press("tab")
         assert switcher.current == "samples"
-        await pilot.click(screen.query("Strip Name")[2])
+        await pilot.click(screen.query("Tabs Tab")[2])
         assert switcher.current == "log"
         await wait_until(pilot, lambda: screen.query_one("#log").line_count > 3)
         await pilot.press("4")
-        await wait_until(pilot, lambda: "hidden_dim" in text_of(screen, "#settings-table"))
+        await wait_until(pilot, lambda: "hidden_dim" in text_of(screen, "#config-table"))
         await pilot.press("escape")
         await wait_until(pilot, lambda: isinstance(app.screen, RunsScreen))
 
@@ -202,9 +202,9 @@ def test_views_change_by_key_and_mouse(tmp_path):
     ("made", "said", "keys"),
     [
         ({"state": "compiling", "step": 0}, "compiled", {"pause", "stop"}),
-        ({"state": "validating"}, "validation set", {"pause", "stop"}),
+        ({"state": "validating"}, "validation loss", {"pause", "stop"}),
         ({"state": "saving"}, "checkpoint", {"pause", "stop"}),
-        ({"state": "paused"}, "lets it go on", {"go_on", "stop"}),
+        ({"state": "paused"}, "continues", {"unpause", "stop"}),
         ({"state": "finished", "step": 1000}, "ended", {"train_longer"}),
         ({"state": "failed", "error": "The loss became nan."}, "Press g", {"resume"}),
         ({"state": "training", "pid": 0}, "Press g to resume from step 400", {"resume"}),
@@ -216,7 +216,7 @@ def test_each_state_says_what_it_is_and_offers_what_fits(tmp_path, made, said, k
         assert said in shown
         offered = {
             action
-            for action in ("pause", "go_on", "resume", "train_longer", "stop")
+            for action in ("pause", "unpause", "resume", "train_longer", "stop")
             if screen.check_action(action, ())
         }
         assert offered == keys
@@ -228,7 +228,9 @@ def test_each_state_says_what_it_is_and_offers_what_fits(tmp_path, made, said, k
 
 def test_the_resume_key_starts_the_trainer_again(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(launch, "_train", lambda run, *more: started.append((run.name, *more)))
+    monkeypatch.setattr(
+        launch, "_spawn_trainer", lambda run, *more: started.append((run.name, *more))
+    )
 
     async def script(app, pilot, screen, run):
         await pilot.press("g")
@@ -239,7 +241,7 @@ def test_the_resume_key_starts_the_trainer_again(tmp_path, monkeypatch):
 
 def test_a_finished_run_is_trained_longer(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(launch, "_train", lambda run, *more: started.append(more))
+    monkeypatch.setattr(launch, "_spawn_trainer", lambda run, *more: started.append(more))
 
     async def script(app, pilot, screen, run):
         await pilot.press("g")
@@ -275,21 +277,21 @@ def test_damage_is_survived(tmp_path):
             file.write('{"step": 410, "loss": 1.')
         (run.path / "status.json").write_text("{nonsense")
         await pilot.pause(0.7)
-        assert screen.feed.status.step == 400
+        assert screen.monitor.status.step == 400
         with (run.path / "metrics.jsonl").open("a") as file:
             file.write(
                 '5}\n[]\n{"step": 420, "loss": NaN}\n' + json.dumps({"step": 430, "loss": 2}) + "\n"
             )
-        await wait_until(pilot, lambda: screen.feed.history.last["loss"] == 2)
+        await wait_until(pilot, lambda: screen.monitor.history.last["loss"] == 2)
         run.append(
             "samples", {"step": 5, "prompt": "[/b]\x1b[2J", "text": "\u202e[red]x[/abc]\x07"}
         )
         run.log.write_text("[/nonsense]\x1b[31m\n")
         await pilot.press("2")
-        await wait_until(pilot, lambda: "[/b]\x1b[2J" in screen.query_one(Samples).prompts)
+        await wait_until(pilot, lambda: "[/b]\x1b[2J" in screen.query_one(SamplesView).prompts)
         await pilot.press("right_square_bracket", "3", "4", "1")
         shutil.rmtree(run.path)
-        await wait_until(pilot, lambda: screen.feed.condition == "gone")
+        await wait_until(pilot, lambda: screen.monitor.state == "gone")
         await pilot.press("p", "c", "g", "t", "4", "1")
         assert "deleted" in text_of(screen, "#banner")
 
@@ -299,8 +301,8 @@ def test_damage_is_survived(tmp_path):
 def test_a_run_that_begins_again_is_drawn_anew(tmp_path):
     async def script(app, pilot, screen, run):
         run.forget_after(200)
-        await wait_until(pilot, lambda: screen.feed.history.last["step" if 0 else "loss"] and
-                         screen.feed.history.curve("loss")[0][-1] == 200)  # fmt: skip
+        await wait_until(pilot, lambda: screen.monitor.history.last["step" if 0 else "loss"] and
+                         screen.monitor.history.curve("loss")[0][-1] == 200)  # fmt: skip
         panel = screen.query(ChartPanel).first()
         await wait_until(pilot, lambda: panel.chart._x_max == 200)
 
@@ -312,6 +314,6 @@ def test_news_that_comes_after_the_screen_was_left_draws_nothing(tmp_path):
         await pilot.press("escape")
         await wait_until(pilot, lambda: isinstance(app.screen, RunsScreen))
         await wait_until(pilot, lambda: not screen.is_attached or not screen.children)
-        screen.draw_if_seen()
+        screen.update_if_visible()
 
     watch(script, tmp_path)

@@ -1,4 +1,4 @@
-"""The charts of one run: all of them where there is room, or one alone."""
+"""The charts of one run: several at once where they fit, or one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from textual.app import ComposeResult
 from textual.containers import Grid
 from textual.reactive import reactive
 
-from kgpt_tui.runs.chart import ChartPanel, Line, next_smoothing
-from kgpt_tui.runs.run_monitor import RunFeed
+from kgpt_tui.runs.chart import ChartLine, ChartPanel, next_smoothing
+from kgpt_tui.runs.run_monitor import RunMonitor
 
 PANELS = {
     "loss": {"loss": "train", "val_loss": "validation"},
@@ -16,21 +16,21 @@ PANELS = {
     "learning rate": {"lr": "learning rate"},
     "tokens/s": {"tokens_per_s": "tokens/s"},
     "bits per byte": {"val_bits_per_byte": "bits per byte"},
-    "share of peak": {"mfu": "share of peak"},
+    "MFU": {"mfu": "MFU"},
 }
-TOGETHER = 4  # so many are shown when all are
-ROOM = (84, 17)  # columns and lines that all of them need
+GRID_PANELS = 4  # panels in the grid, the first of `PANELS`
+GRID_MIN_SIZE = (84, 17)  # columns and lines the grid needs
 
 
 class ChartBoard(Grid):
-    """Charts that follow a `RunFeed`; `shown` is "all" or the name of one panel."""
+    """Charts of a `RunMonitor`; `selected` is "all" or the name of one panel."""
 
-    shown: reactive[str] = reactive("all", init=False)
+    selected: reactive[str] = reactive("all", init=False)
 
-    def __init__(self, feed: RunFeed, id: str | None = None):
+    def __init__(self, monitor: RunMonitor, id: str | None = None):
         super().__init__(id=id)
-        self._feed = feed
-        self._roomy = True
+        self._monitor = monitor
+        self._grid_fits = True
 
     def compose(self) -> ComposeResult:
         for number, name in enumerate(PANELS):
@@ -40,57 +40,55 @@ class ChartBoard(Grid):
         self._arrange()
 
     def on_resize(self, event: events.Resize) -> None:
-        roomy = event.size.width >= ROOM[0] and event.size.height >= ROOM[1]
-        if roomy != self._roomy:
-            self._roomy = roomy
+        fits = event.size.width >= GRID_MIN_SIZE[0] and event.size.height >= GRID_MIN_SIZE[1]
+        if fits != self._grid_fits:
+            self._grid_fits = fits
             self._arrange()
 
-    def watch_shown(self) -> None:
+    def watch_selected(self) -> None:
         self._arrange()
 
     @property
     def visible_names(self) -> list[str]:
         names = list(PANELS)
-        if self.shown == "all":
-            return names[:TOGETHER] if self._roomy else names[:1]
-        return [self.shown]
+        if self.selected == "all":
+            return names[:GRID_PANELS] if self._grid_fits else names[:1]
+        return [self.selected]
 
-    def step(self, by: int = 1) -> None:
-        """Show the next of: all (where there is room), then each panel that has points."""
+    def cycle(self, offset: int = 1) -> None:
+        """Select the next of: all (where they fit), then each panel that has points."""
         known = [
-            n for n, names in PANELS.items() if any(c in self._feed.history.names for c in names)
+            n for n, names in PANELS.items() if any(c in self._monitor.history.names for c in names)
         ]
-        choices = (["all"] if self._roomy else []) + (known or ["loss"])
-        now = self.shown if self.shown in choices else choices[0]
-        self.shown = choices[(choices.index(now) + by) % len(choices)]
+        choices = (["all"] if self._grid_fits else []) + (known or ["loss"])
+        current = self.selected if self.selected in choices else choices[0]
+        self.selected = choices[(choices.index(current) + offset) % len(choices)]
 
-    def smooth(self) -> float:
-        """The next amount of smoothing, for every chart."""
+    def cycle_smoothing(self) -> None:
+        """Take the next amount of smoothing, for every chart."""
         panels = list(self.query(ChartPanel))
-        chosen = next_smoothing(panels[0].chart.smoothing)
+        smoothing = next_smoothing(panels[0].chart.smoothing)
         for panel in panels:
-            panel.chart.smoothing = chosen
-        self.draw()
-        return chosen
+            panel.chart.smoothing = smoothing
+        self.update_view()
 
-    def toggle_log(self) -> bool:
-        """Switch the loss and the gradient norm between a linear and a logarithmic scale."""
+    def toggle_log_scale(self) -> None:
+        """Switch the first three charts between a linear and a logarithmic scale."""
         panels = list(self.query(ChartPanel))
-        chosen = not panels[0].chart.log_scale
+        log_scale = not panels[0].chart.log_scale
         for panel in panels[:3]:
-            panel.chart.log_scale = chosen
+            panel.chart.log_scale = log_scale
             panel.chart.action_reset_scales()
-        self.draw()
-        return chosen
+        self.update_view()
 
-    def draw(self) -> None:
-        """Draw the charts that are seen."""
+    def update_view(self) -> None:
+        """Draw the visible charts."""
         for (name, curves), panel in zip(PANELS.items(), self.query(ChartPanel), strict=False):
             if name in self.visible_names:
-                panel.draw(
+                panel.show_lines(
                     [
-                        Line(label, self._feed.history.curve(curve), colour, dots=colour > 0)
-                        for colour, (curve, label) in enumerate(curves.items())
+                        ChartLine(label, self._monitor.history.curve(curve), color, dots=color > 0)
+                        for color, (curve, label) in enumerate(curves.items())
                     ]
                 )
 
@@ -104,4 +102,4 @@ class ChartBoard(Grid):
             first = next((panel for panel in self.query(ChartPanel) if panel.display), None)
             if first is not None:
                 first.chart.focus()
-        self.call_after_refresh(self.draw)
+        self.call_after_refresh(self.update_view)

@@ -1,4 +1,4 @@
-"""Several runs side by side: their curves in one chart, and what sets them apart."""
+"""Several runs side by side: their curves in one chart, and a table of differences."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from textual.content import Content
 from textual.widgets import Static
 
 from kgpt_tui.runs.chart import PALETTE
-from kgpt_tui.runs.overlay import Overlay
+from kgpt_tui.runs.multi_run_chart import MultiRunChart
+from kgpt_tui.runs.run_config import flat_config
 from kgpt_tui.runs.run_list import differing_keys
-from kgpt_tui.runs.run_monitor import COLOURS, RunFeed
-from kgpt_tui.runs.run_settings import flat_config
+from kgpt_tui.runs.run_monitor import RunMonitor
+from kgpt_tui.runs.run_state import state_color
 from kgpt_tui.shared.dialogs import DismissOnceMixin
 from kgpt_tui.shared.display import one_line
-from kgpt_tui.shared.formatting import NONE, count, figure
+from kgpt_tui.shared.formatting import NONE, count, number
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
 
@@ -28,63 +29,66 @@ CURVES = {"loss": "loss", "val_loss": "validation loss", "grad_norm": "gradient 
 
 
 class CompareScreen(DismissOnceMixin, LiveScreen):
-    """Curves of several runs over each other; the table names each difference."""
+    """The curves of several runs, and every option in which they differ."""
 
-    CSS_PATH: ClassVar = ["curves.tcss", "compare.tcss"]
+    CSS_PATH: ClassVar = ["charts.tcss", "compare.tcss"]
     HELP_TITLE = "Comparing runs"
     BINDINGS = [
-        Binding("m", "curve(1)", "Next figure", id="compare.curve"),
-        Binding("M", "curve(-1)", "Figure before", id="compare.curve_before", show=False),
+        Binding("m", "curve(1)", "Next metric", id="compare.curve"),
+        Binding("M", "curve(-1)", "Previous metric", id="compare.curve_before", show=False),
         Binding("o", "smooth", "Smooth", id="compare.smooth"),
         Binding("l", "log_scale", "Log scale", id="compare.log_scale"),
-        Binding("escape", "leave", "Back", id="compare.leave"),
+        Binding("escape", "dismiss", "Back", id="compare.back"),
     ]
 
     def __init__(self, paths: Sequence[Path]):
         super().__init__()
-        self.feeds = [RunFeed(path) for path in paths]
-        self._configs = [flat_config(feed.run) for feed in self.feeds]
-        self._stamp: tuple = ()
+        self.monitors = [RunMonitor(path) for path in paths]
+        self._configs = [flat_config(monitor.run) for monitor in self.monitors]
+        self._drawn: tuple[object, ...] = ()  # the revisions that are shown
 
     def compose(self) -> ComposeResult:
-        yield Overlay(CURVES, id="chart")
+        yield MultiRunChart(CURVES, id="chart")
         with VerticalScroll(id="facts", can_focus=True):
             yield Static(id="table")
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one(Overlay).chart.focus()
+        self.query_one(MultiRunChart).chart.focus()
 
-    async def look(self) -> None:
-        for feed in self.feeds:
-            await feed.catch_up()
+    async def poll(self) -> None:
+        for monitor in self.monitors:
+            await monitor.read_all()
 
-    def draw(self) -> None:
-        stamp = tuple(tuple(feed.changes.values()) for feed in self.feeds)
-        if stamp == self._stamp:
+    def update_view(self) -> None:
+        current = tuple(tuple(monitor.revisions.values()) for monitor in self.monitors)
+        if current == self._drawn:
             return
-        self._stamp = stamp
-        self.query_one(Overlay).show_runs(self.feeds)
+        self._drawn = current
+        self.query_one(MultiRunChart).show_runs(self.monitors)
         self.query_one("#table", Static).update(self._table())
 
     def on_resize(self) -> None:
-        self._stamp = ()
-        self.call_after_refresh(self.draw_if_seen)
+        self._drawn = ()
+        self.call_after_refresh(self.update_if_visible)
 
     def _table(self) -> Content:
-        """A row a difference; a column a run, in the run's colour."""
-        rows = [("", [feed.name for feed in self.feeds])]
-        rows += [("state", [feed.condition for feed in self.feeds])]
-        rows += [("step", [f"{feed.status.step:,}" for feed in self.feeds])]
-        rows += [("loss", [figure(feed.history.last.get("loss")) for feed in self.feeds])]
-        rows += [("best validation", [_best(feed) for feed in self.feeds])]
+        """A row per property, a column per run in the run's colour."""
+        rows = [("", [monitor.name for monitor in self.monitors])]
+        rows += [("state", [monitor.state for monitor in self.monitors])]
+        rows += [("step", [f"{monitor.status.step:,}" for monitor in self.monitors])]
+        rows += [("loss", [number(monitor.history.last.get("loss")) for monitor in self.monitors])]
+        rows += [("best validation", [_best(monitor) for monitor in self.monitors])]
         rows += [
-            ("tokens/s", [count(feed.history.last.get("tokens_per_s")) for feed in self.feeds])
+            (
+                "tokens/s",
+                [count(monitor.history.last.get("tokens_per_s")) for monitor in self.monitors],
+            )
         ]
         for key in differing_keys(self._configs):
             rows.append((key, [str(config.get(key, NONE)) for config in self._configs]))
         left = min(30, max(len(name) for name, _ in rows)) + 3
-        width = max(10, min(26, (self.size.width - left - 3) // len(self.feeds)))
+        width = max(10, min(26, (self.size.width - left - 3) // len(self.monitors)))
         lines = []
         for name, values in rows:
             parts: list[Content | tuple[str, str]] = [
@@ -99,22 +103,18 @@ class CompareScreen(DismissOnceMixin, LiveScreen):
     def _style(self, name: str, value: str, column: int) -> str:
         if not name:
             return f"bold ${PALETTE[column % len(PALETTE)]}"
-        return COLOURS.get(value, "$accent") if name == "state" else "$foreground"
+        return state_color(value) if name == "state" else "$foreground"
 
-    def action_curve(self, by: int) -> None:
-        self.query_one(Overlay).step(by)
+    def action_curve(self, offset: int) -> None:
+        self.query_one(MultiRunChart).cycle_metric(offset)
 
     def action_smooth(self) -> None:
-        self.query_one(Overlay).smooth()
+        self.query_one(MultiRunChart).cycle_smoothing()
 
     def action_log_scale(self) -> None:
-        self.query_one(Overlay).toggle_log()
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
+        self.query_one(MultiRunChart).toggle_log_scale()
 
 
-def _best(feed: RunFeed) -> str:
-    return (
-        f"{figure(feed.history.best[0])} at {feed.history.best[1]:,}" if feed.history.best else NONE
-    )
+def _best(monitor: RunMonitor) -> str:
+    best = monitor.history.best
+    return f"{number(best[0])} at {best[1]:,}" if best else NONE

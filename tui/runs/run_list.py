@@ -1,4 +1,4 @@
-"""All runs with the figures a table shows, and how their configurations differ."""
+"""All runs with the metrics that a table shows, and how their configurations differ."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ from pathlib import Path
 from typing import Any
 
 from kgpt.runs import Run, RunStatus, all_runs
-from kgpt_tui.runs.metrics import Glance
-from kgpt_tui.runs.run_monitor import LIVELY, condition
-from kgpt_tui.runs.run_settings import flat_config
+from kgpt_tui.runs.metrics import RunSummary
+from kgpt_tui.runs.run_config import flat_config
+from kgpt_tui.runs.run_state import ACTIVE_STATES, effective_state
 
 SHORT = {"learning_rate": "lr", "batch_size": "batch", "num_layers": "layers", "num_heads": "heads",
          "hidden_dim": "width", "max_steps": "steps", "max_length": "context"}  # fmt: skip
 
 
 @dataclass
-class Row:
+class RunRow:
     """One run of the list."""
 
     run: Run
     status: RunStatus
-    condition: str
-    glance: Glance
+    state: str  # its effective state
+    summary: RunSummary
     config: dict[str, Any]
-    touched: float
+    modified: float  # seconds since 1970
 
     @property
-    def is_alive(self) -> bool:
-        return self.condition in LIVELY
+    def is_active(self) -> bool:
+        return self.state in ACTIVE_STATES
 
     @property
     def age_s(self) -> float:
-        return max(0.0, time.time() - self.touched)
+        return max(0.0, time.time() - self.modified)
 
 
 class RunList:
-    """The runs of the runs folder; `refresh` brings it up to date."""
+    """The runs of the runs folder, active ones first; `refresh` brings it up to date."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[RunRow] = []
         self.problem = ""
-        self._glances: dict[Path, Glance] = {}
+        self._summaries: dict[Path, RunSummary] = {}
         self._configs: dict[Path, tuple[float, dict[str, Any]]] = {}
 
-    async def refresh(self, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Look at every run once; a run that vanishes meanwhile is left out.
+    async def refresh(self, should_read: Callable[[], bool] = lambda: True) -> None:
+        """Read every run once; a run that vanishes meanwhile is left out.
 
-        The reading of long metrics waits while the list is not `wanted`.
+        Metrics are read only while `should_read()`, since long ones take a while.
         """
         rows = []
-        for run in self._found():
-            glance = self._glances.setdefault(run.path, Glance(run.path / "metrics.jsonl"))
-            while wanted() and glance.read():
+        for run in self._find():
+            summary = self._summaries.setdefault(run.path, RunSummary(run.path / "metrics.jsonl"))
+            while should_read() and summary.read():
                 await asyncio.sleep(0)
             status = run.status()
-            found = condition(run, status)
-            if found != "gone":
+            state = effective_state(run, status)
+            if state != "gone":
                 config = self._config(run)
-                rows.append(Row(run, status, found, glance, config, run.last_touched))
+                rows.append(RunRow(run, status, state, summary, config, run.last_touched))
             await asyncio.sleep(0)
-        self._glances = {row.run.path: row.glance for row in rows}
-        self.rows = sorted(rows, key=lambda row: not row.is_alive)
+        self._summaries = {row.run.path: row.summary for row in rows}
+        self.rows = sorted(rows, key=lambda row: not row.is_active)
 
-    def _found(self) -> list[Run]:
+    def _find(self) -> list[Run]:
         try:
             self.problem = ""
             return all_runs()
@@ -76,17 +76,17 @@ class RunList:
 
     def _config(self, run: Run) -> dict[str, Any]:
         try:
-            stamp = (run.path / "run.yaml").stat().st_mtime
+            modified = (run.path / "run.yaml").stat().st_mtime
         except OSError:
             return {}
         known = self._configs.get(run.path)
-        if known is None or known[0] != stamp:
-            known = self._configs[run.path] = (stamp, flat_config(run))
+        if known is None or known[0] != modified:
+            known = self._configs[run.path] = (modified, flat_config(run))
         return known[1]
 
 
 def differing_keys(configs: list[dict[str, Any]]) -> list[str]:
-    """Keys that do not have the same value everywhere, in their order.
+    """Keys whose value is not the same in all configurations, in order.
 
     >>> differing_keys([{"a": 1, "b": 2}, {"a": 1, "b": 3}])
     ['b']
@@ -96,8 +96,8 @@ def differing_keys(configs: list[dict[str, Any]]) -> list[str]:
     return [k for k in keys if len({repr(config.get(k)) for config in known}) > 1]
 
 
-def differences(row: Row, keys: list[str]) -> str:
-    """What is this run's own, in a line: `lr 0.002, layers 4`."""
+def differences(row: RunRow, keys: list[str]) -> str:
+    """The values of `keys` in one line: `lr 0.002, layers 4`."""
     names = [(key.split(".", 1)[1], row.config.get(key)) for key in keys if row.config]
     return ", ".join(f"{SHORT.get(name, name)} {_short(value)}" for name, value in names)
 

@@ -1,7 +1,7 @@
-"""A run as a watcher sees it: its condition, curves, samples and log, read as they grow.
+"""`RunMonitor`: everything about one run, read from its directory as it grows.
 
-The one class here is what every screen of the training side looks at. It survives whatever may
-happen to a run's folder: no status yet, a half-written row, a folder that is deleted.
+All screens of the training side read runs through it. It copes with a missing status, incomplete
+rows and a directory that is deleted.
 """
 
 from __future__ import annotations
@@ -13,57 +13,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kgpt.runs import ENDED, Run, RunStatus
-from kgpt_tui.runs.metrics import History, JsonLines, TextTail
-from kgpt_tui.train import launch
+from kgpt.runs import Run, RunStatus
+from kgpt_tui.runs.file_tail import JsonLines, TextTail
+from kgpt_tui.runs.metrics import MetricsHistory
+from kgpt_tui.runs.run_state import ACTIVE_STATES, ENDED_STATES, effective_state
 
-LOG_LINES = 2000
-SAMPLES = 5000
-COLOURS = {
-    "training": "$success",
-    "finished": "$primary",
-    "paused": "$warning",
-    "stopped": "$foreground-muted",
-    "failed": "$error",
-    "dead": "$error",
-    "gone": "$foreground-muted",
-}  # every other condition is one that passes: $accent
-LIVELY = ("starting", "compiling", "training", "paused", "validating", "sampling", "saving")
+MAX_LOG_LINES = 2000
+MAX_SAMPLES = 5000
 
 
 @dataclass
 class Sample:
-    """Text written while training."""
+    """Text generated during training."""
 
     step: int
     prompt: str
     text: str
 
 
-def condition(run: Run, status: RunStatus | None = None) -> str:
-    """The state of a run's status, or `dead` (its process is gone), or `gone` (the folder is)."""
-    if not run.exists:
-        return "gone"
-    status = status or run.status()
-    launch.reap()
-    if status.is_dead:
-        return "dead"
-    return status.state
+class RunMonitor:
+    """One run; `read` brings it up to date.
 
-
-class RunFeed:
-    """Everything about one run, kept up to date by calling `read`."""
+    `revisions` counts the changes of each kind, so that a view can tell what is new to it.
+    """
 
     def __init__(self, path: Path):
         self.run = Run(path)
         self.status = RunStatus()
-        self.condition = "starting"
-        self.history = History()
-        self.samples: deque[Sample] = deque(maxlen=SAMPLES)
-        self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.log_lines = 0  # lines of the log since it began anew
-        self.changes = {"status": 0, "metrics": 0, "samples": 0, "log": 0}  # counters
-        self._readers = (JsonLines(path / "metrics.jsonl"), JsonLines(path / "samples.jsonl"))
+        self.state = "starting"
+        self.history = MetricsHistory()
+        self.samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
+        self.log: deque[str] = deque(maxlen=MAX_LOG_LINES)
+        self.log_lines = 0  # lines of the log since it was replaced
+        self.revisions = {"status": 0, "metrics": 0, "samples": 0, "log": 0}
+        self._metrics = JsonLines(path / "metrics.jsonl")
+        self._samples = JsonLines(path / "samples.jsonl")
         self._log = TextTail(path / "train.log")
 
     @property
@@ -71,84 +55,90 @@ class RunFeed:
         return self.run.name
 
     @property
-    def is_alive(self) -> bool:
-        return self.condition in LIVELY
+    def is_active(self) -> bool:
+        return self.state in ACTIVE_STATES
 
     @property
     def has_ended(self) -> bool:
-        return self.condition in (*ENDED, "dead")
+        return self.state in ENDED_STATES
 
     @property
     def progress(self) -> float:
-        """The share of the steps that is done, from 0 to 1."""
-        return (
-            min(1.0, self.status.step / self.status.total_steps) if self.status.total_steps else 0
-        )
+        """The fraction of the steps that is done, from 0 to 1."""
+        total = self.status.total_steps
+        return min(1.0, self.status.step / total) if total else 0.0
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left by the trainer's own reckoning, less what has passed since."""
-        if self.status.eta_s is None or self.condition != "training":
+        """Seconds left: the trainer's estimate, less the time since it was made."""
+        if self.status.eta_s is None or self.state != "training":
             return self.status.eta_s
         since = time.time() - self.history.last.get("time", self.status.heartbeat)
         return max(0.0, self.status.eta_s - max(0.0, since))
 
     def read(self) -> bool:
-        """Take what is new, a chunk of each file at most; True if there may be more."""
+        """Read at most one chunk of each file; True if there may be more."""
         self._read_status()
-        rows, fresh = self._readers[0].read()
+        changed = (self._read_metrics(), self._read_samples(), self._read_log())
+        return any(changed)
+
+    def _read_metrics(self) -> bool:
+        rows, fresh = self._metrics.read()
         if fresh:
-            self.history = History()
+            self.history = MetricsHistory()
         self.history.add(rows)
-        found, fresh_samples = self._readers[1].read()
-        if fresh_samples:
+        self.revisions["metrics"] += bool(rows or fresh)
+        return bool(rows)
+
+    def _read_samples(self) -> bool:
+        rows, fresh = self._samples.read()
+        if fresh:
             self.samples.clear()
-        self.samples.extend(sample for row in found if (sample := as_sample(row)))
-        text, fresh_log = self._log.read()
-        if fresh_log:
+        self.samples.extend(sample for row in rows if (sample := parse_sample(row)))
+        self.revisions["samples"] += bool(rows or fresh)
+        return bool(rows)
+
+    def _read_log(self) -> bool:
+        text, fresh = self._log.read()
+        if fresh:
             self.log.clear()
             self.log_lines = 0
         lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
         lines = lines[:-1] if text.endswith("\n") or not text else lines
         self.log.extend(lines)
         self.log_lines += len(lines)
-        self._count("metrics", rows or fresh)
-        self._count("samples", found or fresh_samples)
-        self._count("log", text or fresh_log)
-        return bool(rows or found or text)
+        self.revisions["log"] += bool(text or fresh)
+        return bool(text)
 
-    async def catch_up(self) -> None:
-        """Read all there is, leaving room for keys and drawing in between."""
+    async def read_all(self) -> None:
+        """Read everything, yielding to the event loop between chunks."""
         while self.read():
             await asyncio.sleep(0)
 
     def error(self) -> str:
-        """Why the run ended before its time: the trainer's words, or the end of its log."""
+        """Why the run ended early: the trainer's error, or the last line of its log."""
         if self.status.error:
             return self.status.error
-        if self.condition != "dead":
+        if self.state != "dead":
             return ""
         last = [line.strip() for line in list(self.log)[-40:] if line.strip()]
-        return f"Its log ends: {last[-1]}" if last else "It left no message."
+        return f"Its log ends: {last[-1]}" if last else "Its log is empty."
 
     def _read_status(self) -> None:
         status = self.run.status()
         if status.heartbeat < self.status.heartbeat and not status.pid:
-            status = self.status  # unreadable at this moment: the last one read still holds
-        found = condition(self.run, status)
-        if (status.model_dump(exclude={"heartbeat"}), found) != (
-            self.status.model_dump(exclude={"heartbeat"}),
-            self.condition,
+            status = self.status  # unreadable at this moment: keep the last one
+        state = effective_state(self.run, status)
+        ignored = {"heartbeat"}
+        if state != self.state or (
+            status.model_dump(exclude=ignored) != self.status.model_dump(exclude=ignored)
         ):
-            self.changes["status"] += 1
-        self.status, self.condition = status, found
-
-    def _count(self, what: str, changed: Any) -> None:
-        self.changes[what] += bool(changed)
+            self.revisions["status"] += 1
+        self.status, self.state = status, state
 
 
-def as_sample(row: dict[str, Any]) -> Sample | None:
-    """A row of samples.jsonl, if it is one."""
+def parse_sample(row: dict[str, Any]) -> Sample | None:
+    """A row of samples.jsonl, or None if it is malformed."""
     step, prompt, text = row.get("step"), row.get("prompt"), row.get("text")
     if isinstance(step, int) and isinstance(prompt, str) and isinstance(text, str):
         return Sample(step, prompt, text)

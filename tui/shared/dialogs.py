@@ -1,11 +1,11 @@
-"""Small questions on top of a screen: yes or no, one of several, a line of text."""
+"""Small modal dialogs: a choice between buttons, and a line of text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding
@@ -17,27 +17,35 @@ from kgpt_tui.shared.display import sanitize
 
 
 class DismissOnceMixin(Screen[Any]):
-    """A screen that a key pressed twice in haste closes once, and never the one below it."""
+    """A screen that dismisses itself once, and never the one below, if a key is hit twice."""
 
     def dismiss(self, result: Any = None) -> AwaitComplete:
         return super().dismiss(result) if self.is_current else AwaitComplete.nothing()
 
 
 class ChoiceDialog(DismissOnceMixin, ModalScreen[str | None]):
-    """A question with a button an answer; gives the answer's key, or None for Escape."""
+    """A question with one button per answer.
+
+    Args:
+        title: the question.
+        detail: what the answers mean.
+        choices: button labels by key, each key a single letter.
+        destructive: the key of the button shown in red.
+
+    Returns the key of the answer, or None for Escape.
+    """
 
     CSS_PATH = "dialogs.tcss"
     BINDINGS = [
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
-        Binding("left,up", "app.focus_previous", "Before", id="dialog.before", show=False),
+        Binding("left,up", "app.focus_previous", "Previous", id="dialog.before", show=False),
         Binding("right,down", "app.focus_next", "Next", id="dialog.next", show=False),
     ]
 
-    def __init__(self, title: str, detail: str, choices: dict[str, str], grave: str = ""):
-        """`choices` are labels by key, a letter each; `grave` is the key of one in red."""
+    def __init__(self, title: str, detail: str, choices: dict[str, str], destructive: str = ""):
         super().__init__()
         self._texts = (title, detail)
-        self._choices, self._grave = choices, grave
+        self._choices, self._destructive = choices, destructive
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
@@ -45,11 +53,12 @@ class ChoiceDialog(DismissOnceMixin, ModalScreen[str | None]):
             yield Static(sanitize(self._texts[1]), classes="detail", markup=False)
             with Horizontal(id="buttons"):
                 for key, label in self._choices.items():
-                    variant = "error" if key == self._grave else "default"
-                    yield Button(f"{label} [{key}]".replace("[", r"\["), id=f"choice-{key}",
-                                 variant=variant, compact=True)  # fmt: skip
+                    yield Button(
+                        f"{label} [{key}]".replace("[", r"\["), id=f"choice-{key}", compact=True,
+                        variant="error" if key == self._destructive else "default",
+                    )  # fmt: skip
 
-    def on_key(self, event) -> None:
+    def on_key(self, event: events.Key) -> None:
         if event.key in self._choices:
             event.stop()
             self.dismiss(event.key)
@@ -60,7 +69,14 @@ class ChoiceDialog(DismissOnceMixin, ModalScreen[str | None]):
 
 
 class InputDialog(DismissOnceMixin, ModalScreen[str | None]):
-    """A line of text; gives it, or None for Escape. `problem` says what is wrong with it."""
+    """Asks for a line of text; returns it, or None for Escape.
+
+    Args:
+        title: what is asked for.
+        detail: a sentence about it.
+        value: the text to begin with.
+        problem: what is wrong with a text, or an empty string; checked at every key.
+    """
 
     CSS_PATH = "dialogs.tcss"
     BINDINGS = [Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel")]

@@ -1,7 +1,7 @@
-"""Text made safe to show: nothing a model, file or person wrote can leave its widget.
+"""Text from models, files and users, sanitized for the terminal.
 
-Whatever would move the cursor, switch the direction of writing, or take no room while claiming
-some is replaced. What is kept and copied is always the text itself, never what is shown.
+Control characters, changes of text direction and characters whose width terminals disagree about
+are replaced. Only what is displayed is sanitized, never what is stored or copied.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import time
 import unicodedata
 
-MARKS = 4  # combining marks shown on one letter; more would climb over the lines above
+MARKS = 4  # combining marks displayed on one letter; more would overlap the lines above
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 _KEPT = {ord("\n"): "\n", ord("\t"): "    "}
 _TO_LINE_BREAK = str.maketrans({"\u2028": "\n", "\u2029": "\n", "\x85": "\n"})
@@ -21,7 +21,7 @@ _BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 def sanitize(text: str) -> str:
-    """`text` as it may be put on the screen; line breaks stay, tabs become spaces.
+    """`text` without anything that could affect the terminal; tabs become spaces.
 
     >>> sanitize("a\\x1b[31mred\\u202e\\u200b!")
     'a␛[31mred�!'
@@ -29,13 +29,13 @@ def sanitize(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     text = text.replace("\r\n", "\n").translate(_TO_LINE_BREAK)
-    written: list[str] = []
+    kept: list[str] = []
     marks = 0
     for character in text:
         marks = marks + 1 if unicodedata.combining(character) else 0
         if marks <= MARKS:
-            written.append(_visible(character))
-    return "".join(written)
+            kept.append(_visible(character))
+    return "".join(kept)
 
 
 def one_line(text: str, length: int = 80) -> str:
@@ -49,7 +49,7 @@ def one_line(text: str, length: int = 80) -> str:
 
 
 def token_text(text: str) -> str:
-    """A token so that its spaces and line breaks can be seen.
+    """A token with its spaces and line breaks made visible.
 
     >>> token_text(" the\\n")
     '·the⏎'
@@ -58,7 +58,7 @@ def token_text(text: str) -> str:
 
 
 def same_length(text: str) -> str:
-    """`text` with one harmless character for each of its own, for editors that count them.
+    """`text` sanitized character by character, for editors that rely on its length.
 
     >>> same_length("a\x1b[31m\u202eb")
     'a␛[31m�b'

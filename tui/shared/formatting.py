@@ -1,4 +1,4 @@
-"""Numbers as people read them: losses, counts, sizes, durations."""
+"""Numbers formatted for people: losses, counts, sizes, durations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 NONE = "–"
 
 
-def figure(value: float | None, digits: int = 4) -> str:
-    """A loss or a rate in few characters; very small numbers keep their exponent.
+def number(value: float | None, digits: int = 4) -> str:
+    """A loss or a rate in few characters; very small numbers in scientific notation.
 
-    >>> figure(2.34567), figure(0.0003), figure(None)
+    >>> number(2.34567), number(0.0003), number(None)
     ('2.3457', '3e-04', '–')
     """
     if value is None or not math.isfinite(value):

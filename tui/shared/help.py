@@ -1,6 +1,8 @@
-"""Every key that works on a screen, generated from its bindings: it cannot be out of date."""
+"""Every key that works on a screen, generated from its bindings."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -11,10 +13,13 @@ from textual.widgets import Static
 
 from kgpt_tui.shared.dialogs import DismissOnceMixin
 from kgpt_tui.shared.key_bar import KeyBar
+from kgpt_tui.shared.textual_private import remapped_bindings
+
+Section = tuple[str, list[tuple[str, str]]]  # title, [(keys, what they do)]
 
 
 class HelpScreen(DismissOnceMixin, ModalScreen[None]):
-    """The keys of the screen below, by the widget that owns them."""
+    """The keys of the screen below, a section for each widget that binds some."""
 
     CSS_PATH = "help.tcss"
     BINDINGS = [
@@ -23,7 +28,7 @@ class HelpScreen(DismissOnceMixin, ModalScreen[None]):
         Binding("up,k", "scroll(-1)", "Up", id="help.up", show=False),
     ]
 
-    def __init__(self, below: Screen):
+    def __init__(self, below: Screen[Any]):
         super().__init__(id="help")
         self._below = below
 
@@ -39,33 +44,20 @@ class HelpScreen(DismissOnceMixin, ModalScreen[None]):
         self.query_one("#keys").scroll_relative(y=lines, animate=False)
 
 
-def sections(screen: Screen) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(owner, [(keys, what they do)]) of every binding on `screen` that names what it does."""
-    owners = [screen, *screen.query("*"), screen.app]
-    found: dict[str, dict[str, str]] = {}
-    for owner in owners:
-        help_title = getattr(owner, "HELP_TITLE", None)
-        if owner is screen.app:
-            help_title = "Everywhere"
-        elif owner is screen:
-            help_title = help_title or "This screen"
-        if not help_title:
+def sections(screen: Screen[Any]) -> list[Section]:
+    """The keys of `screen`, its widgets and the app, by the `HELP_TITLE` of their owner."""
+    titles: dict[str, dict[str, str]] = {}  # keys by what they do
+    for owner in (screen, *screen.query("*"), screen.app):
+        title = getattr(owner, "HELP_TITLE", "This screen" if owner is screen else "")
+        title = "Everywhere" if owner is screen.app else title
+        if not title:
             continue
-        for keys, (_, binding, *_rest) in _active(screen, owner):
+        for _, binding in remapped_bindings(owner, screen.app):
             if binding.description and binding.id:
-                shown = screen.app.get_key_display(binding)
-                name = binding.description
-                rows = found.setdefault(help_title, {})
-                rows[name] = f"{rows[name]}, {shown}" if name in rows else shown
-                del keys
-    return [(title, [(keys, name) for name, keys in rows.items()]) for title, rows in found.items()]
-
-
-def _active(screen: Screen, owner) -> list:
-    """Bindings of `owner` as they are now, after the user's remapping."""
-    bindings = owner._bindings.copy()
-    bindings.apply_keymap(screen.app._keymap)
-    return [(key, (owner, binding)) for key, binding in bindings]
+                keys = titles.setdefault(title, {})
+                key, name = screen.app.get_key_display(binding), binding.description
+                keys[name] = f"{keys[name]}, {key}" if name in keys else key
+    return [(title, [(key, name) for name, key in keys.items()]) for title, keys in titles.items()]
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> Content:

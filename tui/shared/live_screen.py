@@ -1,4 +1,4 @@
-"""Screens that show what others change: the runs on the disk, as they are trained."""
+"""A screen that shows files which other processes change, such as run directories."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from textual.screen import Screen
 
 
 class LiveScreen(Screen[None]):
-    """Looks every `PERIOD_S` seconds, in `look`, and then shows what it saw, in `draw`."""
+    """Every `POLL_S` seconds `poll` reads what is new and `update_view` shows it."""
 
-    PERIOD_S = 1.0
+    POLL_S = 1.0
 
-    class Looked(Message):
-        """There may be something to draw."""
+    class Polled(Message):
+        """`poll` has returned; there may be something new to show."""
 
     @property
-    def is_seen(self) -> bool:
-        """Is it on top, and neither it nor the app about to close?"""
+    def is_visible(self) -> bool:
+        """True if the screen is the top one, and neither it nor the app is closing."""
         return self.is_attached and self.app.is_running and self.is_current
 
     def on_mount(self) -> None:
-        self.follow()
+        self.start_polling()
 
-    @work(group="follow", exclusive=True, exit_on_error=False)
-    async def follow(self) -> None:
-        """Look and draw, at once and for as long as the screen is there."""
+    @work(group="poll", exclusive=True, exit_on_error=False)
+    async def start_polling(self) -> None:
+        """Poll now, and then every `POLL_S` seconds until the screen is closed."""
         while True:
-            await self.look()
-            self.post_message(self.Looked())
-            await asyncio.sleep(self.PERIOD_S)
+            await self.poll()
+            self.post_message(self.Polled())
+            await asyncio.sleep(self.POLL_S)
 
-    @on(Looked)
-    def draw_if_seen(self) -> None:
-        if self.is_seen:
-            self.draw()
+    @on(Polled)
+    def update_if_visible(self) -> None:
+        if self.is_visible:
+            self.update_view()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Read what is new."""
         raise NotImplementedError
 
-    def draw(self) -> None:
-        """Show what was read; nothing where nothing has changed."""
+    def update_view(self) -> None:
+        """Show what was read; called often, so it does nothing where nothing has changed."""
         raise NotImplementedError

@@ -1,6 +1,8 @@
-"""Leaving the app while runs that it started are going on: stop them, leave them, or stay."""
+"""Quitting the app while runs that it started are active: stop them, detach them, or stay."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from textual.app import App
 
@@ -9,23 +11,23 @@ from kgpt_tui.shared.dialogs import ChoiceDialog
 from kgpt_tui.train import launch
 
 
-async def leave(app: App) -> None:
-    """End the app, after asking what becomes of the runs started here."""
-    alive = launch.alive()
-    if not alive:
+async def quit_app(app: App[Any]) -> None:
+    """Exit, after asking what to do with active runs that were started here."""
+    active = launch.active_runs()
+    if not active:
         app.exit()
         return
-    names = ", ".join(run.name for run in alive)
+    names = ", ".join(run.name for run in active)
     answer = await app.push_screen_wait(
         ChoiceDialog(
-            "Leave kgpt?",
-            f"Still training: {names}. Detached, it goes on without the app, "
+            "Quit kgpt?",
+            f"Still training: {names}. A detached run continues without the app "
             "and can be watched again at any time.",
-            {"d": "Detach", "s": "Stop and save", "c": "Stay"},
+            {"d": "Detach", "s": "Stop and save", "c": "Cancel"},
         )
     )
     if answer == "s":
-        for run in alive:
+        for run in active:
             try:
                 run.send("stop")
             except (KgptError, OSError) as error:

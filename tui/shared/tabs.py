@@ -1,4 +1,7 @@
-"""A row of names, one of which is chosen: views of a screen, by key or mouse."""
+"""A row of tabs that switch the views of a screen, by key or mouse.
+
+Unlike Textual's own tabs they take one line, have numbers for keys and no focus.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from textual.reactive import reactive
 from textual.widgets import Label
 
 
-class Name(Label):
-    """One of the names."""
+class Tab(Label):
+    """The name of one view."""
 
     @dataclass
     class Clicked(Message):
@@ -28,14 +31,14 @@ class Name(Label):
         self.post_message(self.Clicked(self.index))
 
 
-class Strip(Horizontal):
-    """The names side by side; the chosen one stands out."""
+class Tabs(Horizontal):
+    """The tabs side by side; `active` is the index of the highlighted one."""
 
-    chosen = reactive(0, init=False)
+    active = reactive(0, init=False)
 
     @dataclass
-    class Chosen(Message):
-        """Another name was chosen."""
+    class Activated(Message):
+        """Another tab was activated."""
 
         index: int
 
@@ -45,20 +48,20 @@ class Strip(Horizontal):
 
     def compose(self) -> ComposeResult:
         for index, name in enumerate(self._names):
-            yield Name(f" {index + 1} {name} ", index)
+            yield Tab(f" {index + 1} {name} ", index)
 
     def on_mount(self) -> None:
-        self._mark()
+        self._highlight()
 
-    def watch_chosen(self) -> None:
-        self._mark()
-        self.post_message(self.Chosen(self.chosen))
+    def watch_active(self) -> None:
+        self._highlight()
+        self.post_message(self.Activated(self.active))
 
-    def _mark(self) -> None:
-        for name in self.query(Name):
-            name.set_class(name.index == self.chosen, "-chosen")
+    def _highlight(self) -> None:
+        for tab in self.query(Tab):
+            tab.set_class(tab.index == self.active, "-active")
 
-    @on(Name.Clicked)
-    def _choose(self, event: Name.Clicked) -> None:
+    @on(Tab.Clicked)
+    def _activate(self, event: Tab.Clicked) -> None:
         event.stop()
-        self.chosen = event.index
+        self.active = event.index

@@ -1,4 +1,4 @@
-"""A text of several lines, written on top of a screen."""
+"""A modal editor for a text of several lines."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from kgpt_tui.shared.display import sanitize
 
 
 class TextDialog(DismissOnceMixin, ModalScreen[str | None]):
-    """Gives the text, or None for Escape. `problem` says what is wrong with it, as it is typed."""
+    """Edits `text`; returns it, or None for Escape.
+
+    `problem` gives what is wrong with a text, or an empty string; it is called at every key.
+    """
 
     CSS_PATH = "text_dialog.tcss"
-    HELP_TITLE = "Writing"
+    HELP_TITLE = "Editing"
     BINDINGS = [
-        Binding("escape", "dismiss(None)", "Cancel", id="write.cancel", priority=True),
-        Binding("ctrl+s", "accept", "Accept", id="write.accept", priority=True),
+        Binding("escape", "dismiss(None)", "Cancel", id="editor.cancel", priority=True),
+        Binding("ctrl+s", "accept", "Accept", id="editor.accept", priority=True),
     ]
 
     def __init__(
         self, title: str, text: str, hint: str = "", problem: Callable[[str], str] | None = None
     ):
-        super().__init__(id="write")
+        super().__init__(id="editor")
         self._title, self._text, self._hint = title, text, hint
         self._problem = problem or (lambda text: "")
 
@@ -47,9 +50,8 @@ class TextDialog(DismissOnceMixin, ModalScreen[str | None]):
 
     @on(TextArea.Changed)
     def _check(self) -> None:
-        self.query_one("#problem", Static).update(
-            sanitize(self._problem(self.query_one(TextArea).text))
-        )
+        problem = self._problem(self.query_one(TextArea).text)
+        self.query_one("#problem", Static).update(sanitize(problem))
 
     def action_accept(self) -> None:
         text = self.query_one(TextArea).text

@@ -1,4 +1,4 @@
-"""The two themes of kgpt's own: calm, with one accent. All of Textual's are there as well."""
+"""kgpt's own dark and light theme, beside those that come with Textual."""
 
 from collections.abc import Mapping
 
@@ -61,7 +61,7 @@ THEMES = [
 
 
 def markdown_styles(variables: Mapping[str, str]) -> RichTheme:
-    """Rich's styles of Markdown in the colours of a theme."""
+    """Rich's Markdown styles in the colours of a theme."""
     names = ("primary", "secondary", "accent")
     primary, secondary, accent = (Color.parse(variables[name]).hex6 for name in names)
     headings = {f"markdown.h{level}": f"bold {primary}" for level in range(1, 7)}

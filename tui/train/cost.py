@@ -1,8 +1,7 @@
-"""What a training run will take: parameters, memory, operations, and time where it was measured.
+"""Estimated cost of a training run: parameters, memory, FLOPs, and time where it was measured.
 
-The memory is an estimate from shapes. The time is never guessed: it comes from the tokens a second
-that an earlier run reached on the same backend, scaled by the operations a token takes, or it is
-unknown until measured.
+Memory is estimated from tensor shapes. Time is never guessed: it is scaled, by FLOPs per token,
+from the throughput of an earlier run on the same backend, or it is unknown.
 """
 
 from __future__ import annotations
@@ -13,24 +12,28 @@ from dataclasses import dataclass
 from kgpt.config import Config
 from kgpt.errors import UsageError
 
-MOMENTS = {"adamw": 2, "lion": 1, "muon": 1}  # copies of the weights that the optimizer keeps
-APART = 4  # times more or less work a token; a measurement further off says nothing
+OPTIMIZER_SLOTS = {"adamw": 2, "lion": 1, "muon": 1}  # moments per weight
+MAX_FLOPS_RATIO = 4  # a throughput of a model with more or less FLOPs per token is not scaled
 FLOAT32 = 4  # bytes; weights, gradients and moments are always float32
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Tokens a second that a configuration reached in `run`."""
+class Throughput:
+    """Tokens per second that a configuration reached in `run`."""
 
     run: str
     config: Config
     backend: str
     tokens_per_s: float
 
+    @property
+    def flops_per_s(self) -> float:
+        return self.tokens_per_s * flops_per_token(self.config)
+
 
 @dataclass(frozen=True)
-class Cost:
-    """Counts, bytes, operations and seconds; `time_s` is None until something was measured."""
+class CostEstimate:
+    """Counts, bytes, FLOPs and seconds; `time_s` is None if no throughput was measured."""
 
     parameters: int
     weights: int
@@ -40,24 +43,33 @@ class Cost:
     tokens: int
     flops: int
     time_s: float | None = None
-    basis: str = ""
+    basis: str = ""  # where `time_s` comes from
 
     @property
     def memory(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def estimate(config: Config, vocab_size: int | None, backend: str, speeds: Iterable[Speed] = ()):
-    """The `Cost` of a run; raises `UsageError` while the vocabulary is not known."""
+def estimate_cost(
+    config: Config,
+    vocab_size: int | None,
+    backend: str,
+    throughputs: Iterable[Throughput] = (),
+) -> CostEstimate:
+    """The cost of a run on a data set with `vocab_size` tokens.
+
+    Raises:
+        UsageError: neither the configuration nor the data set gives the size of the vocabulary.
+    """
     config = with_vocabulary(config, vocab_size)
     model, train = config.model, config.train
     parameters = model.num_parameters()
-    length = train.sequence_length or model.max_length
+    length = sequence_length(config)
     tokens = train.max_steps * train.batch_size * train.grad_accumulation * length
-    flops = tokens * model.flops_per_token(length)
-    copies = MOMENTS[train.optimizer] + bool(train.ema_decay)
-    speed = nearest(config, backend, speeds)
-    return Cost(
+    flops = tokens * flops_per_token(config)
+    copies = OPTIMIZER_SLOTS[train.optimizer] + bool(train.ema_decay)
+    measured = nearest(config, backend, throughputs)
+    return CostEstimate(
         parameters,
         weights=parameters * FLOAT32,
         gradients=parameters * FLOAT32 * (2 if train.grad_accumulation > 1 else 1),
@@ -65,46 +77,49 @@ def estimate(config: Config, vocab_size: int | None, backend: str, speeds: Itera
         activations=activation_bytes(config, length),
         tokens=tokens,
         flops=flops,
-        time_s=flops / flops_per_second(speed) if speed else None,
-        basis=_basis(config, speed) if speed else "",
+        time_s=flops / measured.flops_per_s if measured else None,
+        basis=_basis(config, measured) if measured else "",
     )
 
 
 def activation_bytes(config: Config, length: int) -> int:
-    """What the backward pass needs of the forward pass, and the logits of one chunk.
+    """Activations saved for the backward pass, and the logits of one loss chunk.
 
-    Numbers a token and layer: about 8 D for norms, residuals, attention output and projections,
+    Values per token and layer: about 8 D for norms, residuals, attention output and projections,
     2 (N + K) H for queries, keys and values, 3 F for the feed-forward layer (4 F when gated), and
-    N T for the attention weights. Recomputing keeps D a layer and one layer in full.
+    N T for the attention weights. Gradient checkpointing saves D per layer and recomputes one
+    layer at a time.
     """
     model, train = config.model, config.train
     gated = model.activation == "swiglu"
     layer = 8 * model.hidden_dim + 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
     layer += (4 if gated else 3) * model.intermediate_dim + model.num_heads * length
-    stored = layer * model.num_layers
+    saved = layer * model.num_layers
     if train.gradient_checkpointing:
-        stored = model.hidden_dim * model.num_layers + layer
-    size = FLOAT32 if train.precision == "float32" else 2
+        saved = model.hidden_dim * model.num_layers + layer
+    itemsize = FLOAT32 if train.precision == "float32" else 2
     tokens = train.batch_size * length
     logits = 3 * min(train.loss_chunk, tokens) * (model.vocab_size or 0) * FLOAT32
-    return tokens * stored * size + logits
+    return tokens * saved * itemsize + logits
 
 
-def nearest(config: Config, backend: str, speeds: Iterable[Speed]) -> Speed | None:
-    """The measurement nearest in work a token, on this backend and in this precision."""
-    alike = [
-        speed
-        for speed in speeds
-        if speed.backend == backend and speed.config.train.precision == config.train.precision
+def nearest(config: Config, backend: str, throughputs: Iterable[Throughput]) -> Throughput | None:
+    """The throughput nearest in FLOPs per token, on this backend and in this precision.
+
+    Of several equally near, the last one.
+    """
+    flops = flops_per_token(config)
+    ratios = [
+        (_ratio(flops_per_token(each.config), flops), each)
+        for each in reversed([*throughputs])
+        if each.backend == backend and each.config.train.precision == config.train.precision
     ]
-    work = flops_per_token(config)
-    apart = {_ratio(flops_per_token(speed.config), work): speed for speed in alike}
-    near = min(apart, default=None)
-    return apart[near] if near is not None and near <= APART else None
+    ratio, found = min(ratios, key=lambda pair: pair[0], default=(0.0, None))
+    return found if ratio <= MAX_FLOPS_RATIO else None
 
 
 def with_vocabulary(config: Config, vocab_size: int | None) -> Config:
-    """`config` with the vocabulary of the data set, if it names none itself."""
+    """`config` with the vocabulary size of the data set, if it has none of its own."""
     size = config.model.vocab_size or vocab_size
     if size is None:
         raise UsageError("The vocabulary is not known; choose a data set.")
@@ -112,20 +127,20 @@ def with_vocabulary(config: Config, vocab_size: int | None) -> Config:
     return config.model_copy(update={"model": model})
 
 
+def sequence_length(config: Config) -> int:
+    return config.train.sequence_length or config.model.max_length
+
+
 def flops_per_token(config: Config) -> int:
-    return config.model.flops_per_token(config.train.sequence_length or config.model.max_length)
+    return config.model.flops_per_token(sequence_length(config))
 
 
-def flops_per_second(speed: Speed) -> float:
-    return speed.tokens_per_s * flops_per_token(speed.config)
-
-
-def _basis(config: Config, speed: Speed) -> str:
-    same = config.model == speed.config.model and _batch(config) == _batch(speed.config)
+def _basis(config: Config, measured: Throughput) -> str:
+    same = config.model == measured.config.model and _batch(config) == _batch(measured.config)
     if same:
-        return f"measured in {speed.run}"
-    millions = speed.config.model.num_parameters() / 1e6
-    return f"scaled from {speed.run} ({millions:.1f}M parameters)"
+        return f"measured in {measured.run}"
+    millions = measured.config.model.num_parameters() / 1e6
+    return f"scaled from {measured.run} ({millions:.1f}M parameters)"
 
 
 def _batch(config: Config) -> tuple[int, int | None]:

@@ -1,4 +1,4 @@
-"""Speeds that were measured: by earlier runs, and by a few steps taken for the purpose."""
+"""Measured throughput: of earlier runs, and of a few steps run for the purpose."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pathlib import Path
 from kgpt.config import Config
 from kgpt.errors import KgptError
 from kgpt.runs import Run, all_runs
-from kgpt_tui.runs.metrics import JsonLines
-from kgpt_tui.train.cost import Speed
+from kgpt_tui.runs.file_tail import JsonLines
+from kgpt_tui.train.cost import Throughput
 
-STEPS, EVERY = 12, 4  # the first rows pay for compilation and are left out
+STEPS, LOG_EVERY = 12, 4  # the first steps include compilation; the median leaves them out
+NAME = "these-steps"
 POLL_S = 0.3
 
 
-class MeasurementFailed(KgptError):
-    """The few steps did not run."""
+class MeasurementError(KgptError):
+    """The steps could not be run."""
 
 
-def earlier_speeds(limit: int = 40) -> list[Speed]:
-    """What the latest runs reached, as far as their folders can be read."""
+def past_throughputs(limit: int = 40) -> list[Throughput]:
+    """The throughput of the latest runs whose directories can be read."""
     try:
-        speeds = [_speed(run) for run in all_runs()[:limit]]
+        found = [_throughput(run) for run in all_runs()[:limit]]
     except OSError:
         return []
-    return [speed for speed in speeds if speed]
+    return [each for each in found if each]
 
 
-def _speed(run: Run) -> Speed | None:
-    """The latest tokens a second of a run; its beginning, 256 kB of rows, is enough."""
+def _throughput(run: Run) -> Throughput | None:
+    """The median tokens per second over the first 256 kB of a run's metrics."""
     rows, _ = JsonLines(run.path / "metrics.jsonl").read()
     found = [row["tokens_per_s"] for row in rows if isinstance(row.get("tokens_per_s"), float)]
     backend = run.status().backend
@@ -44,34 +45,39 @@ def _speed(run: Run) -> Speed | None:
         config.model.num_parameters()
     except KgptError:
         return None
-    return Speed(run.name, config, backend, sorted(found)[len(found) // 2])
+    return Throughput(run.name, config, backend, sorted(found)[len(found) // 2])
 
 
-async def measure(config: Config, backend: str) -> Speed:
-    """Train a few steps in a folder that is thrown away; raises `MeasurementFailed`."""
+async def measure_throughput(config: Config, backend: str) -> Throughput:
+    """Train a few steps in a temporary directory.
+
+    Raises:
+        MeasurementError: the trainer failed.
+    """
     train = config.train.model_copy(
         update={
-            "max_steps": STEPS, "log_every": EVERY, "eval_every": 0, "checkpoint_every": 0,
+            "max_steps": STEPS, "log_every": LOG_EVERY, "eval_every": 0, "checkpoint_every": 0,
             "sample_every": 0, "tensorboard": False, "tracker": None,
         }
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measure.yaml"
         file.write_text(config.model_copy(update={"train": train}).to_yaml(), encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "kgpt",
-            "train",
-            str(file),
-            "--run",
-            "these-steps",
-            "--quiet",
-        ]
-        environment = os.environ | {"KGPT_RUNS": folder, "KERAS_BACKEND": backend}
+        error = await _train(file, backend)
+        found = _throughput(Run(Path(folder) / NAME))
+    if found is None:
+        raise MeasurementError(error.rpartition("kgpt: ")[2] or "The steps could not be run.")
+    return found
+
+
+async def _train(file: Path, backend: str) -> str:
+    """Run `kgpt train` on a configuration beside whose file the run is put; returns stderr."""
+    command = [sys.executable, "-m", "kgpt", "train", str(file), "--run", NAME, "--quiet"]
+    environment = os.environ | {"KGPT_RUNS": str(file.parent), "KERAS_BACKEND": backend}
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env=environment,
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+            env=environment,
         )  # fmt: skip
         try:
             while process.poll() is None:
@@ -80,10 +86,5 @@ async def measure(config: Config, backend: str) -> Speed:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        speed = _speed(Run(Path(folder) / "these-steps"))
-        if speed is None:
-            said = (process.stderr.read() if process.stderr else b"").decode("utf-8", "replace")
-            raise MeasurementFailed(
-                said.strip().rpartition("kgpt: ")[2] or "The steps did not run."
-            )
-    return speed
+        errors.seek(0)
+        return errors.read().decode("utf-8", "replace").strip()

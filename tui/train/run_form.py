@@ -1,4 +1,4 @@
-"""The configuration being edited: a preset, and what was typed over it. No widgets here."""
+"""The configuration being edited: a preset and the user's edits. No widgets here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kgpt.errors import UsageError
 
 @dataclass(frozen=True)
 class FormField:
-    """One option: its key, its declaration, and the values to choose from, if they are few."""
+    """One option: its key, its declaration, and its values where they can be listed."""
 
     key: str
     declared: FieldInfo
@@ -31,7 +31,7 @@ class FormField:
 
     @property
     def help(self) -> str:
-        """The description, with the bounds."""
+        """The description with the bounds."""
         signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
         bounds = [
             f"{sign} {value:g}"
@@ -48,40 +48,42 @@ class FormField:
 
 
 def form_fields() -> list[FormField]:
-    """Every option of kgpt, in the order of its declaration."""
+    """Every option of kgpt, in the order of declaration."""
     return [FormField(f"{s}.{key}", field, _choices(field)) for s, key, field in options()]
 
 
 class RunForm:
-    """A preset with edits, as text; `check` tells the configuration or what is wrong with it."""
+    """A preset with edits, both as text; `check` parses and validates them."""
 
-    def __init__(self, preset: str = ""):
+    def __init__(self, preset: str = "") -> None:
         self.edits: dict[str, str] = {}
         self.base = Config()
         if preset:
             self.load(preset)
 
     def load(self, preset: str) -> None:
-        """Begin with another preset or YAML file; edits are dropped."""
+        """Start from another preset or YAML file; edits are dropped."""
         self.base = Config.load(preset)
         self.edits = {}
 
     def text(self, key: str) -> str:
-        """What the field shows: what was typed, or the preset's value."""
-        return self.edits.get(key, self.usual(key))
+        """The edited value of an option, else the preset's."""
+        return self.edits.get(key, self.preset_text(key))
 
-    def usual(self, key: str) -> str:
+    def preset_text(self, key: str) -> str:
+        """The preset's value of an option."""
         section, name = key.split(".", 1)
         return as_text(getattr(getattr(self.base, section), name))
 
     def edit(self, key: str, text: str) -> None:
-        """Take what was typed; the preset's own value counts as no edit."""
+        """Edit an option; setting the preset's own value removes the edit."""
         self.edits[key] = text
-        if text == self.usual(key):
+        if text == self.preset_text(key):
             del self.edits[key]
 
     def check(self) -> tuple[Config | None, str, str]:
-        """(configuration, "", "") or (None, key, sentence); key is "" if several are meant."""
+        """(configuration, "", "") if valid, else (None, key, message); key is "" if several options
+        do not fit together."""
         values = self.base.model_dump()
         for key, text in self.edits.items():
             section, name = key.split(".", 1)
@@ -92,17 +94,17 @@ class RunForm:
         try:
             return Config.parse(values), "", ""
         except UsageError as error:
-            said = str(error)
+            message = str(error)
             keys = [
                 f.key
                 for f in form_fields()
-                if said.startswith((f"{f.key} ", f"{f.key}:", f"{f.key}."))
+                if message.startswith((f"{f.key} ", f"{f.key}:", f"{f.key}."))
             ]
-            return None, max(keys, key=len, default=""), said
+            return None, max(keys, key=len, default=""), message
 
 
 def as_text(value: Any) -> str:
-    """A value as it is typed.
+    """A value as text that parses to it.
 
     >>> as_text(None), as_text(0.001), as_text(["a"]), as_text(True)
     ('', '0.001', '["a"]', 'true')

@@ -1,8 +1,9 @@
-"""Starting a run: a preset and data, a form with every option, what it will cost, and go."""
+"""The form that starts a run: preset, data set, every option, and the estimated cost."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from textual import on, work
@@ -16,18 +17,20 @@ from kgpt.config import presets
 from kgpt.errors import KgptError
 from kgpt.runs import new_run
 from kgpt_tui.models.discovery import FoundData, data_sets, read_data_set
+from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.display import sanitize
 from kgpt_tui.shared.key_bar import KeyBar
-from kgpt_tui.shared.option_rows import Choice, OptionRow
 from kgpt_tui.train import launch
-from kgpt_tui.train.cost import Speed, estimate
+from kgpt_tui.train.cost import Throughput, estimate_cost
 from kgpt_tui.train.cost_panel import CostPanel
-from kgpt_tui.train.measurement import earlier_speeds, measure
-from kgpt_tui.train.prepare import PrepareScreen
+from kgpt_tui.train.measurement import measure_throughput, past_throughputs
+from kgpt_tui.train.option_rows import UNSET, Choice, OptionRow
+from kgpt_tui.train.prepare_dialog import PrepareDialog
 from kgpt_tui.train.run_form import RunForm, form_fields
 
 DEFAULT = "tinyworld"
-SECTIONS = {"model": "Model", "data": "Data", "train": "Training", "sampling": "Samples"}
+MEASURED = "these steps"  # the name of a measurement made from the form
+SECTIONS = {"model": "Model", "data": "Data", "train": "Training", "sampling": "SamplesView"}
 
 
 class TrainScreen(Screen[None]):
@@ -44,8 +47,8 @@ class TrainScreen(Screen[None]):
         Binding("ctrl+r", "reset", "Reset field", id="train.reset"),
         Binding("ctrl+l", "reset_all", "Reset all", id="train.reset_all", show=False),
         Binding("down", "app.focus_next", "Next field", id="train.next", show=False),
-        Binding("up", "app.focus_previous", "Field before", id="train.before", show=False),
-        Binding("escape", "leave_search", "Home", id="train.leave", show=False),
+        Binding("up", "app.focus_previous", "Previous field", id="train.before", show=False),
+        Binding("escape", "clear_search", "Home", id="train.home", show=False),
     ]
 
     def __init__(self) -> None:
@@ -53,10 +56,10 @@ class TrainScreen(Screen[None]):
         self.form = RunForm(DEFAULT)
         self.fields = form_fields()
         self.data: list[FoundData] = []
-        self.speeds: list[Speed] = []
+        self.throughputs: list[Throughput] = []
         self.backends = launch.installed_backends()
-        self._named = False  # the user named the run, so that the preset no longer does
-        self._suggested = _run_name(DEFAULT)
+        self._is_named = False  # the user named the run, so the preset no longer does
+        self._suggested_name = _run_name(DEFAULT)
 
     def compose(self) -> ComposeResult:
         with Grid(id="top"):
@@ -65,7 +68,7 @@ class TrainScreen(Screen[None]):
             yield Static("data", classes="name")
             yield Choice((), "", id="data")
             yield Static("run", classes="name")
-            yield Input(self._suggested, compact=True, id="run")
+            yield Input(self._suggested_name, compact=True, id="run")
             yield Static("backend", classes="name")
             yield Choice(tuple(self.backends), self.backends[0], id="backend")
             yield Static("search", classes="name")
@@ -84,18 +87,18 @@ class TrainScreen(Screen[None]):
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self._look_around()
+        self._find_sources()
 
     def on_screen_resume(self) -> None:
-        self._look_around()
+        self._find_sources()
 
-    def _look_around(self) -> None:
-        """Find the data sets and measured speeds that there are now."""
+    def _find_sources(self) -> None:
+        """Find the data sets and the throughputs of earlier runs."""
         self.data = data_sets()
-        self.speeds = earlier_speeds() + [s for s in self.speeds if s.run == "these steps"]
+        self.throughputs = past_throughputs() + [t for t in self.throughputs if t.run == MEASURED]
         folders = dict.fromkeys([*(str(data.folder) for data in self.data), self._folder])
-        self.query_one("#data", Choice).offer(tuple(f for f in folders if f), self._folder)
-        if not self._named:
+        self.query_one("#data", Choice).set_choices(tuple(f for f in folders if f), self._folder)
+        if not self._is_named:
             self._name_run()
         self._check()
 
@@ -107,50 +110,50 @@ class TrainScreen(Screen[None]):
     def _backend(self) -> str:
         return self.query_one("#backend", Choice).value
 
-    # -- what is edited ----------------------------------------------------------------------------
+    # -- editing ---------------------------------------------------------------------------------
 
     @on(Choice.Changed, "#preset")
-    def _other_preset(self, event: Choice.Changed) -> None:
+    def _preset_changed(self, event: Choice.Changed) -> None:
         try:
             self.form.load(event.value)
         except KgptError as error:
             self.notify(sanitize(str(error)), severity="error", markup=False)
             return
         self._show_values()
-        self._look_around()
+        self._find_sources()
 
     def _show_values(self) -> None:
         for row in self.query(OptionRow):
-            row.put(self.form.text(row.field.key))
+            row.set_text(self.form.text(row.field.key))
 
     @on(Choice.Changed, "#data")
-    def _other_data(self, event: Choice.Changed) -> None:
+    def _data_changed(self, event: Choice.Changed) -> None:
         self.form.edit("data.dir", event.value)
         self._check()
 
     @on(Choice.Changed, "#backend")
-    def _other_backend(self) -> None:
+    def _backend_changed(self) -> None:
         self._check()
 
     @on(OptionRow.Edited)
-    def _edited(self, event: OptionRow.Edited) -> None:
+    def _option_edited(self, event: OptionRow.Edited) -> None:
         self.form.edit(event.field.key, event.text)
         self._check()
 
-    @on(OptionRow.Entered)
-    def _entered(self, event: OptionRow.Entered) -> None:
-        usual = self.form.usual(event.field.key) or "not set"
+    @on(OptionRow.Focused)
+    def _option_focused(self, event: OptionRow.Focused) -> None:
+        preset = self.form.preset_text(event.field.key) or UNSET
         self.query_one("#help", Static).update(
-            f"{event.field.key}\n{event.field.help}\nThe preset says {sanitize(usual)}."
+            f"{event.field.key}\n{event.field.help}\nThe preset has {sanitize(preset)}."
         )
 
     @on(Input.Changed, "#run")
-    def _renamed(self, event: Input.Changed) -> None:
-        self._named = event.value != self._suggested
+    def _run_name_changed(self, event: Input.Changed) -> None:
+        self._is_named = event.value != self._suggested_name
         self._check()
 
     @on(Input.Changed, "#search")
-    def _searched(self, event: Input.Changed) -> None:
+    def _search_changed(self, event: Input.Changed) -> None:
         words = event.value.lower().split()
         found = set()
         for row in self.query(OptionRow):
@@ -161,40 +164,41 @@ class TrainScreen(Screen[None]):
             self.query_one(f"#section-{section}").display = section in found
 
     @on(Input.Submitted, "#search")
-    def _to_first(self) -> None:
+    def _focus_first_match(self) -> None:
         for row in self.query(OptionRow):
             if row.display:
                 row.editor.focus()
                 return
 
-    # -- what is said about it ------------------------------------------------------------------
+    # -- validation and cost -----------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Validate everything, and show what is wrong or what it costs."""
+        """Validate the form, and show what is wrong or what the run costs."""
         config, key, problem = self.form.check()
         for row in self.query(OptionRow):
             wrong = problem if row.field.key == key else ""
             row.mark(row.field.key in self.form.edits, wrong)
         panel = self.query_one(CostPanel)
         if config is None:
-            panel.say("Mend the form to see what it costs.")
+            panel.show_message("The cost is shown once the form is valid.")
         else:
             data = read_data_set(Path(self._folder)) if self._folder else None
             try:
                 vocabulary = data.vocab_size if data else None
-                panel.show(estimate(config, vocabulary, self._backend, self.speeds), data)
+                cost = estimate_cost(config, vocabulary, self._backend, self.throughputs)
+                panel.show_cost(cost, data)
             except KgptError as error:
-                panel.say(str(error))
-        problem = problem or self._obstacle()
+                panel.show_message(str(error))
+        problem = problem or self._blocking_problem()
         self.query_one("#problem", Static).update(sanitize(problem))
         self.query_one("#start", Button).disabled = bool(problem)
 
-    def _obstacle(self) -> str:
-        """Why a valid configuration cannot be started, if so."""
+    def _blocking_problem(self) -> str:
+        """Why a run with a valid configuration cannot start; empty if it can."""
         if not self._folder:
-            return "Choose a data set, or make one of your text with ^n."
+            return "Choose a data set, or prepare one from your text with ^n."
         if read_data_set(Path(self._folder)) is None:
-            return f"There is no data set in {self._folder} yet; make one with ^n."
+            return f"There is no data set in {self._folder} yet; prepare one with ^n."
         name = self.query_one("#run", Input).value.strip()
         try:
             if new_run(name).path.exists():
@@ -205,15 +209,15 @@ class TrainScreen(Screen[None]):
 
     def _name_run(self) -> None:
         field = self.query_one("#run", Input)
-        self._suggested = _run_name(self.query_one("#preset", Choice).value)
-        field.value = self._suggested
+        self._suggested_name = _run_name(self.query_one("#preset", Choice).value)
+        field.value = self._suggested_name
 
-    # -- what the keys do ------------------------------------------------------------------------
+    # -- actions ---------------------------------------------------------------------------------
 
     @on(Button.Pressed, "#start")
     def action_start(self) -> None:
         config, _, problem = self.form.check()
-        problem = problem or self._obstacle()
+        problem = problem or self._blocking_problem()
         if config is None or problem:
             self.notify(sanitize(problem), severity="error", markup=False)
             return
@@ -223,21 +227,21 @@ class TrainScreen(Screen[None]):
         except (KgptError, OSError) as error:
             self.notify(sanitize(str(error)), severity="error", markup=False)
             return
-        self._named = False
-        self.app.open_run(run.path)  # type: ignore[attr-defined]
+        self._is_named = False
+        kgpt_app(self).open_run(run.path)
 
     @work
     async def action_prepare(self) -> None:
-        folder = await self.app.push_screen_wait(PrepareScreen())
+        folder = await self.app.push_screen_wait(PrepareDialog())
         if folder is not None:
             self.form.edit("data.dir", folder)
-            self._look_around()
+            self._find_sources()
 
     @work(group="measure", exclusive=True, exit_on_error=False)
     async def action_measure(self) -> None:
-        """Run a few steps, so that the time is known and not guessed."""
+        """Run a few steps to estimate the time from."""
         config, _, problem = self.form.check()
-        problem = problem or ("" if read_data_set(Path(self._folder)) else self._obstacle())
+        problem = problem or ("" if read_data_set(Path(self._folder)) else self._blocking_problem())
         if config is None or problem:
             self.notify(sanitize(problem), severity="error", markup=False)
             return
@@ -245,10 +249,9 @@ class TrainScreen(Screen[None]):
         panel.measuring = True
         self._check()
         try:
-            found = await measure(config, self._backend)
-            speed = Speed("these steps", found.config, found.backend, found.tokens_per_s)
-            # The configuration as it will run, so that it counts as the same.
-            self.speeds = [s for s in self.speeds if s.run != "these steps"] + [speed]
+            found = await measure_throughput(config, self._backend)
+            earlier = [t for t in self.throughputs if t.run != MEASURED]
+            self.throughputs = [*earlier, replace(found, run=MEASURED)]
         except (KgptError, OSError) as error:
             self.notify(sanitize(str(error)), severity="error", markup=False)
         finally:
@@ -260,12 +263,11 @@ class TrainScreen(Screen[None]):
         self.query_one("#search").focus()
 
     def action_reset(self) -> None:
-        row = next((n for n in self.focused.ancestors if isinstance(n, OptionRow)), None) if (
-            self.focused
-        ) else None  # fmt: skip
+        ancestors = self.focused.ancestors if self.focused else []
+        row = next((node for node in ancestors if isinstance(node, OptionRow)), None)
         if row is not None:
-            self.form.edit(row.field.key, self.form.usual(row.field.key))
-            row.put(self.form.text(row.field.key))
+            self.form.edit(row.field.key, self.form.preset_text(row.field.key))
+            row.set_text(self.form.text(row.field.key))
             self._check()
 
     def action_reset_all(self) -> None:
@@ -275,7 +277,7 @@ class TrainScreen(Screen[None]):
         self._show_values()
         self._check()
 
-    def action_leave_search(self) -> None:
+    def action_clear_search(self) -> None:
         search = self.query_one("#search", Input)
         if search.value:
             search.value = ""
@@ -285,7 +287,7 @@ class TrainScreen(Screen[None]):
 
 
 def _run_name(preset: str) -> str:
-    """A name that is free: the preset's, or with a number after it."""
+    """A free name: the preset's, with a number where that is taken."""
     stem = Path(preset).stem
     for number in range(1, 1000):
         name = stem if number == 1 else f"{stem}-{number}"
@@ -295,7 +297,7 @@ def _run_name(preset: str) -> str:
 
 
 def _yaml_files() -> list[str]:
-    """Configurations in the working directory."""
+    """YAML files in the working directory."""
     try:
         return sorted(str(path) for path in Path().glob("*.y*ml") if not path.name.startswith("."))
     except OSError:

@@ -1,4 +1,4 @@
-"""Rows of a form: a name, what can be changed, and what it means or what is wrong with it."""
+"""Rows of a form: a name, an editor, and a help text or what is wrong with the value."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ UNSET = "not set"
 
 
 class Choice(Static, can_focus=True):
-    """One of few values: space, the arrows or a click go to the next."""
+    """One of a few values: space, the arrows or a click select the next."""
 
     HELP_TITLE = "Choice"
     BINDINGS = [
         Binding("right,space,enter", "move(1)", "Next value", id="choice.next", show=False),
-        Binding("left", "move(-1)", "Value before", id="choice.before", show=False),
+        Binding("left", "move(-1)", "Previous value", id="choice.before", show=False),
     ]
     value = reactive("", init=False)
 
     @dataclass
     class Changed(Message):
-        """Another value was chosen."""
+        """Another value was selected."""
 
         choice: Choice
         value: str
@@ -47,23 +47,23 @@ class Choice(Static, can_focus=True):
         self.set_reactive(Choice.value, value)
 
     def on_mount(self) -> None:
-        self._draw()
+        self._update_text()
 
     def watch_value(self) -> None:
-        self._draw()
+        self._update_text()
         self.post_message(self.Changed(self, self.value))
 
-    def put(self, value: str) -> None:
-        """Show `value` without telling anyone."""
+    def set_value(self, value: str) -> None:
+        """Show `value` without posting `Changed`."""
         self.set_reactive(Choice.value, value)
-        self._draw()
+        self._update_text()
 
-    def offer(self, choices: tuple[str, ...], value: str) -> None:
-        """Other values to choose from; nobody is told."""
+    def set_choices(self, choices: tuple[str, ...], value: str) -> None:
+        """Replace the values to choose from, without posting `Changed`."""
         self.choices = choices
-        self.put(value)
+        self.set_value(value)
 
-    def _draw(self) -> None:
+    def _update_text(self) -> None:
         text = self.value or UNSET
         self.update(
             Content.assemble(
@@ -71,28 +71,28 @@ class Choice(Static, can_focus=True):
             )
         )
 
-    def action_move(self, by: int) -> None:
+    def action_move(self, offset: int) -> None:
         if self.choices:
-            at = self.choices.index(self.value) if self.value in self.choices else -by
-            self.value = self.choices[(at + by) % len(self.choices)]
+            index = self.choices.index(self.value) if self.value in self.choices else -offset
+            self.value = self.choices[(index + offset) % len(self.choices)]
 
     def on_click(self, event: events.Click) -> None:
         self.action_move(1)
 
 
 class OptionRow(Horizontal):
-    """One field of the configuration."""
+    """One option of the configuration."""
 
     @dataclass
     class Edited(Message):
-        """The value was changed by the user."""
+        """The user changed the value."""
 
         field: FormField
         text: str
 
     @dataclass
-    class Entered(Message):
-        """The row has the focus now."""
+    class Focused(Message):
+        """The row received the focus."""
 
         field: FormField
 
@@ -113,17 +113,17 @@ class OptionRow(Horizontal):
     def editor(self) -> Widget:
         return self.query_one("Choice, Input")
 
-    def put(self, text: str) -> None:
-        """Show `text` as the value; the form knows it already."""
+    def set_text(self, text: str) -> None:
+        """Show `text` as the value without posting `Edited`."""
         editor = self.editor
         if isinstance(editor, Choice):
-            editor.put(text)
+            editor.set_value(text)
         elif isinstance(editor, Input) and editor.value != text:
             with editor.prevent(Input.Changed):
                 editor.value = text
 
     def mark(self, edited: bool, problem: str) -> None:
-        """Show that the value is not the preset's, or what is wrong with it."""
+        """Highlight a value other than the preset's, or show what is wrong with it."""
         self.set_class(edited, "-edited")
         if (problem != "") != self.has_class("-wrong") or problem:
             self.set_class(bool(problem), "-wrong")
@@ -141,4 +141,4 @@ class OptionRow(Horizontal):
         self.screen.focus_next()
 
     def on_descendant_focus(self) -> None:
-        self.post_message(self.Entered(self.field))
+        self.post_message(self.Focused(self.field))

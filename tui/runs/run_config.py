@@ -1,4 +1,4 @@
-"""The configuration of a run; what differs from the defaults stands out."""
+"""The configuration of a run, with the values that differ from the defaults highlighted."""
 
 from __future__ import annotations
 
@@ -14,27 +14,33 @@ from kgpt.config import Config
 from kgpt.runs import Run
 from kgpt_tui.shared.display import one_line
 
+MUTED = "$foreground-muted"
+
+
+def flatten(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Nested sections as {"section.key": value}."""
+    return {f"{s}.{key}": value for s, keys in values.items() for key, value in keys.items()}
+
 
 def flat_config(run: Run) -> dict[str, Any]:
-    """{"section.key": value} of run.yaml; nothing if it cannot be read."""
+    """run.yaml as {"section.key": value}; empty if it cannot be read."""
     try:
-        values = yaml.safe_load(run.config_text())
-        return {f"{s}.{k}": value for s, keys in values.items() for k, value in keys.items()}
+        return flatten(yaml.safe_load(run.config_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
         return {}
 
 
-class RunSettings(VerticalScroll, can_focus=True):
-    """Every key of run.yaml with its value."""
+class RunConfigView(VerticalScroll, can_focus=True):
+    """Every option in run.yaml with its value."""
 
-    HELP_TITLE = "Settings of the run"
+    HELP_TITLE = "Configuration"
 
     def __init__(self, run: Run, id: str | None = None):
         super().__init__(id=id)
         self._run = run
 
     def compose(self) -> ComposeResult:
-        yield Static(id="settings-table")
+        yield Static(id="config-table")
 
     def on_show(self) -> None:
         self.query_one(Static).update(self._content())
@@ -43,10 +49,7 @@ class RunSettings(VerticalScroll, can_focus=True):
         values = flat_config(self._run)
         if not values:
             return Content.styled(" run.yaml cannot be read.", "$foreground-muted")
-        usual = {
-            f"{s}.{k}": v for s, keys in Config().model_dump(mode="json").items()
-            for k, v in keys.items()
-        }  # fmt: skip
+        defaults = flatten(Config().model_dump(mode="json"))
         width = max(len(key.split(".", 1)[1]) for key in values)
         lines, section = [], ""
         for key, value in values.items():
@@ -54,17 +57,12 @@ class RunSettings(VerticalScroll, can_focus=True):
             if owner != section:
                 lines += [Content(""), Content.styled(f" {owner}", "bold $primary")]
                 section = owner
-            changed = value != usual.get(key)
+            changed = value != defaults.get(key)
+            styles = ("$foreground", "bold $foreground") if changed else (MUTED, MUTED)
             lines.append(
                 Content.assemble(
-                    (
-                        f"   {one_line(name):<{width}}  ",
-                        "$foreground" if changed else "$foreground-muted",
-                    ),
-                    (
-                        one_line(str(value), 120),
-                        "bold $foreground" if changed else "$foreground-muted",
-                    ),
+                    (f"   {one_line(name):<{width}}  ", styles[0]),
+                    (one_line(str(value), 120), styles[1]),
                 )
             )
         return Content("\n").join(lines[1:])

@@ -1,4 +1,4 @@
-"""Data sets made by `kgpt data` as a child process, its progress bar read as a person would."""
+"""`kgpt data` as a child process whose progress bar is parsed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from kgpt.errors import KgptError
 POLL_S = 0.2
 _BAR = re.compile(r"(tokenizer|tokens|shakespeare)\s.*?(\d+)%")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-MEANINGS = {"tokenizer": "learning a tokenizer", "tokens": "writing tokens"}
+STAGES = {"tokenizer": "training a tokenizer", "tokens": "tokenizing"}
 
 
-class PreparationFailed(KgptError):
-    """The data set could not be made; the text is the child's own sentence."""
+class PreparationError(KgptError):
+    """The data set could not be prepared; the message is the child's own."""
 
 
-class Preparation:
-    """A running `kgpt data` command.
+class DataPreparation:
+    """A running `kgpt data` command, attached to a pseudo-terminal.
 
-    It writes to a terminal of its own, since its progress bar moves on terminals only.
+    The command draws its progress bar on terminals only.
     """
 
     def __init__(self, command: Sequence[str]):
@@ -38,25 +38,29 @@ class Preparation:
         os.close(end)
         self._text = ""
 
-    async def finish(self, on_progress: Callable[[str], None]) -> None:
-        """Wait for the end, telling the progress in words; raises `PreparationFailed`."""
+    async def wait(self, on_progress: Callable[[str], None]) -> None:
+        """Wait for the child to end, passing on its progress as a phrase.
+
+        Raises:
+            PreparationError: the child failed.
+        """
         try:
             while self._process.poll() is None:
                 self._read()
                 if found := _BAR.findall(self._text):
                     name, percent = found[-1]
-                    on_progress(f"{MEANINGS.get(name, name)}, {percent}%")
+                    on_progress(f"{STAGES.get(name, name)}, {percent}%")
                 await asyncio.sleep(POLL_S)
             self._read()
         finally:
             self.cancel()
         if self._process.returncode:
             lines = [line.strip() for line in self._text.splitlines() if line.strip()]
-            said = " ".join(lines[-3:]).rpartition("kgpt: ")[2] if lines else ""
-            raise PreparationFailed(said or f"It ended with code {self._process.returncode}.")
+            message = " ".join(lines[-3:]).rpartition("kgpt: ")[2] if lines else ""
+            raise PreparationError(message or f"It ended with code {self._process.returncode}.")
 
     def cancel(self) -> None:
-        """End the child, if it is going on, and close its terminal."""
+        """Terminate the child if it is running, and close its terminal."""
         if self._process.poll() is None:
             self._process.terminate()
         if self._terminal >= 0:
