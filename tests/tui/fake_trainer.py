@@ -1,4 +1,4 @@
-"""Run directories as a trainer leaves them, made in an instant."""
+"""Run directories as a trainer writes them, made in an instant."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from kgpt.config import Config
 from kgpt.runs import Run, RunStatus
@@ -18,9 +19,9 @@ POEM = "The fox went to the river. It was cold there, and the water said nothing
 def make_run(
     folder: Path, name: str = "fox", step: int = 400, total: int = 1000, *, state: str = "training",
     pid: int | None = None, every: int = 10, age_s: float = 0.0, error: str | None = None,
-    samples: bool = True, checkpoints: bool = True, **changes,
+    samples: bool = True, checkpoints: bool = True, **changes: object,
 ) -> Run:  # fmt: skip
-    """A run in `folder` that has come to `step`; `changes` are keys such as train__seed=3."""
+    """A run in `folder` at `step`; `changes` are options such as train__seed=3."""
     config = Config.parse({"model": {"vocab_size": 512}, "data": {"dir": "data/tiny"}})
     values = config.model_dump()
     values["train"]["max_steps"] = total
@@ -48,8 +49,8 @@ def make_run(
     return run
 
 
-def metric(step: int, when: float, total: int) -> dict:
-    """A row such as the trainer's, of a loss that falls and wobbles."""
+def metric(step: int, when: float, total: int) -> dict[str, float]:
+    """A row of metrics with a loss that falls and fluctuates."""
     loss = 1.2 + 3.0 * math.exp(-step / 150) + 0.08 * math.sin(step * 1.7)
     row = {
         "step": step,
@@ -69,8 +70,10 @@ def add_sample(run: Run, step: int, prompt: str = "It was Monday.") -> None:
     run.append("samples", {"step": step, "prompt": prompt, "text": text, "sampling": {}})
 
 
-def set_status(run: Run, *, now: float | None = None, pid: int | None = None, **fields) -> None:
-    """Write status.json as a living process of this machine would (ours)."""
+def set_status(
+    run: Run, *, now: float | None = None, pid: int | None = None, **fields: Any
+) -> None:
+    """Write status.json as an active trainer would, with the id of this process."""
     now = time.time() if now is None else now
     step, total = fields.get("step", 0), fields.get("total_steps", 0)
     run.write_status(
@@ -89,7 +92,7 @@ def set_status(run: Run, *, now: float | None = None, pid: int | None = None, **
 
 
 def dead_pid() -> int:
-    """The id of a process that existed and is gone."""
+    """The id of a process that has ended."""
     child = os.fork()
     if not child:
         os._exit(0)

@@ -1,4 +1,4 @@
-"""kgpt-tui in a real terminal: tmux is the terminal, keys go in, the screen comes out."""
+"""kgpt-tui in a real terminal, driven through tmux: send keys, capture the screen."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Terminal:
     def screen(self, colours: bool = False) -> str:
         return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
 
-    def wait(self, true: str | Callable[[], object], seconds: float = 60) -> str:
-        """The screen, once it holds a text or a condition is met; fails after `seconds`."""
+    def wait(self, condition: str | Callable[[], object], seconds: float = 60) -> str:
+        """The screen, once it contains a text or a condition is met; fails after `seconds`."""
         end = time.monotonic() + seconds
         while True:
             now = self.screen()
-            if (true in now) if isinstance(true, str) else true():
+            if (condition in now) if isinstance(condition, str) else condition():
                 return now
-            assert time.monotonic() < end, f"waited {seconds} s for {true!r}; the screen:\n{now}"
+            assert time.monotonic() < end, f"no {condition!r} in {seconds} s; the screen:\n{now}"
             time.sleep(0.2)
 
     def press_until(self, key: str, text: str) -> str:
-        """Press `key` until the screen holds `text`: a busy machine may not hear the first one."""
+        """Press `key` until the screen contains `text`: a busy app may ignore the first one."""
         for _ in range(8):
             self.keys(key)
             end = time.monotonic() + 5
@@ -57,7 +57,7 @@ class Terminal:
                 if text in self.screen():
                     return self.screen()
                 time.sleep(0.2)
-        raise AssertionError(f"{key} did not bring {text!r}; the screen:\n{self.screen()}")
+        raise AssertionError(f"{key} was not followed by {text!r}; the screen:\n{self.screen()}")
 
     def close(self) -> None:
         self._tmux("kill-server")

@@ -1,4 +1,4 @@
-"""The key bar shows what Textual's own footer would, however the keys change."""
+"""The key bar displays the same keys as Textual's own footer, however they change."""
 
 import asyncio
 from typing import ClassVar
@@ -61,7 +61,7 @@ def test_it_shows_what_the_footer_shows():
     asyncio.run(script())
 
 
-def test_a_change_may_be_told_after_the_screen_was_left():
+def test_a_removed_bar_is_not_updated(monkeypatch):
     async def script():
         app = Screenful()
         async with app.run_test() as pilot:
@@ -69,6 +69,9 @@ def test_a_change_may_be_told_after_the_screen_was_left():
             await pilot.pause(0.1)
             bar = app.query_one(KeyBar)
             await bar.remove()
+            mounted = []
+            monkeypatch.setattr(bar, "mount", lambda *keys, **_: mounted.extend(keys))
             bar._update_keys()
+            assert not mounted and not bar.query(FooterKey)
 
     asyncio.run(script())

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 TINY = """\
-model: {num_layers: 1, num_heads: 2, hidden_dim: 32, intermediate_dim: 64, max_length: 512,
+model: {num_layers: 1, num_heads: 2, hidden_dim: 32, intermediate_dim: 64, max_length: 8192,
         position: rotary, norm: rms, activation: swiglu, bias: false}
 data: {dir: data/tinyworld, assistant_only_loss: true}
 train: {max_steps: 500000, batch_size: 4, sequence_length: 96, log_every: 10,

@@ -1,4 +1,4 @@
-"""The form that starts a run: what it accepts, what it says, what it costs, what it starts."""
+"""The form that starts a run: validation, cost estimate, data preparation, launch."""
 
 import json
 
@@ -125,7 +125,7 @@ def test_a_run_of_that_name_is_not_started_over(tmp_path, monkeypatch):
 # -- with the screen ---------------------------------------------------------------------------
 
 
-def test_typing_is_checked_and_priced_at_once(tmp_path):
+def test_each_edit_is_validated_and_its_cost_shown(tmp_path):
     async def script(app, pilot, screen):
         parameters = text_of(screen, "#cost")
         assert "unknown until measured" in parameters
@@ -139,7 +139,11 @@ def test_typing_is_checked_and_priced_at_once(tmp_path):
         assert "model.num_layers" in text_of(screen, "#help")
         await pilot.press("ctrl+r")
         assert row.editor.value == "4" and not row.has_class("-edited")
-        await pilot.press("ctrl+l", "down", "up", "enter")
+        row_of(screen, "train.seed").editor.value = "77"
+        await wait_until(pilot, lambda: "train.seed" in screen.form.edits)
+        await pilot.press("ctrl+l")
+        assert set(screen.form.edits) <= {"data.dir"}
+        assert row_of(screen, "train.seed").editor.value == screen.form.preset_text("train.seed")
 
     form(script, tmp_path)
 

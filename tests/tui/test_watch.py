@@ -1,4 +1,4 @@
-"""Watching a run: every key, every state, and what can go wrong with its folder."""
+"""Watching a run: every key, every state, and damage to its directory."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from kgpt_tui.runs.screen import RunsScreen
 from kgpt_tui.runs.watch import WatchScreen
 from kgpt_tui.shared.dialogs import ChoiceDialog, InputDialog
 from kgpt_tui.train import launch
-from tests.tui.driving import drive, wait_until
+from tests.tui.driving import drive, said, wait_until
 from tests.tui.fake_trainer import add_sample, dead_pid, make_run, metric, set_status
 
 
@@ -70,7 +70,7 @@ def test_stop_asks_first(tmp_path):
     watch(script, tmp_path)
 
 
-def test_keys_pressed_in_haste_close_one_screen(tmp_path):
+def test_a_dialog_dismissed_twice_closes_once(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("x")
         await wait_until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
@@ -84,8 +84,8 @@ def test_keys_pressed_in_haste_close_one_screen(tmp_path):
     watch(script, tmp_path)
 
 
-def test_nothing_is_drawn_while_the_app_closes(tmp_path, monkeypatch):
-    """What was looked at before may be handled when some widgets are gone."""
+def test_nothing_is_updated_while_the_app_closes(tmp_path, monkeypatch):
+    """A message of the last poll may be handled after some widgets have been removed."""
     asked, drawn = [], []
 
     def gone(board):
@@ -266,12 +266,12 @@ def test_chat_takes_the_run_or_says_why_not(tmp_path, monkeypatch):
         assert asked == ["fox"]
         shutil.rmtree(run.checkpoints)
         await pilot.press("t")
-        assert asked == ["fox"] and app._notifications
+        assert asked == ["fox"] and "no checkpoint to chat with yet" in said(app)
 
     watch(script, tmp_path)
 
 
-def test_damage_is_survived(tmp_path):
+def test_a_damaged_run_directory_is_still_shown(tmp_path):
     async def script(app, pilot, screen, run):
         with (run.path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 410, "loss": 1.')
@@ -298,22 +298,25 @@ def test_damage_is_survived(tmp_path):
     watch(script, tmp_path)
 
 
-def test_a_run_that_begins_again_is_drawn_anew(tmp_path):
+def test_metrics_that_are_truncated_are_drawn_again(tmp_path):
     async def script(app, pilot, screen, run):
         run.forget_after(200)
-        await wait_until(pilot, lambda: screen.monitor.history.last["step" if 0 else "loss"] and
-                         screen.monitor.history.curve("loss")[0][-1] == 200)  # fmt: skip
+        await wait_until(pilot, lambda: screen.monitor.history.curve("loss")[0][-1] == 200)
         panel = screen.query(ChartPanel).first()
         await wait_until(pilot, lambda: panel.chart._x_max == 200)
 
     watch(script, tmp_path)
 
 
-def test_news_that_comes_after_the_screen_was_left_draws_nothing(tmp_path):
+def test_a_closed_screen_is_not_updated(tmp_path, monkeypatch):
     async def script(app, pilot, screen, run):
+        updates = []
+        monkeypatch.setattr(screen, "update_view", lambda: updates.append(screen))
         await pilot.press("escape")
         await wait_until(pilot, lambda: isinstance(app.screen, RunsScreen))
         await wait_until(pilot, lambda: not screen.is_attached or not screen.children)
+        updates.clear()
         screen.update_if_visible()
+        assert not updates
 
     watch(script, tmp_path)

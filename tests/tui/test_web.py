@@ -1,4 +1,4 @@
-"""`kgpt-tui --web` in a real browser: the app is drawn, takes keys and chats."""
+"""`kgpt-tui --web` in a real browser: the app renders, takes keys and chats."""
 
 import asyncio
 import os
@@ -17,14 +17,14 @@ from tests.tui.fake_server import FakeServer
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_S = 120
+TIMEOUT_S = 120
 
 
-def wait(true, what):
-    """Ask `true()` again and again; fails with `what` after a while."""
-    end = time.monotonic() + PATIENCE_S
-    while not (found := true()):
-        assert time.monotonic() < end, f"waited in vain for {what}"
+def wait(condition, what):
+    """Poll `condition()` until it is true and return its value, or fail with `what`."""
+    end = time.monotonic() + TIMEOUT_S
+    while not (found := condition()):
+        assert time.monotonic() < end, f"timed out waiting for {what}"
         time.sleep(0.2)
     return found
 
@@ -41,7 +41,7 @@ def fake():
 
 @pytest.fixture
 def address(fake, tmp_path):
-    """Where `kgpt-tui --web` says that it serves."""
+    """The address that `kgpt-tui --web` prints."""
     environment = os.environ | {
         "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "XDG_DATA_HOME": str(tmp_path / "share"), "TEXTUAL_ANIMATIONS": "none",
@@ -85,7 +85,7 @@ def test_a_browser_shows_the_app_and_chats(address, fake):
         page.wait_for_selector(".textual-terminal canvas, .textual-terminal .xterm-screen")
         page.wait_for_timeout(6000)
         page.mouse.click(600, 700)
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not fake.requests and time.monotonic() < deadline:
             page.keyboard.type("What is the moon?", delay=30)
             page.keyboard.press("Enter")
