@@ -1,4 +1,4 @@
-"""Lines of dots: they go through their points, stay in their area, and have no gaps."""
+"""Rasterized lines go through their points, stay in their area, and have no gaps."""
 
 import numpy as np
 from hypothesis import given
@@ -25,7 +25,7 @@ def dots(cells):
 
 
 @given(points)
-def test_whatever_the_points_the_area_is_not_left(line):
+def test_lines_are_clipped_to_the_area(line):
     xs, ys = np.array(line).T
     assert polyline(xs, ys, AREA).shape == (5, 10)
 
@@ -45,10 +45,10 @@ def test_a_line_inside_touches_its_ends_without_a_gap(start, end):
     assert reached == found
 
 
-def test_what_passes_through_from_far_away_is_seen():
+def test_a_long_line_through_the_area_is_drawn():
     found = dots(polyline(np.array([-1e6, 1e6]), np.array([4.5, 4.5]), AREA))
     assert {x for x, _ in found} == set(range(20)) and {y for _, y in found} == {10}
 
 
-def test_what_passes_by_is_not_seen():
+def test_a_line_outside_the_area_is_not_drawn():
     assert not polyline(np.array([-5.0, 50.0]), np.array([9.0, 9.0]), AREA).any()

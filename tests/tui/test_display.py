@@ -1,4 +1,4 @@
-"""What is shown stays in its place: no controls, no directions, no widths that lie."""
+"""Sanitized text has no control characters, no direction changes and no ambiguous widths."""
 
 import unicodedata
 
@@ -18,7 +18,7 @@ NASTY = st.text(
 
 
 @given(NASTY)
-def test_nothing_that_moves_the_cursor_or_the_direction_is_left(text):
+def test_no_control_or_direction_character_remains(text):
     for character in sanitize(text):
         assert character == "\n" or unicodedata.category(character) not in (
             "Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp",
@@ -26,13 +26,13 @@ def test_nothing_that_moves_the_cursor_or_the_direction_is_left(text):
 
 
 @given(NASTY)
-def test_it_can_be_drawn_and_written_to_a_terminal(text):
+def test_sanitized_text_can_be_drawn_and_encoded(text):
     assert all(line.cell_length <= 20 for line in Content(sanitize(text)).fold(20))
     sanitize(text).encode("utf-8")
 
 
 @given(NASTY)
-def test_shown_twice_is_shown_once(text):
+def test_sanitizing_is_idempotent(text):
     assert sanitize(sanitize(text)) == sanitize(text)
 
 
@@ -42,7 +42,7 @@ def test_plain_text_is_untouched(text):
 
 
 @given(NASTY)
-def test_editors_can_count_on_the_length(text):
+def test_same_length_keeps_the_length(text):
     assert len(same_length(text)) == len(text)
     assert not set(same_length(text)) & set("\x1b\x9b\u202e\r")
 

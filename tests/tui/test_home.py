@@ -1,4 +1,4 @@
-"""Home: the keys of the newcomer, and the lists that lead on."""
+"""The home screen: its actions, and its lists of runs and models."""
 
 import sys
 
@@ -19,7 +19,7 @@ def _elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_keys_lead_where_they_say(tmp_path):
+def test_action_keys_open_their_screens(tmp_path):
     async def script(app, pilot):
         await pilot.press("t")
         await wait_until(pilot, lambda: isinstance(app.screen, TrainScreen))
@@ -31,7 +31,7 @@ def test_the_keys_lead_where_they_say(tmp_path):
     drive(script, tmp_path)
 
 
-def test_the_lists_lead_to_runs_and_models(tmp_path, monkeypatch):
+def test_lists_open_runs_and_models(tmp_path, monkeypatch):
     make_run(tmp_path / "runs", "fox")
     asked = []
 
@@ -90,7 +90,7 @@ def test_a_demo_that_cannot_start_says_why(tmp_path, monkeypatch):
     drive(script, tmp_path)
 
 
-def test_progress_is_read_from_the_bar_of_a_child():
+def test_progress_is_parsed_from_the_childs_bar():
     import asyncio
 
     seen = []
@@ -104,7 +104,7 @@ def test_progress_is_read_from_the_bar_of_a_child():
     assert seen[-1] == "training a tokenizer, 55%"
 
 
-def test_a_child_that_fails_gives_its_own_sentence():
+def test_a_failed_child_reports_its_own_message():
     import asyncio
 
     script = "import sys; sys.stderr.write('noise\\nkgpt: No such file.\\n'); sys.exit(2)"

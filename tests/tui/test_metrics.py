@@ -1,4 +1,4 @@
-"""Readers that take each row once, whatever the writer is doing; curves that keep their peaks."""
+"""Incremental readers return each row once; downsampled curves keep their extremes."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def drain(reader):
 
 
 @given(cuts=st.lists(st.integers(0, 400), max_size=12), count=st.integers(0, 12))
-def test_each_row_is_read_once_however_the_writing_is_cut(tmp_path_factory, cuts, count):
+def test_each_row_is_read_once_wherever_writes_are_split(tmp_path_factory, cuts, count):
     file = tmp_path_factory.mktemp("cut") / "metrics.jsonl"
     rows = [{"step": n, "loss": n / 7, "text": "é漢"} for n in range(count)]
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
@@ -48,7 +48,7 @@ def test_damaged_lines_are_skipped(tmp_path):
     assert [row["step"] for row in drain(JsonLines(file))[0]] == [1, 4]
 
 
-def test_a_line_without_end_does_not_stop_the_reader(tmp_path):
+def test_a_line_longer_than_a_chunk_is_skipped(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b"x" * (2 * CHUNK + 5) + b'\n{"step": 1}\n')
     reader = JsonLines(file)
@@ -105,20 +105,20 @@ def test_the_log_begins_near_its_end(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "3", [1]])
-def test_what_is_no_number_is_no_point(value):
+def test_values_that_are_not_finite_numbers_are_left_out(value):
     history = MetricsHistory()
     history.add([{"step": 1, "loss": 2.0}, {"step": 2, "loss": value}, {"loss": 3.0}])
     steps, values = history.curve("loss")
     assert steps.tolist() == [1] and values.tolist() == [2.0]
 
 
-def test_the_best_validation_is_remembered_with_its_step():
+def test_the_best_validation_loss_is_kept_with_its_step():
     history = MetricsHistory()
     history.add([{"step": n, "val_loss": v} for n, v in ((10, 3.0), (20, 2.0), (30, 2.5))])
     assert history.best == (2.0, 20) and history.last["val_loss"] == 2.5
 
 
-def test_a_glance_equals_a_full_reading(tmp_path):
+def test_a_summary_equals_a_full_reading(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": 4, "val_loss": 2}\n{"step": 2, "loss": 3}\n')
     summary = RunSummary(file)
@@ -128,7 +128,7 @@ def test_a_glance_equals_a_full_reading(tmp_path):
 
 
 @given(curve=curves, buckets=st.integers(1, 60))
-def test_buckets_keep_the_extremes_and_the_order(curve, buckets):
+def test_minmax_downsampling_keeps_extremes_and_order(curve, buckets):
     steps, values = minmax_downsample(curve, buckets)
     assert len(steps) <= max(2 * buckets, 1) and len(steps) == len(values)
     assert values.min() == curve[1].min() and values.max() == curve[1].max()
@@ -151,7 +151,7 @@ def test_smoothing_is_the_weighted_mean_of_the_past(values, weight):
 
 
 @given(curve=curves, low=st.floats(-10, 500), width=st.floats(0, 500))
-def test_a_window_holds_all_that_is_seen(curve, low, width):
+def test_cropping_keeps_all_visible_points(curve, low, width):
     steps, _ = crop(curve, low, low + width)
     inside = curve[0][(curve[0] >= low) & (curve[0] <= low + width)]
     assert set(inside) <= set(steps) and len(steps) <= len(inside) + 2

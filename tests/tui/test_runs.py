@@ -93,7 +93,7 @@ def test_enter_watches_and_n_begins_a_new_run(tmp_path):
     runs(script, tmp_path)
 
 
-def test_deleting_asks_and_spares_the_living(tmp_path):
+def test_delete_asks_first_and_refuses_active_runs(tmp_path):
     folder = tmp_path / "runs"
 
     async def script(app, pilot, screen):
@@ -113,7 +113,7 @@ def test_deleting_asks_and_spares_the_living(tmp_path):
     runs(script, tmp_path)
 
 
-def test_a_run_in_training_is_not_deleted_even_if_its_status_says_otherwise(tmp_path):
+def test_a_locked_run_is_not_deleted_whatever_its_status(tmp_path):
     async def script(app, pilot, screen):
         row = next(row for row in screen.list.rows if row.run.name == "owl")
         row.run.lock()  # as a trainer does
@@ -141,5 +141,5 @@ def test_a_runs_folder_that_cannot_be_read_is_reported(tmp_path, monkeypatch):
     runs(script, tmp_path)
 
 
-def test_an_unreadable_configuration_does_not_spoil_the_rest():
+def test_unreadable_configurations_are_not_compared():
     assert differing_keys([{}, {"a": 1}, {"a": 2, "b": 1}]) == ["a", "b"]

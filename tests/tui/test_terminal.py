@@ -59,7 +59,7 @@ def terminal(home):
             os.kill(run.status().pid, 9)
 
 
-def test_train_watch_chat_leave_and_come_back(terminal, home, environment):
+def test_train_watch_chat_detach_and_reattach(terminal, home, environment):
     run = Run(home / "runs" / "tiny")
     terminal.start(kgpt_tui(), environment)
     terminal.wait("Run the demo")

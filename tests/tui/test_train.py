@@ -60,7 +60,7 @@ def row_of(screen, key):
         ("model.dropout", "1", "less than 1"),
     ],
 )
-def test_a_bad_value_is_refused_with_the_configurations_own_sentence(key, text, part):
+def test_invalid_values_give_the_configurations_message(key, text, part):
     edited = RunForm("tinyworld")
     edited.edit(key, text)
     config, wrong, said = edited.check()
@@ -74,7 +74,7 @@ def test_values_that_do_not_fit_together_are_refused():
 
 
 @pytest.mark.parametrize("preset", ["tinyworld", "gpt2", "llama-tiny"])
-def test_what_is_shown_means_what_the_preset_says(preset):
+def test_displayed_values_parse_to_the_preset(preset):
     edited = RunForm(preset)
     for field in form_fields():
         edited.edits[field.key] = edited.preset_text(field.key)  # as if all was typed again
@@ -88,7 +88,7 @@ def test_typing_the_presets_value_is_no_edit():
     assert not edited.edits
 
 
-def test_the_cost_is_counted_and_its_time_is_measured_or_unknown():
+def test_the_cost_has_a_time_only_if_measured():
     config = Config.load("tinyworld")
     unknown = estimate_cost(config, 300, "jax")
     assert unknown.time_s is None and unknown.parameters * 4 == unknown.weights
@@ -104,7 +104,7 @@ def test_the_cost_is_counted_and_its_time_is_measured_or_unknown():
     assert estimate_cost(Config.load("gpt2"), 300, "jax", throughputs).time_s is None  # too large
 
 
-def test_more_of_anything_costs_more_memory():
+def test_options_that_save_memory_lower_the_estimate():
     config = Config.load("gpt2")
     least = estimate_cost(config, 50257, "jax").memory
     for changes in ({"optimizer": "lion"}, {"gradient_checkpointing": True}, {"batch_size": 1}):
@@ -113,7 +113,7 @@ def test_more_of_anything_costs_more_memory():
         assert estimate_cost(smaller, 50257, "jax").memory < least
 
 
-def test_a_run_of_that_name_is_not_started_over(tmp_path, monkeypatch):
+def test_an_existing_run_is_not_overwritten(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "_spawn_trainer", lambda *_: None)
     launch.start(Config.load("tinyworld"), "fox", "jax")
     with pytest.raises(RunError, match="exists already"):
@@ -148,7 +148,7 @@ def test_each_edit_is_validated_and_its_cost_shown(tmp_path):
     form(script, tmp_path)
 
 
-def test_choices_turn_and_search_narrows(tmp_path):
+def test_choices_cycle_and_search_filters(tmp_path):
     async def script(app, pilot, screen):
         usual = screen.form.preset_text("train.optimizer")
         await pilot.press("ctrl+f", *"optimizer", "enter")

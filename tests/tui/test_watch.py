@@ -101,7 +101,7 @@ def test_nothing_is_updated_while_the_app_closes(tmp_path, monkeypatch):
     assert asked and not drawn
 
 
-def test_a_sample_is_asked_for_and_shown_when_it_comes(tmp_path):
+def test_a_requested_sample_is_shown_when_it_arrives(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("s")
         await wait_until(pilot, lambda: isinstance(app.screen, InputDialog))
@@ -210,7 +210,7 @@ def test_views_change_by_key_and_mouse(tmp_path):
         ({"state": "training", "pid": 0}, "Press g to resume from step 400", {"resume"}),
     ],
 )
-def test_each_state_says_what_it_is_and_offers_what_fits(tmp_path, made, said, keys):
+def test_each_state_has_a_note_and_its_commands(tmp_path, made, said, keys):
     async def script(app, pilot, screen, run):
         shown = text_of(screen, RunHeader) + text_of(screen, "#banner")
         assert said in shown

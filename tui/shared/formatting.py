@@ -16,9 +16,7 @@ def number(value: float | None, digits: int = 4) -> str:
     if value is None or not math.isfinite(value):
         return NONE
     if value and abs(value) < 10 ** (1 - digits):
-        return (
-            f"{value:.0e}" if f"{value:.0e}" == f"{value:.1e}".replace(".0", "") else f"{value:.1e}"
-        )
+        return f"{value:.1e}".replace(".0e", "e")
     return f"{value:.{digits}f}"
 
 
