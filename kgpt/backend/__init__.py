@@ -23,7 +23,7 @@ written here, one small module a backend with the same functions; `KERAS_BACKEND
     custom_gradient     a function with a gradient of one's own
     jit                 compile a function of tensors, without gradients
     fx_trace            trace a part of such a function, to skip the Python of its layers (PyTorch)
-    synchronise         wait until a tensor is computed
+    synchronize         wait until a tensor is computed
     device              what the computation runs on
     JIT_TRAINING        is the training step compiled unless told otherwise?
     sync_model_state    bring a model's variables up to date in the middle of `fit`
@@ -64,7 +64,7 @@ remat = _chosen.remat
 custom_gradient = _chosen.custom_gradient
 jit = _chosen.jit
 fx_trace = _chosen.fx_trace
-synchronise = _chosen.synchronise
+synchronize = _chosen.synchronize
 device = _chosen.device
 JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state

@@ -31,10 +31,8 @@ def chunked_causal_attention(query, key, value, window=None):
     for start in range(0, length, chunk):
         end = start + chunk
         first = 0 if window is None else max(0, start - window + 1)
-        seen = slice(first, end)
-        outputs.append(
-            _attend(q[:, :, start:end], k[:, :, seen], v[:, :, seen], start, first, window)
-        )
+        keys, values = k[:, :, first:end], v[:, :, first:end]
+        outputs.append(_attend(q[:, :, start:end], keys, values, start, first, window))
     return ops.transpose(ops.concatenate(outputs, axis=2), (0, 2, 1, 3))  # (B, T, N, H)
 
 
@@ -74,25 +72,25 @@ def scaled(query):
     return query * keras.ops.cast(query.shape[-1] ** -0.5, query.dtype)
 
 
-def cached_attention(query, keys, values, seen):
+def cached_attention(query, keys, values, mask):
     """Attention of new tokens on a cache.
 
     Args:
         query: (B, N, T, H), already multiplied by the softmax scale.
         keys, values: (B, K, S, H); each of the K serves N / K query heads.
-        seen: (B, T, S) booleans.
+        mask: (B, T, S) booleans.
 
     Returns:
         (B, N, T, H).
     """
     batch, heads, length, width = ops.shape(query)
-    kv, places, groups = keys.shape[1], ops.shape(keys)[2], query.shape[1] // keys.shape[1]
-    # One axis for texts and heads: XLA on CPU takes half the time over it for a single text.
+    kv, cache_len, groups = keys.shape[1], ops.shape(keys)[2], query.shape[1] // keys.shape[1]
+    # Batch and heads are merged into one axis: about 2x faster on XLA:CPU at batch size 1.
     query = ops.reshape(query, (-1, groups * length, width))  # (B K, G T, H)
-    keys, values = (ops.reshape(x, (-1, places, width)) for x in (keys, values))  # (B K, S, H)
+    keys, values = (ops.reshape(x, (-1, cache_len, width)) for x in (keys, values))  # (B K, S, H)
     scores = ops.matmul(query, ops.transpose(keys, (0, 2, 1)))  # (B K, G T, S)
-    scores = ops.reshape(ops.cast(scores, "float32"), (batch, kv, groups, length, places))
-    scores = ops.where(seen[:, None, None], scores, -1e30)
+    scores = ops.reshape(ops.cast(scores, "float32"), (batch, kv, groups, length, cache_len))
+    scores = ops.where(mask[:, None, None], scores, -1e30)
     weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
-    weights = ops.reshape(weights, (-1, groups * length, places))
+    weights = ops.reshape(weights, (-1, groups * length, cache_len))
     return ops.reshape(ops.matmul(weights, values), (batch, heads, length, width))

@@ -77,25 +77,25 @@ def causal_attention(query, key, value, window=None):
     return chunked_causal_attention(query, key, value, window)
 
 
-def cache_indices(start, count, length, places):
-    """The place of each new token (B, T); one beyond the last for tokens that are not real."""
+def cache_indices(start, count, length, cache_len):
+    """The slot of each new token (B, T); `cache_len`, one past the end, for padding."""
     steps = jnp.arange(length)
-    return jnp.where(steps < count[:, None], (start[:, None] + steps) % places, places)
+    return jnp.where(steps < count[:, None], (start[:, None] + steps) % cache_len, cache_len)
 
 
-def update_cache(cache, new, targets):
-    """A cache (B, K, S, H) with new (B, K, T, H) written. XLA drops what lies beyond the end.
+def update_cache(cache, new, indices):
+    """A cache (B, K, S, H) with new (B, K, T, H) stored; indices past the end are dropped.
 
-    A choice between old and new for each place, which is shorter, has XLA compute the rotation of
-    the new keys once for each place. XLA makes that very choice of a single write, and copies the
-    whole cache for it; with a second one, to nowhere, it writes in place.
+    A `where` over all slots would have XLA recompute the rotary embedding of the new keys for each
+    slot. XLA turns a scatter of one token into such a `where` and copies the whole cache; a second,
+    dropped index makes it update in place.
     """
     rows = jnp.arange(cache.shape[0])[:, None]
     tokens = jnp.swapaxes(new, 1, 2)  # (B, T, K, H): the two indices come first
-    if targets.size == 1:
-        targets = jnp.pad(targets, ((0, 0), (0, 1)), constant_values=cache.shape[2])
+    if indices.size == 1:
+        indices = jnp.pad(indices, ((0, 0), (0, 1)), constant_values=cache.shape[2])
         tokens = jnp.pad(tokens, ((0, 0), (0, 1), (0, 0), (0, 0)))
-    return cache.at[rows, :, targets].set(tokens, mode="drop")
+    return cache.at[rows, :, indices].set(tokens, mode="drop")
 
 
 def slice_row(x, row):
@@ -180,7 +180,7 @@ def fx_trace(function):
     return function
 
 
-def synchronise(tensor):
+def synchronize(tensor):
     jax.block_until_ready(tensor)
 
 

@@ -32,10 +32,10 @@ def _fastest_product(size, dtype, repeats):
     noise = np.random.default_rng(0).standard_normal((size, size), dtype="float32")
     x = ops.cast(ops.convert_to_tensor(noise), dtype)
     product = backend.jit(backend.dense)
-    backend.synchronise(product(x, x))
+    backend.synchronize(product(x, x))
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        backend.synchronise(product(x, x))
+        backend.synchronize(product(x, x))
         best = min(best, time.perf_counter() - start)
     return best

@@ -69,32 +69,32 @@ def causal_attention(query, key, value, window=None):
     return chunked_causal_attention(query, key, value, window)
 
 
-def cache_indices(start, count, length, places):
-    """For one token: its place (B,) and whether it is real (B,).
+def cache_indices(start, count, length, cache_len):
+    """For one new token: its slot (B,), and whether it is real (B,).
 
-    For more: which of them each place takes (B, S), and whether it takes any (B, S).
+    For more: which new token each slot receives (B, S), and whether it receives any (B, S).
     """
     if isinstance(length, int) and length == 1:
-        return start % places, count > 0
-    # How far behind its text's first new token each place lies, going round the end.
-    offset = (tf.range(places)[None] - start[:, None]) % places
+        return start % cache_len, count > 0
+    # How far behind its sequence's first new token each slot lies, going round the end.
+    offset = (tf.range(cache_len)[None] - start[:, None]) % cache_len
     return tf.minimum(offset, length - 1), offset < count[:, None]
 
 
-def update_cache(cache, new, targets):
-    """A cache (B, K, S, H) with new (B, K, T, H) written.
+def update_cache(cache, new, indices):
+    """A cache (B, K, S, H) with new (B, K, T, H) stored.
 
-    One token is scattered: with a choice between old and new for each place, XLA computes the
-    rotation of the new keys once for each place.
+    One token is scattered: with a `where` over all slots, XLA would recompute the rotary embedding
+    of the new key for each slot.
     """
     if new.shape[2] != 1:
-        token, fresh = targets
+        token, receives = indices
         new = ops.take_along_axis(new, token[:, None, :, None], axis=2)  # (B, K, S, H)
-        return tf.where(fresh[:, None, :, None], new, cache)
-    place, real = targets
+        return tf.where(receives[:, None, :, None], new, cache)
+    slot, real = indices
     rows, heads = tf.shape(cache)[0], cache.shape[1]
     row, head = tf.meshgrid(tf.range(rows), tf.range(heads), indexing="ij")
-    at = tf.stack([row, head, tf.broadcast_to(place[:, None], tf.shape(row))], axis=-1)  # (B, K, 3)
+    at = tf.stack([row, head, tf.broadcast_to(slot[:, None], tf.shape(row))], axis=-1)  # (B, K, 3)
     token = tf.where(real[:, None, None], new[:, :, 0], tf.gather_nd(cache, at))  # (B, K, H)
     return tf.tensor_scatter_nd_update(cache, at, token)
 
@@ -168,7 +168,7 @@ def fx_trace(function):
     return function
 
 
-def synchronise(tensor):
+def synchronize(tensor):
     tf.nest.map_structure(lambda part: part.numpy(), tensor)
 
 

@@ -122,42 +122,38 @@ def causal_attention(query, key, value, window=None):
     return out.transpose(1, 2)
 
 
-def cached_attention(query, keys, values, seen):
-    """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `seen` is (B, T, S)."""
+def cached_attention(query, keys, values, mask):
+    """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `mask` is (B, T, S)."""
     if query.device.type == "cpu" and query.shape[2] == 1:
-        return _attend_with_one(query, keys, values, seen)
+        return _attend_with_one(query, keys, values, mask)
     return F.scaled_dot_product_attention(
-        query, keys, values, seen[:, None], scale=1.0, enable_gqa=query.shape[1] != keys.shape[1]
+        query, keys, values, mask[:, None], scale=1.0, enable_gqa=query.shape[1] != keys.shape[1]
     )
 
 
-def _attend_with_one(query, keys, values, seen):
+def _attend_with_one(query, keys, values, mask):
     """`cached_attention` of one query: the fused kernel takes up to four times as long with one."""
     grouped = query.view(len(query), keys.shape[1], -1, query.shape[3])  # (B, K, G, H)
     scores = (grouped @ keys.transpose(2, 3)).float()  # (B, K, G, S)
-    weights = torch.softmax(torch.where(seen[:, None], scores, -1e30), dim=-1)
+    weights = torch.softmax(torch.where(mask[:, None], scores, -1e30), dim=-1)
     return (weights.to(values.dtype) @ values).view(query.shape)
 
 
-def cache_indices(start, count, length, places):
-    """The place of each new token (B, T), and whether it is real (B, T)."""
+def cache_indices(start, count, length, cache_len):
+    """The slot of each new token (B, T), and whether it is real (B, T)."""
     steps = torch.arange(length, device=start.device)
-    return (start[:, None] + steps) % places, steps < count[:, None]
+    return (start[:, None] + steps) % cache_len, steps < count[:, None]
 
 
-def update_cache(cache, new, targets):
-    """Write new (B, K, T, H) into a cache (B, K, S, H), in place."""
-    places, real = targets
-    if new.shape[2] == 1:  # of fixed shapes, so that it can be recorded
-        rows, places, new = (
-            torch.arange(len(cache), device=cache.device),
-            places[:, 0],
-            new[:, :, 0],
-        )
-        cache[rows, :, places] = torch.where(real[:, :, None], new, cache[rows, :, places])
+def update_cache(cache, new, indices):
+    """Store new (B, K, T, H) in a cache (B, K, S, H), in place."""
+    slots, real = indices
+    if new.shape[2] == 1:  # shapes do not depend on values, so that `fx_trace` can trace it
+        rows, slots, new = torch.arange(len(cache), device=cache.device), slots[:, 0], new[:, :, 0]
+        cache[rows, :, slots] = torch.where(real[:, :, None], new, cache[rows, :, slots])
     else:
         rows, columns = real.nonzero(as_tuple=True)
-        cache[rows, :, places[rows, columns]] = new[rows, :, columns]
+        cache[rows, :, slots[rows, columns]] = new[rows, :, columns]
     return cache
 
 
@@ -269,7 +265,7 @@ def fx_trace(function):
     return call
 
 
-def synchronise(tensor):
+def synchronize(tensor):
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

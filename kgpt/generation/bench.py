@@ -86,7 +86,7 @@ def time_writing(
         while reading := [i for i in range(rows) if not batch.rows[i].writing]:
             batch.read(reading)
         if not with_prompt:
-            backend.synchronise(batch.cache[0][0])
+            backend.synchronize(batch.cache[0][0])
             started = time.perf_counter()
         while batch.writing():
             batch.write()
@@ -116,11 +116,11 @@ def _device_bandwidth(repeats: int) -> float:
 
     x = ops.ones((GIGA,))
     total = backend.jit(ops.sum)
-    backend.synchronise(total(x))
+    backend.synchronize(total(x))
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
-        backend.synchronise(total(x))
+        backend.synchronize(total(x))
         best = min(best, time.perf_counter() - started)
     return GIGA * 4 / best
 

@@ -82,9 +82,9 @@ class Programs:
 
     def _look(self, cache, ids, start, count):
         """Read ids (B, T): the cache, all hidden states, the probabilities after the last."""
-        hidden, cache = self.model.extend(ids, start, count, cache)
+        hidden, cache = self.model.call_with_cache(ids, start, count, cache)
         last = ops.take_along_axis(hidden, (count - 1)[:, None, None], axis=1)[:, 0]
-        return cache, hidden, ops.softmax(self.model.logits(last), axis=-1)
+        return cache, hidden, ops.softmax(self.model.unembed(last), axis=-1)
 
 
 def _follow(cache, settings, progress, sources, chosen):

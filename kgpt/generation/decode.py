@@ -29,7 +29,7 @@ class Written(NamedTuple):
 
 def prefill(model, cache, ids, start, count):
     """The cache with `count` (B,) of ids (B, T) read in, from positions `start` (B,)."""
-    return model.extend(ids, start, count, cache)[1]
+    return model.call_with_cache(ids, start, count, cache)[1]
 
 
 def decode_n_tokens(step, cache, settings: Settings, progress: Progress, steps, chunk=CHUNK):
@@ -88,8 +88,8 @@ def verify_tokens(model, cache, settings: Settings, progress: Progress, drafts):
     guesses = ops.maximum(drafts, 0)
     ids = ops.concatenate([progress.token[:, None], guesses], axis=1)  # (B, J + 1)
     count = ops.cast(progress.running, "int32") * ids.shape[1]
-    hidden, cache = model.extend(ids, progress.place, count, cache)
-    logits = model.logits(hidden)  # (B, J + 1, V)
+    hidden, cache = model.call_with_cache(ids, progress.place, count, cache)
+    logits = model.unembed(hidden)  # (B, J + 1, V)
     written, may_go_on = [], progress.running
     for i in range(ids.shape[1]):
         chosen = ops.where(progress.running, choose(logits[:, i], settings, progress)[0], -1)

@@ -138,22 +138,22 @@ class CausalSelfAttention(keras.layers.Layer):
             )
         return self.combine(heads)
 
-    def extend(self, x, extension, keys, values):
-        """Like `call`, for tokens that go on from what a cache remembers.
+    def call_with_cache(self, x, update, keys, values):
+        """Like `call`, for new tokens that continue the sequences in a cache.
 
         Args:
             x: (B, T, D).
-            extension: where they go, the same `Extension` for every layer.
+            update: the `CacheUpdate` of the new tokens.
             keys, values: (B, K, S, H), one layer's cache.
 
         Returns:
-            (B, T, D), and the keys and values with the new tokens written.
+            (B, T, D), and the keys and values with the new tokens stored.
         """
-        query, key, value = self.project(x, extension.positions)
+        query, key, value = self.project(x, update.positions)
         query, key, value = (ops.transpose(t, (0, 2, 1, 3)) for t in (query, key, value))
-        keys = backend.update_cache(keys, key, extension.targets)
-        values = backend.update_cache(values, value, extension.targets)
-        heads = backend.cached_attention(query, keys, values, extension.seen)  # (B, N, T, H)
+        keys = backend.update_cache(keys, key, update.indices)
+        values = backend.update_cache(values, value, update.indices)
+        heads = backend.cached_attention(query, keys, values, update.mask)  # (B, N, T, H)
         return self.combine(ops.transpose(heads, (0, 2, 1, 3))), keys, values
 
     def get_config(self):

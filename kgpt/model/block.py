@@ -77,9 +77,10 @@ class Block(keras.layers.Layer):
         x = x + self.attention_drop(self.attention(self.attention_norm(x), key), key)
         return x + self.mlp_drop(self.mlp(self.mlp_norm(x)), key)
 
-    def extend(self, x, extension, keys, values):
-        """Like `call`, going on from one layer's cache; see `CausalSelfAttention.extend`."""
-        heads, keys, values = self.attention.extend(self.attention_norm(x), extension, keys, values)
+    def call_with_cache(self, x, update, keys, values):
+        """Like `call`, with one layer's cache; see `CausalSelfAttention.call_with_cache`."""
+        normed = self.attention_norm(x)
+        heads, keys, values = self.attention.call_with_cache(normed, update, keys, values)
         x = x + heads
         return x + self.mlp(self.mlp_norm(x)), keys, values
 

@@ -19,7 +19,7 @@ from kgpt.model.block import Block
 from kgpt.model.dropout import Dropout, DropoutKey
 from kgpt.model.inference_weights import looked_up, scores
 from kgpt.model.initializers import Normal
-from kgpt.model.kv_cache import plan_cache_update
+from kgpt.model.kv_cache import init_kv_cache, plan_cache_update
 from kgpt.model.loss_metric import TokenLoss
 from kgpt.model.norms import make_norm
 from kgpt.model.positions import sinusoids
@@ -63,13 +63,13 @@ class GPT(keras.Model):
         self.token_loss = TokenLoss()
         self.holding = holding
         policy = self.dtype_policy
-        self.normal = initializer or Normal(config.initializer_range, seed)
+        self.initializer = initializer or Normal(config.initializer_range, seed)
         self.dropout_key = DropoutKey(seed, name="dropout_key")
         self.embedding_drop = Dropout(config.dropout, name="embedding_dropout", dtype=policy)
         self.blocks = [
             Block(
                 config,
-                self.normal.named(f"block_{i}"),
+                self.initializer.named(f"block_{i}"),
                 gradient_checkpointing,
                 name=f"block_{i}",
                 dtype=policy,
@@ -87,21 +87,23 @@ class GPT(keras.Model):
         config = self.config
         table = (config.vocab_size, config.hidden_dim)
         self.token_embedding = self.add_weight(
-            name="token_embedding", shape=table, initializer=self.normal.named("token_embedding")
+            name="token_embedding",
+            shape=table,
+            initializer=self.initializer.named("token_embedding"),
         )
         self.position_embedding = None
         if config.position == "learned":
             self.position_embedding = self.add_weight(
                 name="position_embedding",
                 shape=(config.max_length, config.hidden_dim),
-                initializer=self.normal.named("position_embedding"),
+                initializer=self.initializer.named("position_embedding"),
             )
         elif config.position == "sinusoidal":
             self.sinusoids = sinusoids(config.max_length, config.hidden_dim)
         self.head = self.token_embedding
         if not config.tie_embeddings:
             self.head = self.add_weight(
-                name="head", shape=table, initializer=self.normal.named("head")
+                name="head", shape=table, initializer=self.initializer.named("head")
             )
         if self.holding:
             self.holding.tables(self)
@@ -118,7 +120,7 @@ class GPT(keras.Model):
     def call(self, token_ids, training=False):
         """Logits of the next token at each position: (B, T) integers to (B, T, V)."""
         hidden = self.hidden_states(token_ids, training)
-        return hidden if self._gives_hidden_states else self.logits(hidden)
+        return hidden if self._gives_hidden_states else self.unembed(hidden)
 
     def hidden_states(self, token_ids, training=False):
         """The residual stream after the final norm: (B, T) integers to (B, T, D)."""
@@ -131,35 +133,39 @@ class GPT(keras.Model):
             x = block(x, key)
         return self.final_norm(x)
 
-    def extend(self, token_ids, start, count, cache):
-        """Hidden states of tokens that go on from what `cache` remembers (see `model/cache.py`).
+    def new_cache(self, batch_size, cache_len):
+        """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens."""
+        return init_kv_cache(self.config, batch_size, cache_len, self.compute_dtype)
+
+    def call_with_cache(self, token_ids, start, count, cache):
+        """Hidden states of new tokens that continue the sequences in `cache`.
 
         Args:
-            token_ids: (B, T), of which the first `count` of each row are real.
-            start: (B,) position of each row's first token. count: (B,), at most T.
-            cache: from `init_kv_cache` or an earlier call; do not use it again.
+            token_ids: (B, T), of which the first `count` of each sequence are real.
+            start: (B,) position of each sequence's first new token. count: (B,), at most T.
+            cache: from `new_cache` or an earlier call; do not use it again.
 
         Returns:
-            (B, T, D) after the final norm, and the cache with the new tokens.
+            (B, T, D) after the final norm, and the cache with the new tokens stored.
         """
-        places = ops.shape(cache[0][0])[2]
-        extension = plan_cache_update(
-            start, count, ops.shape(token_ids)[1], places, self.config.sliding_window
+        cache_len = ops.shape(cache[0][0])[2]
+        update = plan_cache_update(
+            start, count, ops.shape(token_ids)[1], cache_len, self.config.sliding_window
         )
-        positions = extension.positions
+        positions = update.positions
         if self.config.position != "rotary":  # padding may lie beyond the table
             positions = ops.minimum(positions, self.config.max_length - 1)
         x = self.embed(token_ids, positions)
-        remembered = []
+        updated = []
         for block, (keys, values) in zip(self.blocks, cache, strict=True):
-            x, keys, values = block.extend(x, extension, keys, values)
-            remembered.append((keys, values))
-        return self.final_norm(x), remembered
+            x, keys, values = block.call_with_cache(x, update, keys, values)
+            updated.append((keys, values))
+        return self.final_norm(x), updated
 
     def decode_step(self, token, start, count, cache):
-        """`extend` by one token a row, (B,): the logits after it (B, V), and the cache."""
-        hidden, cache = self.extend(token[:, None], start, count, cache)
-        return self.logits(hidden[:, 0]), cache
+        """`call_with_cache` for one token per sequence, (B,): logits (B, V), and the cache."""
+        hidden, cache = self.call_with_cache(token[:, None], start, count, cache)
+        return self.unembed(hidden[:, 0]), cache
 
     def embed(self, token_ids, positions):
         """Token plus position embeddings: (B, T) integers at positions (T,) or (B, T)."""
@@ -170,7 +176,7 @@ class GPT(keras.Model):
             x = x + ops.take(ops.cast(self.sinusoids, x.dtype), positions, axis=0)
         return x
 
-    def logits(self, hidden):
+    def unembed(self, hidden):
         """Hidden states (..., D) to float32 logits (..., V)."""
         return ops.cast(scores(hidden, self.head), "float32")
 

@@ -1,10 +1,12 @@
-"""Key/value caches: what a model remembers of texts, so that each token is computed once.
+"""Key/value caches: the keys and values of past tokens, so that each token is computed once.
 
-A cache is a list with one (keys, values) pair a layer, each (B, K, S, H): B texts, S places. The
-token at position p of a text lies at place p mod S, so a text longer than S forgets its oldest
-tokens, one by one, and no place ever moves. Which position a place holds follows from the
-position of the newest token alone (`visible`); nothing else is kept.
+A cache is a list with one (keys, values) pair per layer, each (B, K, S, H). It is a ring buffer of
+S slots per sequence: position p is stored in slot p mod S, so a sequence longer than S overwrites
+its oldest tokens and nothing is ever moved. The position of the newest token determines which
+position each slot holds (`cache_attention_mask`), so nothing else is stored.
 """
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -14,55 +16,71 @@ from keras import ops
 from kgpt import backend
 from kgpt.config import ModelConfig
 
+Tensor = Any
+KVCache = list[tuple[Tensor, Tensor]]
 
-def init_kv_cache(config: ModelConfig, rows: int, places: int, dtype="float32"):
-    """A cache of zeros for `rows` texts of `places` tokens."""
-    shape = (rows, config.num_kv_heads, places, config.head_dim)
+
+def init_kv_cache(
+    config: ModelConfig, batch_size: int | Tensor, cache_len: int | Tensor, dtype: str = "float32"
+) -> KVCache:
+    """A cache of zeros for `batch_size` sequences with `cache_len` slots each."""
+    shape = (batch_size, config.num_kv_heads, cache_len, config.head_dim)
     return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(config.num_layers)]
 
 
 def cache_bytes(config: ModelConfig, tokens: int, width: int = 4) -> int:
-    """Bytes that the cache of one text of `tokens` takes, at `width` bytes a number."""
+    """Bytes of the keys and values of `tokens` tokens, at `width` bytes a number."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * tokens * width
 
 
-class Extension(NamedTuple):
-    """Where new tokens go in a cache and what they look at: the same in every layer."""
+class CacheUpdate(NamedTuple):
+    """Where new tokens are stored in a cache and which slots they attend to: alike in all layers.
 
-    positions: Any  # (B, T) in the texts
-    targets: Any  # what `backend.update_cache` takes
-    seen: Any  # (B, T, S) booleans
+    Attributes:
+        positions: (B, T) of the new tokens in their sequences.
+        indices: the slots they are stored in, in the form that `backend.update_cache` takes.
+        mask: (B, T, S) booleans, from `cache_attention_mask`.
+    """
+
+    positions: Tensor
+    indices: Any
+    mask: Tensor
 
 
-def plan_cache_update(start, count, length, places, window=None) -> Extension:
-    """The `Extension` by `length` tokens, of which the first `count` (B,) of a row are real.
+def plan_cache_update(
+    start: Tensor, count: Tensor, length: int, cache_len: int | Tensor, window: int | None = None
+) -> CacheUpdate:
+    """The update by `length` new tokens per sequence, of which the first `count` (B,) are real.
 
     Args:
-        start: (B,) position of each row's first new token.
-        places, window: as for `visible`.
+        start: (B,) position of each sequence's first new token.
+        cache_len, window: as for `cache_attention_mask`.
     """
     positions = start[:, None] + ops.arange(length)[None]  # (B, T)
-    targets = backend.cache_indices(start, count, length, places)
-    return Extension(positions, targets, visible(positions, start + count - 1, places, window))
+    indices = backend.cache_indices(start, count, length, cache_len)
+    mask = cache_attention_mask(positions, start + count - 1, cache_len, window)
+    return CacheUpdate(positions, indices, mask)
 
 
-def visible(positions, newest, places, window=None):
-    """Which places each query may look at: (B, T, S) booleans.
+def cache_attention_mask(
+    positions: Tensor, newest: Tensor, cache_len: int | Tensor, window: int | None = None
+) -> Tensor:
+    """Which cache slots each query attends to: (B, T, S) booleans.
 
     Args:
         positions: (B, T) of the queries.
-        newest: (B,) position of the last token written.
-        places: S.
-        window: a query sees at most so many tokens, itself included; None sees all.
+        newest: (B,) position of the last token stored.
+        cache_len: S.
+        window: a query attends to at most so many tokens, itself included; None for all.
     """
-    # The position a place holds is the greatest one up to `newest` that is equal to it mod S.
-    place = ops.arange(places)[None]
-    held = newest[:, None] - ops.mod(newest[:, None] - place, places)  # (B, S)
-    held = held[:, None]  # (B, 1, S)
-    seen = ops.logical_and(held >= 0, held <= positions[:, :, None])
+    # A slot holds the greatest position up to `newest` that equals the slot's index mod S.
+    slots = ops.arange(cache_len)[None]
+    slot_positions = newest[:, None] - ops.mod(newest[:, None] - slots, cache_len)  # (B, S)
+    slot_positions = slot_positions[:, None]  # (B, 1, S)
+    mask = ops.logical_and(slot_positions >= 0, slot_positions <= positions[:, :, None])
     if window is not None:
-        seen = ops.logical_and(seen, held > positions[:, :, None] - window)
-    return seen
+        mask = ops.logical_and(mask, slot_positions > positions[:, :, None] - window)
+    return mask
 
 
 def bucket(length: int, smallest: int = 16) -> int:

@@ -10,7 +10,7 @@ from kgpt.generation.compiled import Programs
 from kgpt.generation.runner import Batch, common_prefix
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
-from kgpt.model.kv_cache import init_kv_cache, visible
+from kgpt.model.kv_cache import cache_attention_mask, init_kv_cache
 
 from .conftest import (
     VOCABULARY,
@@ -47,8 +47,8 @@ def test_cached_logits_equal_uncached(kind):
         padded[0, :size] = text[start : start + size]
         where = (np.array([start], "int32"), np.array([size], "int32"))
         tensors = [keras.ops.convert_to_tensor(x) for x in (padded, *where)]
-        hidden, cache = model.extend(*tensors, cache)
-        got.append(keras.ops.convert_to_numpy(model.logits(hidden))[0, :size])
+        hidden, cache = model.call_with_cache(*tensors, cache)
+        got.append(keras.ops.convert_to_numpy(model.unembed(hidden))[0, :size])
         start += size
     np.testing.assert_allclose(np.concatenate(got), want, atol=1e-4)
 
@@ -199,7 +199,7 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(request_, words):
 def held(positions, newest, **options):
     newest = keras.ops.convert_to_tensor(np.array([newest], "int32"))
     positions = keras.ops.convert_to_tensor(positions)
-    return keras.ops.convert_to_numpy(visible(positions, newest, 4, **options))[0, 0]
+    return keras.ops.convert_to_numpy(cache_attention_mask(positions, newest, 4, **options))[0, 0]
 
 
 def test_places_hold_the_newest_positions():
