@@ -111,6 +111,7 @@ class ModelConfig(Section):
         for name, value in derived.items():
             if getattr(self, name) is None:
                 self.__dict__[name] = value  # an assignment would validate again
+                self.model_fields_set.discard(name)  # an explicit None is derived as well
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -48,16 +49,14 @@ class Terminal:
             assert time.monotonic() < end, f"no {condition!r} in {seconds} s; the screen:\n{now}"
             time.sleep(0.2)
 
-    def press_until(self, key: str, text: str) -> str:
-        """Press `key` until the screen contains `text`: a busy app may ignore the first one."""
-        for _ in range(8):
+    def press_until(self, key: str, condition: str | Callable[[], object]) -> str:
+        """Press `key` until `wait(condition)` succeeds: a busy app may ignore the first one."""
+        for _ in range(7):
             self.keys(key)
-            end = time.monotonic() + 5
-            while time.monotonic() < end:
-                if text in self.screen():
-                    return self.screen()
-                time.sleep(0.2)
-        raise AssertionError(f"{key} was not followed by {text!r}; the screen:\n{self.screen()}")
+            with contextlib.suppress(AssertionError):
+                return self.wait(condition, 5)
+        self.keys(key)
+        return self.wait(condition, 5)
 
     def close(self) -> None:
         self._tmux("kill-server")

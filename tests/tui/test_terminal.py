@@ -1,4 +1,4 @@
-"""The whole journey, as a person takes it: a real terminal, a real trainer, a real server."""
+"""End to end: the app in a real terminal, with a real trainer and a real server."""
 
 import os
 import re
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 TINY = """\
-model: {num_layers: 1, num_heads: 2, hidden_dim: 32, intermediate_dim: 64, max_length: 8192,
+model: {num_layers: 1, num_heads: 2, hidden_dim: 32, intermediate_dim: 64, max_length: 4096,
         position: rotary, norm: rms, activation: swiglu, bias: false}
 data: {dir: data/tinyworld, assistant_only_loss: true}
 train: {max_steps: 500000, batch_size: 4, sequence_length: 96, log_every: 10,
@@ -73,7 +73,7 @@ def test_train_watch_chat_detach_and_reattach(terminal, home, environment):
     terminal.keys("p")
     terminal.wait("● paused")
     assert run.status().state == "paused"
-    assert run.checkpoint_steps()  # a paused machine is often switched off
+    assert run.checkpoint_steps()  # pausing saves a checkpoint
     terminal.keys("p")
     terminal.wait("● training")
     terminal.keys("o", "l", "2")
@@ -83,40 +83,68 @@ def test_train_watch_chat_detach_and_reattach(terminal, home, environment):
     terminal.keys("1")
     chat(terminal)
     terminal.keys("C-q")
-    terminal.wait("Leave kgpt?")
+    terminal.wait("Quit kgpt?")
     terminal.keys("d")
     terminal.wait("ENDED")
     step = run.status().step
     terminal.wait(lambda: run.status().step > step and not run.status().is_dead)
     terminal.close()
-    come_back(terminal, run, environment)
+    reattach(terminal, run, environment)
 
 
 def chat(terminal):
-    """Talk with the checkpoint of the run that is still training."""
+    """Chat with a checkpoint of the run that is still training: branch an answer, stop another."""
     terminal.keys("t")
     terminal.wait("● tiny", 300)
-    terminal.keys("C-s", "Enter")
-    retype(terminal, "4000")  # max_tokens, so that there is something to stop
-    terminal.keys("Down", "Enter")
-    retype(terminal, "3900")  # min_tokens
-    controls = terminal.wait("3900")
-    assert "4000" in controls
-    terminal.keys("C-s")
-    terminal.type("Tell me a story")
-    terminal.keys("Enter")
-    terminal.wait(lambda: re.search(r"[1-9]\d* tokens .*/s", terminal.screen()), 120)
-    terminal.keys("Escape")
-    terminal.wait("stopped")
+    limit_tokens(terminal, 20, 30)  # short, so that the heading of the answer stays on the screen
+    send(terminal, "Tell me a story")
+    terminal.wait(lambda: answer_tokens(terminal) >= 20 and not is_answering(terminal), 120)
     terminal.keys("C-t", "Right", "Right", "Down", "Enter")  # another token than the third
     terminal.wait("‹ 2/2 ›", 120)
-    terminal.keys("Escape", "C-f")
+    terminal.wait(lambda: not is_answering(terminal), 120)
+    terminal.keys("Escape")
+    for setting in ("max_tokens=3900", "min_tokens=3800"):  # enough to stop, within the context
+        terminal.type(f"/set {setting}")
+        terminal.wait(setting)
+        terminal.press_until("Enter", "Message…")
+    send(terminal, "Tell me another")
+    terminal.wait(lambda: is_answering(terminal) and answer_tokens(terminal) > 0, 120)
+    terminal.press_until("Escape", lambda: not is_answering(terminal))
+    assert 0 < answer_tokens(terminal) < 3800
+    terminal.keys("C-f")
     terminal.type("story")
     terminal.wait(lambda: "Tell me a story" in "".join(terminal.screen().splitlines()[3:8]))
 
 
+def limit_tokens(terminal, least, most):
+    """Set min_tokens and max_tokens in the sampling panel, and go back to the composer."""
+    terminal.keys("C-s", "Enter")
+    retype(terminal, str(most))
+    terminal.keys("Down", "Enter")
+    retype(terminal, str(least))
+    panel = terminal.wait(str(least))
+    assert str(most) in panel
+    terminal.keys("C-s")
+
+
+def send(terminal, text):
+    terminal.type(text)
+    terminal.wait(text)
+    terminal.press_until("Enter", f"▌ {text}")
+
+
+def is_answering(terminal):
+    return "esc Stop" in terminal.screen()
+
+
+def answer_tokens(terminal):
+    """The number of tokens of the last answer, from the status line below the composer."""
+    found = re.search(r"context  (\d+) tokens", terminal.screen())
+    return int(found[1]) if found else 0
+
+
 def retype(terminal, text):
-    """Replace what the question just opened proposes."""
+    """Replace the proposed value in the input dialog that was just opened."""
     terminal.wait("enter accepts")
     terminal.keys("C-e", "C-u")
     terminal.type(text)
@@ -124,7 +152,7 @@ def retype(terminal, text):
     terminal.wait(lambda: "enter accepts" not in terminal.screen())
 
 
-def come_back(terminal, run, environment):
+def reattach(terminal, run, environment):
     """Watch the same run from a new app, and stop it."""
     time.sleep(0.5)
     terminal.start(kgpt_tui("--run", "tiny"), environment)

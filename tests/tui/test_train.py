@@ -88,6 +88,15 @@ def test_typing_the_presets_value_is_no_edit():
     assert not edited.edits
 
 
+def test_options_that_are_derived_follow_an_edit():
+    edited = RunForm("tinyworld")
+    assert edited.text("model.head_dim") == ""  # not set: hidden_dim / num_heads
+    edited.edit("model.hidden_dim", "256")
+    config = edited.check()[0]
+    assert config.model.head_dim == 64
+    assert config.model.model_dump()["head_dim"] is None
+
+
 def test_the_cost_has_a_time_only_if_measured():
     config = Config.load("tinyworld")
     unknown = estimate_cost(config, 300, "jax")

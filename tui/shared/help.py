@@ -46,7 +46,8 @@ class HelpScreen(DismissOnceMixin, ModalScreen[None]):
 
 def sections(screen: Screen[Any]) -> list[Section]:
     """The keys of `screen`, its widgets and the app, by the `HELP_TITLE` of their owner."""
-    titles: dict[str, dict[str, str]] = {}  # keys by what they do
+    # By title and description the keys, each once: several charts have the same ones.
+    titles: dict[str, dict[str, dict[str, None]]] = {}
     for owner in (screen, *screen.query("*"), screen.app):
         title = getattr(owner, "HELP_TITLE", "This screen" if owner is screen else "")
         title = "Everywhere" if owner is screen.app else title
@@ -54,10 +55,12 @@ def sections(screen: Screen[Any]) -> list[Section]:
             continue
         for _, binding in remapped_bindings(owner, screen.app):
             if binding.description and binding.id:
-                keys = titles.setdefault(title, {})
-                key, name = screen.app.get_key_display(binding), binding.description
-                keys[name] = f"{keys[name]}, {key}" if name in keys else key
-    return [(title, [(key, name) for name, key in keys.items()]) for title, keys in titles.items()]
+                keys = titles.setdefault(title, {}).setdefault(binding.description, {})
+                keys[screen.app.get_key_display(binding)] = None
+    return [
+        (title, [(", ".join(keys), name) for name, keys in names.items()])
+        for title, names in titles.items()
+    ]
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> Content:

@@ -57,13 +57,13 @@ class RunForm:
 
     def __init__(self, preset: str = "") -> None:
         self.edits: dict[str, str] = {}
-        self.base = Config()
+        self._preset = Config().model_dump()
         if preset:
             self.load(preset)
 
     def load(self, preset: str) -> None:
         """Start from another preset or YAML file; edits are dropped."""
-        self.base = Config.load(preset)
+        self._preset = Config.load(preset).model_dump()
         self.edits = {}
 
     def text(self, key: str) -> str:
@@ -73,7 +73,7 @@ class RunForm:
     def preset_text(self, key: str) -> str:
         """The preset's value of an option."""
         section, name = key.split(".", 1)
-        return as_text(getattr(getattr(self.base, section), name))
+        return as_text(self._preset[section][name])
 
     def edit(self, key: str, text: str) -> None:
         """Edit an option; setting the preset's own value removes the edit."""
@@ -84,7 +84,7 @@ class RunForm:
     def check(self) -> tuple[Config | None, str, str]:
         """(configuration, "", "") if valid, else (None, key, message); key is "" if several options
         do not fit together."""
-        values = self.base.model_dump()
+        values = {section: dict(options) for section, options in self._preset.items()}
         for key, text in self.edits.items():
             section, name = key.split(".", 1)
             try:
