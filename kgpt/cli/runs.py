@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kgpt.config import read_yaml
 from kgpt.errors import UsageError
 from kgpt.runs import Command, Run, all_runs, find_run, runs_folder
 
@@ -85,7 +85,7 @@ def compare_run(*runs: str) -> None:
     table.add_column("")
     for run in found:
         table.add_column(Text(run.name))
-    configs = [_flat(yaml.safe_load(run.config_text())) for run in found]
+    configs = [_flat(read_yaml(run.path / "run.yaml")) for run in found]
     for key in sorted({key for config in configs for key in config}):
         values = [str(config.get(key, "")) for config in configs]
         if len(set(values)) > 1:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from kgpt.config.model import ModelConfig
 from kgpt.config.sampling import SamplingConfig
-from kgpt.config.section import Section, did_you_mean
+from kgpt.config.section import Section, did_you_mean, with_renamed_keys
 from kgpt.config.training import DataConfig, TrainConfig
 from kgpt.errors import UsageError
 
@@ -57,7 +57,10 @@ def preset_path(source: str) -> Path | None:
 
 
 def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
-    """The keys of a YAML file, not yet validated; with `sections`, each must hold keys itself."""
+    """The keys of a YAML file, not yet validated.
+
+    With `sections`, each key must hold keys itself, whose old names are replaced by today's.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -67,4 +70,6 @@ def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
         raise UsageError(f"{path} must hold keys and their values.")
     if sections and not all(isinstance(value, dict) for value in values.values()):
         raise UsageError(f"{path} must hold sections such as 'model:' and 'train:' with keys.")
+    if sections:
+        return {section: with_renamed_keys(keys) for section, keys in values.items()}
     return values

@@ -10,6 +10,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kgpt.errors import UsageError
 
+# Keys that older run.yaml and preset files use, and their names today. Files are migrated when they
+# are read; anywhere else an old name is unknown, and the new one is suggested.
+RENAMED_KEYS = {
+    "banned": "bad_words",
+    "clip_norm": "max_grad_norm",
+    "ema": "ema_decay",
+    "replies_only": "assistant_only_loss",
+}
+
 
 class Section(BaseModel):
     """A group of options: unknown keys are refused, assignments are checked."""
@@ -32,10 +41,33 @@ class Section(BaseModel):
             raise UsageError(sentence(error, cls, where)) from None
 
 
+def with_renamed_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of one section of a file, old names replaced; a new name beside an old one wins.
+
+    >>> with_renamed_keys({"clip_norm": 0.5, "seed": 1})
+    {'max_grad_norm': 0.5, 'seed': 1}
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in values.items():
+        new_name = RENAMED_KEYS.get(name, name)
+        if new_name == name or new_name not in values:
+            renamed[new_name] = value
+    return renamed
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """'did you mean x?' for the nearest of `known`, or an empty string."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    """'did you mean x?' for the new name of a renamed key or the nearest of `known`, or ''."""
+    known = list(known)
+    nearest = [_renamed(name)] if _renamed(name) in known else []
+    nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {prefix}{nearest[0]}?" if nearest else ""
+
+
+def _renamed(name: str) -> str:
+    """The name today of a key or a flag: "--train.clip-norm" becomes "--train.max-grad-norm"."""
+    head, dot, key = name.removeprefix("--").rpartition(".")
+    new = RENAMED_KEYS.get(key.replace("-", "_"), key)
+    return f"--{head}{dot}{new.replace('_', '-')}" if name.startswith("--") else head + dot + new
 
 
 def sentence(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
