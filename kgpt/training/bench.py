@@ -1,8 +1,9 @@
-"""Measuring `model.fit`: the same batch again and again, and a clock on each step."""
+"""Measure `model.fit`: the same batch repeated, and the time of each step."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,26 +14,26 @@ class RepeatedBatch(keras.utils.PyDataset):
 
     def __init__(self, vocab_size: int, batch_size: int, length: int, repeats: int = 0):
         super().__init__()
-        noise = np.random.default_rng(0)
-        self.tokens = noise.integers(0, vocab_size, (batch_size, length + 1), "int32")
+        rng = np.random.default_rng(0)
+        self.tokens = rng.integers(0, vocab_size, (batch_size, length + 1), "int32")
         self.repeats = repeats
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.repeats
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.tokens[:, :-1], self.tokens[:, 1:]
 
 
 class StepClock(keras.callbacks.Callback):
-    """`times`: the seconds of each step of the latest `fit`, until its loss is known."""
+    """`times`: seconds of each step of the latest `fit`, until its loss is known."""
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.times: list[float] = []
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
-        float(logs["loss"])  # waits until the step is done
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        float((logs or {})["loss"])  # waits until the step is done
         self.times.append(time.perf_counter() - self.start)

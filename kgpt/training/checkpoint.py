@@ -34,7 +34,7 @@ from kgpt.errors import CheckpointError
 from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
 from kgpt.model.gpt import GPT
 from kgpt.text.tokenizer import Tokenizer
-from kgpt.training.optimizers import unwrap_optimizer
+from kgpt.training.optimizers import ema_weights, unwrap_optimizer
 
 ACCUMULATOR = "gradient_accumulator"
 
@@ -48,7 +48,7 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint `folder` of a compiled model; `metadata` goes to trainer_state.json."""
     backend.sync_model_state(model)
-    averages = ema_weights(model)
+    averages = ema_weights_by_path(model)
     state = {
         name: variable
         for name, variable in _training_variables(model)
@@ -110,11 +110,10 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     return metadata
 
 
-def ema_weights(model: GPT) -> dict[str, np.ndarray] | None:
-    """The EMA of the weights by path; None if the optimizer keeps none or has made no update."""
-    optimizer = unwrap_optimizer(model.optimizer)
-    averages = getattr(optimizer, "ema_weights", lambda: None)()
-    if averages is None or int(optimizer.iterations) == 0:
+def ema_weights_by_path(model: GPT) -> dict[str, np.ndarray] | None:
+    """`ema_weights` as arrays by the path of the weight."""
+    averages = ema_weights(model)
+    if averages is None:
         return None
     return {
         path_below(variable): average.numpy()

@@ -1,44 +1,60 @@
 """AdamW, Lion and Muon, with what training a GPT adds to Keras's own.
 
-- Weight decay touches matrices only: biases, norms and any path in `no_decay` are left alone.
-- `gradient_norm` holds the global norm of the last gradient, before clipping.
-- Averaged weights (EMA) advance once an update, also under gradient accumulation.
+- Weight decay applies to matrices only: not to biases, norms and paths that match `no_decay`.
+- `gradient_norm` is the global norm of the last gradient, before clipping.
+- The exponential moving average (EMA) of the weights advances once an update, also when gradients
+  are accumulated over several batches.
 """
 
+from __future__ import annotations
+
+import contextlib
 import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
+from kgpt.config import TrainConfig
 
-def _native(optimizer):
-    """The class Keras really uses for `optimizer`: on torch one that takes all weights at once."""
+Tensor = Any
+Variable = Any  # keras.Variable
+Optimizer = Any  # keras.optimizers.Optimizer
+
+
+def _backend_class(optimizer: Any) -> Any:
+    """The class that Keras instantiates for `optimizer`: on torch one with fused updates."""
     return type(optimizer())
 
 
 class DecayMaskEMAMixin:
-    """The additions. Mixed in before a Keras optimizer."""
+    """Decay mask, gradient norm and EMA; mixed in before a Keras optimizer.
 
-    def __init__(self, *args, no_decay=(), **kwargs):
+    Args:
+        no_decay: regular expressions; variables whose path matches one are not decayed.
+    """
+
+    def __init__(self, *args: Any, no_decay: Sequence[str] = (), **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.no_decay = tuple(no_decay)
 
-    def build(self, variables):
+    def build(self, variables: list[Variable]) -> None:
         if self.built:
             return
-        kept = [variable for variable in variables if not self.decays(variable)]
-        self.exclude_from_weight_decay(var_list=kept)
+        excluded = [variable for variable in variables if not self.decays(variable)]
+        self.exclude_from_weight_decay(var_list=excluded)
         super().build(variables)
         self.gradient_norm = self.add_variable(
             shape=(), initializer="zeros", dtype="float32", name="gradient_norm"
         )
 
-    def decays(self, variable):
-        """Does weight decay shrink this variable?"""
-        named = any(re.search(pattern, variable.path) for pattern in self.no_decay)
-        return len(variable.shape) >= 2 and not named
+    def decays(self, variable: Variable) -> bool:
+        """Does weight decay apply to this variable?"""
+        excluded = any(re.search(pattern, variable.path) for pattern in self.no_decay)
+        return len(variable.shape) >= 2 and not excluded
 
-    def _clip_gradients(self, grads):
+    def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         grads = [ops.convert_to_tensor(grad) for grad in grads]
         squares = [ops.sum(ops.square(ops.cast(grad, "float32"))) for grad in grads]
         norm = ops.sqrt(ops.sum(ops.stack(squares)))
@@ -48,60 +64,64 @@ class DecayMaskEMAMixin:
         scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         return [grad * ops.cast(scale, grad.dtype) for grad in grads]
 
-    def _update_model_variables_moving_average(self, trainable_variables):
-        """average = m * average + (1 - m) * weight, at updates; at the first, the weight itself."""
-        first = ops.equal(self.iterations, 0)
-        momentum = ops.where(first, 0.0, self.ema_momentum)
+    def _update_model_variables_moving_average(self, trainable_variables: list[Variable]) -> None:
+        """ema = m * ema + (1 - m) * weight at updates; at the first, the weight itself."""
+        is_first = ops.equal(self.iterations, 0)
+        momentum = ops.where(is_first, 0.0, self.ema_momentum)
         if self.gradient_accumulation_steps:
-            micro = (self._iterations + 1) % self.gradient_accumulation_steps
-            momentum = ops.where(ops.equal(micro, 0) | first, momentum, 1.0)
+            batch = (self._iterations + 1) % self.gradient_accumulation_steps
+            momentum = ops.where(ops.equal(batch, 0) | is_first, momentum, 1.0)
         for variable, average in zip(
             trainable_variables, self._model_variables_moving_average, strict=True
         ):
             if average is not None:
-                share = ops.cast(momentum, variable.dtype)
-                average.assign(share * average + (1 - share) * variable)
+                m = ops.cast(momentum, variable.dtype)
+                average.assign(m * average + (1 - m) * variable)
 
-    def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        """Copy the averages into the weights; sharing would break JAX's buffer donation."""
+    def _overwrite_model_variables_with_average_value(
+        self, trainable_variables: list[Variable]
+    ) -> None:
+        """Copy the EMA into the weights; sharing buffers would break JAX's donation."""
         for variable, average in zip(
             trainable_variables, self._model_variables_moving_average, strict=True
         ):
             if average is not None:
                 variable.assign(ops.copy(average))
 
-    def ema_weights(self):
-        """The averaged weights, one for each trainable variable; None if none are kept."""
-        return self._model_variables_moving_average if self.use_ema else None
+    def ema_weights(self) -> list[Variable] | None:
+        """The EMA of each trainable variable; None if none is kept or no update was made."""
+        if not self.use_ema or int(self.iterations) == 0:
+            return None
+        return self._model_variables_moving_average
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "no_decay": list(self.no_decay)}
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class AdamW(DecayMaskEMAMixin, _native(keras.optimizers.AdamW)):
+class AdamW(DecayMaskEMAMixin, _backend_class(keras.optimizers.AdamW)):
     """AdamW (Loshchilov & Hutter, 2019)."""
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class Lion(DecayMaskEMAMixin, _native(keras.optimizers.Lion)):
-    """Lion (Chen et al., 2023). It wants a learning rate some 3 to 10 times below AdamW's."""
+class Lion(DecayMaskEMAMixin, _backend_class(keras.optimizers.Lion)):
+    """Lion (Chen et al., 2023). Its learning rate is typically 3 to 10 times below AdamW's."""
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class Muon(DecayMaskEMAMixin, _native(keras.optimizers.Muon)):
+class Muon(DecayMaskEMAMixin, _backend_class(keras.optimizers.Muon)):
     """Muon (Jordan et al., 2024) for the matrices inside blocks, AdamW for everything else."""
 
-    def __init__(self, *args, exclude_layers=("head",), **kwargs):
+    def __init__(self, *args: Any, exclude_layers: Sequence[str] = ("head",), **kwargs: Any):
         super().__init__(*args, exclude_layers=list(exclude_layers), **kwargs)
 
 
-def make_optimizer(config):
-    """The optimizer that a `TrainConfig` describes; the learning rate is its peak.
+def make_optimizer(config: TrainConfig) -> Optimizer:
+    """The optimizer of a configuration, at its highest learning rate.
 
-    The schedule is a callback: `kgpt.WarmupCosine`.
+    The schedule is a callback: `kgpt.LRSchedule`.
     """
-    options = {
+    options: dict[str, Any] = {
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
         "global_clipnorm": config.max_grad_norm,
@@ -112,15 +132,41 @@ def make_optimizer(config):
     }
     if config.ema_decay:
         options |= {"use_ema": True, "ema_momentum": config.ema_decay}
-    betas = {"beta_1": config.beta_1, "beta_2": config.beta_2}
+    betas: dict[str, Any] = {"beta_1": config.beta_1, "beta_2": config.beta_2}
     if config.optimizer == "muon":
-        adam = {f"adam_{name}": value for name, value in betas.items()}
+        adam: dict[str, Any] = {f"adam_{name}": value for name, value in betas.items()}
         return Muon(**options, **adam, adam_weight_decay=config.weight_decay)
     if config.optimizer == "lion":
         return Lion(**options, **betas)
     return AdamW(**options, **betas, epsilon=1e-8)
 
 
-def unwrap_optimizer(optimizer):
-    """The optimizer itself, without the loss scaling that float16 puts around it."""
+def unwrap_optimizer(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside the loss scaling that float16 wraps around it."""
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def ema_weights(model: keras.Model) -> list[Variable] | None:
+    """The EMA of a compiled model's trainable variables, in their order.
+
+    None if the optimizer keeps none or has made no update.
+    """
+    optimizer = unwrap_optimizer(model.optimizer)
+    return optimizer.ema_weights() if isinstance(optimizer, DecayMaskEMAMixin) else None
+
+
+@contextlib.contextmanager
+def swap_in_ema_weights(model: keras.Model) -> Iterator[None]:
+    """Give the model its EMA weights, if there are any, while the block runs."""
+    averages = ema_weights(model)
+    if averages is None:
+        yield
+        return
+    raw = [ops.copy(variable.value) for variable in model.trainable_variables]
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(ops.copy(average.value))
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, raw, strict=True):
+            variable.assign(value)

@@ -1,6 +1,6 @@
 """A training run, from its configuration to its last checkpoint.
 
-Nothing here drives the loop: a model is compiled, `model.fit` runs, and callbacks do the rest.
+The loop is Keras's: a model is compiled, `model.fit` runs, and callbacks do the rest.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import keras
 from rich.console import Console
 
 from kgpt import backend
@@ -26,7 +27,7 @@ from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
 from kgpt.training.callbacks.metrics_logger import MetricsLogger
 from kgpt.training.callbacks.progress import ProgressReporter
 from kgpt.training.callbacks.run_control import RunControl
-from kgpt.training.callbacks.sampling import SampleWriter
+from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
 from kgpt.training.callbacks.validation import Validation
@@ -38,7 +39,7 @@ from kgpt.training.schedule import LRSchedule
 
 @dataclass
 class TrainResult:
-    """How a run ended: its state, the step, and the lowest validation loss."""
+    """How a run ended: its state, the last step, and the lowest validation loss."""
 
     state: str
     step: int
@@ -46,62 +47,103 @@ class TrainResult:
     interrupted: bool = False
 
 
-def train(config: Config, run: Run, resume: bool, console: Console, quiet=False) -> TrainResult:
-    """Train `config` in the run directory `run`, which must be locked by the caller.
+@dataclass
+class RunCallbacks:
+    """The callbacks of a run, in the order in which Keras calls them."""
+
+    schedule: LRSchedule
+    stop_on_nan: StopOnNaN
+    validation: Validation | None
+    metrics: MetricsLogger
+    samples: SampleWriter
+    early_stopping: EarlyStopping | None
+    checkpoints: CheckpointSaver
+    control: RunControl
+
+    def as_list(self) -> list[keras.callbacks.Callback]:
+        callbacks = (getattr(self, field.name) for field in fields(self))
+        return [callback for callback in callbacks if callback is not None]
+
+
+def train(
+    config: Config, run: Run, resume: bool, console: Console, quiet: bool = False
+) -> TrainResult:
+    """Train `config` in the run directory `run`, which the caller has locked.
 
     Args:
-        resume: go on from the run's last good checkpoint.
+        resume: start from the run's last undamaged checkpoint.
         console: where progress is shown.
-        quiet: show nothing; the log and the metrics are written all the same.
+        quiet: show nothing; log and metrics are written all the same.
     """
     data = TokenDataset(config.data.dir or "")
     config = with_vocabulary(config, data)
     platform, device = backend.device()
     status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})")
-    with ProgressReporter(console, status, run.log, quiet) as screen:
+    with ProgressReporter(console, status, run.log, quiet) as reporter:
         try:
-            return _train(config, run, data, resume, status, screen)
+            return _train(config, run, data, resume, status, reporter)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
             status.end("failed", message)
-            screen.write_log(f"failed: {message}")
+            reporter.write_log(f"failed: {message}")
             raise
 
 
-def _train(config, run, data, resume, status, screen) -> TrainResult:
-    tc = config.train
+def _train(
+    config: Config,
+    run: Run,
+    data: TokenDataset,
+    resume: bool,
+    status: StatusWriter,
+    reporter: ProgressReporter,
+) -> TrainResult:
     model = build_model(config)
-    facts = restore(run, model, screen) if resume else {}
-    done = facts.get("step", 0)
-    run.forget_after(done)
+    state = restore(run, model, reporter) if resume else {}
+    start_step = state.get("step", 0)
+    run.forget_after(start_step)
     run.write_config(config.to_yaml())
-    screen.say(summary(config, data, status))
+    reporter.print(summary(config, data, status))
     with contextlib.ExitStack() as cleanup:
-        callbacks = make_callbacks(config, run, data, status, screen, facts, cleanup)
-        control, checkpoints = callbacks[-1], callbacks[-2]
-        if done < tc.max_steps:
-            batches = TrainDataset(
-                data,
-                tc.batch_size,
-                sequence_length(config),
-                num_batches=(tc.max_steps - done) * tc.grad_accumulation,
-                seed=tc.seed,
-                start_batch=done * tc.grad_accumulation,
-                token_dropout=config.data.token_dropout,
-                token_replacement=config.data.token_replacement,
-                assistant_only_loss=config.data.assistant_only_loss,
-            )
-            model.fit(batches, callbacks=callbacks, shuffle=False, verbose=0)
-    step = control.step or done
-    state = "stopped" if control.stopped else "finished"
-    status.end(state)
-    screen.say(f"{state} at step {step}; the run is in {run.path}")
-    best = None if math.isinf(checkpoints.best) else checkpoints.best
-    return TrainResult(state, step, best, control.stopped in ("SIGINT", "SIGTERM"))
+        best = state.get("best_val_loss")
+        callbacks = make_callbacks(
+            config, run, data, status, reporter, math.inf if best is None else best, cleanup
+        )
+        if start_step < config.train.max_steps:
+            batches = _train_dataset(config, data, start_step)
+            model.fit(batches, callbacks=callbacks.as_list(), shuffle=False, verbose=0)
+    control, checkpoints = callbacks.control, callbacks.checkpoints
+    step = control.step or start_step
+    status.end("stopped" if control.stopped else "finished")
+    reporter.print(f"{status.status.state} at step {step}; the run is in {run.path}")
+    return TrainResult(
+        status.status.state,
+        step,
+        None if math.isinf(checkpoints.best) else checkpoints.best,
+        control.stopped in ("SIGINT", "SIGTERM"),
+    )
+
+
+def _train_dataset(config: Config, data: TokenDataset, start_step: int) -> TrainDataset:
+    """The batches from `start_step` to the end of the run."""
+    tc = config.train
+    return TrainDataset(
+        data,
+        tc.batch_size,
+        sequence_length(config),
+        num_batches=(tc.max_steps - start_step) * tc.grad_accumulation,
+        seed=tc.seed,
+        start_batch=start_step * tc.grad_accumulation,
+        token_dropout=config.data.token_dropout,
+        token_replacement=config.data.token_replacement,
+        assistant_only_loss=config.data.assistant_only_loss,
+    )
 
 
 def with_vocabulary(config: Config, data: TokenDataset) -> Config:
-    """`config` with the vocabulary size of the data set, which it must not contradict."""
+    """`config` with the vocabulary size of the data set, if it gives none of its own.
+
+    Raises `UsageError` if its own is too small for the data set.
+    """
     given, size = config.model.vocab_size, data.manifest.vocab_size
     if given is not None and given < size:
         raise UsageError(
@@ -113,6 +155,7 @@ def with_vocabulary(config: Config, data: TokenDataset) -> Config:
 
 
 def sequence_length(config: Config) -> int:
+    """T, tokens in a training sequence; raises `UsageError` if above the model's context."""
     length = config.train.sequence_length or config.model.max_length
     if length > config.model.max_length:
         raise UsageError(
@@ -122,7 +165,7 @@ def sequence_length(config: Config) -> int:
 
 
 def build_model(config: Config) -> GPT:
-    """The compiled model of a configuration, with fresh weights."""
+    """The compiled model of a configuration, with initial weights."""
     train_config = config.train
     model = GPT(
         config.model,
@@ -136,44 +179,99 @@ def build_model(config: Config) -> GPT:
     return model
 
 
-def restore(run: Run, model: GPT, screen: ProgressReporter) -> dict[str, Any]:
-    """Load the last good checkpoint of a run into `model`; its facts, {} if there is none."""
+def restore(run: Run, model: GPT, reporter: ProgressReporter) -> dict[str, Any]:
+    """Load a run's last undamaged checkpoint into `model`.
+
+    Returns its trainer state; {} if the run has no checkpoint. Raises `RunError` if all of them
+    are damaged.
+    """
     damaged = []
     for step in reversed(run.checkpoint_steps()):
         folder = run.checkpoint_path(step)
         try:
             verify(folder)
         except CheckpointError as error:
-            screen.say(f"{error} Trying the one before.")
+            reporter.print(f"{error} Trying the one before.")
             damaged.append(folder)
             continue
-        facts = load_checkpoint(folder, model)
-        for bad in damaged:  # they must not count when old checkpoints are retired
+        state = load_checkpoint(folder, model)
+        for bad in damaged:  # so that they do not count among the latest that are kept
             shutil.rmtree(bad, ignore_errors=True)
-        screen.say(f"resuming at step {step} (saved on {facts['backend']})")
-        return facts
-    if run.checkpoint_steps():
+        reporter.print(f"resuming at step {step} (saved on {state['backend']})")
+        return state
+    if damaged:
         raise RunError(
             f"No checkpoint of the run {run.name} is undamaged; start again without --resume."
         )
-    screen.say("no checkpoint yet: starting from the beginning")
+    reporter.print("no checkpoint yet: starting from the beginning")
     return {}
 
 
-def make_callbacks(config, run, data, status, screen, facts, cleanup) -> list:
-    """The callbacks of a run in order; the last two: `CheckpointSaver`, `RunControl`."""
-    tc, tokenizer, length = config.train, data.tokenizer, sequence_length(config)
+def make_callbacks(
+    config: Config,
+    run: Run,
+    data: TokenDataset,
+    status: StatusWriter,
+    reporter: ProgressReporter,
+    best: float,
+    cleanup: contextlib.ExitStack,
+) -> RunCallbacks:
+    """The callbacks of a run.
+
+    Args:
+        best: the lowest validation loss so far.
+        cleanup: closes trackers and restores signal handlers after training.
+    """
+    tc, tokenizer = config.train, data.tokenizer
+    samples = SampleWriter(
+        tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status, reporter.on_sample
+    )
+    checkpoints = CheckpointSaver(
+        run, tc.checkpoint_every, tc.max_steps, tc.keep_checkpoints, tokenizer, config.sampling,
+        status, best,
+    )  # fmt: skip
+    control = RunControl(run, checkpoints, samples, status)
+    cleanup.callback(control.restore_signals)
     trackers = make_trackers(config, run)
     for tracker in trackers:
         cleanup.callback(tracker.close)
-    rate = LRSchedule(
-        tc.learning_rate,
-        tc.warmup_steps,
-        tc.decay_steps or tc.max_steps,
-        tc.min_learning_rate,
-        tc.schedule,
+    history = [row["val_loss"] for row in run.metrics() if "val_loss" in row]
+    return RunCallbacks(
+        schedule=LRSchedule(
+            tc.learning_rate,
+            tc.warmup_steps,
+            tc.decay_steps or tc.max_steps,
+            tc.min_learning_rate,
+            tc.schedule,
+        ),
+        stop_on_nan=StopOnNaN(),
+        validation=_validation(config, data, status) if tc.eval_every else None,
+        metrics=_metrics_logger(config, data, status, [reporter.on_row, *trackers]),
+        samples=samples,
+        early_stopping=EarlyStopping(tc.early_stopping, history) if tc.early_stopping else None,
+        checkpoints=checkpoints,
+        control=control,
     )
-    recorder = MetricsLogger(
+
+
+def _validation(config: Config, data: TokenDataset, status: StatusWriter) -> Validation:
+    tc, assistant_only_loss = config.train, config.data.assistant_only_loss
+    dataset = EvaluationDataset(
+        data,
+        tc.batch_size,
+        sequence_length(config),
+        limit=tc.eval_batches,
+        assistant_only_loss=assistant_only_loss,
+    )
+    bytes_per_token = None if assistant_only_loss else data.bytes_per_token("val")
+    return Validation(dataset, tc.eval_every, tc.max_steps, bytes_per_token, status)
+
+
+def _metrics_logger(
+    config: Config, data: TokenDataset, status: StatusWriter, listeners: list[Any]
+) -> MetricsLogger:
+    tc, length = config.train, sequence_length(config)
+    return MetricsLogger(
         status,
         tc.log_every,
         tc.max_steps,
@@ -181,40 +279,12 @@ def make_callbacks(config, run, data, status, screen, facts, cleanup) -> list:
         tokens_per_epoch=data.manifest.splits["train"].tokens,
         flops_per_token=config.model.flops_per_token(length),
         peak_flops=matmul_peak(tc.precision),
-        listeners=[screen.on_row, *trackers],
+        listeners=listeners,
     )
-    samples = SampleWriter(
-        tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status, screen.on_sample
-    )
-    best = facts.get("best_val_loss")
-    best = math.inf if best is None else best
-    checkpoints = CheckpointSaver(
-        run, tc.checkpoint_every, tc.max_steps, tc.keep_checkpoints, tokenizer, config.sampling,
-        status, best,
-    )  # fmt: skip
-    control = RunControl(run, checkpoints, samples, status)
-    cleanup.callback(control.restore_signals)
-    callbacks = [rate, StopOnNaN()]
-    if tc.eval_every:
-        assistant_only_loss = config.data.assistant_only_loss
-        batches = EvaluationDataset(
-            data,
-            tc.batch_size,
-            length,
-            limit=tc.eval_batches,
-            assistant_only_loss=assistant_only_loss,
-        )
-        per_token = None if assistant_only_loss else data.bytes_per_token("val")
-        callbacks.append(Validation(batches, tc.eval_every, tc.max_steps, per_token, status))
-    callbacks += [recorder, samples]
-    if tc.early_stopping:
-        history = [row["val_loss"] for row in run.metrics() if "val_loss" in row]
-        callbacks.append(EarlyStopping(tc.early_stopping, history))
-    return [*callbacks, checkpoints, control]
 
 
 def summary(config: Config, data: TokenDataset, status: StatusWriter) -> str:
-    """One paragraph on what is about to be trained, where."""
+    """One sentence: model, data, backend and device."""
     tokens = data.manifest.splits["train"].tokens
     return (
         f"{config.model.num_parameters() / 1e6:.2f}M parameters, vocabulary "

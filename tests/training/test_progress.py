@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kgpt.training.callbacks.progress import ProgressReporter, duration, line_of
+from kgpt.training.callbacks.progress import ProgressReporter, format_duration, format_row
 from kgpt.training.callbacks.status_writer import StatusWriter
 
 ROW = {
@@ -21,7 +21,7 @@ def shown(terminal=False, quiet=False, width=120, log=None, rows=(ROW, VALIDATED
     status = StatusWriter(None)
     status.update(state="training", step=250, total_steps=1000, eta_s=75)
     with ProgressReporter(console, status, log, quiet) as screen:
-        screen.say("hello [bold]world[/bold]")
+        screen.print("hello [bold]world[/bold]")
         for row in rows:
             screen.on_row(row)
         screen.on_sample({"step": 250, "prompt": "[red]", "text": "once [/] upon"})
@@ -73,10 +73,10 @@ def test_the_bar_never_wraps(width):
 
 
 def test_durations_and_partial_rows():
-    assert [duration(s) for s in (0, 61.9, 3600, 90_061)] == [
+    assert [format_duration(s) for s in (0, 61.9, 3600, 90_061)] == [
         "00:00",
         "01:01",
         "1:00:00",
         "25:01:01",
     ]
-    assert line_of({"step": 1, "loss": 2.5}) == "step 1: loss 2.5000"
+    assert format_row({"step": 1, "loss": 2.5}) == "step 1: loss 2.5000"

@@ -1,4 +1,4 @@
-"""What a person sees while training: a live bar in a terminal, plain lines elsewhere."""
+"""Progress on the console: a live bar in a terminal, plain lines elsewhere; and train.log."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from kgpt.training.callbacks.metrics_logger import MetricsRow
+from kgpt.training.callbacks.sample_writer import SampleRow
 from kgpt.training.callbacks.status_writer import StatusWriter
 
 BAR_WIDTH = 24
-IN_BAR_ONLY = ("grad_norm", "tokens_per_s", "mfu")  # in a terminal; plain lines have everything
-IN_LINES_ONLY = ("val_perplexity", "val_bits_per_byte", "grad_norm")
+# In a terminal some metrics are shown only in the bar, others only in lines for validations.
+BAR_ONLY = ("grad_norm", "tokens_per_s", "mfu")
+LINES_ONLY = ("val_perplexity", "val_bits_per_byte", "grad_norm")
 
 
 class ProgressReporter:
-    """Shows rows and samples as they come, and writes the same as plain lines to train.log.
+    """Shows rows of metrics and samples, and writes the same as plain lines to train.log.
 
     Args:
         console: where to show; its `is_terminal` decides between bar and lines.
-        status: what state the run is in; the bar shows it, "compiling" included.
+        status: of the run; the bar shows its state.
         log: the log file, or None.
-        quiet: show nothing but write the log.
+        quiet: write the log only.
     """
 
-    def __init__(self, console: Console, status: StatusWriter, log: Path | None, quiet=False):
+    def __init__(
+        self, console: Console, status: StatusWriter, log: Path | None, quiet: bool = False
+    ):
         self.console, self.status, self.quiet = console, status, quiet
         self._log = log.open("a", encoding="utf-8") if log else None
-        self._row: dict = {}
+        self._row: MetricsRow = {}
         self._live: Live | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> ProgressReporter:
         if self.console.is_terminal and not self.quiet:
             self._live = Live(
                 console=self.console,
@@ -44,30 +49,30 @@ class ProgressReporter:
             self._live.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         if self._live is not None:
             self._live.stop()
         if self._log is not None:
             self._log.close()
 
-    def say(self, message: str) -> None:
-        """A line for both the person and the log. Never read as markup."""
+    def print(self, message: str) -> None:
+        """Show and log a line of plain text: markup in it is not interpreted."""
         self.write_log(message)
         if not self.quiet:
             self.console.print(Text(message), soft_wrap=True)
 
-    def on_row(self, row: dict) -> None:
+    def on_row(self, row: MetricsRow) -> None:
         self._row = self._row | row
-        self.write_log(line_of(row))
+        self.write_log(format_row(row))
         if self.quiet:
             return
         if self._live is None:
-            self.console.print(Text(line_of(row)), soft_wrap=True)
+            self.console.print(Text(format_row(row)), soft_wrap=True)
         elif "val_loss" in row:
-            line = line_of({name: row[name] for name in row if name not in IN_BAR_ONLY})
+            line = format_row({name: row[name] for name in row if name not in BAR_ONLY})
             self.console.print(Text(line, style="bold"), soft_wrap=True)
 
-    def on_sample(self, row: dict) -> None:
+    def on_sample(self, row: SampleRow) -> None:
         self.write_log(f"sample at step {row['step']}: {row['prompt']}{row['text']}")
         if not self.quiet:
             title = Text(f"── sample at step {row['step']} ", style="dim")
@@ -81,45 +86,49 @@ class ProgressReporter:
             self._log.flush()
 
     def _bar(self) -> Text:
-        """One line, cut where the terminal ends: what matters most comes first."""
+        """One line, truncated at the terminal's width: the most important comes first."""
         status = self.status.status
-        done = round(BAR_WIDTH * min(1.0, status.step / max(1, status.total_steps)))
+        filled = round(BAR_WIDTH * min(1.0, status.step / max(1, status.total_steps)))
         line = Text(f"{status.state:<11}", style="cyan", no_wrap=True, overflow="ellipsis")
-        line.append("━" * done, style="green")
-        line.append("━" * (BAR_WIDTH - done), style="dim")
+        line.append("━" * filled, style="green")
+        line.append("━" * (BAR_WIDTH - filled), style="dim")
         line.append(f"  {status.step:,}/{status.total_steps:,}", style="default")
         if status.eta_s is not None:
-            line.append(f"  ETA {duration(status.eta_s)}", style="default")
+            line.append(f"  ETA {format_duration(status.eta_s)}", style="default")
         if self._row:
-            row = {name: self._row[name] for name in self._row if name not in IN_LINES_ONLY}
-            line.append("  " + line_of(row).partition(": ")[2], style="default")
+            row = {name: self._row[name] for name in self._row if name not in LINES_ONLY}
+            line.append("  " + format_row(row).partition(": ")[2], style="default")
         return line
 
 
-def line_of(row: dict) -> str:
-    """One row of metrics as a line: "step 250: loss 2.01  val 2.08 ..."."""
-    shown = []
-    if "loss" in row:
-        shown.append(f"loss {row['loss']:.4f}")
-    if "val_loss" in row:
-        shown.append(f"val {row['val_loss']:.4f}")
-    if "val_perplexity" in row:
-        shown.append(f"perplexity {row['val_perplexity']:.2f}")
-    if "val_bits_per_byte" in row:
-        shown.append(f"{row['val_bits_per_byte']:.3f} bits/byte")
-    if "lr" in row:
-        shown.append(f"lr {row['lr']:.2e}")
-    if "grad_norm" in row:
-        shown.append(f"norm {row['grad_norm']:.2f}")
-    if "tokens_per_s" in row:
-        shown.append(f"{row['tokens_per_s']:,.0f} tok/s")
-    if "mfu" in row:
-        shown.append(f"{row['mfu']:.0%} of peak")
-    return f"step {row['step']}: " + "  ".join(shown)
+FORMATS = {
+    "loss": "loss {:.4f}",
+    "val_loss": "val {:.4f}",
+    "val_perplexity": "perplexity {:.2f}",
+    "val_bits_per_byte": "{:.3f} bits/byte",
+    "lr": "lr {:.2e}",
+    "grad_norm": "norm {:.2f}",
+    "tokens_per_s": "{:,.0f} tok/s",
+    "mfu": "{:.0%} of peak",
+}
 
 
-def duration(seconds: float) -> str:
-    """ "1:02:03" or "02:03"."""
+def format_row(row: MetricsRow) -> str:
+    """A row of metrics as a line.
+
+    >>> format_row({"step": 250, "loss": 2.01, "val_loss": 2.08})
+    'step 250: loss 2.0100  val 2.0800'
+    """
+    parts = [form.format(row[name]) for name, form in FORMATS.items() if name in row]
+    return f"step {row['step']}: " + "  ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> format_duration(3723), format_duration(123)
+    ('1:02:03', '02:03')
+    """
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -1,27 +1,30 @@
-"""Commands from outside: pause, resume, stop, checkpoint, sample; and Ctrl-C."""
+"""Commands for a running trainer: pause, resume, stop, checkpoint, sample; and Ctrl-C."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+from types import FrameType
 from typing import Any
 
-from kgpt.runs import Run
+from kgpt.runs import Command, Run
 from kgpt.training.callbacks.checkpointing import CheckpointSaver
-from kgpt.training.callbacks.sampling import SampleWriter
+from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
-from kgpt.training.callbacks.step_callback import StepCallback
+from kgpt.training.callbacks.step_callback import Logs, StepCallback
 
 POLL_S = 0.1
 
 
 class RunControl(StepCallback):
-    """Obeys the files in a run's control/ between steps, and SIGINT and SIGTERM.
+    """Executes the commands in a run's control/ between steps, and handles SIGINT and SIGTERM.
 
-    The first signal saves and stops after the step under way; a second one breaks off at once.
-    `stopped` tells afterwards why training ended before its time: "command", a signal's name,
-    or None.
+    The first signal saves and stops after the current step; a second one raises
+    `KeyboardInterrupt` at once.
+
+    Attributes:
+        stopped: why training ended early: "command", a signal's name, or None if it did not.
     """
 
     def __init__(
@@ -36,53 +39,53 @@ class RunControl(StepCallback):
         self.stopped: str | None = None
         self._old_handlers: dict[int, Any] = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self.run.take_commands()  # what was meant for an earlier life of this run
+        self.run.take_commands()  # drop commands left by an earlier process
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may handle signals
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old_handlers[number] = signal.signal(number, self._on_signal)
 
-    def restore_signals(self):
+    def restore_signals(self) -> None:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
 
-    def on_step_end(self, step, logs):
+    def on_step_end(self, step: int, logs: Logs) -> None:
         self._poll_commands(step)
         if self.stopped:
             self.checkpoints.save(step)
             self.model.stop_training = True
 
-    def _poll_commands(self, step):
-        for command, details in self.run.take_commands():
+    def _poll_commands(self, step: int) -> None:
+        for command, arguments in self.run.take_commands():
             if command == "pause":
                 self._pause(step)
             else:
-                self._act(command, details, step)
+                self._execute(command, arguments, step)
 
-    def _act(self, command, details, step):
+    def _execute(self, command: Command, arguments: dict[str, Any], step: int) -> None:
         if command == "stop":
             self.stopped = self.stopped or "command"
         elif command == "checkpoint":
             self.checkpoints.save(step)
         elif command == "sample" and self.samples is not None:
-            prompt = details.get("prompt")
+            prompt = arguments.get("prompt")
             prompts = [prompt] if isinstance(prompt, str) else self.samples.prompts
-            self.samples.write(step, prompts)
+            self.samples.sample(step, prompts)
 
-    def _pause(self, step):
-        """Wait for `resume` or `stop`, obeying everything else meanwhile."""
+    def _pause(self, step: int) -> None:
+        """Wait for `resume` or `stop`; other commands are executed meanwhile."""
         self.checkpoints.save(step)  # a paused machine is often switched off
         with self.status.state("paused"):
             while not self.stopped:
-                for command, details in self.run.take_commands():
+                for command, arguments in self.run.take_commands():
                     if command == "resume":
                         return
-                    self._act(command, details, step)
+                    self._execute(command, arguments, step)
                 time.sleep(POLL_S)
 
-    def _on_signal(self, number, frame):
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = signal.Signals(number).name

@@ -1,4 +1,4 @@
-"""How the run is: keeps status.json true, with a heartbeat, while the trainer is busy elsewhere."""
+"""Keeps a run's status.json up to date, with a heartbeat from a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,24 +14,32 @@ from kgpt.runs import HEARTBEAT_S, Run, RunStatus, State
 
 
 class StatusWriter:
-    """Owns the `RunStatus` of a run, or of none, and writes it whenever it changes.
+    """The `RunStatus` of a run, written to status.json whenever it changes.
 
-    A thread writes it every few seconds besides, so that a watcher can tell a step that takes
-    long (compiling) from a trainer that died.
+    A thread also writes it every few seconds, so that a watcher can tell a step that takes long
+    (compiling) from a trainer that died.
+
+    Args:
+        run: the run directory; None keeps the status in memory.
+        fields: initial values of the status.
+
+    Attributes:
+        non_training_s: seconds spent in `state` blocks, which are no training time.
     """
 
     def __init__(self, run: Run | None, **fields: Any):
         self.run = run
         self.status = RunStatus(pid=os.getpid(), host=socket.gethostname(), **fields)
-        self.non_training_s = 0.0  # time spent in `state`, which is no training time
+        self.non_training_s = 0.0
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._beat = threading.Thread(target=self._keep_beating, daemon=True)
+        self._heartbeat = threading.Thread(target=self._write_heartbeats, daemon=True)
         self.update()
         if run is not None:
-            self._beat.start()
+            self._heartbeat.start()
 
     def update(self, **fields: Any) -> None:
+        """Set fields of the status and write it."""
         with self._lock:
             for name, value in fields.items():
                 setattr(self.status, name, value)
@@ -39,20 +47,20 @@ class StatusWriter:
 
     @contextlib.contextmanager
     def state(self, state: State) -> Iterator[None]:
-        """Show `state` while the block runs, and do not count its time as training."""
-        before, start = self.status.state, time.perf_counter()
+        """Set `state` while the block runs, and do not count its time as training."""
+        previous, start = self.status.state, time.perf_counter()
         self.update(state=state)
         try:
             yield
         finally:
             self.non_training_s += time.perf_counter() - start
-            self.update(state=before)
+            self.update(state=previous)
 
     def end(self, state: State, error: str | None = None) -> None:
-        """The last word on the run."""
+        """Write the final state and stop the heartbeat."""
         self._ended.set()
-        if self._beat.is_alive():
-            self._beat.join()
+        if self._heartbeat.is_alive():
+            self._heartbeat.join()
         self.update(state=state, error=error, eta_s=None)
 
     def _write(self) -> None:
@@ -61,7 +69,7 @@ class StatusWriter:
             with contextlib.suppress(OSError):  # a full disk must not end the training
                 self.run.write_status(self.status)
 
-    def _keep_beating(self) -> None:
+    def _write_heartbeats(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
             with self._lock:
                 self._write()

@@ -1,27 +1,33 @@
-"""The same metrics for other tools: TensorBoard, Weights & Biases, trackio."""
+"""The rows of metrics for experiment trackers: TensorBoard, Weights & Biases, trackio."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from kgpt.config import Config
 from kgpt.errors import UsageError
 from kgpt.runs import Run
+from kgpt.training.callbacks.metrics_logger import MetricsRow
 
 
-def make_trackers(config: Config, run: Run) -> list[TensorBoardRows | TrackerRows]:
-    """What the configuration asks for: each takes metric rows, and has a `close`."""
-    trackers: list[TensorBoardRows | TrackerRows] = []
+def make_trackers(config: Config, run: Run) -> list[TensorBoardTracker | ExperimentTracker]:
+    """The trackers of a configuration: each is called with rows of metrics, and has a `close`.
+
+    Raises `UsageError` if the package of one is not installed.
+    """
+    trackers: list[TensorBoardTracker | ExperimentTracker] = []
     if config.train.tracker:
-        trackers.append(TrackerRows(config.train.tracker, run, config.model_dump()))
+        trackers.append(ExperimentTracker(config.train.tracker, run, config.model_dump()))
     if config.train.tensorboard:
-        trackers.append(TensorBoardRows(run))
+        trackers.append(TensorBoardTracker(run))
     return trackers
 
 
-class TensorBoardRows:
-    """Writes TensorBoard event files under the run's tensorboard/."""
+class TensorBoardTracker:
+    """Writes TensorBoard event files into the run's tensorboard/."""
 
     def __init__(self, run: Run):
         if find_spec("tensorboard") is None:
@@ -34,33 +40,33 @@ class TensorBoardRows:
         self._tf = tf
         self._writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
 
-    def __call__(self, row):
+    def __call__(self, row: MetricsRow) -> None:
         with self._writer.as_default(step=row["step"]):
-            for name, value in _figures(row):
+            for name, value in _scalars(row):
                 self._tf.summary.scalar(name, value)
 
-    def close(self):
+    def close(self) -> None:
         self._writer.close()
 
 
-class TrackerRows:
+class ExperimentTracker:
     """Sends rows to wandb or trackio, which share their interface."""
 
-    def __init__(self, name: str, run: Run, config: dict):
+    def __init__(self, package: str, run: Run, config: dict[str, Any]):
         try:
-            tracker = import_module(name)
+            tracker = import_module(package)
         except ImportError:
             raise UsageError(
-                f"train.tracker is {name}, which is not installed; `pip install {name}`."
+                f"train.tracker is {package}, which is not installed; `pip install {package}`."
             ) from None
         self._session = tracker.init(project="kgpt", name=run.name, config=config)
 
-    def __call__(self, row):
-        self._session.log(dict(_figures(row)), step=row["step"])
+    def __call__(self, row: MetricsRow) -> None:
+        self._session.log(dict(_scalars(row)), step=row["step"])
 
-    def close(self):
+    def close(self) -> None:
         self._session.finish()
 
 
-def _figures(row):
+def _scalars(row: MetricsRow) -> Iterator[tuple[str, float]]:
     return ((name, value) for name, value in row.items() if name not in ("step", "time"))
