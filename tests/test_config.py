@@ -32,7 +32,10 @@ BAD = [
     ({"train": {"min_learning_rate": 1}}, "train: min_learning_rate 1.0 is above learning_rate"),
     ({"model": {"hidden_dim": 10, "num_heads": 3}}, "model: hidden_dim 10 is not a multiple"),
     ({"model": {"num_kv_heads": 4, "num_heads": 6}}, "model: num_heads 6 is not a multiple of num"),
-    ({"model": {"position": "rotary", "head_dim": 3}}, "model: rotary positions need an even head"),
+    (
+        {"model": {"position": "rotary", "head_dim": 3}},
+        "model: rotary positions need an even head",
+    ),
     ({"sampling": {"top_p": 0}}, "sampling.top_p should be greater than 0, not 0."),
     ({"sampling": {"logit_bias": {"-1": 2}}}, "sampling.logit_bias.-1 should be greater than or"),
     ({"sampling": {"stop": [3]}}, "sampling.stop.0 should be a valid string, not 3."),
@@ -205,3 +208,28 @@ def test_the_count_of_flops_is_six_a_weight_and_attention():
 
 def test_greedy_is_a_temperature_of_zero():
     assert SamplingConfig(temperature=0).temperature == 0
+
+
+def test_derived_values_follow_the_fields_they_are_derived_from():
+    config = ModelConfig(num_heads=4, hidden_dim=32, bias=False, mlp_bias=True)
+    derived = {"num_kv_heads": 4, "head_dim": 8, "intermediate_dim": 128, "qkv_bias": False}
+    assert {name: getattr(config, name) for name in derived} == derived
+    wider = config.model_copy(update={"num_heads": 8, "hidden_dim": 128, "bias": True})
+    assert (wider.num_kv_heads, wider.head_dim, wider.intermediate_dim) == (8, 16, 512)
+    assert (wider.qkv_bias, wider.mlp_bias) == (True, True)
+    config.num_heads = 2
+    assert (config.num_kv_heads, config.head_dim, config.mlp_bias) == (2, 16, True)
+
+
+def test_derived_values_are_left_out_when_saved_and_compare_by_value():
+    config = ModelConfig(num_heads=4, hidden_dim=32, qkv_bias=None, head_dim=8)
+    saved = config.model_dump()
+    assert [saved[name] for name in ("num_kv_heads", "head_dim", "qkv_bias")] == [None, 8, None]
+    assert ModelConfig(**saved) == config == ModelConfig(num_heads=4, hidden_dim=32, qkv_bias=True)
+    assert config != ModelConfig(num_heads=4, hidden_dim=32, qkv_bias=False)
+
+
+def test_a_copy_that_does_not_fit_together_is_refused():
+    config = ModelConfig(num_heads=4, num_kv_heads=2, hidden_dim=32)
+    with pytest.raises(ValueError, match="num_heads 3 is not a multiple of num_kv_heads 2"):
+        config.model_copy(update={"num_heads": 3, "head_dim": 8})

@@ -25,14 +25,14 @@ GELU = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu
 def model_type_of(config: ModelConfig) -> str:
     """The most widely understood `model_type` that expresses `config`; "kgpt" if none does."""
     if config.position == "learned" and config.norm == "layer" and config.activation != "swiglu":
-        same_biases = config.bias == config.has_qkv_bias == config.has_mlp_bias
+        same_biases = config.bias == config.qkv_bias == config.mlp_bias
         same_heads = config.num_kv_heads == config.num_heads
         same_width = config.head_dim * config.num_heads == config.hidden_dim
         no_extras = not config.qk_norm and config.sliding_window is None
         return "gpt2" if same_biases and same_heads and same_width and no_extras else "kgpt"
     if (config.position, config.norm, config.activation) != ("rotary", "rms", "swiglu"):
         return "kgpt"
-    biases = (config.has_qkv_bias, config.bias, config.has_mlp_bias)
+    biases = (config.qkv_bias, config.bias, config.mlp_bias)
     windowed = config.sliding_window is not None
     if config.qk_norm:
         return "qwen3" if biases in ((False,) * 3, (True, True, False)) else "kgpt"
@@ -135,7 +135,7 @@ def _write_llama(config: ModelConfig, model_type: str) -> dict[str, Any]:
     }
     window = config.sliding_window
     if model_type == "llama":
-        return values | {"attention_bias": config.bias, "mlp_bias": config.has_mlp_bias}
+        return values | {"attention_bias": config.bias, "mlp_bias": config.mlp_bias}
     if model_type == "mistral":
         return values | {"sliding_window": window}
     values |= {

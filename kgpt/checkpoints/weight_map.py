@@ -62,11 +62,11 @@ def parameter_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
     norm: Shapes = {"scale": (d,)}
     norm |= {"bias": (d,)} if config.norm == "layer" and config.bias else {}
     attention: Shapes = {"qkv": (d, heads + 2 * kv), "output": (heads, d)}
-    attention |= {"qkv_bias": (heads + 2 * kv,)} if config.has_qkv_bias else {}
+    attention |= {"qkv_bias": (heads + 2 * kv,)} if config.qkv_bias else {}
     attention |= {"output_bias": (d,)} if config.bias else {}
     attention |= {"query_norm/scale": (h,), "key_norm/scale": (h,)} if config.qk_norm else {}
     mlp: Shapes = {"up": (d, hidden), "down": (f, d)}
-    mlp |= {"up_bias": (hidden,), "down_bias": (d,)} if config.has_mlp_bias else {}
+    mlp |= {"up_bias": (hidden,), "down_bias": (d,)} if config.mlp_bias else {}
     parts = {"attention_norm": norm, "attention": attention, "mlp_norm": norm, "mlp": mlp}
     vocab = config.known_vocab_size
     yield "token_embedding", (vocab, d)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WrapValidator, model_serializer, model_validator
@@ -11,12 +11,13 @@ from kgpt.config.section import Section
 from kgpt.errors import UsageError
 
 
-def _none_or(value: Any, validate: Callable[[Any], int]) -> int | None:
+def _none_or(value: Any, validate: Callable[[Any], Any]) -> Any:
     return None if value is None else validate(value)
 
 
-# An integer that is derived from the others when it is not given.
+# Values that are derived from the others when they are not given (None).
 DerivedInt = Annotated[int, Field(ge=1), WrapValidator(_none_or)]
+DerivedBool = Annotated[bool, WrapValidator(_none_or)]
 DERIVED: Any = None
 
 
@@ -81,11 +82,11 @@ class ModelConfig(Section):
         "gelu_tanh", description="Non-linearity of the feed-forward layer."
     )
     bias: bool = Field(True, description="Biases in dense layers and LayerNorm.")
-    qkv_bias: bool | None = Field(
-        None, description="Biases of query, key and value; the same as bias when not given."
+    qkv_bias: DerivedBool = Field(
+        DERIVED, description="Biases of query, key and value; the same as bias when not given."
     )
-    mlp_bias: bool | None = Field(
-        None, description="Biases of the feed-forward layer; the same as bias when not given."
+    mlp_bias: DerivedBool = Field(
+        DERIVED, description="Biases of the feed-forward layer; the same as bias when not given."
     )
     qk_norm: bool = Field(False, description="RMSNorm on queries and keys of each head.")
     sliding_window: int | None = Field(
@@ -97,47 +98,50 @@ class ModelConfig(Section):
         0.02, gt=0, description="Standard deviation of the initial weights."
     )
 
-    @model_validator(mode="after")
-    def _derive_shapes(self) -> Self:
-        if self.head_dim is None and self.hidden_dim % self.num_heads:
-            raise ValueError(
-                f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}"
-            )
-        derived = {
+    def _derived(self) -> dict[str, Any]:
+        """What each field that was not given follows from."""
+        return {
             "num_kv_heads": self.num_heads,
             "head_dim": self.hidden_dim // self.num_heads,
             "intermediate_dim": 4 * self.hidden_dim,
+            "qkv_bias": self.bias,
+            "mlp_bias": self.bias,
         }
-        for name, value in derived.items():
-            if getattr(self, name) is None:
+
+    @model_validator(mode="after")
+    def _derive(self) -> Self:
+        for name, value in self._derived().items():
+            if name not in self.model_fields_set or getattr(self, name) is None:
                 self.__dict__[name] = value  # an assignment would validate again
-                self.model_fields_set.discard(name)  # an explicit None is derived as well
+                self.model_fields_set.discard(name)
+        if "head_dim" not in self.model_fields_set and self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
         if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions need an even head width, not {self.head_dim}")
+            raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
         if self.rope_scaling is not None and self.rope_scaling.original_max_length is None:
             self.rope_scaling.original_max_length = self.max_length
         return self
 
     @model_serializer(mode="wrap")
     def _leave_derived_out(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What was derived is None again, so that it follows when the others change."""
+        """Derived values are None again, so that they follow when the others change."""
         values = serialize(self)
-        for name in ("num_kv_heads", "head_dim", "intermediate_dim"):
+        for name in self._derived():
             if name in values and name not in self.model_fields_set:
                 values[name] = None
         return values
 
-    @property
-    def has_qkv_bias(self) -> bool:
-        return self.bias if self.qkv_bias is None else self.qkv_bias
-
-    @property
-    def has_mlp_bias(self) -> bool:
-        return self.bias if self.mlp_bias is None else self.mlp_bias
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A validated copy with the changes of `update`; derived values follow them."""
+        if not update:
+            return super().model_copy(deep=deep)
+        return type(self).model_validate(self.model_dump() | dict(update))
 
     def num_parameters(self) -> int:
         """Number of trainable weights, counted from the shapes alone."""
@@ -146,9 +150,9 @@ class ModelConfig(Section):
         vocab, f = self.known_vocab_size, self.intermediate_dim
         norm = d * (2 if self.norm == "layer" and self.bias else 1)
         attention = d * (heads + 2 * kv) * width + heads * width * d
-        attention += (heads + 2 * kv) * width * self.has_qkv_bias + d * self.bias
+        attention += (heads + 2 * kv) * width * self.qkv_bias + d * self.bias
         attention += 2 * width * self.qk_norm
-        mlp = d * gated * f + f * d + (gated * f + d) * self.has_mlp_bias
+        mlp = d * gated * f + f * d + (gated * f + d) * self.mlp_bias
         embeddings = vocab * d * (1 if self.tie_embeddings else 2)
         embeddings += self.max_length * d * (self.position == "learned")
         return self.num_layers * (attention + mlp + 2 * norm) + norm + embeddings

@@ -198,7 +198,7 @@ class Graph:
     def _attention(self, x: str, layer: int, bias: str, angles: tuple[str, str] | None) -> str:
         config, path = self.config, f"block_{layer}/attention"
         n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
-        fused = self._dense(x, f"{path}/qkv", config.has_qkv_bias)
+        fused = self._dense(x, f"{path}/qkv", config.qkv_bias)
         widths = self.constant([n * h, k * h, k * h])
         query, key, value = self.op("Split", fused, widths, outputs=3, axis=-1)
         query, key, value = (
@@ -237,14 +237,14 @@ class Graph:
 
     def _mlp(self, x: str, path: str) -> str:
         config = self.config
-        hidden = self._dense(x, f"{path}/up", config.has_mlp_bias)
+        hidden = self._dense(x, f"{path}/up", config.mlp_bias)
         if config.activation == "swiglu":
             widths = self.constant([config.intermediate_dim] * 2)
             gate, value = self.op("Split", hidden, widths, outputs=2, axis=-1)
             active = self.op("Mul", self.op("Mul", gate, self.op("Sigmoid", gate)), value)
         else:
             active = self._gelu(hidden)
-        return self._dense(active, f"{path}/down", config.has_mlp_bias)
+        return self._dense(active, f"{path}/down", config.mlp_bias)
 
     def _gelu(self, x: str) -> str:
         """x times the normal distribution function, exactly or as GPT-2 approximates it."""

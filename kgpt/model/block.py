@@ -37,7 +37,7 @@ class Block(keras.layers.Layer):
             config.head_dim,
             rope_theta=config.rope_theta if config.position == "rotary" else None,
             rope_scaling=config.rope_scaling,
-            use_qkv_bias=config.has_qkv_bias,
+            use_qkv_bias=config.qkv_bias,
             use_output_bias=config.bias,
             use_qk_norm=config.qk_norm,
             window=config.sliding_window,
@@ -53,7 +53,7 @@ class Block(keras.layers.Layer):
         self.mlp = MLP(
             config.intermediate_dim,
             config.activation,
-            config.has_mlp_bias,
+            config.mlp_bias,
             kernel_initializer=self.initializer.named("up"),
             output_initializer=self.initializer.named("down", residual),
             name="mlp",

@@ -118,7 +118,7 @@ def as_text(value: Any) -> str:
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
     kinds = get_args(field.annotation)
-    none = ("",) if NoneType in kinds else ()
+    none = ("",) if NoneType in kinds or field.default is None else ()
     if field.annotation is bool or bool in kinds:
         return ("false", "true", *none)
     for kind in (field.annotation, *kinds):
