@@ -1,7 +1,6 @@
-"""InputCorruption on the inputs of a batch; the targets stay true.
+"""Corruption of a batch's inputs, as regularization; the targets are left alone.
 
-Token dropout hides inputs behind one fixed token, token replacement swaps them for random ones.
-Both teach the model not to lean on any single token of its context.
+Token dropout replaces inputs by one fixed token, token replacement by random ones.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ import numpy as np
 
 
 class InputCorruption:
-    """Hides and replaces input tokens with given probabilities.
+    """Masks and replaces input tokens with given probabilities.
 
     Args:
-        dropout: probability that an input is hidden.
+        dropout: probability that an input becomes `mask_id`.
         replacement: probability that an input becomes a uniformly random token.
-        mask_id: the id that hides; the end-of-text token, which means "no context before here".
+        mask_id: such as the end-of-text token, which means "no context before here".
         vocab_size: V.
     """
 
@@ -24,10 +23,10 @@ class InputCorruption:
         self.mask_id, self.vocab_size = mask_id, vocab_size
 
     def __call__(self, inputs: np.ndarray, seed: int, step: int) -> np.ndarray:
-        """Noisy (B, T) inputs: a function of the inputs, the seed and the step alone."""
-        random = np.random.Generator(np.random.Philox(key=[seed, step]))
-        chance = random.random(inputs.shape, dtype=np.float32)
-        random_ids = random.integers(0, self.vocab_size, inputs.shape, dtype=np.int32)
-        noisy = np.where(chance < self.dropout, np.int32(self.mask_id), inputs)
-        replaced = (chance >= self.dropout) & (chance < self.dropout + self.replacement)
-        return np.where(replaced, random_ids, noisy).astype(np.int32)
+        """Corrupted (B, T) inputs: a function of the inputs, the seed and the step alone."""
+        rng = np.random.Generator(np.random.Philox(key=[seed, step]))
+        draw = rng.random(inputs.shape, dtype=np.float32)
+        random_ids = rng.integers(0, self.vocab_size, inputs.shape, dtype=np.int32)
+        masked = np.where(draw < self.dropout, np.int32(self.mask_id), inputs)
+        is_replaced = (draw >= self.dropout) & (draw < self.dropout + self.replacement)
+        return np.where(is_replaced, random_ids, masked).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Data sets as Keras sees them: `PyDataset`s over the windows of memory-mapped shards.
+"""Data sets for `model.fit`: Keras `PyDataset`s over memory-mapped token shards.
 
 They are vectorised and cost a fraction of a millisecond a batch, so Keras's worker processes are
 not needed. Pass them to `fit` with `shuffle=False`: their order is already random, and fixed.
@@ -6,11 +6,20 @@ not needed. Pass them to `fit` with `shuffle=False`: their order is already rand
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import keras
+import numpy as np
 
 from kgpt.data.corruption import InputCorruption
-from kgpt.data.length_buckets import LengthBucketSampler
-from kgpt.data.sampler import PackedSampler, evaluation_batch, num_evaluation_batches
+from kgpt.data.sampler import (
+    Batch,
+    LengthBucketSampler,
+    PackedSampler,
+    evaluation_batch,
+    num_evaluation_batches,
+)
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import DataError
 
@@ -24,60 +33,71 @@ class TrainDataset(keras.utils.PyDataset):
         data: an open `TokenDataset`, or its folder.
         batch_size: B.
         length: T.
-        seed: of order and noise.
         num_batches: how many batches there are.
+        seed: of order and corruption.
         start_batch: number of the first; not 0 when a run is resumed.
-        token_dropout: share of inputs hidden behind the end-of-text token.
+        token_dropout: share of inputs replaced by the end-of-text token.
         token_replacement: share of inputs replaced by random tokens.
-        assistant_only_loss: of conversations, learn only what the assistant says.
+        assistant_only_loss: of conversations, learn only the assistant's turns.
     """
 
     def __init__(
         self,
-        data,
-        batch_size,
-        length,
-        num_batches,
-        seed=0,
-        start_batch=0,
-        token_dropout=0.0,
-        token_replacement=0.0,
-        assistant_only_loss=False,
-        **kwargs,
+        data: TokenDataset | Path | str,
+        batch_size: int,
+        length: int,
+        num_batches: int,
+        seed: int = 0,
+        start_batch: int = 0,
+        token_dropout: float = 0.0,
+        token_replacement: float = 0.0,
+        assistant_only_loss: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        data = data if isinstance(data, TokenDataset) else TokenDataset(data)
-        noise = None
+        data = _opened(data)
+        corruption = None
         if token_dropout or token_replacement:
-            mask_id = data.tokenizer.eos_id or 0
-            noise = InputCorruption(
-                token_dropout, token_replacement, mask_id, data.manifest.vocab_size
+            corruption = InputCorruption(
+                token_dropout,
+                token_replacement,
+                mask_id=data.tokenizer.eos_id or 0,
+                vocab_size=data.manifest.vocab_size,
             )
         loss_mask = data.loss_mask("train") if assistant_only_loss else None
-        self.windows = PackedSampler(
-            data.tokens("train"), length, batch_size, seed, noise, loss_mask
+        self.sampler = PackedSampler(
+            data.tokens("train"), length, batch_size, seed, corruption, loss_mask
         )
         self._num_batches, self.start_batch = num_batches, start_batch
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, index):
-        return self.windows.batch(self.start_batch + index)
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        return self.sampler.batch(self.start_batch + index)
 
 
 class EvaluationDataset(keras.utils.PyDataset):
-    """The whole of a split, or its first `limit` batches: (inputs, targets, weights), (B, T).
+    """A whole split, or its first `limit` batches: (inputs, targets, weights), each (B, T).
 
     Every token but the first is a target once; padding has weight 0, and with `assistant_only_loss`
-    so has what the assistant of a conversation does not say.
+    so has everything but the assistant's turns.
+
+    Raises `DataError` if the split is empty.
     """
 
     def __init__(
-        self, data, batch_size, length, split="val", limit=None, assistant_only_loss=False, **kwargs
+        self,
+        data: TokenDataset | Path | str,
+        batch_size: int,
+        length: int,
+        split: str = "val",
+        limit: int | None = None,
+        assistant_only_loss: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        data = data if isinstance(data, TokenDataset) else TokenDataset(data)
+        data = _opened(data)
         self.stream = data.tokens(split)
         self.loss_mask = data.loss_mask(split) if assistant_only_loss else None
         if len(self.stream) < 2:
@@ -86,56 +106,60 @@ class EvaluationDataset(keras.utils.PyDataset):
                 "with a larger --val-fraction, or train with --train.eval-every 0."
             )
         self.length, self.batch_size = length, batch_size
-        self._num_batches = num_evaluation_batches(self.stream, length, batch_size)
-        self._num_batches = min(self._num_batches, limit or self._num_batches)
+        whole = num_evaluation_batches(self.stream, length, batch_size)
+        self._num_batches = min(whole, limit or whole)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Batch:
         return evaluation_batch(self.stream, self.length, self.batch_size, index, self.loss_mask)
 
 
 class DocumentDataset(keras.utils.PyDataset):
     """Whole documents, such as conversations: (inputs, targets, weights), each (B, L).
 
-    Documents of like length share a batch, so L differs from batch to batch and little is
+    Documents of similar length share a batch, so L differs from batch to batch and little is
     padding, of weight 0. See `LengthBucketSampler` for the order.
 
     Args:
         data: an open `TokenDataset`, or its folder.
         batch_size: B.
-        length: the largest L; what a document has more is cut off.
+        length: the largest L; longer documents are truncated.
         num_batches: how many batches there are.
         seed: of the order.
         start_batch: number of the first; not 0 when a run is resumed.
         split: "train" or "val".
-        assistant_only_loss: of conversations, learn only what the assistant says.
+        assistant_only_loss: of conversations, learn only the assistant's turns.
     """
 
     def __init__(
         self,
-        data,
-        batch_size,
-        length,
-        num_batches,
-        seed=0,
-        start_batch=0,
-        split="train",
-        assistant_only_loss=False,
-        **kwargs,
+        data: TokenDataset | Path | str,
+        batch_size: int,
+        length: int,
+        num_batches: int,
+        seed: int = 0,
+        start_batch: int = 0,
+        split: str = "train",
+        assistant_only_loss: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        data = data if isinstance(data, TokenDataset) else TokenDataset(data)
+        data = _opened(data)
         loss_mask = data.loss_mask(split) if assistant_only_loss else None
-        starts = data.document_offsets(split)
-        self.buckets = LengthBucketSampler(
-            data.tokens(split), starts, length, batch_size, seed, loss_mask
+        offsets = data.document_offsets(split)
+        self.sampler = LengthBucketSampler(
+            data.tokens(split), offsets, length, batch_size, seed, loss_mask
         )
         self._num_batches, self.start_batch = num_batches, start_batch
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, index):
-        return self.buckets.batch(self.start_batch + index)
+    def __getitem__(self, index: int) -> Batch:
+        return self.sampler.batch(self.start_batch + index)
+
+
+def _opened(data: TokenDataset | Path | str) -> TokenDataset:
+    return data if isinstance(data, TokenDataset) else TokenDataset(data)

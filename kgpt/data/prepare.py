@@ -1,7 +1,7 @@
-"""From documents to a data set: tokenised on all cores, in memory that does not grow.
+"""From documents to a data set: tokenized on all cores, in bounded memory.
 
-Text flows through in batches of about a megabyte; the tokenizer's own threads encode each batch.
-The data set appears under its name only when it is complete.
+Text is encoded in batches of about a megabyte, by the tokenizer's own threads. The data set appears
+under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def train_tokenizer(
     """
     if kind == "byte":
         return Tokenizer.of_bytes()
-    texts = _watched(corpus, corpus.texts(), progress)
+    texts = _report_progress(corpus, corpus.texts(), progress)
     if kind == "char":
         return Tokenizer.of_characters(texts)
     every = max(1, -(-corpus.total_bytes // TOKENIZER_SAMPLE))
@@ -51,10 +52,10 @@ def prepare(
     val_fraction: float = 0.1,
     progress: Progress = lambda read: None,
 ) -> Manifest:
-    """Write `corpus` as the data set `out`; `progress` is told the bytes read so far.
+    """Write `corpus` as the data set `out`; `progress` is called with the bytes read.
 
     A corpus of one text is split by position, any other by document: which documents validate
-    is decided by a hash of their number, so adding text at the end moves none.
+    is decided by a hash of their number, so appending documents moves none.
     """
     _check_replaceable(out)
     with os_errors_as_kgpt(f"write the data set {out}"), atomic_dir(out) as folder:
@@ -65,10 +66,10 @@ def prepare(
         writers = {split: SplitWriter(folder, split, dtype, masked) for split in ("train", "val")}
         end = tokenizer.eos_id
         encoder = _Encoder(tokenizer, writers)
-        for number, document in enumerate(_watched(corpus, corpus.documents(), progress)):
+        for number, document in enumerate(_report_progress(corpus, corpus.documents(), progress)):
             encoder.begin(document.split or _split_of(number, val_fraction))
-            for part, learn in _parts(document, chat):
-                encoder.add(part, learn)
+            for part, loss_mask in _parts(document, chat):
+                encoder.add(part, loss_mask)
             if end is not None and not corpus.is_one_text:
                 encoder.add([end])
         encoder.flush()
@@ -87,88 +88,88 @@ def prepare(
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse a name at which something lies that is no data set: it would be lost."""
+    """Raise `UsageError` if `out` is something else than a data set, which would be lost."""
     is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_free and not (out / "manifest.json").is_file():
         raise UsageError(f"{out} exists and is no data set; choose another name for --out.")
 
 
 @dataclass
-class _Piece:
-    """What waits to be written: text to encode or ids, and where it belongs."""
+class _Chunk:
+    """Text to encode, or ids, and which split they belong to."""
 
     content: str | list[int]
     split: str
-    begins: bool
-    learn: bool
+    starts_document: bool
+    loss_mask: bool
 
 
 class _Encoder:
-    """Collects text until a batch is full, encodes it, and hands the ids to the writers."""
+    """Collects text until a batch is full, then encodes it and gives the ids to the writers."""
 
     def __init__(self, tokenizer: Tokenizer, writers: dict[str, SplitWriter]):
         self._tokenizer, self._writers = tokenizer, writers
-        self._split, self._begins = "train", False
-        self._waiting: list[_Piece] = []
+        self._split, self._starts_document = "train", False
+        self._pending: list[_Chunk] = []
         self._characters = 0
 
     def begin(self, split: str) -> None:
-        self._split, self._begins = split, True
+        self._split, self._starts_document = split, True
 
-    def add(self, content: str | list[int], learn: bool = True) -> None:
-        self._waiting.append(_Piece(content, self._split, self._begins, learn))
-        self._begins = False
+    def add(self, content: str | list[int], loss_mask: bool = True) -> None:
+        self._pending.append(_Chunk(content, self._split, self._starts_document, loss_mask))
+        self._starts_document = False
         self._characters += len(content)
         if self._characters >= BATCH_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
-        texts = [piece.content for piece in self._waiting if isinstance(piece.content, str)]
+        texts = [chunk.content for chunk in self._pending if isinstance(chunk.content, str)]
         encoded = iter(self._tokenizer.encode_batch(texts))
         batches = {split: _Batch() for split in self._writers}
-        for piece in self._waiting:
-            ids = next(encoded) if isinstance(piece.content, str) else piece.content
-            batches[piece.split].add(piece, ids)
+        for chunk in self._pending:
+            ids = next(encoded) if isinstance(chunk.content, str) else chunk.content
+            batches[chunk.split].add(chunk, ids)
         for split, batch in batches.items():
             batch.write_to(self._writers[split])
-        self._waiting, self._characters = [], 0
+        self._pending, self._characters = [], 0
 
 
 class _Batch:
-    """What one batch adds to a split, gathered so that it is written at once."""
+    """The ids that one batch adds to a split."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.starts: list[int] = []
         self.sizes: list[int] = []
-        self.learn: list[bool] = []
+        self.loss_mask: list[bool] = []
         self.text_bytes = 0
 
-    def add(self, piece: _Piece, ids: Sequence[int]) -> None:
-        if piece.begins:
+    def add(self, chunk: _Chunk, ids: Sequence[int]) -> None:
+        if chunk.starts_document:
             self.starts.append(len(self.ids))
-        if isinstance(piece.content, str):
-            self.text_bytes += len(piece.content.encode("utf-8", "replace"))
+        if isinstance(chunk.content, str):
+            self.text_bytes += len(chunk.content.encode("utf-8", "replace"))
         self.ids += ids
         self.sizes.append(len(ids))
-        self.learn.append(piece.learn)
+        self.loss_mask.append(chunk.loss_mask)
 
     def write_to(self, writer: SplitWriter) -> None:
         writer.begin_documents(self.starts)
-        writer.write(self.ids, np.repeat(np.array(self.learn, dtype=np.uint8), self.sizes))
+        writer.write(self.ids, np.repeat(np.array(self.loss_mask, dtype=np.uint8), self.sizes))
         writer.info.text_bytes += self.text_bytes
 
 
 def _parts(
     document: Document, chat: ChatMLTemplate | None
 ) -> Iterator[tuple[str | list[int], bool]]:
-    """A document in pieces, text or ids, each with whether it is to be learned.
+    """A document in chunks, text or ids, each with its loss mask.
 
-    Text is cut so that it encodes as the whole would. Of a conversation, what the assistant says
-    is learned, the end of its turn included.
+    Text is cut so that it encodes as the whole would. Of a conversation, the assistant's turns
+    count in the loss, including the token that ends them.
     """
     if document.messages is None:
-        yield from ((piece, True) for piece in chunk_text(document.parts))
+        yield from ((chunk, True) for chunk in chunk_text(document.parts))
         return
     if chat is None:
         raise DataError(
@@ -184,18 +185,19 @@ def _parts(
 
 
 def _split_of(number: int, val_fraction: float) -> str:
+    """The split of a document: "val" for `val_fraction` of the numbers, chosen by a hash."""
     digest = hashlib.blake2b(number.to_bytes(8, "little"), digest_size=4).digest()
     return "val" if int.from_bytes(digest, "little") < val_fraction * 2**32 else "train"
 
 
-def _watched(corpus: Corpus, items: Iterable, progress: Progress) -> Iterator:
-    """Pass items on, telling `progress` now and then how much of the corpus has been read."""
-    told = 0
+def _report_progress(corpus: Corpus, items: Iterable[Any], progress: Progress) -> Iterator[Any]:
+    """Pass items on, calling `progress` now and then with the bytes of the corpus read."""
+    reported = 0
     for item in items:
         if isinstance(item, Document):
-            item.parts = _watched(corpus, item.parts, progress)
+            item.parts = _report_progress(corpus, item.parts, progress)
         yield item
-        if corpus.bytes_read - told >= PROGRESS_BYTES:
-            told = corpus.bytes_read
-            progress(told)
+        if corpus.bytes_read - reported >= PROGRESS_BYTES:
+            reported = corpus.bytes_read
+            progress(reported)
     progress(corpus.bytes_read)

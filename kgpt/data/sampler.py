@@ -1,10 +1,13 @@
-"""Which tokens make the batch of a step: a pure function of (seed, step), in plain NumPy.
+"""The tokens of each batch: a pure function of (seed, step), in plain NumPy.
 
-Exact resume, deterministic tests and many-host sharding follow from it: nothing is remembered
-between batches.
+Samplers keep no state between batches, so resuming is exact, tests are deterministic and hosts can
+share the work.
 
-An epoch cuts the token stream, from a random offset on, into windows side by side, and visits them
-in random order: every token is seen once an epoch, and windows differ from epoch to epoch.
+- `PackedSampler`: in each epoch the token stream is cut, from a random offset on, into adjacent
+  windows, visited in random order: every token is seen once an epoch, in changing windows.
+- `LengthBucketSampler`: whole documents, such as conversations, batched with others of similar
+  length, so that little of a batch is padding.
+- `evaluation_batch`: a whole split in order.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from kgpt.data.corruption import InputCorruption
 from kgpt.data.shards import TokenStream
 from kgpt.errors import DataError
 
-ROUNDS = 4  # of the Feistel network; four make a permutation that looks random
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+ROUNDS = 4  # of the Feistel network; four make a pseudorandom permutation
+MIN_BUCKET_LENGTH = 16  # each further bucket is twice as long
 
 
 class PackedSampler:
@@ -25,9 +30,11 @@ class PackedSampler:
         stream: the tokens.
         length: T, tokens in a training sequence; a window has one more, for the last target.
         batch_size: B.
-        seed: of the order and the noise.
-        noise: what is done to the inputs; None leaves them as they are.
-        loss_mask: 0 or 1 for each token; targets of 0 get weight 0. None counts all alike.
+        seed: of the order and the corruption.
+        corruption: applied to the inputs; None leaves them as they are.
+        loss_mask: 0 or 1 for each token; targets of 0 get weight 0. None weighs all alike.
+
+    Raises `DataError` if the stream is shorter than one window.
     """
 
     def __init__(
@@ -36,12 +43,12 @@ class PackedSampler:
         length: int,
         batch_size: int,
         seed: int,
-        noise: InputCorruption | None = None,
+        corruption: InputCorruption | None = None,
         loss_mask: TokenStream | None = None,
     ):
         self.stream, self.length, self.batch_size, self.seed = stream, length, batch_size, seed
-        self.noise, self.loss_mask = noise, loss_mask
-        # One window less than fit, so that any offset below T leaves room.
+        self.corruption, self.loss_mask = corruption, loss_mask
+        # One window fewer than fit, so that any offset below T is possible.
         self.per_epoch = (len(stream) - 1) // length - 1
         if self.per_epoch < 1:
             if len(stream) <= length:
@@ -52,28 +59,112 @@ class PackedSampler:
             self.per_epoch = 1
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
-        """Inputs and targets of `step`, each (B, T) int32, and weights where there are some."""
-        number = np.arange(self.batch_size, dtype=np.int64) + step * self.batch_size
-        epoch, place = np.divmod(number, self.per_epoch)
+        """Inputs and targets of `step`, each (B, T) int32; weights (B, T) with a loss mask."""
+        samples = np.arange(self.batch_size, dtype=np.int64) + step * self.batch_size
+        epochs, indices = np.divmod(samples, self.per_epoch)
         starts = np.empty(self.batch_size, dtype=np.int64)
-        for this in np.unique(epoch):
-            rows = epoch == this
-            order = feistel_permutation(place[rows], self.per_epoch, self.seed, int(this))
-            starts[rows] = order * self.length + self._offset(int(this))
-        window = self.stream.windows(starts, self.length + 1)
-        inputs, targets = window[:, :-1], window[:, 1:]
-        if self.noise is not None:
-            inputs = self.noise(inputs, self.seed, step)
+        for epoch in np.unique(epochs).tolist():
+            rows = epochs == epoch
+            order = feistel_permutation(indices[rows], self.per_epoch, self.seed, epoch)
+            starts[rows] = order * self.length + self._offset(epoch)
+        windows = self.stream.windows(starts, self.length + 1)  # (B, T + 1)
+        inputs, targets = windows[:, :-1], windows[:, 1:]
+        if self.corruption is not None:
+            inputs = self.corruption(inputs, self.seed, step)
         if self.loss_mask is None:
             return inputs, targets
         return inputs, targets, self.loss_mask.windows(starts + 1, self.length).astype(np.float32)
 
     def _offset(self, epoch: int) -> int:
+        """Where the first window of an epoch starts, from 0 to T."""
         spare = len(self.stream) - 1 - self.per_epoch * self.length
         return int(
             splitmix64(np.uint64(epoch), self.seed, 0x0FF5E7)
             % np.uint64(min(spare, self.length) + 1)
         )
+
+
+class LengthBucketSampler:
+    """Shuffled batches of documents, padded to the length of their bucket.
+
+    In an epoch every document of two tokens or more is seen once. Bucket lengths are powers of two
+    and `length`, so that a model is compiled for few shapes.
+
+    Args:
+        stream: the tokens of a split.
+        offsets: (documents,) where each document starts in the stream.
+        length: the longest bucket; longer documents are truncated.
+        batch_size: B.
+        seed: of the order.
+        loss_mask: 0 or 1 for each token; targets of 0 get weight 0. None weighs all alike.
+
+    Raises `DataError` if no document has two tokens.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        offsets: np.ndarray,
+        length: int,
+        batch_size: int,
+        seed: int,
+        loss_mask: TokenStream | None = None,
+    ):
+        self.stream, self.batch_size, self.seed = stream, batch_size, seed
+        self.loss_mask = loss_mask
+        self.offsets = np.asarray(offsets).astype(np.int64)
+        sizes = np.diff(self.offsets, append=len(stream)) - 1  # targets: one less than tokens
+        self.sizes = np.minimum(sizes, length)
+        self.lengths = _bucket_lengths(length)
+        bucket = np.searchsorted(self.lengths, self.sizes)
+        self.members = [
+            np.flatnonzero((bucket == i) & (self.sizes > 0)) for i in range(len(self.lengths))
+        ]
+        # Batches of each bucket; the last of a bucket may not be full.
+        self.counts = np.array([-(-len(members) // batch_size) for members in self.members])
+        self.per_epoch = int(self.counts.sum())
+        if not self.per_epoch:
+            raise DataError("No document has two tokens or more; there is nothing to learn from.")
+
+    def batch(self, step: int) -> Batch:
+        """Inputs and targets (B, L) int32, weights (B, L) float32; L is the bucket's length."""
+        epoch, index = divmod(step, self.per_epoch)
+        number = int(feistel_permutation(np.array([index]), self.per_epoch, self.seed, epoch)[0])
+        ends = np.cumsum(self.counts)
+        bucket = int(np.searchsorted(ends, number, side="right"))
+        within = number - int(ends[bucket] - self.counts[bucket])
+        return self._padded(self._documents(bucket, within, epoch), self.lengths[bucket])
+
+    def _documents(self, bucket: int, number: int, epoch: int) -> np.ndarray:
+        """The documents of batch `number` of a bucket."""
+        members = self.members[bucket]
+        first = number * self.batch_size
+        indices = np.arange(first, min(first + self.batch_size, len(members)))
+        return members[feistel_permutation(indices, len(members), self.seed + 1 + bucket, epoch)]
+
+    def _padded(self, documents: np.ndarray, length: int) -> Batch:
+        """Inputs, targets and weights (B, length); rows without a document are padding."""
+        shape = (self.batch_size, length)
+        inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        weights = np.zeros(shape, np.float32)
+        for row, document in enumerate(documents):
+            size, start = int(self.sizes[document]), self.offsets[document : document + 1]
+            window = self.stream.windows(start, size + 1)[0]
+            inputs[row, :size], targets[row, :size] = window[:-1], window[1:]
+            weights[row, :size] = 1
+            if self.loss_mask is not None:
+                weights[row, :size] = self.loss_mask.windows(start + 1, size)[0]
+        return inputs, targets, weights
+
+
+def _bucket_lengths(longest: int) -> list[int]:
+    """16, 32, ..., and the longest."""
+    lengths = []
+    length = MIN_BUCKET_LENGTH
+    while length < longest:
+        lengths.append(length)
+        length *= 2
+    return [*lengths, longest]
 
 
 def evaluation_batch(
@@ -85,8 +176,8 @@ def evaluation_batch(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Batch `index` of a whole split: inputs, targets (B, T) int32, weights (B, T) float32.
 
-    PackedSampler lie side by side; each token but the first is a target exactly once. What the last
-    batch has too much is padding, of weight 0; so have targets that are not `loss_mask`.
+    Windows are adjacent: each token but the first is a target exactly once. Padding at the end has
+    weight 0, and so have targets outside `loss_mask`.
     """
     inputs = np.zeros((batch_size, length), dtype=np.int32)
     targets = np.zeros((batch_size, length), dtype=np.int32)
@@ -96,35 +187,35 @@ def evaluation_batch(
         size = min(length, len(stream) - 1 - start)
         if size <= 0:
             break
-        place = np.array([start])
-        window = stream.windows(place, size + 1)[0]
+        position = np.array([start])
+        window = stream.windows(position, size + 1)[0]
         inputs[row, :size], targets[row, :size] = window[:-1], window[1:]
-        weights[row, :size] = 1.0 if loss_mask is None else loss_mask.windows(place + 1, size)
+        weights[row, :size] = 1.0 if loss_mask is None else loss_mask.windows(position + 1, size)
     return inputs, targets, weights
 
 
 def num_evaluation_batches(stream: TokenStream, length: int, batch_size: int) -> int:
-    """How many batches `evaluation_batch` needs for the whole of a split."""
+    """How many batches `evaluation_batch` makes of a whole split."""
     windows = -(-max(0, len(stream) - 1) // length)
     return -(-windows // batch_size)
 
 
-def feistel_permutation(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Where `places` (int64, below `size`) go in the epoch's random order of range(size).
+def feistel_permutation(indices: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """The images of `indices` (int64, below `size`) in the epoch's permutation of range(size).
 
     A Feistel network on the next even power of two, walked until the result is below `size`
-    (Black & Rogaway, 2002): a permutation of any size that needs no memory.
+    (Black & Rogaway, 2002): a permutation of any size in constant memory.
     """
     half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
-    result = places.astype(np.uint64)
-    todo = np.ones(len(result), dtype=bool)
-    while todo.any():
-        left, right = result[todo] >> np.uint64(half), result[todo] & mask
-        for turn in range(ROUNDS):
-            left, right = right, left ^ (splitmix64(right, seed, epoch * ROUNDS + turn) & mask)
-        result[todo] = (left << np.uint64(half)) | right
-        todo &= result >= size
+    result = indices.astype(np.uint64)
+    pending = np.ones(len(result), dtype=bool)
+    while pending.any():
+        left, right = result[pending] >> np.uint64(half), result[pending] & mask
+        for round_ in range(ROUNDS):
+            left, right = right, left ^ (splitmix64(right, seed, epoch * ROUNDS + round_) & mask)
+        result[pending] = (left << np.uint64(half)) | right
+        pending &= result >= size
     return result.astype(np.int64)
 
 

@@ -1,11 +1,13 @@
-"""A data set on disk: token ids in memory-mapped shards, with a manifest that vouches for them.
+"""A data set on disk: token ids in memory-mapped shards, with a manifest of checksums.
 
-manifest.json      counts, checksums, the tokenizer's fingerprint
-tokenizer.json     the tokenizer that made the ids
-train-00000.bin    ids, uint16 or uint32, documents one after the other
-train-00000.learn  a byte an id, 1 if it is to be learned; only where conversations are
-train.starts       where each document begins in its split: uint64
+manifest.json          counts, checksums, the tokenizer's fingerprint
+tokenizer.json         the tokenizer of the ids
+train-00000.bin        ids, uint16 or uint32, documents concatenated
+train-00000.loss_mask  a byte an id, 1 if it counts in the loss; only with conversations
+train.starts           offset of each document in its split: uint64
 val-00000.bin, val.starts
+
+In data sets made by earlier versions the loss mask has the suffix .learn; both are read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from kgpt.errors import DataError
 from kgpt.files import sha256, write_json
@@ -24,15 +26,20 @@ from kgpt.text.tokenizer import Tokenizer
 
 FORMAT = 1
 SHARD_BYTES = 256 << 20
+LOSS_MASK, FORMER_LOSS_MASK = ".loss_mask", ".learn"
 
 
 class Shard(BaseModel):
-    """Two files side by side: `name`.bin with the ids, `name`.learn with their mask, if any."""
+    """One shard: `name`.bin with the ids, `name`.loss_mask with their loss mask, if any."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str
     tokens: int
     sha256: str
-    learn_sha256: str | None = None
+    loss_mask_sha256: str | None = Field(
+        None, validation_alias=AliasChoices("loss_mask_sha256", "learn_sha256")
+    )
 
 
 class SplitInfo(BaseModel):
@@ -59,7 +66,7 @@ class SplitWriter:
     """Writes one split of a data set, shard by shard.
 
     Args:
-        masked: also write which ids are to be learned.
+        masked: also write a loss mask.
     """
 
     def __init__(
@@ -67,32 +74,32 @@ class SplitWriter:
     ):
         self.info = SplitInfo()
         self._folder, self._split, self._dtype = folder, split, np.dtype(dtype)
-        self._suffixes = (".bin", ".learn") if masked else (".bin",)
+        self._suffixes = (".bin", LOSS_MASK) if masked else (".bin",)
         self._shard_tokens = shard_bytes // self._dtype.itemsize
         self._starts = (folder / f"{split}.starts").open("wb")
         self._files: list[_HashedFile] = []
-        self._room = 0
+        self._shard_space = 0
 
     def begin_documents(self, offsets: Sequence[int] | np.ndarray) -> None:
-        """Documents begin so many tokens after what is written so far."""
+        """Documents start at these offsets from the end of what is written so far."""
         starts = self.info.tokens + np.asarray(offsets, dtype=np.uint64)
         self._starts.write(starts.astype(np.uint64).tobytes())
         self.info.documents += len(offsets)
 
-    def write(self, ids: Sequence[int] | np.ndarray, learn: np.ndarray | bool = True) -> None:
-        """Append ids; `learn`, one for each or one for all, says whether they are targets."""
+    def write(self, ids: Sequence[int] | np.ndarray, loss_mask: np.ndarray | bool = True) -> None:
+        """Append ids; `loss_mask`, one for each or one for all: do they count in the loss?"""
         array = np.asarray(ids, dtype=self._dtype)
-        mask = np.broadcast_to(np.asarray(learn, dtype=np.uint8), array.shape)
+        mask = np.broadcast_to(np.asarray(loss_mask, dtype=np.uint8), array.shape)
         while array.size:
-            if self._room == 0:
+            if self._shard_space == 0:
                 self._next_shard()
-            now, array = array[: self._room], array[self._room :]
-            learned, mask = mask[: self._room], mask[self._room :]
-            for file, row in zip(self._files, (now, learned), strict=False):
-                file.write(row.tobytes())
-            self._room -= now.size
-            self.info.tokens += now.size
-            self.info.shards[-1].tokens += now.size
+            ids_now, array = array[: self._shard_space], array[self._shard_space :]
+            mask_now, mask = mask[: self._shard_space], mask[self._shard_space :]
+            for file, part in zip(self._files, (ids_now, mask_now), strict=False):
+                file.write(part.tobytes())
+            self._shard_space -= ids_now.size
+            self.info.tokens += ids_now.size
+            self.info.shards[-1].tokens += ids_now.size
 
     def close(self) -> SplitInfo:
         self._starts.close()
@@ -103,19 +110,19 @@ class SplitWriter:
         self._end_shard()
         name = f"{self._split}-{len(self.info.shards):05d}"
         self._files = [_HashedFile(self._folder / f"{name}{end}") for end in self._suffixes]
-        self._room = self._shard_tokens
+        self._shard_space = self._shard_tokens
         self.info.shards.append(Shard(name=name, tokens=0, sha256=""))
 
     def _end_shard(self) -> None:
         if self._files:
             sums = [file.close() for file in self._files]
             shard = self.info.shards[-1]
-            shard.sha256, shard.learn_sha256 = sums[0], sums[1] if len(sums) > 1 else None
+            shard.sha256, shard.loss_mask_sha256 = sums[0], sums[1] if len(sums) > 1 else None
             self._files = []
 
 
 class _HashedFile:
-    """A file that knows the SHA-256 of what was written to it."""
+    """A file with a running SHA-256 of its bytes."""
 
     def __init__(self, path: Path):
         self._file, self._hash = path.open("wb"), hashlib.sha256()
@@ -164,23 +171,32 @@ class TokenDataset:
 
     def tokens(self, split: str) -> TokenStream:
         """The ids of "train" or "val" as one long sequence."""
-        return self._stream(split, ".bin", self._dtype)
+        shards = self.manifest.splits.get(split, SplitInfo()).shards
+        paths = [self.folder / f"{shard.name}.bin" for shard in shards]
+        return TokenStream([np.memmap(path, dtype=self._dtype, mode="r") for path in paths])
 
     def loss_mask(self, split: str) -> TokenStream | None:
-        """For each id whether it is to be learned, 0 or 1; None if all are."""
+        """For each id whether it counts in the loss, 0 or 1; None if all do."""
         shards = self.manifest.splits.get(split, SplitInfo()).shards
-        if any(shard.learn_sha256 is None for shard in shards):
+        if any(shard.loss_mask_sha256 is None for shard in shards):
             return None
-        return self._stream(split, ".learn", np.dtype(np.uint8))
+        paths = [self._loss_mask_path(shard) for shard in shards]
+        return TokenStream([np.memmap(path, dtype=np.uint8, mode="r") for path in paths])
+
+    def _loss_mask_path(self, shard: Shard) -> Path:
+        file = self.folder / f"{shard.name}{LOSS_MASK}"
+        former = file.with_suffix(FORMER_LOSS_MASK)
+        return former if former.is_file() else file
 
     def document_offsets(self, split: str) -> np.ndarray:
-        """(documents,) uint64: where each document of a split begins."""
+        """(documents,) uint64: where each document of a split starts."""
         file = self.folder / f"{split}.starts"
         if not file.is_file() or file.stat().st_size == 0:
             return np.zeros(0, dtype=np.uint64)
         return np.memmap(file, dtype=np.uint64, mode="r")
 
     def bytes_per_token(self, split: str) -> float:
+        """Mean UTF-8 bytes of text a token stands for."""
         info = self.manifest.splits.get(split, SplitInfo())
         return info.text_bytes / max(1, info.tokens)
 
@@ -196,13 +212,8 @@ class TokenDataset:
             for shard in split.shards:
                 size = shard.tokens * self._dtype.itemsize
                 yield self.folder / f"{shard.name}.bin", size, shard.sha256
-                if shard.learn_sha256 is not None:
-                    yield self.folder / f"{shard.name}.learn", shard.tokens, shard.learn_sha256
-
-    def _stream(self, split: str, suffix: str, dtype: np.dtype) -> TokenStream:
-        shards = self.manifest.splits.get(split, SplitInfo()).shards
-        paths = [self.folder / f"{shard.name}{suffix}" for shard in shards]
-        return TokenStream([np.memmap(path, dtype=dtype, mode="r") for path in paths])
+                if shard.loss_mask_sha256 is not None:
+                    yield self._loss_mask_path(shard), shard.tokens, shard.loss_mask_sha256
 
     def _damaged(self, reason: str) -> DataError:
         return DataError(
@@ -222,7 +233,7 @@ class TokenStream:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """(len(starts), length) int32: the ids from each start on; all must lie inside."""
+        """(len(starts), length) int32: the ids from each start on; all within the stream."""
         if len(self.arrays) == 1:
             return self.arrays[0][starts[:, None] + np.arange(length)].astype(np.int32)
         return np.stack([self._window(int(start), length) for start in starts])

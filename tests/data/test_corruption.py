@@ -32,6 +32,6 @@ def test_noise_depends_on_seed_and_step_alone():
 def test_targets_stay_true():
     stream = TokenStream([np.arange(1000, dtype=np.uint16)])
     clean = PackedSampler(stream, 16, 8, seed=5)
-    noisy = PackedSampler(stream, 16, 8, seed=5, noise=InputCorruption(0.5, 0.2, 0, 1000))
+    noisy = PackedSampler(stream, 16, 8, seed=5, corruption=InputCorruption(0.5, 0.2, 0, 1000))
     assert np.array_equal(clean.batch(3)[1], noisy.batch(3)[1])
     assert not np.array_equal(clean.batch(3)[0], noisy.batch(3)[0])

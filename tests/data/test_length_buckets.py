@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt.data.length_buckets import LengthBucketSampler
+from kgpt.data.sampler import LengthBucketSampler
 from kgpt.data.shards import TokenStream
 from kgpt.errors import DataError
 

@@ -58,10 +58,10 @@ def test_windows_cross_shards(cuts, starts, data):
 def test_a_data_set_without_conversations_has_no_mask(tmp_path):
     data = TokenDataset(write(tmp_path, [[(1, True), (2, True)]], masked=False))
     assert data.loss_mask("train") is None
-    assert not list(tmp_path.glob("*.learn"))
+    assert not list(tmp_path.glob("*.loss_mask"))
 
 
-@pytest.mark.parametrize("file", ["train-00000.bin", "train-00000.learn"])
+@pytest.mark.parametrize("file", ["train-00000.bin", "train-00000.loss_mask"])
 def test_a_flipped_byte_is_found(tmp_path, file):
     folder = write(tmp_path, [[(i, True) for i in range(100)]])
     bytes_ = bytearray((folder / file).read_bytes())
@@ -69,6 +69,17 @@ def test_a_flipped_byte_is_found(tmp_path, file):
     (folder / file).write_bytes(bytes_)
     with pytest.raises(DataError, match=rf"bytes of {file} have changed; make it again"):
         TokenDataset(folder).verify()
+
+
+def test_a_loss_mask_under_its_former_name_is_read(tmp_path):
+    """Data sets made before the file was called .loss_mask keep working."""
+    folder = write(tmp_path, [[(7, True), (8, False)]])
+    (folder / "train-00000.loss_mask").rename(folder / "train-00000.learn")
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("loss_mask_sha256", "learn_sha256"))
+    data = TokenDataset(folder)
+    data.verify()
+    assert data.loss_mask("train").windows(np.array([0]), 2).tolist() == [[1, 0]]
 
 
 def cut_short(folder):
