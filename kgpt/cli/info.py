@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kgpt.formatting import size
 from kgpt.runs import Run, resolve_model
 
 
@@ -149,12 +150,3 @@ def stored_as(quantization: dict[str, Any] | None) -> str:
 def sizes(bytes_by_dtype: dict[str, int]) -> str:
     """ "float32 3.8 MB, bfloat16 1.9 MB"."""
     return ", ".join(f"{dtype} {size(count)}" for dtype, count in bytes_by_dtype.items())
-
-
-def size(count: float) -> str:
-    """Bytes for a person: "512 B", "3.8 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

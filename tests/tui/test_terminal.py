@@ -1,5 +1,6 @@
 """End to end: the app in a real terminal, with a real trainer and a real server."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -93,25 +94,24 @@ def test_train_watch_chat_detach_and_reattach(terminal, home, environment):
 
 
 def chat(terminal):
-    """Chat with a checkpoint of the run that is still training: branch an answer, stop another."""
+    """Chat with a checkpoint of the run that is still training: stop one answer, branch another."""
     terminal.keys("t")
     terminal.wait("● tiny", 300)
-    limit_tokens(terminal, 20, 30)  # short, so that the heading of the answer stays on the screen
-    send(terminal, "Tell me a story")
-    terminal.wait(lambda: answer_tokens(terminal) >= 20 and not is_answering(terminal), 120)
-    terminal.keys("C-t", "Right", "Right", "Down", "Enter")  # another token than the third
-    terminal.wait("‹ 2/2 ›", 120)
-    terminal.wait(lambda: not is_answering(terminal), 120)
-    terminal.keys("Escape")
-    for setting in ("max_tokens=3900", "min_tokens=3800"):  # enough to stop, within the context
-        terminal.type(f"/set {setting}")
-        terminal.wait(setting)
-        terminal.press_until("Enter", "Message…")
-    send(terminal, "Tell me another")
+    limit_tokens(terminal, 3800, 3900)  # long enough to be stopped, and within the context
+    send(terminal, "Count the stars")
     terminal.wait(lambda: is_answering(terminal) and answer_tokens(terminal) > 0, 120)
     terminal.press_until("Escape", lambda: not is_answering(terminal))
     assert 0 < answer_tokens(terminal) < 3800
-    terminal.keys("C-f")
+    terminal.keys("C-n")
+    for setting in ("min_tokens=20", "max_tokens=30"):  # short: its heading stays on the screen
+        terminal.type(f"/set {setting}")
+        terminal.wait(setting)
+        terminal.press_until("Enter", "Message…")
+    send(terminal, "Tell me a story")
+    terminal.wait(lambda: 20 <= answer_tokens(terminal) <= 30 and not is_answering(terminal), 120)
+    terminal.keys("C-t", "Right", "Right", "Down", "Enter")  # another token than the third
+    terminal.wait("‹ 2/2 ›", 120)
+    terminal.keys("Escape", "C-f")
     terminal.type("story")
     terminal.wait(lambda: "Tell me a story" in "".join(terminal.screen().splitlines()[3:8]))
 
@@ -144,12 +144,15 @@ def answer_tokens(terminal):
 
 
 def retype(terminal, text):
-    """Replace the proposed value in the input dialog that was just opened."""
+    """Replace the proposed value in the input dialog that was just opened, and accept it."""
     terminal.wait("enter accepts")
-    terminal.keys("C-e", "C-u")
-    terminal.type(text)
-    terminal.keys("Enter")
-    terminal.wait(lambda: "enter accepts" not in terminal.screen())
+    for _ in range(5):
+        terminal.keys("C-e", "C-u")
+        terminal.type(text)
+        with contextlib.suppress(AssertionError):
+            terminal.wait(lambda: re.search(rf"│ +{text} +│", terminal.screen()), 5)
+            break
+    terminal.press_until("Enter", lambda: "enter accepts" not in terminal.screen())
 
 
 def reattach(terminal, run, environment):

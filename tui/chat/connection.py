@@ -11,11 +11,11 @@ from textual.message_pump import MessagePump
 from textual.widgets import Static
 
 from kgpt.errors import KgptError
+from kgpt.formatting import count
 from kgpt_tui import screens
 from kgpt_tui.chat.session import ChatSession, last_answer
 from kgpt_tui.models.server import Server, wait_until_ready
 from kgpt_tui.shared.display import one_line
-from kgpt_tui.shared.formatting import count
 
 Base: Any = MessagePump  # its kind collects `@on` methods
 

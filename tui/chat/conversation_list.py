@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
@@ -10,8 +12,9 @@ from textual.message import Message as Event
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from kgpt.formatting import age
 from kgpt_tui.chat.store import Entry
-from kgpt_tui.shared.display import age, one_line
+from kgpt_tui.shared.display import one_line
 
 
 class Entries(OptionList):
@@ -108,7 +111,7 @@ class ConversationList(Vertical):
 
 def _line(entry: Entry, current: bool, width: int) -> Content:
     mark = "★ " if entry.pinned else ("● " if current else "  ")
-    when = age(entry.updated)
+    when = age(time.time() - entry.updated)
     title = Content(one_line(entry.title or "New chat", 200))
     title = title.truncate(max(4, width - len(when) - 3), ellipsis=True, pad=True)
     line = Content.assemble(

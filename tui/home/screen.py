@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 
 from kgpt.config import Config
 from kgpt.errors import KgptError
+from kgpt.formatting import age, count, number
 from kgpt.runs import new_run
 from kgpt_tui.models.discovery import FoundModel, read_data_set
 from kgpt_tui.models.discovery import models as find_models
@@ -23,7 +24,6 @@ from kgpt_tui.runs.run_list import RunList, RunRow
 from kgpt_tui.runs.run_state import state_badge
 from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.display import one_line, sanitize
-from kgpt_tui.shared.formatting import age, count, number
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
 from kgpt_tui.train import launch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -11,9 +13,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from kgpt.formatting import age
 from kgpt_tui.models.discovery import FoundModel, models
 from kgpt_tui.shared.dialogs import DismissOnceMixin
-from kgpt_tui.shared.display import age, one_line
+from kgpt_tui.shared.display import one_line
 
 
 class ModelScreen(DismissOnceMixin, ModalScreen[str | None]):
@@ -66,9 +69,10 @@ class ModelScreen(DismissOnceMixin, ModalScreen[str | None]):
 
     def _line(self, model: FoundModel) -> Content:
         mark = "● " if model.source == self._current else "  "
+        when = age(time.time() - model.touched)
         return Content.assemble(
             (mark, "$success"), (one_line(model.source, 48), "bold"),
-            (f"  {one_line(model.detail, 60)} · {age(model.touched)}", "$foreground-muted"),
+            (f"  {one_line(model.detail, 60)} · {when}", "$foreground-muted"),
         )  # fmt: skip
 
     def action_move(self, offset: int) -> None:

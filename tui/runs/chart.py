@@ -22,9 +22,9 @@ from textual.widgets import Static
 from textual_plot import HiResMode, PlotWidget
 from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
 
+from kgpt.formatting import count, number
 from kgpt_tui.runs.braille_plot import BraillePlot
 from kgpt_tui.runs.curve import Curve, crop, mean_downsample, minmax_downsample, smooth
-from kgpt_tui.shared.formatting import count, number
 
 PALETTE = ("primary", "warning", "success", "error", "accent", "secondary")
 SMOOTHINGS = (0.0, 0.6, 0.9, 0.97)

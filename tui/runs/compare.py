@@ -12,6 +12,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from kgpt.formatting import NONE, count, number
 from kgpt_tui.runs.chart import PALETTE
 from kgpt_tui.runs.multi_run_chart import MultiRunChart
 from kgpt_tui.runs.run_config import flat_config
@@ -20,7 +21,6 @@ from kgpt_tui.runs.run_monitor import RunMonitor
 from kgpt_tui.runs.run_state import state_color
 from kgpt_tui.shared.dialogs import DismissOnceMixin
 from kgpt_tui.shared.display import one_line
-from kgpt_tui.shared.formatting import NONE, count, number
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
 

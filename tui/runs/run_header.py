@@ -7,10 +7,10 @@ import time
 from textual.content import Content
 from textual.widgets import Static
 
+from kgpt.formatting import NONE, age, count, duration, number
 from kgpt_tui.runs.run_monitor import RunMonitor
 from kgpt_tui.runs.run_state import STATE_NOTES, state_badge, state_color
 from kgpt_tui.shared.display import sanitize
-from kgpt_tui.shared.formatting import NONE, age, count, duration, number
 
 
 class RunHeader(Static):

@@ -16,6 +16,7 @@ from textual.widgets import DataTable, Input, Static
 
 from kgpt.errors import KgptError
 from kgpt.files import os_errors_as_kgpt
+from kgpt.formatting import age, count, number
 from kgpt.runs import Run, runs_folder
 from kgpt_tui.runs.chart import PALETTE
 from kgpt_tui.runs.compare import CompareScreen
@@ -26,7 +27,6 @@ from kgpt_tui.runs.run_state import state_badge
 from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.dialogs import ChoiceDialog
 from kgpt_tui.shared.display import one_line, sanitize
-from kgpt_tui.shared.formatting import age, count, number
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
 

@@ -7,7 +7,6 @@ are replaced. Only what is displayed is sanitized, never what is stored or copie
 from __future__ import annotations
 
 import re
-import time
 import unicodedata
 
 MARKS = 4  # combining marks displayed on one letter; more would overlap the lines above
@@ -80,16 +79,3 @@ def _visible(character: str) -> str:
     if category in ("Cc", "Cs", "Cn", "Co"):
         return "\ufffd"
     return "" if category in ("Cf", "Me") else character
-
-
-def age(moment: float) -> str:
-    """How long ago a moment (seconds since 1970) was, in one word.
-
-    >>> age(time.time() - 7200)
-    '2h'
-    """
-    seconds = max(0.0, time.time() - moment)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return "now"

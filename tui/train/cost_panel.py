@@ -5,9 +5,9 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
+from kgpt.formatting import count, duration, size
 from kgpt_tui.models.discovery import FoundData
 from kgpt_tui.shared.display import sanitize
-from kgpt_tui.shared.formatting import count, duration, size
 from kgpt_tui.train.cost import CostEstimate
 
 

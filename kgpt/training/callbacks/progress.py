@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from kgpt.formatting import duration
 from kgpt.training.callbacks.metrics_logger import MetricsRow
 from kgpt.training.callbacks.sample_writer import SampleRow
 from kgpt.training.callbacks.status_writer import StatusWriter
@@ -94,7 +95,7 @@ class ProgressReporter:
         line.append("━" * (BAR_WIDTH - filled), style="dim")
         line.append(f"  {status.step:,}/{status.total_steps:,}", style="default")
         if status.eta_s is not None:
-            line.append(f"  ETA {format_duration(status.eta_s)}", style="default")
+            line.append(f"  ETA {duration(status.eta_s)}", style="default")
         if self._row:
             row = {name: self._row[name] for name in self._row if name not in LINES_ONLY}
             line.append("  " + format_row(row).partition(": ")[2], style="default")
@@ -121,14 +122,3 @@ def format_row(row: MetricsRow) -> str:
     """
     parts = [form.format(row[name]) for name, form in FORMATS.items() if name in row]
     return f"step {row['step']}: " + "  ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> format_duration(3723), format_duration(123)
-    ('1:02:03', '02:03')
-    """
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""Numbers formatted for people: losses, counts, sizes, durations."""
+"""Numbers formatted for people: losses, counts, sizes, durations. No Keras here."""
 
 from __future__ import annotations
 
