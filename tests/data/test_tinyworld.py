@@ -7,7 +7,7 @@ import re
 import pytest
 
 from kgpt.data import tinyworld
-from kgpt.data.tinyworld import conversations, is_held_out, questions, stories
+from kgpt.data.tinyworld import conversations, is_held_out, questions, stories, world
 
 COUNT = 3000
 
@@ -60,7 +60,7 @@ def test_held_out_questions_are_never_asked_in_training():
 
 
 def test_about_one_combination_in_ten_is_held_out():
-    combinations = list(itertools.product(tinyworld.PEOPLE, tinyworld.COLOURS, tinyworld.THINGS))
+    combinations = list(itertools.product(world.PEOPLE, world.COLOURS, world.THINGS))
     share = sum(is_held_out("owns", *c) for c in combinations) / len(combinations)
     assert 0.07 < share < 0.13
 
@@ -89,7 +89,7 @@ def test_key_words_are_whole_words():
 
 def test_sums_and_days_are_right():
     """The grammar's arithmetic, done again here."""
-    number = {name: i for i, name in enumerate(tinyworld.NUMBERS)}
+    number = {name: i for i, name in enumerate(world.NUMBERS)}
     for question in first(questions(8)):
         if question.kind == "sum":
             pattern = r"has (\w+) \w+ and then (gets|gives away) (\w+)\."
@@ -97,9 +97,9 @@ def test_sums_and_days_are_right():
             sign = 1 if change == "gets" else -1
             assert number[question.key] == number[one] + sign * number[two]
         if question.kind == "day after":
-            asked = next(day for day in tinyworld.DAYS if day in question.text)
-            index = tinyworld.DAYS.index(asked)
-            assert question.key == tinyworld.DAYS[(index + 1) % 7]
+            asked = next(day for day in world.DAYS if day in question.text)
+            index = world.DAYS.index(asked)
+            assert question.key == world.DAYS[(index + 1) % 7]
 
 
 def test_an_echo_must_be_said_word_for_word():
