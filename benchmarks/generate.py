@@ -140,13 +140,13 @@ def kgpt(dtype: str):
     from kgpt import GPT
     from kgpt.config import Config, SamplingConfig
     from kgpt.generation.loading import build_for_inference
-    from kgpt.generation.runner import Batch
+    from kgpt.generation.runner import ModelRunner
     from kgpt.generation.sequence import Request
 
     config = Config.load("gpt2").model.model_copy(update={"vocab_size": VOCABULARY})
     model = build_for_inference(functools.partial(GPT, config, seed=1), dtype)
     greedy = SamplingConfig(temperature=0, max_tokens=NEW)
-    batches = {size: Batch(model, size) for size in BATCHES}
+    batches = {size: ModelRunner(model, size) for size in BATCHES}
 
     def generate(size):
         batch = batches[size]

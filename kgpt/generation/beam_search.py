@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kgpt.generation.runner import Batch, Token
+from kgpt.generation.runner import ModelRunner, Token
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 
@@ -97,7 +97,7 @@ def beam_search(model: GPT, request: Request, context: int | None = None) -> Ite
 
 def search_beams(model: GPT, request: Request, context: int | None = None) -> Iterator[list[Found]]:
     """The finished texts after each step, best first."""
-    batch = Batch(model, 1, context)
+    batch = ModelRunner(model, 1, context)
     room = request.sampling.max_tokens
     if not batch.rolls:
         room = min(room, batch.context - len(request.ids))

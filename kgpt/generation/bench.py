@@ -10,7 +10,7 @@ import numpy as np
 
 from kgpt import backend
 from kgpt.config import SamplingConfig
-from kgpt.generation.runner import Batch
+from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import cache_bytes
@@ -75,7 +75,7 @@ def time_writing(
     model: GPT, rows: int, prompt: int, new: int, repeats: int = 2, with_prompt: bool = True
 ) -> float:
     """Seconds to write `new` tokens after prompts of `prompt` tokens, in `rows` texts at once."""
-    batch, best = Batch(model, rows), float("inf")
+    batch, best = ModelRunner(model, rows), float("inf")
     noise = np.random.default_rng(0)
     greedy = SamplingConfig(temperature=0, max_tokens=new)
     for _ in range(repeats + 1):  # the first time compiles

@@ -9,7 +9,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.generation import decode
-from kgpt.generation.sequence import Progress, Settings
+from kgpt.generation.sequence import DecodeState, SamplingParams
 from kgpt.model.gpt import GPT
 
 _programs: weakref.WeakKeyDictionary[GPT, Programs] = weakref.WeakKeyDictionary()
@@ -62,7 +62,7 @@ class Programs:
 
     def _write(self, cache, settings, progress, steps):
         return decode.decode_n_tokens(
-            self.step, cache, Settings(*settings), Progress(*progress), steps
+            self.step, cache, SamplingParams(*settings), DecodeState(*progress), steps
         )
 
     def _step(self, token, place, count, cache):
@@ -77,7 +77,7 @@ class Programs:
 
     def _verify(self, cache, settings, progress, drafts):
         return decode.verify_tokens(
-            self.model, cache, Settings(*settings), Progress(*progress), drafts
+            self.model, cache, SamplingParams(*settings), DecodeState(*progress), drafts
         )
 
     def _look(self, cache, ids, start, count):
@@ -90,7 +90,7 @@ class Programs:
 def _follow(cache, settings, progress, sources, chosen):
     """Row i goes on from what row `sources[i]` was, with the token `chosen[i]`."""
     cache = [(ops.take(k, sources, axis=0), ops.take(v, sources, axis=0)) for k, v in cache]
-    progress = Progress(*(ops.take(part, sources, axis=0) for part in progress))
+    progress = DecodeState(*(ops.take(part, sources, axis=0) for part in progress))
     return cache, decode.advance(settings, progress, chosen)
 
 

@@ -1,207 +1,227 @@
-"""The decode path: every token that kgpt writes comes out of `decode_n_tokens`.
+"""The decode path: every token that kgpt generates comes out of `decode_n_tokens`.
 
-Pure functions of (model, cache, settings, progress). They are compiled by `generation/batch.py`,
-and traced into a TensorFlow graph by the SavedModel export.
+Pure functions of (model, cache, params, state), compiled by `generation/compiled.py` and traced
+into a TensorFlow graph by the SavedModel export.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
 
 from kgpt import backend
 from kgpt.generation import sampling
-from kgpt.generation.sequence import ALTERNATIVES, Progress, Settings
+from kgpt.generation.sequence import MAX_TOP_LOGPROBS, DecodeState, SamplingParams, Tensor
+from kgpt.model.gpt import GPT
 
-CHUNK = 16  # most tokens written in one call
+MAX_DECODE_STEPS = 16  # tokens generated per sequence in one call, at most
 
-
-class Written(NamedTuple):
-    """What a call of `decode_n_tokens` wrote, -1 where a row wrote nothing."""
-
-    tokens: Any  # (B, CHUNK) int32
-    logprobs: Any  # (B, CHUNK), of the chosen tokens under the model itself; 0 if not wanted
-    top_ids: Any  # (B, CHUNK, A) int32, the likeliest tokens
-    top_logprobs: Any  # (B, CHUNK, A), under the model itself
-    top_filtered: Any  # (B, CHUNK, A), probabilities after all sampling controls
+Cache = list[tuple[Tensor, Tensor]]  # one (keys, values) pair per layer, each (B, K, S, H)
+DecodeStep = Callable[[Tensor, Tensor, Tensor, Cache], tuple[Tensor, Cache]]
 
 
-def prefill(model, cache, ids, start, count):
-    """The cache with `count` (B,) of ids (B, T) read in, from positions `start` (B,)."""
-    return model.call_with_cache(ids, start, count, cache)[1]
+class DecodeOutput(NamedTuple):
+    """The tokens that `decode_n_tokens` generated, T = MAX_DECODE_STEPS, and A candidates each."""
+
+    tokens: Tensor  # (B, T) int32, -1 where a sequence generated nothing
+    logprobs: Tensor  # (B, T) of the sampled tokens under the model; 0 unless asked for
+    top_ids: Tensor  # (B, T, A) int32, the most likely tokens
+    top_logprobs: Tensor  # (B, T, A) under the model
+    top_sampling_probs: Tensor  # (B, T, A) after all logits processors and warpers
 
 
-def decode_n_tokens(step, cache, settings: Settings, progress: Progress, steps, chunk=CHUNK):
-    """Write up to `steps` tokens in each running row: a loop inside one compiled call.
+def prefill(model: GPT, cache: Cache, token_ids: Tensor, start: Tensor, count: Tensor) -> Cache:
+    """The cache with the first `count` (B,) of token_ids (B, T) added at positions `start` (B,)."""
+    return model.extend(token_ids, start, count, cache)[1]
+
+
+def decode_n_tokens(
+    step: DecodeStep, cache: Cache, params: SamplingParams, state: DecodeState, num_steps: Tensor
+) -> tuple[Cache, DecodeState, DecodeOutput]:
+    """Generate up to `num_steps` tokens in each running sequence: one loop in one compiled call.
 
     Args:
-        step: `GPT.decode_step` of the model, or what computes the same.
-        steps: how many, at most `chunk`; a tensor, so any number uses the same program.
-
-    Returns:
-        the cache, the progress, and `Written`.
+        step: `GPT.decode_step` of the model, or an equivalent.
+        num_steps: at most `MAX_DECODE_STEPS`; a tensor, so any number shares one program.
     """
-    rows = ops.shape(progress.counts)[0]
-    alternatives = min(ALTERNATIVES, progress.counts.shape[1])
-    out = Written(
-        tokens=ops.full((rows, chunk), -1, "int32"),
-        logprobs=ops.zeros((rows, chunk)),
-        top_ids=ops.zeros((rows, chunk, alternatives), "int32"),
-        top_logprobs=ops.zeros((rows, chunk, alternatives)),
-        top_filtered=ops.zeros((rows, chunk, alternatives)),
+    batch_size = ops.shape(state.token_counts)[0]
+    length, top = MAX_DECODE_STEPS, min(MAX_TOP_LOGPROBS, state.token_counts.shape[1])
+    output = DecodeOutput(
+        tokens=ops.full((batch_size, length), -1, "int32"),
+        logprobs=ops.zeros((batch_size, length)),
+        top_ids=ops.zeros((batch_size, length, top), "int32"),
+        top_logprobs=ops.zeros((batch_size, length, top)),
+        top_sampling_probs=ops.zeros((batch_size, length, top)),
     )
 
-    def more(i, cache, progress, out):
-        return ops.logical_and(i < steps, ops.any(progress.running))
+    def is_unfinished(i: Tensor, cache: Cache, state: DecodeState, output: DecodeOutput) -> Tensor:
+        return ops.logical_and(i < num_steps, ops.any(state.running))
 
-    def write(i, cache, progress, out):
-        count = ops.cast(progress.running, "int32")
-        logits, cache = step(progress.token, progress.place, count, cache)
-        chosen, report = choose(logits, settings, progress)
-        chosen = ops.where(progress.running, chosen, -1)
-        out = Written(
+    def generate_one(i: Tensor, cache: Cache, state: DecodeState, output: DecodeOutput) -> Any:
+        count = ops.cast(state.running, "int32")
+        logits, cache = step(state.token, state.cache_position, count, cache)
+        token, logprobs = sample_next_token(logits, params, state)
+        token = ops.where(state.running, token, -1)
+        output = DecodeOutput(
             *(
-                backend.update_column(part, i, new)
-                for part, new in zip(out, (chosen, *report), strict=True)
+                backend.update_column(column, i, new)
+                for column, new in zip(output, (token, *logprobs), strict=True)
             )
         )
-        return i + 1, cache, advance(settings, progress, chosen), out
+        return i + 1, cache, advance(params, state, token), output
 
-    start = (ops.zeros((), "int32"), cache, progress, out)
-    _, cache, progress, out = ops.while_loop(more, write, start)
-    return cache, progress, out
+    start = (ops.zeros((), "int32"), cache, state, output)
+    _, cache, state, output = ops.while_loop(is_unfinished, generate_one, start)
+    return cache, state, output
 
 
-def verify_tokens(model, cache, settings: Settings, progress: Progress, drafts):
-    """Write as many tokens as a draft foresees, and one more, with one pass through the model.
+def verify_draft(
+    model: GPT, cache: Cache, params: SamplingParams, state: DecodeState, draft_tokens: Tensor
+) -> tuple[Cache, DecodeState, Tensor]:
+    """Accept as many draft tokens as the model agrees with, and add one, in one forward pass.
 
-    What is written is what `decode_n_tokens` would write: noise is a function of (seed, position),
-    so a draft can only save time, never change the text.
+    The result is exactly what `decode_n_tokens` generates: noise is a function of (seed,
+    position), so a draft only saves time.
 
     Args:
-        drafts: (B, J) guesses of the next tokens, -1 for none.
+        draft_tokens: (B, J) proposed next tokens, -1 for none.
 
     Returns:
-        the cache, the progress, and (B, J + 1) tokens, -1 after the first that was not foreseen.
+        The cache, the state, and (B, J + 1) tokens: -1 after the first that the draft missed.
     """
-    guesses = ops.maximum(drafts, 0)
-    ids = ops.concatenate([progress.token[:, None], guesses], axis=1)  # (B, J + 1)
-    count = ops.cast(progress.running, "int32") * ids.shape[1]
-    hidden, cache = model.call_with_cache(ids, progress.place, count, cache)
-    logits = model.unembed(hidden)  # (B, J + 1, V)
-    written, may_go_on = [], progress.running
-    for i in range(ids.shape[1]):
-        chosen = ops.where(progress.running, choose(logits[:, i], settings, progress)[0], -1)
-        written.append(chosen)
-        after = advance(settings, progress, chosen)
-        foreseen = chosen == drafts[:, i] if i < drafts.shape[1] else chosen >= 0
-        # Whether the text goes on is one thing, whether the draft foresaw it another.
-        may_go_on = ops.where(chosen >= 0, after.running, may_go_on)
-        progress = after._replace(running=ops.logical_and(after.running, foreseen))
-    return cache, progress._replace(running=may_go_on), ops.stack(written, axis=1)
+    proposed = ops.maximum(draft_tokens, 0)
+    token_ids = ops.concatenate([state.token[:, None], proposed], axis=1)  # (B, J + 1)
+    count = ops.cast(state.running, "int32") * token_ids.shape[1]
+    hidden, cache = model.extend(token_ids, state.cache_position, count, cache)
+    logits = model.logits(hidden)  # (B, J + 1, V)
+    tokens, still_running = [], state.running
+    for i in range(token_ids.shape[1]):
+        token = sample_next_token(logits[:, i], params, state)[0]
+        token = ops.where(state.running, token, -1)
+        tokens.append(token)
+        after = advance(params, state, token)
+        accepted = token == draft_tokens[:, i] if i < draft_tokens.shape[1] else token >= 0
+        # A rejected draft ends this call, not the sequence.
+        still_running = ops.where(token >= 0, after.running, still_running)
+        state = after._replace(running=ops.logical_and(after.running, accepted))
+    return cache, state._replace(running=still_running), ops.stack(tokens, axis=1)
 
 
-def choose(logits, settings: Settings, progress: Progress):
-    """The next token of each row (B,), from logits (B, V), and what `Written` tells of it."""
-    s, p = settings, progress
-    controlled = control(logits, settings, progress)
-    sampled = _where_any(s.temperature > 0, lambda x: _filter(x, settings), controlled)
-    chosen = backend.cond(
-        ops.any(s.temperature > 0),
-        lambda: sampling.draw(sampled, s.temperature, s.seed, p.index),
-        lambda: sampling.likeliest(sampled),
+def sample_next_token(
+    logits: Tensor, params: SamplingParams, state: DecodeState
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The next token of each sequence (B,) from logits (B, V), and its log-probabilities.
+
+    The latter are the fields of `DecodeOutput` but the first, for one step.
+    """
+    samples = params.temperature > 0
+    processed = apply_logits_processors(logits, params, state)
+    warped = _where_any(samples, lambda x: apply_logits_warpers(x, params), processed)
+    token = backend.cond(
+        ops.any(samples),
+        lambda: sampling.gumbel_max_sample(
+            warped, params.temperature, params.seed, state.position
+        ),
+        lambda: sampling.argmax(warped),
     )
-    return chosen, _report(logits, sampled, chosen, settings)
+    return token, _logprobs(logits, warped, token, params)
 
 
-def control(logits, settings: Settings, progress: Progress):
-    """Bias, penalties, bans and minimum length: what holds for greedy rows too."""
-    s, p = settings, progress
-    logits = sampling.add_bias(logits, s.bias)
-    seen = ops.logical_or(p.prompt, p.counts > 0)
+def apply_logits_processors(logits: Tensor, params: SamplingParams, state: DecodeState) -> Tensor:
+    """Bias, penalties, bad words and minimum length: for greedy sequences too."""
+    p = params
+    logits = sampling.apply_logit_bias(logits, p.logit_bias)
     logits = _where_any(
-        s.repetition_penalty != 1,
-        lambda x: sampling.penalise_repetition(x, seen, s.repetition_penalty),
+        p.repetition_penalty != 1,
+        lambda x: sampling.apply_repetition_penalty(
+            x, ops.logical_or(state.prompt_mask, state.token_counts > 0), p.repetition_penalty
+        ),
         logits,
     )
-    penalised = ops.logical_or(s.presence_penalty != 0, s.frequency_penalty != 0)
     logits = _where_any(
-        penalised,
-        lambda x: sampling.penalise_written(x, p.counts, s.presence_penalty, s.frequency_penalty),
+        ops.logical_or(p.presence_penalty != 0, p.frequency_penalty != 0),
+        lambda x: sampling.apply_presence_frequency_penalty(
+            x, state.token_counts, p.presence_penalty, p.frequency_penalty
+        ),
         logits,
     )
     logits = _where_any(
-        s.phrases[:, :, -1] >= 0, lambda x: sampling.ban_phrases(x, p.tail, s.phrases), logits
+        p.bad_words_ids[:, :, -1] >= 0,
+        lambda x: sampling.apply_bad_words(x, state.recent_tokens, p.bad_words_ids),
+        logits,
     )
-    too_short = p.written < s.min_tokens
+    too_short = state.num_generated < p.min_tokens
     return _where_any(
         too_short,
-        lambda x: sampling.block_ids(x, ops.where(too_short[:, None], s.stops, -1)),
+        lambda x: sampling.mask_tokens(x, ops.where(too_short[:, None], p.stop_ids, -1)),
         logits,
     )
 
 
-def _filter(logits, settings: Settings):
-    """Temperature and the filters of rows that sample."""
-    s = settings
-    logits = sampling.apply_temperature(logits, s.temperature)
-    logits = _where_any(s.top_k > 0, lambda x: sampling.filter_top_k(x, s.top_k), logits)
-    logits = _where_any(s.top_p < 1, lambda x: sampling.filter_top_p(x, s.top_p), logits)
-    logits = _where_any(s.min_p > 0, lambda x: sampling.filter_min_p(x, s.min_p), logits)
-    return _where_any(s.typical_p < 1, lambda x: sampling.filter_typical(x, s.typical_p), logits)
+def apply_logits_warpers(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Temperature, then top-k, top-p, min-p and typical-p, of sequences that sample."""
+    p = params
+    logits = sampling.apply_temperature(logits, p.temperature)
+    logits = _where_any(p.top_k > 0, lambda x: sampling.apply_top_k(x, p.top_k), logits)
+    logits = _where_any(p.top_p < 1, lambda x: sampling.apply_top_p(x, p.top_p), logits)
+    logits = _where_any(p.min_p > 0, lambda x: sampling.apply_min_p(x, p.min_p), logits)
+    return _where_any(p.typical_p < 1, lambda x: sampling.apply_typical_p(x, p.typical_p), logits)
 
 
-def _report(logits, filtered, chosen, settings: Settings):
-    """Log-probabilities of the chosen and the likeliest tokens, if any row wants them."""
-    alternatives = min(ALTERNATIVES, logits.shape[1])
-    rows = ops.shape(logits)[0]
+def _logprobs(
+    logits: Tensor, warped: Tensor, token: Tensor, params: SamplingParams
+) -> tuple[Tensor, ...]:
+    """Log-probabilities of the sampled and of the most likely tokens, if any sequence asks."""
+    top = min(MAX_TOP_LOGPROBS, logits.shape[1])
+    batch_size = ops.shape(logits)[0]
 
-    def look():
+    def compute() -> tuple[Tensor, ...]:
         logprobs = ops.log_softmax(logits, axis=-1)  # (B, V)
-        values, ids = ops.top_k(logprobs, alternatives)  # (B, A)
-        # A greedy row gives its choice everything.
-        greedy = ops.one_hot(chosen, logits.shape[1], dtype="float32")
-        sampling_rows = (settings.temperature > 0)[:, None]
-        after = ops.where(sampling_rows, ops.softmax(filtered, axis=-1), greedy)
-        ids = ops.cast(ids, "int32")
+        top_logprobs, top_ids = ops.top_k(logprobs, top)  # (B, A)
+        # A greedy sequence samples its choice with certainty.
+        greedy = ops.one_hot(token, logits.shape[1], dtype="float32")
+        samples = (params.temperature > 0)[:, None]
+        probs = ops.where(samples, ops.softmax(warped, axis=-1), greedy)
+        top_ids = ops.cast(top_ids, "int32")
         return (
-            ops.take_along_axis(logprobs, chosen[:, None], axis=-1)[:, 0],
-            ids,
-            values,
-            ops.take_along_axis(after, ids, axis=-1),
+            ops.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0],
+            top_ids,
+            top_logprobs,
+            ops.take_along_axis(probs, top_ids, axis=-1),
         )
 
-    def nothing():
-        zeros = ops.zeros((rows, alternatives))
-        return ops.zeros((rows,)), ops.zeros((rows, alternatives), "int32"), zeros, zeros
+    def skip() -> tuple[Tensor, ...]:
+        zeros = ops.zeros((batch_size, top))
+        return ops.zeros((batch_size,)), ops.zeros((batch_size, top), "int32"), zeros, zeros
 
-    return backend.cond(ops.any(settings.wants > 0), look, nothing)
+    return backend.cond(ops.any(params.return_logprobs > 0), compute, skip)
 
 
-def advance(settings: Settings, progress: Progress, chosen) -> Progress:
-    """The progress after each running row has written its `chosen` token (B,)."""
-    p, went = progress, progress.running
-    step = ops.cast(went, "int32")
-    ended = ops.any(settings.stops == chosen[:, None], axis=-1)
-    place, budget = p.place + step, p.budget - step
-    going = ops.logical_and(budget > 0, place < settings.limit)
-    here = ops.arange(p.counts.shape[1], dtype="int32")[None] == chosen[:, None]  # (B, V)
-    return Progress(
-        token=ops.where(went, chosen, p.token),
-        place=place,
-        index=p.index + step,
-        written=p.written + step,
-        budget=budget,
-        running=ops.logical_and(went, ops.logical_and(going, ops.logical_not(ended))),
-        prompt=p.prompt,
-        counts=p.counts + ops.cast(here, "int32"),
-        tail=ops.where(
-            went[:, None], ops.concatenate([p.tail[:, 1:], chosen[:, None]], axis=1), p.tail
-        ),
+def advance(params: SamplingParams, state: DecodeState, token: Tensor) -> DecodeState:
+    """The state after each running sequence has been given its next token (B,)."""
+    s, was_active = state, state.running
+    step = ops.cast(was_active, "int32")
+    is_stop = ops.any(params.stop_ids == token[:, None], axis=-1)
+    cache_position, remaining = s.cache_position + step, s.remaining_tokens - step
+    has_room = ops.logical_and(remaining > 0, cache_position < params.max_position)
+    goes_on = ops.logical_and(has_room, ops.logical_not(is_stop))
+    one_hot = ops.arange(s.token_counts.shape[1], dtype="int32")[None] == token[:, None]  # (B, V)
+    shifted = ops.concatenate([s.recent_tokens[:, 1:], token[:, None]], axis=1)
+    return DecodeState(
+        token=ops.where(was_active, token, s.token),
+        cache_position=cache_position,
+        position=s.position + step,
+        num_generated=s.num_generated + step,
+        remaining_tokens=remaining,
+        running=ops.logical_and(was_active, goes_on),
+        prompt_mask=s.prompt_mask,
+        token_counts=s.token_counts + ops.cast(one_hot, "int32"),
+        recent_tokens=ops.where(was_active[:, None], shifted, s.recent_tokens),
     )
 
 
-def _where_any(rows, change, logits):
-    """`change(logits)` if any row asks for it; the change itself leaves the others alone."""
-    return backend.cond(ops.any(rows), lambda: change(logits), lambda: logits)
+def _where_any(mask: Tensor, change: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """`change(logits)` if any sequence is in `mask` (B, ...); `change` leaves the others alone."""
+    return backend.cond(ops.any(mask), lambda: change(logits), lambda: logits)

@@ -17,7 +17,7 @@ from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.runner import Token
-from kgpt.generation.scheduler import Job
+from kgpt.generation.scheduler import GenerationJob
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 from kgpt.protocol import EngineStats, FinishReason, GenerationChunk, TokenInfo, Usage
@@ -75,7 +75,7 @@ class TextGenerator:
         max_num_seqs: texts written at once.
         max_queue: requests that may wait.
         max_context: most tokens remembered of a text; the model's when not given.
-        draft: a smaller model of the same tokenizer that guesses ahead, or "lookup" to guess from
+        draft: a smaller model of the same tokenizer that guesses ahead, or "prompt_lookup" to guess from
             the text itself. Guessing writes one text at a time, faster.
         dtype: of weights and computation; "int8" holds the matrices in 8 bits.
     """
@@ -87,7 +87,7 @@ class TextGenerator:
         max_num_seqs: int = 8,
         max_queue: int = 64,
         max_context: int | None = None,
-        draft: GPT | Literal["lookup"] | None = None,
+        draft: GPT | Literal["prompt_lookup"] | None = None,
         dtype: InferenceDtype = "float32",
     ):
         self.folder = Path(folder)
@@ -130,7 +130,7 @@ class TextGenerator:
         detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs)
         handle = Handle()
 
-        def on_tokens(job: Job, tokens: list[Token], finish: str | None) -> None:
+        def on_tokens(job: GenerationJob, tokens: list[Token], finish: str | None) -> None:
             if handle.done.is_set():
                 return
             chunk = detokenizer.feed(tokens, finish)

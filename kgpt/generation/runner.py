@@ -1,7 +1,7 @@
 """A batch of texts being written with one model: rows that join, read their prompt, write, leave.
 
 Only what the texts need is compiled, once for each shape: reading a piece of a prompt in one row
-or in all, and writing up to `CHUNK` tokens in every running row. Settings are tensors.
+or in all, and writing up to `MAX_DECODE_STEPS` tokens in every running row. SamplingParams are tensors.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from keras import ops
 
 from kgpt.generation.compiled import Programs
-from kgpt.generation.decode import CHUNK
-from kgpt.generation.sequence import FOREVER, Request, idle_rows, progress_row, settings_row
+from kgpt.generation.decode import MAX_DECODE_STEPS
+from kgpt.generation.sequence import NO_LIMIT, Request, make_idle_state, make_decode_state, make_sampling_params
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import init_kv_cache
 
-PIECES = (256, 64, 16)  # tokens of a prompt read in one call
-SMALLEST = 128  # places of the smallest cache; the next has twice as many
+PREFILL_CHUNK_SIZES = (256, 64, 16)  # tokens of a prompt read in one call
+MIN_CACHE_LEN = 128  # places of the smallest cache; the next has twice as many
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Row:
         return len(self.text) - 1 - self.first
 
 
-class Batch:
+class ModelRunner:
     """Rows of texts written together.
 
     Args:
@@ -87,10 +87,10 @@ class Batch:
         self.rolls = self.config.position == "rotary"
         self.programs = Programs.of(model)
         self.rows = [Row() for _ in range(rows)]
-        self.places = min(SMALLEST, self.context)
+        self.places = min(MIN_CACHE_LEN, self.context)
         dtype = model.dtype_policy.compute_dtype
         self.cache: Any = init_kv_cache(self.config, rows, self.places, dtype)
-        state = idle_rows(rows, self.config.known_vocab_size)
+        state = make_idle_state(rows, self.config.known_vocab_size)
         self.settings: Any
         self.progress: Any
         self.settings, self.progress = keras.tree.map_structure(ops.convert_to_tensor, state)
@@ -188,13 +188,13 @@ class Batch:
 
     def _piece(self, held: Row) -> list[int]:
         begin = held.first + held.read
-        return held.text[begin : begin + min(held.pending, PIECES[0], self.places)]
+        return held.text[begin : begin + min(held.pending, PREFILL_CHUNK_SIZES[0], self.places)]
 
     def _begin(self, row: int) -> None:
         held, vocabulary = self.rows[row], self.config.known_vocab_size
-        limit = FOREVER if self.rolls else self.config.max_length
-        settings = settings_row(held.request, vocabulary, limit)
-        progress = progress_row(held.request, held.place, vocabulary, held.new)
+        limit = NO_LIMIT if self.rolls else self.config.max_length
+        settings = make_sampling_params(held.request, vocabulary, limit)
+        progress = make_decode_state(held.request, held.place, vocabulary, held.new)
         if held.request.sampling.max_tokens <= len(held.new):
             held.finish = "length"
             progress = progress._replace(running=np.array([False]))
@@ -208,12 +208,12 @@ class Batch:
         """The rows that are in the loop."""
         return [i for i, row in enumerate(self.rows) if row.writing and row.finish is None]
 
-    def write(self, steps: int = CHUNK) -> dict[int, list[Token]]:
-        """Write up to `steps` (at most `CHUNK`) tokens in each row that is writing."""
+    def write(self, steps: int = MAX_DECODE_STEPS) -> dict[int, list[Token]]:
+        """Write up to `steps` (at most `MAX_DECODE_STEPS`) tokens in each row that is writing."""
         active = self.writing()
         if not active:
             return {}
-        steps = min(steps, CHUNK)
+        steps = min(steps, MAX_DECODE_STEPS)
         self.reserve(max(self._needed(row, steps) for row in active))
         # A row that writes alone does not pay for the width of the batch.
         alone = len(active) == 1 < len(self.rows)
@@ -288,7 +288,7 @@ class Batch:
         """Grow the cache until it holds `places` tokens of each text, or the context."""
         if places > self.places and self.places < self.context:
             wanted = min(places, self.context)
-            size = next(size for size in sizes(self.context, SMALLEST) if size >= wanted)
+            size = next(size for size in sizes(self.context, MIN_CACHE_LEN) if size >= wanted)
             self.resize(range(len(self.rows)), size)
 
     def _set_running(self, row: int, running: bool) -> None:
@@ -307,7 +307,7 @@ def _fit(x, places: int):
 
 def _piece_size(length: int, places: int) -> int:
     """The smallest size that is compiled and holds `length` tokens."""
-    return min(min(size for size in PIECES if size >= length), max(places, length))
+    return min(min(size for size in PREFILL_CHUNK_SIZES if size >= length), max(places, length))
 
 
 def _token(token: int, row: int, step: int, details: Mapping | Sequence[np.ndarray]) -> Token:

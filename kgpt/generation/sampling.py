@@ -12,16 +12,16 @@ alone or in a batch, and on every backend.
 
 from keras import ops
 
-BLOCKED = -1e30  # the logit of a token that must not be drawn
-WIDTH = 16  # tokens of a banned phrase that are compared
+MASKED_LOGIT = -1e30  # the logit of a token that must not be drawn
+MAX_BAD_WORD_LEN = 16  # tokens of a banned phrase that are compared
 
 
-def add_bias(logits, bias):
-    """logits plus (B, V) biases; -inf never happens, a ban is `BLOCKED`."""
+def apply_logit_bias(logits, bias):
+    """logits plus (B, V) biases; -inf never happens, a ban is `MASKED_LOGIT`."""
     return logits + bias
 
 
-def penalise_repetition(logits, seen, penalty):
+def apply_repetition_penalty(logits, seen, penalty):
     """Divide positive and multiply negative logits of tokens already present (Keskar et al., 2019).
 
     Args:
@@ -32,7 +32,7 @@ def penalise_repetition(logits, seen, penalty):
     return ops.where(seen, lowered, logits)
 
 
-def penalise_written(logits, counts, presence, frequency):
+def apply_presence_frequency_penalty(logits, counts, presence, frequency):
     """Lower tokens already written, once (presence) and for each time (frequency), as OpenAI does.
 
     Args:
@@ -43,21 +43,21 @@ def penalise_written(logits, counts, presence, frequency):
     return logits - presence[:, None] * written - frequency[:, None] * counts
 
 
-def ban_phrases(logits, tail, phrases):
+def apply_bad_words(logits, tail, phrases):
     """Block the token that would complete a banned phrase.
 
     Args:
         logits: (B, V).
-        tail: (B, WIDTH - 1) the last tokens of each text, -1 before its beginning.
-        phrases: (B, P, WIDTH) ids, flush right, -1 in front; an unused phrase is all -1.
+        tail: (B, MAX_BAD_WORD_LEN - 1) the last tokens of each text, -1 before its beginning.
+        phrases: (B, P, MAX_BAD_WORD_LEN) ids, flush right, -1 in front; an unused phrase is all -1.
     """
-    begun, last = phrases[:, :, :-1], phrases[:, :, -1]  # (B, P, WIDTH - 1), (B, P)
+    begun, last = phrases[:, :, :-1], phrases[:, :, -1]  # (B, P, MAX_BAD_WORD_LEN - 1), (B, P)
     fits = ops.logical_or(begun < 0, begun == tail[:, None])
     hit = ops.logical_and(ops.all(fits, axis=-1), last >= 0)  # (B, P)
-    return block_ids(logits, ops.where(hit, last, -1))
+    return mask_tokens(logits, ops.where(hit, last, -1))
 
 
-def block_ids(logits, ids):
+def mask_tokens(logits, ids):
     """Block the ids (B, E) of each row; -1 blocks nothing."""
     rows = ops.broadcast_to(ops.arange(ops.shape(ids)[0])[:, None], ops.shape(ids))
     places = ops.stack([rows, ops.maximum(ids, 0)], axis=-1)  # (B, E, 2)
@@ -66,7 +66,7 @@ def block_ids(logits, ids):
         ops.cast(ops.reshape(ids >= 0, (-1,)), "int32"),
         ops.shape(logits),
     )
-    return ops.where(hits > 0, BLOCKED, logits)
+    return ops.where(hits > 0, MASKED_LOGIT, logits)
 
 
 def apply_temperature(logits, temperature):
@@ -74,38 +74,38 @@ def apply_temperature(logits, temperature):
     return logits / ops.where(temperature > 0, temperature, 1.0)[:, None]
 
 
-def filter_top_k(logits, k):
+def apply_top_k(logits, k):
     """Block all but the k largest logits of each row; (B,) int32 k, 0 keeps all."""
     vocabulary = logits.shape[-1]
     k = ops.where(k > 0, ops.minimum(k, vocabulary), vocabulary)
-    kept = heaviest(logits, ops.ones_like(logits), ops.cast(k, "float32"))
-    return ops.where(kept, logits, BLOCKED)
+    kept = top_mass_mask(logits, ops.ones_like(logits), ops.cast(k, "float32"))
+    return ops.where(kept, logits, MASKED_LOGIT)
 
 
-def filter_top_p(logits, p):
+def apply_top_p(logits, p):
     """Keep the likeliest tokens up to and with the one that reaches probability p (B,)
     (Holtzman et al., 2020)."""
-    kept = heaviest(logits, ops.softmax(logits, axis=-1), p)
-    return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, BLOCKED)
+    kept = top_mass_mask(logits, ops.softmax(logits, axis=-1), p)
+    return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, MASKED_LOGIT)
 
 
-def filter_min_p(logits, p):
+def apply_min_p(logits, p):
     """Block tokens less likely than p (B,) times the likeliest (Nguyen et al., 2024)."""
     top = ops.max(logits, axis=-1, keepdims=True)
-    return ops.where(logits < top + ops.log(ops.maximum(p, 1e-30))[:, None], BLOCKED, logits)
+    return ops.where(logits < top + ops.log(ops.maximum(p, 1e-30))[:, None], MASKED_LOGIT, logits)
 
 
-def filter_typical(logits, p):
+def apply_typical_p(logits, p):
     """Keep the tokens whose surprise is nearest the expected, up to probability p (B,)
     (locally typical sampling, Meister et al., 2023)."""
     surprise = -ops.log_softmax(logits, axis=-1)
     probability = ops.exp(-surprise)
     entropy = ops.sum(probability * ops.minimum(surprise, 1e4), axis=-1, keepdims=True)
-    kept = heaviest(-ops.absolute(surprise - entropy), probability, p)
-    return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, BLOCKED)
+    kept = top_mass_mask(-ops.absolute(surprise - entropy), probability, p)
+    return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, MASKED_LOGIT)
 
 
-def heaviest(values, weights, amount):
+def top_mass_mask(values, weights, amount):
     """The largest values of each row, until their weights reach an amount: (B, V) booleans.
 
     A value is kept while all greater ones together weigh less than `amount`; equals are kept
@@ -132,7 +132,7 @@ def heaviest(values, weights, amount):
     return order >= high[:, None]
 
 
-def draw(logits, temperature, seed, position):
+def gumbel_max_sample(logits, temperature, seed, position):
     """One token for each row: (B,) int32. Rows of temperature 0 take the likeliest.
 
     Args:
@@ -141,10 +141,10 @@ def draw(logits, temperature, seed, position):
     """
     noise = gumbel_noise(seed, position, logits.shape[-1])
     noise = ops.where((temperature > 0)[:, None], noise, 0.0)
-    return likeliest(logits + noise)
+    return argmax(logits + noise)
 
 
-def likeliest(logits):
+def argmax(logits):
     """The first largest logit of each row: (B,) int32.
 
     XLA on CPU takes several times as long over an argmax.

@@ -1,4 +1,4 @@
-"""Who writes when: continuous batching over the rows of one `Batch`.
+"""Who writes when: continuous batching over the rows of one `ModelRunner`.
 
 Each `tick` lets waiting jobs in, reads a piece of the prompts of those that came, and writes a few
 tokens in all that are under way; so texts join and leave between steps, and a long prompt does not
@@ -16,19 +16,19 @@ from typing import Literal
 from kgpt.config import SamplingConfig
 from kgpt.generation.beam_search import beam_search
 from kgpt.generation.contrastive_search import contrastive_search
-from kgpt.generation.decode import CHUNK
-from kgpt.generation.runner import PIECES, SMALLEST, Batch, Row, Token, sizes
+from kgpt.generation.decode import MAX_DECODE_STEPS
+from kgpt.generation.runner import PREFILL_CHUNK_SIZES, MIN_CACHE_LEN, ModelRunner, Row, Token, sizes
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import speculative
 from kgpt.model.gpt import GPT
 
-PULSE = 0.03  # seconds between two looks at the outside, while somebody watches
+MAX_STEP_LATENCY_S = 0.03  # seconds between two looks at the outside, while somebody watches
 
-OnTokens = Callable[["Job", list[Token], str | None], None]
+OnTokens = Callable[["GenerationJob", list[Token], str | None], None]
 
 
 @dataclass
-class Job:
+class GenerationJob:
     """A request on its way. `finish` is "stop", "length", "cancelled", "deadline" or "error"."""
 
     request: Request
@@ -42,7 +42,7 @@ class Job:
     context_shifted: bool = False  # the text outgrew the model's context
     score: float | None = None  # of a beam
     cancelled: bool = False
-    draft: GPT | Literal["lookup"] | None = None  # guess ahead with a model, or from the text
+    draft: GPT | Literal["prompt_lookup"] | None = None  # guess ahead with a model, or from the text
 
     @property
     def searches(self) -> bool:
@@ -64,7 +64,7 @@ class Scheduler:
         model: the model.
         max_num_seqs: most texts written at once.
         context: most tokens remembered of a text; the model's `max_length` when not given.
-        together: see `Batch`.
+        together: see `ModelRunner`.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Scheduler:
     ):
         self.model, self.max_num_seqs, self.context = model, max_num_seqs, context
         self.together = together
-        self.batch = Batch(model, 1, context, together)
-        self.waiting: deque[Job] = deque()
-        self.active: dict[int, Job] = {}  # by row
-        self.searches: list[tuple[Job, Iterator[list[Token]]]] = []
-        self._step_time = PULSE
+        self.batch = ModelRunner(model, 1, context, together)
+        self.waiting: deque[GenerationJob] = deque()
+        self.active: dict[int, GenerationJob] = {}  # by row
+        self.searches: list[tuple[GenerationJob, Iterator[list[Token]]]] = []
+        self._step_time = MAX_STEP_LATENCY_S
 
     @property
     def idle(self) -> bool:
@@ -97,7 +97,7 @@ class Scheduler:
         """Every (rows, places) that `warm` has to see before all requests find it compiled."""
         context = self.batch.context
         return [
-            (r, p) for p in sizes(context, SMALLEST) for r in sizes(self.max_num_seqs, 1, step=4)
+            (r, p) for p in sizes(context, MIN_CACHE_LEN) for r in sizes(self.max_num_seqs, 1, step=4)
         ]
 
     def warm(self, rows: int, places: int) -> None:
@@ -105,9 +105,9 @@ class Scheduler:
 
         On a batch of its own, which shares the programs and leaves texts under way alone.
         """
-        batch = Batch(self.model, 1, self.context)
+        batch = ModelRunner(self.model, 1, self.context)
         batch.resize([-1] * rows, places)
-        for length in PIECES if rows == 1 else PIECES[-1:]:
+        for length in PREFILL_CHUNK_SIZES if rows == 1 else PREFILL_CHUNK_SIZES[-1:]:
             ids = [0] * min(length + 1, batch.places)
             request = Request(ids, SamplingConfig(temperature=0, max_tokens=2))
             few = range(min(rows, 2))  # both write together, then the first alone
@@ -132,7 +132,7 @@ class Scheduler:
             job.error = error
             job.tell([], "error")
         self.active, self.searches = {}, []
-        self.batch = Batch(self.model, 1, self.context, self.together)
+        self.batch = ModelRunner(self.model, 1, self.context, self.together)
 
     # -- in and out -------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Scheduler:
             self.searches.remove(pair)
             pair[0].tell([], _over(pair[0], now))
 
-    def _finish(self, row: int, job: Job, tokens: list[Token], reason: str) -> None:
+    def _finish(self, row: int, job: GenerationJob, tokens: list[Token], reason: str) -> None:
         job.context_shifted = self.batch.rows[row].shifted
         self.batch.leave(row)
         del self.active[row]
@@ -223,17 +223,17 @@ class Scheduler:
     def _steps(self) -> int:
         """As many tokens as can be written before somebody would notice the wait."""
         if not (self.waiting or any(job.watched for job in self.active.values())):
-            return CHUNK
-        return max(1, min(CHUNK, int(PULSE / max(self._step_time, 1e-6))))
+            return MAX_DECODE_STEPS
+        return max(1, min(MAX_DECODE_STEPS, int(MAX_STEP_LATENCY_S / max(self._step_time, 1e-6))))
 
-    def _start_search(self, job: Job) -> Iterator[list[Token]]:
+    def _start_search(self, job: GenerationJob) -> Iterator[list[Token]]:
         request = job.request
         request.check(self.model.config.known_vocab_size)
         if request.sampling.beam_size > 1:
             return beam_search(self.model, request, self.context)
         if request.sampling.contrastive_alpha:
             return contrastive_search(self.model, request, self.context)
-        draft = None if job.draft == "lookup" else job.draft
+        draft = None if job.draft == "prompt_lookup" else job.draft
         return speculative(self.model, request, draft, self.context)
 
     def _search(self) -> None:
@@ -248,7 +248,7 @@ class Scheduler:
             job.tell([], "stop" if ended else "length")
 
 
-def _over(job: Job, now: float) -> str | None:
+def _over(job: GenerationJob, now: float) -> str | None:
     if job.cancelled:
         return "cancelled"
     return "deadline" if job.deadline is not None and now > job.deadline else None
@@ -258,11 +258,11 @@ def generate(
     model: GPT,
     requests: Sequence[Request],
     max_num_seqs: int = 16,
-    draft: GPT | Literal["lookup"] | None = None,
-) -> list[Job]:
+    draft: GPT | Literal["prompt_lookup"] | None = None,
+) -> list[GenerationJob]:
     """Write a text for each request, many at a time; returns the jobs, done, in their order."""
     scheduler = Scheduler(model, max_num_seqs, together=True)
-    jobs = [Job(request, watched=False, draft=draft) for request in requests]
+    jobs = [GenerationJob(request, watched=False, draft=draft) for request in requests]
     scheduler.waiting.extend(jobs)
     scheduler.run()
     return jobs

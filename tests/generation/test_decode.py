@@ -7,7 +7,7 @@ import pytest
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.generation.compiled import Programs
-from kgpt.generation.runner import Batch, common_prefix
+from kgpt.generation.runner import ModelRunner, common_prefix
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
 from kgpt.model.kv_cache import cache_attention_mask, init_kv_cache
@@ -55,7 +55,7 @@ def test_cached_logits_equal_uncached(kind):
 
 def test_greedy_text_is_the_one_written_without_a_cache(kind):
     for prompt in prompts(1, 17, 30):
-        batch = Batch(model_of(kind))
+        batch = ModelRunner(model_of(kind))
         assert run(batch, 0, Request(prompt, greedy(12))) == greedy_without_cache(kind, prompt, 12)
 
 
@@ -65,12 +65,12 @@ def test_new_weights_are_used_by_what_was_compiled_before():
 
     request, other = Request(prompts(9)[0], greedy(12)), model_of("llama", seed=4)
     model = GPT(model_of("llama").config, seed=3)
-    before = run(Batch(model), 0, request)
+    before = run(ModelRunner(model), 0, request)
     compiled = Programs.of(model).compilations()
     for variable, value in zip(model.variables, other.variables, strict=True):
         variable.assign(value.value)
-    after = run(Batch(model), 0, request)
-    assert after == run(Batch(other), 0, request) != before
+    after = run(ModelRunner(model), 0, request)
+    assert after == run(ModelRunner(other), 0, request) != before
     assert Programs.of(model).compilations() == compiled
 
 
@@ -87,7 +87,7 @@ def test_sixteen_ragged_prompts_together_are_each_alone(config):
 def test_a_remembered_beginning_changes_nothing(kind):
     first = prompts(20)[0]
     second = [*first, *prompts(9, seed=1)[0]]
-    batch, fresh = Batch(model_of(kind)), Batch(model_of(kind))
+    batch, fresh = ModelRunner(model_of(kind)), ModelRunner(model_of(kind))
     run(batch, 0, Request(first, greedy(8)))
     again = run(batch, 0, Request(second, greedy(8)))
     assert batch.rows[0].reused >= len(first)
@@ -95,7 +95,7 @@ def test_a_remembered_beginning_changes_nothing(kind):
 
 
 def test_a_text_may_outgrow_the_context(kind):
-    batch = Batch(model_of(kind))
+    batch = ModelRunner(model_of(kind))
     text = run_long(batch, Request(prompts(40)[0], greedy(90)))
     assert len(text) == 90
     assert batch.rows[0].shifted
@@ -113,14 +113,14 @@ def run_long(batch, request):
 
 
 def test_a_prompt_may_outgrow_the_context(kind):
-    batch = Batch(model_of(kind))
+    batch = ModelRunner(model_of(kind))
     assert len(run_long(batch, Request(prompts(200)[0], greedy(5)))) == 5
     assert batch.rows[0].shifted
 
 
 def test_positions_that_are_used_up_begin_again_with_the_last_part():
     prompt = prompts(60)[0]
-    text = run_long(Batch(model_of("gpt2")), Request(prompt, greedy(12)))
+    text = run_long(ModelRunner(model_of("gpt2")), Request(prompt, greedy(12)))
     # Four tokens fit; then the last half of the context is read again from position 0.
     begun = [*prompt, *text[:5]][-32:]
     assert text[5:] == greedy_without_cache("gpt2", begun, 7)
@@ -128,7 +128,7 @@ def test_positions_that_are_used_up_begin_again_with_the_last_part():
 
 def test_no_setting_compiles_anything():
     model = model_of("llama")
-    batch, prompt = Batch(model), prompts(9)[0]
+    batch, prompt = ModelRunner(model), prompts(9)[0]
     run(batch, 0, Request(prompt, greedy(3)))
     before = Programs.of(model).compilations()
     for change in (
@@ -146,7 +146,7 @@ def test_speculation_never_changes_the_text(kind):
     for config in (greedy(20), WILD.model_copy(update={"max_tokens": 20})):
         requests = [Request(text, config, seed=i) for i, text in enumerate(prompts(3, 25))]
         want = [job.ids for job in generate(model_of(kind), requests)]
-        for draft in ("lookup", model_of(kind), model_of("llama", seed=4)):
+        for draft in ("prompt_lookup", model_of(kind), model_of("llama", seed=4)):
             jobs = generate(model_of(kind), requests, draft=draft)
             assert [job.ids for job in jobs] == want
 
@@ -168,7 +168,7 @@ def test_minimum_length_bans_and_stops():
 
 def test_alternatives_are_the_models_own_distribution():
     model, prompt = model_of("gpt2"), prompts(5)[0]
-    batch = Batch(model)
+    batch = ModelRunner(model)
     batch.join(0, Request(prompt, WILD, alternatives=True, seed=4))
     while not batch.rows[0].writing:
         batch.read([0])
@@ -193,7 +193,7 @@ def test_alternatives_are_the_models_own_distribution():
 )
 def test_what_cannot_be_run_is_refused_in_a_sentence(request_, words):
     with pytest.raises(UsageError, match=words):
-        Batch(model_of("gpt2")).join(0, request_)
+        ModelRunner(model_of("gpt2")).join(0, request_)
 
 
 def held(positions, newest, **options):

@@ -6,7 +6,7 @@ import pytest
 
 from kgpt import backend
 from kgpt.generation import sampling
-from kgpt.generation.sampling import BLOCKED, WIDTH
+from kgpt.generation.sampling import MASKED_LOGIT, MAX_BAD_WORD_LEN
 
 pytestmark = pytest.mark.backend
 
@@ -29,7 +29,7 @@ def softmax(x):
 
 
 def kept(filtered):
-    return [set(np.flatnonzero(row > BLOCKED / 2)) for row in filtered]
+    return [set(np.flatnonzero(row > MASKED_LOGIT / 2)) for row in filtered]
 
 
 def nucleus(keys, weights, amount):
@@ -44,33 +44,33 @@ def nucleus(keys, weights, amount):
 
 
 def test_top_k_keeps_the_k_largest():
-    got = kept(run(sampling.filter_top_k, LOGITS, rows(1, 7, 0, dtype="int32")))
+    got = kept(run(sampling.apply_top_k, LOGITS, rows(1, 7, 0, dtype="int32")))
     want = [set(np.argsort(-LOGITS[0])[:1]), set(np.argsort(-LOGITS[1])[:7]), set(range(V))]
     assert got == want
 
 
 def test_a_k_above_the_vocabulary_keeps_all():
     assert (
-        kept(run(sampling.filter_top_k, LOGITS, rows(*[10_000] * 3, dtype="int32")))
+        kept(run(sampling.apply_top_k, LOGITS, rows(*[10_000] * 3, dtype="int32")))
         == [set(range(V))] * 3
     )
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.999])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
-    got = kept(run(sampling.filter_top_p, LOGITS, rows(p, p, p)))
+    got = kept(run(sampling.apply_top_p, LOGITS, rows(p, p, p)))
     assert got == [nucleus(row, softmax(row.astype("float64")), p) for row in LOGITS]
 
 
 def test_min_p_keeps_what_is_likely_beside_the_likeliest():
-    got = kept(run(sampling.filter_min_p, LOGITS, rows(0.1, 0.5, 0.0)))
+    got = kept(run(sampling.apply_min_p, LOGITS, rows(0.1, 0.5, 0.0)))
     want = [set(np.flatnonzero(softmax(r) >= p * softmax(r).max())) for r, p in zip(LOGITS, (0.1, 0.5, 0.0), strict=True)]  # fmt: skip # noqa: E501
     assert got == want
 
 
 @pytest.mark.parametrize("p", [0.2, 0.7, 0.95])
 def test_typical_keeps_what_surprises_as_expected(p):
-    got = kept(run(sampling.filter_typical, LOGITS, rows(p, p, p)))
+    got = kept(run(sampling.apply_typical_p, LOGITS, rows(p, p, p)))
     for row, chosen in zip(LOGITS, got, strict=True):
         probability = softmax(row.astype("float64"))
         surprise = -np.log(probability)
@@ -80,14 +80,14 @@ def test_typical_keeps_what_surprises_as_expected(p):
 
 def test_filters_with_neutral_settings_change_nothing():
     for function, neutral in (
-        (sampling.filter_top_p, 1.0), (sampling.filter_min_p, 0.0), (sampling.filter_typical, 1.0),
+        (sampling.apply_top_p, 1.0), (sampling.apply_min_p, 0.0), (sampling.apply_typical_p, 1.0),
     ):  # fmt: skip
         assert np.array_equal(run(function, LOGITS, rows(*[neutral] * 3)), LOGITS)
 
 
 def test_repetition_penalty_draws_towards_zero_probability():
     seen = NOISE.random((3, V)) < 0.3
-    got = run(sampling.penalise_repetition, LOGITS, seen, rows(1.0, 1.5, 2.0))
+    got = run(sampling.apply_repetition_penalty, LOGITS, seen, rows(1.0, 1.5, 2.0))
     for row, mask, penalty, out in zip(LOGITS, seen, (1.0, 1.5, 2.0), got, strict=True):
         lowered = np.where(row > 0, row / penalty, row * penalty)
         np.testing.assert_allclose(out, np.where(mask, lowered, row), rtol=1e-6)
@@ -95,7 +95,7 @@ def test_repetition_penalty_draws_towards_zero_probability():
 
 def test_presence_counts_once_and_frequency_each_time():
     counts = NOISE.integers(0, 4, (3, V)).astype("int32")
-    got = run(sampling.penalise_written, LOGITS, counts, rows(0.5, 0, 1), rows(0, 0.3, -0.2))
+    got = run(sampling.apply_presence_frequency_penalty, LOGITS, counts, rows(0.5, 0, 1), rows(0, 0.3, -0.2))
     want = (
         LOGITS
         - np.array([[0.5], [0], [1]]) * (counts > 0)
@@ -105,28 +105,28 @@ def test_presence_counts_once_and_frequency_each_time():
 
 
 def test_a_banned_phrase_is_blocked_at_its_last_token():
-    tail = np.full((2, WIDTH - 1), -1, "int32")
+    tail = np.full((2, MAX_BAD_WORD_LEN - 1), -1, "int32")
     tail[0, -2:], tail[1, -2:] = (4, 5), (5, 4)
-    phrases = np.full((2, 3, WIDTH), -1, "int32")
+    phrases = np.full((2, 3, MAX_BAD_WORD_LEN), -1, "int32")
     phrases[:, 0, -3:] = (4, 5, 6)
     phrases[:, 1, -2:] = (4, 9)
-    got = run(sampling.ban_phrases, LOGITS[:2], tail, phrases)
-    assert [set(np.flatnonzero(row < BLOCKED / 2)) for row in got] == [{6}, {9}]
+    got = run(sampling.apply_bad_words, LOGITS[:2], tail, phrases)
+    assert [set(np.flatnonzero(row < MASKED_LOGIT / 2)) for row in got] == [{6}, {9}]
 
 
 def test_blocking_ids_leaves_the_rest():
-    got = run(sampling.block_ids, LOGITS, np.array([[1, -1], [-1, -1], [3, 0]], "int32"))
-    assert [set(np.flatnonzero(row < BLOCKED / 2)) for row in got] == [{1}, set(), {0, 3}]
+    got = run(sampling.mask_tokens, LOGITS, np.array([[1, -1], [-1, -1], [3, 0]], "int32"))
+    assert [set(np.flatnonzero(row < MASKED_LOGIT / 2)) for row in got] == [{1}, set(), {0, 3}]
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("temperature", lambda x: sampling.apply_temperature(x, keras.ops.full((1,), 0.7))),
-        ("top-k", lambda x: sampling.filter_top_k(x, keras.ops.full((1,), 5, "int32"))),
-        ("top-p", lambda x: sampling.filter_top_p(x, keras.ops.full((1,), 0.9))),
-        ("min-p", lambda x: sampling.filter_min_p(x, keras.ops.full((1,), 0.2))),
-        ("typical", lambda x: sampling.filter_typical(x, keras.ops.full((1,), 0.9))),
+        ("top-k", lambda x: sampling.apply_top_k(x, keras.ops.full((1,), 5, "int32"))),
+        ("top-p", lambda x: sampling.apply_top_p(x, keras.ops.full((1,), 0.9))),
+        ("min-p", lambda x: sampling.apply_min_p(x, keras.ops.full((1,), 0.2))),
+        ("typical", lambda x: sampling.apply_typical_p(x, keras.ops.full((1,), 0.9))),
     ],
 )
 def test_20000_draws_follow_the_distribution(name, change):
@@ -137,7 +137,7 @@ def test_20000_draws_follow_the_distribution(name, change):
         many = keras.ops.broadcast_to(filtered, (count, 12))
         ones = keras.ops.ones((count,))
         seeds = keras.ops.full((count,), 12345, "int32")
-        return filtered, sampling.draw(many, ones, seeds, positions)
+        return filtered, sampling.gumbel_max_sample(many, ones, seeds, positions)
 
     filtered, drawn = backend.jit(draws)(logits, np.arange(count, dtype="int32"))
     probability = softmax(np.array(filtered, "float64")[0])
@@ -179,6 +179,6 @@ def _numpy_noise(seeds, positions, size):
 def test_of_equally_likely_tokens_the_first_is_taken():
     none = -np.inf
     logits = np.array([[1, 3, 3, 0], [none, none, 2, 2], [none] * 4, [np.nan] * 4], "float32")
-    got = keras.ops.convert_to_numpy(sampling.likeliest(keras.ops.convert_to_tensor(logits)))
+    got = keras.ops.convert_to_numpy(sampling.argmax(keras.ops.convert_to_tensor(logits)))
     assert got[:3].tolist() == [1, 2, 0]
     assert 0 <= got[3] < 4  # a model gone wrong names a token all the same

@@ -48,10 +48,10 @@ def softmax(logits):
     ("ours", "value", "dtype", "peer"),
     [
         (sampling.apply_temperature, 0.7, "float32", lambda: theirs.TemperatureLogitsWarper(0.7)),
-        (sampling.filter_top_k, 9, "int32", lambda: theirs.TopKLogitsWarper(9)),
-        (sampling.filter_top_p, 0.8, "float32", lambda: theirs.TopPLogitsWarper(0.8)),
-        (sampling.filter_min_p, 0.1, "float32", lambda: theirs.MinPLogitsWarper(0.1)),
-        (sampling.filter_typical, 0.6, "float32", lambda: theirs.TypicalLogitsWarper(0.6)),
+        (sampling.apply_top_k, 9, "int32", lambda: theirs.TopKLogitsWarper(9)),
+        (sampling.apply_top_p, 0.8, "float32", lambda: theirs.TopPLogitsWarper(0.8)),
+        (sampling.apply_min_p, 0.1, "float32", lambda: theirs.MinPLogitsWarper(0.1)),
+        (sampling.apply_typical_p, 0.6, "float32", lambda: theirs.TypicalLogitsWarper(0.6)),
     ],
     ids=["temperature", "top_k", "top_p", "min_p", "typical_p"],
 )
@@ -65,7 +65,7 @@ def test_repetition_penalty_is_equal():
     ids = np.random.default_rng(2).integers(0, V, (2, 12))
     seen = np.zeros((2, V), bool)
     np.put_along_axis(seen, ids, True, axis=1)
-    got = backend.jit(sampling.penalise_repetition)(LOGITS, seen, filled(1.3))
+    got = backend.jit(sampling.apply_repetition_penalty)(LOGITS, seen, filled(1.3))
     peer = theirs.RepetitionPenaltyLogitsProcessor(1.3)
     want = peer(torch.from_numpy(ids), torch.from_numpy(LOGITS))
     np.testing.assert_allclose(softmax(got), softmax(want), atol=1e-5)
@@ -75,15 +75,15 @@ def test_bias_and_banned_phrases_are_equal():
     ids = torch.tensor([[5, 6], [6, 5]])
     bias = np.zeros((2, V), "float32")
     bias[:, 3] = 2.5
-    got = backend.jit(sampling.add_bias)(LOGITS, bias)
+    got = backend.jit(sampling.apply_logit_bias)(LOGITS, bias)
     peer = theirs.SequenceBiasLogitsProcessor([[[3], 2.5]])
     want = peer(ids, torch.from_numpy(LOGITS))
     np.testing.assert_allclose(softmax(got), softmax(want), atol=1e-5)
-    tail = np.full((2, sampling.WIDTH - 1), -1, "int32")
+    tail = np.full((2, sampling.MAX_BAD_WORD_LEN - 1), -1, "int32")
     tail[:, -2:] = ids.numpy()
-    phrases = np.full((2, 1, sampling.WIDTH), -1, "int32")
+    phrases = np.full((2, 1, sampling.MAX_BAD_WORD_LEN), -1, "int32")
     phrases[:, 0, -3:] = (5, 6, 7)
-    got = backend.jit(sampling.ban_phrases)(LOGITS, tail, phrases)
+    got = backend.jit(sampling.apply_bad_words)(LOGITS, tail, phrases)
     want = theirs.NoBadWordsLogitsProcessor([[5, 6, 7]], eos_token_id=torch.tensor([0]))(
         ids, torch.from_numpy(LOGITS)
     )

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from kgpt.generation.decode import CHUNK, decode_n_tokens, prefill
-from kgpt.generation.runner import PIECES
-from kgpt.generation.sampling import WIDTH
-from kgpt.generation.sequence import FOREVER, PHRASES, STOP_IDS, Progress, Settings
+from kgpt.generation.decode import MAX_DECODE_STEPS, decode_n_tokens, prefill
+from kgpt.generation.runner import PREFILL_CHUNK_SIZES
+from kgpt.generation.sampling import MAX_BAD_WORD_LEN
+from kgpt.generation.sequence import NO_LIMIT, MAX_BAD_WORDS, MAX_STOP_IDS, DecodeState, SamplingParams
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import init_kv_cache
 
@@ -47,7 +47,7 @@ def write_texts(
     model: GPT,
     prompt: tf.Tensor,
     length: tf.Tensor,
-    settings: Settings,
+    settings: SamplingParams,
     budget: tf.Tensor,
     find_stop: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> Texts:
@@ -76,7 +76,7 @@ def write_texts(
             lambda: read(model, cache, texts, progress, unread),
             lambda: (cache, progress),
         )
-        cache, progress, out = decode_n_tokens(model.decode_step, cache, settings, progress, CHUNK)
+        cache, progress, out = decode_n_tokens(model.decode_step, cache, settings, progress, MAX_DECODE_STEPS)
         before = texts.written
         texts = add(texts, out.tokens, settings.stops)
         if find_stop is not None:
@@ -94,10 +94,10 @@ def write_texts(
     return tf.while_loop(more, turn, start, _shapes(cache, progress))[0]
 
 
-def read(model: GPT, cache, texts: Texts, progress: Progress, unread):
+def read(model: GPT, cache, texts: Texts, progress: DecodeState, unread):
     """Read the unread texts (B,), but their last tokens, into the cache from position 0.
 
-    Of a text longer than the context its last part is read, as much as `Batch` takes.
+    Of a text longer than the context its last part is read, as much as `ModelRunner` takes.
     """
     config = model.config
     kept = config.max_length if config.position == "rotary" else max(1, config.max_length // 2)
@@ -105,7 +105,7 @@ def read(model: GPT, cache, texts: Texts, progress: Progress, unread):
     first = tf.where(whole > config.max_length, whole - kept, tf.zeros_like(whole))
     count = tf.where(unread, whole - 1 - first, tf.zeros_like(whole))
     most = tf.reduce_max(count)
-    size = tf.clip_by_value(most, 1, PIECES[0])
+    size = tf.clip_by_value(most, 1, PREFILL_CHUNK_SIZES[0])
 
     def piece(start, cache):
         here = tf.clip_by_value(count - start, 0, size)
@@ -117,7 +117,7 @@ def read(model: GPT, cache, texts: Texts, progress: Progress, unread):
     return cache, progress._replace(place=tf.where(unread, count, progress.place))
 
 
-def beginning(texts: Texts, budget, vocab_size: int) -> Progress:
+def beginning(texts: Texts, budget, vocab_size: int) -> DecodeState:
     """The progress of texts of which nothing has been read."""
     rows, size = tf.unstack(tf.shape(texts.prompt))
     last = texts.length - 1
@@ -128,9 +128,9 @@ def beginning(texts: Texts, budget, vocab_size: int) -> Progress:
         tf.ones_like(ids),
         [rows, vocab_size],
     )
-    back = texts.length[:, None] - tf.range(WIDTH - 1, 0, -1)[None]
+    back = texts.length[:, None] - tf.range(MAX_BAD_WORD_LEN - 1, 0, -1)[None]
     tail = tf.gather(texts.prompt, tf.maximum(back, 0), batch_dims=1)
-    return Progress(
+    return DecodeState(
         token=tf.gather(texts.prompt, last, batch_dims=1),
         place=tf.zeros_like(last),
         index=texts.length,
@@ -144,7 +144,7 @@ def beginning(texts: Texts, budget, vocab_size: int) -> Progress:
 
 
 def add(texts: Texts, tokens, stops) -> Texts:
-    """`texts` with tokens (B, CHUNK) at their ends; -1 is none."""
+    """`texts` with tokens (B, MAX_DECODE_STEPS) at their ends; -1 is none."""
     real = tf.where(tokens >= 0)
     row, step = tf.unstack(tf.cast(real, tf.int32), axis=1)
     places = tf.stack([row, tf.gather(texts.written, row) + step], axis=1)
@@ -158,8 +158,8 @@ def add(texts: Texts, tokens, stops) -> Texts:
     )
 
 
-def settings_of(rows: tf.Tensor, config, stop_ids, values: dict[str, tf.Tensor]) -> Settings:
-    """The `Settings` of `rows` texts.
+def settings_of(rows: tf.Tensor, config, stop_ids, values: dict[str, tf.Tensor]) -> SamplingParams:
+    """The `SamplingParams` of `rows` texts.
 
     Args:
         config: the `ModelConfig`.
@@ -168,7 +168,7 @@ def settings_of(rows: tf.Tensor, config, stop_ids, values: dict[str, tf.Tensor])
     """
     off = {"temperature": 1.0, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0}
     whole = ("seed", "top_k", "min_tokens", "wants")
-    ends = sorted(stop_ids) + [-1] * (STOP_IDS - len(stop_ids))
+    ends = sorted(stop_ids) + [-1] * (MAX_STOP_IDS - len(stop_ids))
 
     def each(name):
         dtype = tf.int32 if name in whole else tf.float32
@@ -177,11 +177,11 @@ def settings_of(rows: tf.Tensor, config, stop_ids, values: dict[str, tf.Tensor])
 
     special = {
         "bias": tf.zeros([rows, config.vocab_size]),
-        "phrases": tf.fill([rows, PHRASES, WIDTH], -1),
+        "phrases": tf.fill([rows, MAX_BAD_WORDS, MAX_BAD_WORD_LEN], -1),
         "stops": tf.tile(tf.constant([ends], tf.int32), [rows, 1]),
-        "limit": tf.fill([rows], FOREVER if config.position == "rotary" else config.max_length),
+        "limit": tf.fill([rows], NO_LIMIT if config.position == "rotary" else config.max_length),
     }
-    return Settings(**special, **{n: each(n) for n in Settings._fields if n not in special})
+    return SamplingParams(**special, **{n: each(n) for n in SamplingParams._fields if n not in special})
 
 
 def _cache_shapes(cache):
@@ -190,9 +190,9 @@ def _cache_shapes(cache):
     ]
 
 
-def _shapes(cache, progress: Progress):
+def _shapes(cache, progress: DecodeState):
     """What of the loop's tensors is known beforehand: everything but rows and lengths."""
     flat, table = tf.TensorShape([None]), tf.TensorShape([None, None])
     texts = Texts(table, flat, table, flat, flat)
-    known = Progress(*(tf.TensorShape([None, *part.shape[1:]]) for part in progress))
+    known = DecodeState(*(tf.TensorShape([None, *part.shape[1:]]) for part in progress))
     return texts, flat, _cache_shapes(cache), known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from kgpt.export.savedmodel.tokenizer import GraphTokenizer
-from kgpt.generation.decode import CHUNK
+from kgpt.generation.decode import MAX_DECODE_STEPS
 
 
 class StopStrings:
@@ -56,8 +56,8 @@ class StopStrings:
 
     def _first(self, new, before, written):
         """Look at each text as it was after each of its latest tokens."""
-        counts = tf.minimum(before[:, None] + tf.range(1, CHUNK + 1)[None], written[:, None])
-        texts = self.decode(tf.repeat(new, CHUNK, axis=0), tf.reshape(counts, [-1]))
+        counts = tf.minimum(before[:, None] + tf.range(1, MAX_DECODE_STEPS + 1)[None], written[:, None])
+        texts = self.decode(tf.repeat(new, MAX_DECODE_STEPS, axis=0), tf.reshape(counts, [-1]))
         stopped = tf.reshape(self.cut(texts) != texts, tf.shape(counts))
         fresh = tf.reduce_any(stopped, axis=1) & (written > before)
         first = tf.argmax(tf.cast(stopped, tf.int32), axis=1)
