@@ -50,7 +50,7 @@ def run(engine, seed: int, together: bool) -> float:
         engine.submit(
             request,
             lambda job, tokens, finish, done=done: done.set() if finish else None,
-            watched=False,
+            stream=False,
         )
         waiting.append(done)
         if not together:

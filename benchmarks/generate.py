@@ -146,17 +146,17 @@ def kgpt(dtype: str):
     config = Config.load("gpt2").model.model_copy(update={"vocab_size": VOCABULARY})
     model = build_for_inference(functools.partial(GPT, config, seed=1), dtype)
     greedy = SamplingConfig(temperature=0, max_tokens=NEW)
-    batches = {size: ModelRunner(model, size) for size in BATCHES}
+    runners = {size: ModelRunner(model, size) for size in BATCHES}
 
     def generate(size):
-        batch = batches[size]
-        for row, ids in enumerate(prompts(size)):
-            batch.rows[row].text = []  # nothing is remembered from the last round
-            batch.join(row, Request(ids.tolist(), greedy))
-        while reading := [row for row in range(size) if not batch.rows[row].writing]:
-            batch.read(reading)
-        while batch.writing():
-            batch.write()
+        runner = runners[size]
+        for slot, ids in enumerate(prompts(size)):
+            runner.sequences[slot].token_ids = []  # no cached prefix from the last round
+            runner.add(slot, Request(ids.tolist(), greedy))
+        while pending := [i for i in range(size) if not runner.sequences[i].is_decoding]:
+            runner.prefill(pending)
+        while runner.decoding_slots():
+            runner.decode()
 
     return generate
 

@@ -57,7 +57,7 @@ def measure(folder: Path, target: Path, batch: int) -> tuple[float, float]:
 
     def engine():
         requests = [Request(row.tolist(), sampling, stop_ids=ends) for row in ids]
-        return [job.ids for job in generate(model, requests, max_num_seqs=batch)]
+        return [job.token_ids for job in generate(model, requests, max_num_seqs=batch)]
 
     def graph():
         return served(ids=tf.constant(ids), **controls)["ids"].numpy().tolist()

@@ -1,33 +1,65 @@
 """kgpt: train your own GPT, watch it learn, chat with it and ship it.
 
-Public names are resolved when they are first used, so `import kgpt` costs milliseconds and no
-backend is chosen before a model is built.
+>>> import kgpt
+>>> generator = kgpt.load("demo")  # doctest: +SKIP
+>>> generator.generate("ROMEO:", max_tokens=80).text  # doctest: +SKIP
+
+Public names are imported at first use, so `import kgpt` takes milliseconds and chooses no backend.
 """
 
+import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kgpt.config import Config as Config
+    from kgpt.config import DataConfig as DataConfig
+    from kgpt.config import ModelConfig as ModelConfig
+    from kgpt.config import SamplingConfig as SamplingConfig
+    from kgpt.config import ServeConfig as ServeConfig
+    from kgpt.config import TrainConfig as TrainConfig
+    from kgpt.data.dataset import EvaluationDataset as EvaluationDataset
+    from kgpt.data.dataset import TrainDataset as TrainDataset
+    from kgpt.data.shards import TokenDataset as TokenDataset
+    from kgpt.errors import CheckpointError as CheckpointError
+    from kgpt.errors import DataError as DataError
+    from kgpt.errors import KgptError as KgptError
+    from kgpt.errors import RunError as RunError
+    from kgpt.errors import UsageError as UsageError
+    from kgpt.generation.generator import Completion as Completion
+    from kgpt.generation.generator import TextGenerator as TextGenerator
+    from kgpt.generation.load import load as load
+    from kgpt.model.gpt import GPT as GPT
+    from kgpt.protocol import GenerationChunk as GenerationChunk
+    from kgpt.text.tokenizer import Tokenizer as Tokenizer
+    from kgpt.training.losses import NextTokenLoss as NextTokenLoss
+    from kgpt.training.optimizers import AdamW as AdamW
+    from kgpt.training.optimizers import Lion as Lion
+    from kgpt.training.optimizers import Muon as Muon
+    from kgpt.training.schedule import LRSchedule as LRSchedule
+    from kgpt.training.schedule import WarmupCosine as WarmupCosine
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "Config": "kgpt.config",
-    "ModelConfig": "kgpt.config",
-    "DataConfig": "kgpt.config",
-    "TrainConfig": "kgpt.config",
-    "SamplingConfig": "kgpt.config",
-    "KgptError": "kgpt.errors",
-    "Tokenizer": "kgpt.text.tokenizer",
-    "TokenDataset": "kgpt.data.shards",
-    "TrainDataset": "kgpt.data.dataset",
-    "EvaluationDataset": "kgpt.data.dataset",
-    "GPT": "kgpt.model.gpt",
-    "NextTokenLoss": "kgpt.training.losses",
-    "AdamW": "kgpt.training.optimizers",
-    "Lion": "kgpt.training.optimizers",
-    "Muon": "kgpt.training.optimizers",
-    "LRSchedule": "kgpt.training.schedule",
-    "WarmupCosine": "kgpt.training.schedule",
-}
+_MODULES = {
+    "kgpt.config": (
+        "Config", "DataConfig", "ModelConfig", "SamplingConfig", "ServeConfig", "TrainConfig",
+    ),
+    "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),
+    "kgpt.data.shards": ("TokenDataset",),
+    "kgpt.errors": ("CheckpointError", "DataError", "KgptError", "RunError", "UsageError"),
+    "kgpt.generation.generator": ("Completion", "TextGenerator"),
+    "kgpt.generation.load": ("load",),
+    "kgpt.model.gpt": ("GPT",),
+    "kgpt.protocol": ("GenerationChunk",),
+    "kgpt.text.tokenizer": ("Tokenizer",),
+    "kgpt.training.losses": ("NextTokenLoss",),
+    "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
+    "kgpt.training.schedule": ("LRSchedule", "WarmupCosine"),
+}  # fmt: skip
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+# What a `.keras` file may name: Keras finds these only once they are imported.
+_SERIALIZABLE = ("kgpt.model.gpt", "kgpt.training.losses", "kgpt.training.optimizers")
 __all__ = [*_WHERE, "__version__"]
 
 
@@ -39,3 +71,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if "keras" in sys.modules:  # so that `keras.saving.load_model` works after `import kgpt` alone
+    for _module in _SERIALIZABLE:
+        import_module(_module)

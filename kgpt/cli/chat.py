@@ -107,14 +107,8 @@ class Session:
         self.conversation.add("assistant", "".join(said))
 
     def _prompt(self) -> list[int]:
-        """The conversation as ids; the oldest turns go when it outgrows the context."""
-        messages = self.conversation.prompt()
-        keep = 1 if messages and messages[0]["role"] == "system" else 0
-        ids = self.engine.chat_template.encode(messages, add_generation_prompt=True)[0]
-        while len(ids) >= self.engine.max_context and len(messages) > keep + 2:
-            del messages[keep : keep + 2]
-            ids = self.engine.chat_template.encode(messages, add_generation_prompt=True)[0]
-        return ids
+        """The conversation as ids; the oldest turns are dropped if it outgrows the context."""
+        return self.engine.chat_prompt(self.conversation.prompt())
 
     def _say(self, text: str) -> None:
         print(for_output(text), file=sys.stdout if self.interactive else sys.stderr)

@@ -149,19 +149,8 @@ def held_out_questions(count: int) -> list[Question]:
 def reply(engine: TextGenerator, conversations: list[list[dict[str, str]]]) -> list[str]:
     """What the model says next in each conversation, at temperature 0."""
     greedy = SamplingConfig(temperature=0, max_tokens=REPLY_TOKENS)
-    prompts = [fitting(engine, messages) for messages in conversations]
+    prompts = [engine.chat_prompt(messages, reserve=REPLY_TOKENS) for messages in conversations]
     return [completion.text.strip() for completion in engine.generate_batch(prompts, greedy)]
-
-
-def fitting(engine: TextGenerator, messages: list[dict[str, str]]) -> list[int]:
-    """The ids of a conversation's latest turns, as many as leave room for a reply."""
-    if engine.chat_template is None:
-        raise KgptError(f"{engine.folder} is no model that converses; choose another --run.")
-    ids = engine.chat_template.encode(messages, add_generation_prompt=True)[0]
-    while len(ids) > engine.max_context - REPLY_TOKENS and len(messages) > 1:
-        messages = messages[2:]
-        ids = engine.chat_template.encode(messages, add_generation_prompt=True)[0]
-    return ids
 
 
 def user(text: str) -> dict[str, str]:

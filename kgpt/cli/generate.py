@@ -29,9 +29,9 @@ def generate(
     input_file: str | None = None,
     output_file: str | None = None,
     num_samples: Whole = 1,
-    draft: str | None = None,
-    lookup: Annotated[bool, Parameter(negative="")] = False,
-    slots: Whole = 16,
+    draft_model: str | None = None,
+    prompt_lookup: Annotated[bool, Parameter(negative="")] = False,
+    max_num_seqs: Whole = 16,
     dtype: InferenceDtype = "float32",
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -56,12 +56,12 @@ def generate(
         interrupted job goes on where it stopped.
     num_samples
         How many continuations of the prompt; their seeds count up.
-    draft
-        A smaller model with the same tokenizer that guesses ahead: the same text, sooner.
-    lookup
-        Guess ahead from the text itself: the same text, sooner where it repeats.
-    slots
-        How many texts are written at once.
+    draft_model
+        Speculative decoding with a smaller model of the same tokenizer: the same text, sooner.
+    prompt_lookup
+        Speculative decoding from the text itself: the same text, sooner where it repeats.
+    max_num_seqs
+        How many sequences are decoded at once.
     dtype
         What weights are held in and computed with; int8 holds matrices in 8 bits.
     stream
@@ -78,23 +78,23 @@ def generate(
             raise UsageError("--input-file needs --output-file; - writes to standard output.")
     elif (prompt is None) == (template is None):
         raise UsageError("Give --prompt, --template or --input-file.")
-    if num_samples < 1 or slots < 1:
-        raise UsageError("--num-samples and --slots must be at least 1.")
+    if num_samples < 1 or max_num_seqs < 1:
+        raise UsageError("--num-samples and --max-num-seqs must be at least 1.")
     if template is not None:
         from kgpt.text.prompts import fill_template
 
         prompt = fill_template(template, field or [])
-    draft_folder = resolve_model(draft) if draft else None
+    draft_folder = resolve_model(draft_model) if draft_model else None
     prepare_process()
     silence_native_code()
     if prompt == "-":
         prompt = sys.stdin.read()
     from kgpt.generation.generator import TextGenerator
 
-    drafter: Any = "lookup" if lookup else None
+    draft: Any = "prompt_lookup" if prompt_lookup else None
     if draft_folder:
-        drafter = _drafter(folder, draft_folder, dtype)
-    with TextGenerator(folder, max_num_seqs=slots, draft=drafter, dtype=dtype) as engine:
+        draft = _load_draft_model(folder, draft_folder, dtype)
+    with TextGenerator(folder, max_num_seqs=max_num_seqs, draft_model=draft, dtype=dtype) as engine:
         settings = options.over(engine.default_sampling, changes)
         if input_file is not None:
             from kgpt.cli.generate_file import complete_file
@@ -125,14 +125,10 @@ def _continue(
         print(f"\n{RULE}\n".join(shown))
 
 
-def _drafter(folder: Path, draft_folder: Path, dtype: InferenceDtype) -> Any:
+def _load_draft_model(folder: Path, draft_folder: Path, dtype: InferenceDtype) -> Any:
     """The draft model, if its tokenizer is the model's."""
+    from kgpt.generation.load import check_same_tokenizer
     from kgpt.generation.loading import load_for_inference
-    from kgpt.text.tokenizer import Tokenizer
 
-    ours, its = Tokenizer.load(folder), Tokenizer.load(draft_folder)
-    if ours.backend_tokenizer.get_vocab() != its.backend_tokenizer.get_vocab():
-        raise UsageError(
-            "The draft model has another tokenizer than the model; train both on one data set."
-        )
+    check_same_tokenizer(folder, draft_folder)
     return load_for_inference(draft_folder, dtype)

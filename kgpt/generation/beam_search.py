@@ -1,7 +1,7 @@
-"""Beam search: the likeliest texts, looked for with several at a time.
+"""Beam search: the most likely sequences, several hypotheses at a time.
 
 Sequences and scores are those of transformers: candidates are ranked by summed log-probability,
-finished texts by that sum over length to the power of the length penalty.
+finished hypotheses by that sum over length to the power of the length penalty.
 """
 
 from __future__ import annotations
@@ -11,113 +11,122 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kgpt.generation.runner import ModelRunner, Token
+from kgpt.generation.runner import GeneratedToken, ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 
 
 @dataclass
 class Beam:
-    """A text on its way: new tokens, and the sum of their log-probabilities."""
+    """An unfinished hypothesis: generated tokens and the sum of their log-probabilities."""
 
-    ids: list[int] = field(default_factory=list)
-    total: float = 0.0
+    token_ids: list[int] = field(default_factory=list)
+    logprob: float = 0.0
 
 
 @dataclass
-class Found:
-    """A finished text and its score."""
+class BeamHypothesis:
+    """A finished hypothesis and its score."""
 
-    ids: list[int]
+    token_ids: list[int]
     score: float
 
 
-class Hypotheses:
-    """The beams of one request: which go on, which are finished, when to stop."""
+class BeamState:
+    """The beams of one request: which continue, which are finished, when to stop."""
 
-    def __init__(self, request: Request, max_new: int):
+    def __init__(self, request: Request, max_new_tokens: int):
         self.config = request.sampling
-        self.size, self.max_new = self.config.beam_size, max_new
-        self.ends = set(request.stop_ids)
+        self.beam_size, self.max_new_tokens = self.config.beam_size, max_new_tokens
+        self.eos_ids = set(request.stop_ids)
         self.beams = [Beam()]
-        self.found: list[Found] = []
-        self.done = max_new < 1
+        self.finished: list[BeamHypothesis] = []
+        self.done = max_new_tokens < 1
 
     @property
-    def candidates(self) -> int:
-        """How many continuations are ranked: enough to go on if the best of them all end."""
-        return max(2, 1 + len(self.ends)) * self.size
+    def num_candidates(self) -> int:
+        """Continuations that are ranked: enough to go on if the best of them all end."""
+        return max(2, 1 + len(self.eos_ids)) * self.beam_size
 
-    def choose(self, logprobs: np.ndarray) -> tuple[list[int], list[int]]:
-        """From the beams' next-token log-probabilities (size, V): sources and tokens of the next.
+    def step(self, logprobs: np.ndarray) -> tuple[list[int], list[int]]:
+        """Extend the beams by next-token log-probabilities (beam_size, V).
 
-        Rows beyond the beams there are, are ignored.
+        Returns the source beam and the token of each new beam. Rows beyond the beams are ignored.
         """
-        totals = np.array([beam.total for beam in self.beams], "float32")
+        totals = np.array([beam.logprob for beam in self.beams], "float32")
         scores = (logprobs[: len(self.beams)] + totals[:, None]).reshape(-1)
-        keep = min(self.candidates, scores.size)
+        keep = min(self.num_candidates, scores.size)
         best = np.argpartition(-scores, keep - 1)[:keep]
         best = best[np.argsort(-scores[best], kind="stable")]
         sources, tokens = np.divmod(best, logprobs.shape[1])
-        length = len(self.beams[0].ids) + 1
-        ended = np.array([int(t) in self.ends for t in tokens]) | (length >= self.max_new)
-        full = len(self.found) == self.size and self.config.early_stopping
-        for i in np.flatnonzero(ended[: self.size]):
-            if not full:
-                ids = [*self.beams[sources[i]].ids, int(tokens[i])]
-                score = float(scores[best[i]]) / length**self.config.length_penalty
-                self.found.append(Found(ids, score))
-        self.found = sorted(self.found, key=lambda text: -text.score)[: self.size]
-        going = np.flatnonzero(~ended)[: self.size]
-        self.beams = [
-            Beam([*self.beams[sources[i]].ids, int(tokens[i])], float(scores[best[i]]))
-            for i in going
+        length = len(self.beams[0].token_ids) + 1
+        is_end = np.array([int(t) in self.eos_ids for t in tokens])
+        is_end |= length >= self.max_new_tokens
+        candidates = [
+            Beam([*self.beams[source].token_ids, int(token)], float(score))
+            for source, token, score in zip(sources, tokens, scores[best], strict=True)
         ]
+        self._finish([candidates[i] for i in np.flatnonzero(is_end[: self.beam_size])])
+        kept = np.flatnonzero(~is_end)[: self.beam_size]
+        self.beams = [candidates[i] for i in kept]
         self.done = self._is_done(length)
-        return [int(i) for i in sources[going]], [int(i) for i in tokens[going]]
+        return [int(i) for i in sources[kept]], [int(i) for i in tokens[kept]]
+
+    def _finish(self, ended: list[Beam]) -> None:
+        """Keep the best `beam_size` finished hypotheses."""
+        if len(self.finished) == self.beam_size and self.config.early_stopping:
+            return
+        for beam in ended:
+            score = beam.logprob / len(beam.token_ids) ** self.config.length_penalty
+            self.finished.append(BeamHypothesis(beam.token_ids, score))
+        self.finished = sorted(self.finished, key=lambda found: -found.score)[: self.beam_size]
 
     def _is_done(self, length: int) -> bool:
-        """No beam can go on, or none can beat the worst of enough finished texts."""
+        """No beam can continue, or none can beat the worst of enough finished hypotheses."""
         if not self.beams:
             return True
-        if len(self.found) < self.size:
+        if len(self.finished) < self.beam_size:
             return False
-        best_possible = self.beams[0].total / length**self.config.length_penalty
-        return self.config.early_stopping or best_possible <= self.found[-1].score
+        best_possible = self.beams[0].logprob / length**self.config.length_penalty
+        return self.config.early_stopping or best_possible <= self.finished[-1].score
 
 
-def beam_search(model: GPT, request: Request, context: int | None = None) -> Iterator[list[Token]]:
-    """Search; gives [] at each step and at last the tokens of the best text."""
+def beam_search(
+    model: GPT, request: Request, max_context: int | None = None
+) -> Iterator[list[GeneratedToken]]:
+    """Search; yields [] at each step, and at last the tokens of the best hypothesis."""
     best: list[int] = []
-    for found in search_beams(model, request, context):
-        best = found[0].ids if found else []
+    for finished in search_beams(model, request, max_context):
+        best = finished[0].token_ids if finished else []
         yield []
-    yield [Token(token) for token in best]
+    yield [GeneratedToken(token) for token in best]
 
 
-def search_beams(model: GPT, request: Request, context: int | None = None) -> Iterator[list[Found]]:
-    """The finished texts after each step, best first."""
-    batch = ModelRunner(model, 1, context)
-    room = request.sampling.max_tokens
-    if not batch.rolls:
-        room = min(room, batch.context - len(request.ids))
-    hypotheses = Hypotheses(request, room)
-    batch.join(0, request)
-    while not batch.rows[0].writing:
-        batch.read([0])
+def search_beams(
+    model: GPT, request: Request, max_context: int | None = None
+) -> Iterator[list[BeamHypothesis]]:
+    """The finished hypotheses after each step, best first."""
+    runner = ModelRunner(model, 1, max_context)
+    max_new_tokens = request.sampling.max_tokens
+    if not runner.has_rolling_cache:
+        max_new_tokens = min(max_new_tokens, runner.max_context - len(request.prompt_ids))
+    beams = BeamState(request, max_new_tokens)
+    runner.add(0, request)
+    while not runner.sequences[0].is_decoding:
+        runner.prefill([0])
         yield []
-    batch.reserve(batch.rows[0].place + 1 + room)
-    batch.resize([0] * hypotheses.size, batch.places)
-    programs = batch.programs
-    while not hypotheses.done:
-        batch.cache, logprobs = programs.rank(batch.cache, batch.settings, batch.progress)
-        sources, tokens = hypotheses.choose(np.array(logprobs))
-        if not hypotheses.done:
-            padding = hypotheses.size - len(sources)
-            batch.cache, batch.progress = programs.follow(
-                batch.cache, batch.settings, batch.progress,
-                np.array(sources + [0] * padding, "int32"),
-                np.array(tokens + [0] * padding, "int32"),
+    runner.ensure_cache_capacity(runner.sequences[0].cache_position + 1 + max_new_tokens)
+    runner.resize([0] * beams.beam_size, runner.cache_len)
+    while not beams.done:
+        runner.cache, logprobs = runner.compiled.next_logprobs(
+            runner.cache, runner.params, runner.state
+        )
+        sources, tokens = beams.step(np.array(logprobs))
+        if not beams.done:
+            padding = [0] * (beams.beam_size - len(sources))
+            runner.cache, runner.state = runner.compiled.reorder_cache(
+                runner.cache, runner.params, runner.state,
+                np.array(sources + padding, "int32"), np.array(tokens + padding, "int32"),
             )  # fmt: skip
-        yield hypotheses.found
-    yield hypotheses.found
+        yield beams.finished
+    yield beams.finished

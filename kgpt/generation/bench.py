@@ -1,12 +1,15 @@
-"""Measurements of writing: what `kgpt bench generate` and the benchmarks print."""
+"""Generation throughput and latency: what `kgpt bench generate` and the benchmarks measure."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from kgpt import backend
 from kgpt.config import SamplingConfig
@@ -15,116 +18,112 @@ from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import cache_bytes
 
-WIDTHS = {"float16": 2, "bfloat16": 2}  # bytes a number; of others 4
-GIGA = 1 << 28  # float32 numbers in a gibibyte
+BYTES_PER_NUMBER = {"float16": 2, "bfloat16": 2}  # of other dtypes 4
+GIBIBYTE = 1 << 30
 
 
 def measure(
     model: GPT,
     new_tokens: int,
     prompt_tokens: int,
-    batches: Sequence[int],
+    batch_sizes: Sequence[int],
     contexts: Sequence[int],
     repeats: int = 2,
 ) -> dict[str, Any]:
-    """All figures of one model; the best of `repeats`, after compiling.
+    """All figures of one model: the best of `repeats`, after compilation.
 
-    The bound is what memory allows: each step reads every weight, and the caches, once.
+    The bound is memory bandwidth: each decode step reads every weight and the caches once.
     """
     limit = model.config.max_length
     prompt_tokens = max(1, min(prompt_tokens, limit - 1))
     new_tokens = min(new_tokens, limit - prompt_tokens)
-    width = WIDTHS.get(model.compute_dtype, 4)
-    in_8_bits = any(variable.dtype == "int8" for variable in model.variables)
-    weights = model.config.num_parameters() * (1 if in_8_bits else width)
+    number_size = BYTES_PER_NUMBER.get(model.compute_dtype, 4)
+    is_int8 = any(variable.dtype == "int8" for variable in model.variables)
+    weight_bytes = model.config.num_parameters() * (1 if is_int8 else number_size)
     bandwidth = memory_bandwidth()
-    result: dict[str, Any] = {
+
+    def batch_figures(batch_size: int) -> dict[str, float]:
+        seconds = time_generation(model, batch_size, prompt_tokens, new_tokens, repeats)
+        mean_tokens = batch_size * (prompt_tokens + new_tokens // 2)
+        step_bytes = weight_bytes + cache_bytes(model.config, mean_tokens, number_size)
+        rate = batch_size * new_tokens / seconds
+        return {
+            "batch": batch_size,
+            "tokens_per_s": rate,
+            "ms_per_step": 1e3 * seconds / new_tokens,
+            "of_bound": rate / (batch_size * bandwidth / step_bytes),
+        }
+
+    def context_figures(context: int) -> dict[str, float]:
+        count = min(16, context - 1)
+        seconds = time_generation(model, 1, context - count, count, repeats, with_prefill=False)
+        return {"context": context, "ms_per_token": 1e3 * seconds / count}
+
+    return {
         "backend": backend.name,
         "device": backend.device()[1],
         "parameters": model.config.num_parameters(),
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
         "bandwidth": bandwidth,
-        "bound_tokens_per_s": bandwidth / weights,
-        "first_token_ms": 1e3 * _first_token(model, prompt_tokens, repeats),
-        "batches": [],
-        "contexts": [],
+        "bound_tokens_per_s": bandwidth / weight_bytes,
+        "first_token_ms": 1e3 * time_generation(model, 1, prompt_tokens, 1, repeats),
+        "batches": [batch_figures(batch_size) for batch_size in batch_sizes],
+        "contexts": [context_figures(context) for context in contexts if context <= limit],
     }
-    for rows in batches:
-        seconds = time_writing(model, rows, prompt_tokens, new_tokens, repeats)
-        cache = cache_bytes(model.config, rows * (prompt_tokens + new_tokens // 2), width)
-        bound = rows * bandwidth / (weights + cache)
-        rate = rows * new_tokens / seconds
-        result["batches"].append(
-            {
-                "batch": rows,
-                "tokens_per_s": rate,
-                "ms_per_step": 1e3 * seconds / new_tokens,
-                "of_bound": rate / bound,
-            }
-        )
-    for context in (c for c in contexts if c <= limit):
-        count = min(16, context - 1)
-        seconds = time_writing(model, 1, context - count, count, repeats, with_prompt=False)
-        row = {"context": context, "ms_per_token": 1e3 * seconds / count}
-        result["contexts"].append(row)
-    return result
 
 
-def time_writing(
-    model: GPT, rows: int, prompt: int, new: int, repeats: int = 2, with_prompt: bool = True
+def time_generation(
+    model: GPT,
+    batch_size: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    repeats: int = 2,
+    with_prefill: bool = True,
 ) -> float:
-    """Seconds to write `new` tokens after prompts of `prompt` tokens, in `rows` texts at once."""
-    batch, best = ModelRunner(model, rows), float("inf")
-    noise = np.random.default_rng(0)
-    greedy = SamplingConfig(temperature=0, max_tokens=new)
-    for _ in range(repeats + 1):  # the first time compiles
+    """Seconds to generate `new_tokens` after random prompts in `batch_size` sequences at once."""
+    runner, best = ModelRunner(model, batch_size), float("inf")
+    random = np.random.default_rng(0)
+    greedy = SamplingConfig(temperature=0, max_tokens=new_tokens)
+    shape = (repeats + 1, batch_size, prompt_tokens)
+    prompts = random.integers(0, model.config.known_vocab_size, size=shape).tolist()
+    for batch in prompts:  # the first one compiles
         started = time.perf_counter()
-        for row in range(rows):
-            ids = noise.integers(0, model.config.known_vocab_size, size=prompt).tolist()
-            batch.join(row, Request(ids, greedy))
-        while reading := [i for i in range(rows) if not batch.rows[i].writing]:
-            batch.read(reading)
-        if not with_prompt:
-            backend.synchronize(batch.cache[0][0])
+        for slot, ids in enumerate(batch):
+            runner.add(slot, Request(ids, greedy))
+        while pending := [i for i in range(batch_size) if not runner.sequences[i].is_decoding]:
+            runner.prefill(pending)
+        if not with_prefill:
+            backend.synchronise(runner.cache[0][0])
             started = time.perf_counter()
-        while batch.writing():
-            batch.write()
+        while runner.decoding_slots():
+            runner.decode()
         best = min(best, time.perf_counter() - started)
     return best
 
 
 def memory_bandwidth(repeats: int = 5) -> float:
-    """Bytes a second that this machine reads from memory, measured on an array no cache holds."""
+    """Bytes per second read from memory, measured on an array that no processor cache holds."""
     if backend.device()[0] != "cpu":
         return _device_bandwidth(repeats)
-    from concurrent.futures import ThreadPoolExecutor
-    from os import cpu_count
-
-    parts = np.array_split(np.ones(GIGA // 4, "float32"), cpu_count() or 1)
-    best = float("inf")
-    with ThreadPoolExecutor(len(parts)) as pool:
-        for _ in range(repeats):
-            started = time.perf_counter()
-            list(pool.map(np.sum, parts))
-            best = min(best, time.perf_counter() - started)
-    return GIGA // 4 * 4 / best
+    threads = os.cpu_count() or 1
+    parts = np.array_split(np.ones(GIBIBYTE // 16, "float32"), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _best_time(lambda: list(pool.map(np.sum, parts)), repeats)
+    return GIBIBYTE / 4 / seconds
 
 
 def _device_bandwidth(repeats: int) -> float:
-    from keras import ops
-
-    x = ops.ones((GIGA,))
+    numbers = ops.ones((GIBIBYTE // 4,))
     total = backend.jit(ops.sum)
-    backend.synchronize(total(x))
+    backend.synchronise(total(numbers))
+    return GIBIBYTE / _best_time(lambda: backend.synchronise(total(numbers)), repeats)
+
+
+def _best_time(work: Callable[[], Any], repeats: int) -> float:
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
-        backend.synchronize(total(x))
+        work()
         best = min(best, time.perf_counter() - started)
-    return GIGA * 4 / best
-
-
-def _first_token(model: GPT, prompt: int, repeats: int) -> float:
-    """Seconds from a prompt to its first token."""
-    return time_writing(model, 1, prompt, 1, repeats)
+    return best

@@ -1,106 +1,112 @@
-"""What is compiled for a model, once, however many batches and searches use it."""
+"""The compiled functions of a model: made once, kept by the model, shared by all its runners."""
 
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import keras
 from keras import ops
 
 from kgpt import backend
 from kgpt.generation import decode
-from kgpt.generation.sequence import DecodeState, SamplingParams
+from kgpt.generation.decode import Cache, DecodeOutput
+from kgpt.generation.sequence import DecodeState, SamplingParams, Tensor
 from kgpt.model.gpt import GPT
 
-_programs: weakref.WeakKeyDictionary[GPT, Programs] = weakref.WeakKeyDictionary()
 
+class CompiledFunctions:
+    """Prefill, decode and search steps of one model; each compiles anew for each shape it meets.
 
-class Programs:
-    """The compiled functions of one model; each compiles anew for each shape it meets.
-
-    Caches and progress that are passed in may be overwritten: use what is returned.
+    Caches and states that are passed in may be overwritten: use what is returned.
     """
 
     def __init__(self, model: GPT):
-        self._model = weakref.ref(model)
-        variables = model.variables
-        compiled = backend.jit
-        self.step = backend.fx_trace(self._step)
-        self.read = compiled(self._read, variables, donated=(0,))
-        self.slice_row = compiled(_take_row)
-        self.write = compiled(self._write, variables, donated=(0, 2))
-        self.rank = compiled(self._rank, variables, donated=(0,))
-        self.verify = compiled(self._verify, variables, donated=(0, 2))
-        self.look = compiled(self._look, variables, donated=(0,))
-        self.follow = compiled(_follow, donated=(0, 2))
-        self.update_row = compiled(_put_row, donated=(0,))
+        self._model = weakref.ref(model)  # the model keeps this object
+        variables, jit = model.variables, backend.jit
+        self.decode_step = backend.fx_trace(self._decode_step)
+        self.prefill = jit(self._prefill, variables, donated=(0,))
+        self.decode = jit(self._decode, variables, donated=(0, 2))
+        self.verify_draft = jit(self._verify_draft, variables, donated=(0, 2))
+        self.next_logprobs = jit(self._next_logprobs, variables, donated=(0,))
+        self.forward_hidden = jit(self._forward_hidden, variables, donated=(0,))
+        self.reorder_cache = jit(_reorder_cache, donated=(0, 2))
+        self.slice_row = jit(_slice_row)
+        self.update_row = jit(_update_row, donated=(0,))
 
     @classmethod
-    def of(cls, model: GPT) -> Programs:
-        if model not in _programs:
-            if not model.compiled:  # one being trained stays as its optimizer wants it
-                backend.transpose_weights_inplace(model.kernels)
-            _programs[model] = cls(model)
-        return _programs[model]
+    def of(cls, model: GPT) -> CompiledFunctions:
+        """The functions that `model` keeps; made at the first call."""
+        kept = model.__dict__  # an attribute that Keras need not track
+        if "_compiled_functions" not in kept:
+            kept["_compiled_functions"] = cls(model)
+        return kept["_compiled_functions"]
 
     def compilations(self) -> int:
-        """How many programs have been compiled, or recorded, so far."""
-        return sum(
-            program.compilations() for program in vars(self).values() if callable(program)
-            and hasattr(program, "compilations")
-        )  # fmt: skip
+        """How many programs have been compiled, or traced, so far."""
+        functions = [f for f in vars(self).values() if hasattr(f, "compilations")]
+        return sum(function.compilations() for function in functions)
 
     @property
     def model(self) -> GPT:
         model = self._model()
-        assert model is not None, "the model of these programs is gone"
+        assert model is not None, "the model of these functions has been freed"
         return model
 
-    def _read(self, cache, ids, start, count):
-        """Read ids (B, T) into all rows of a cache."""
-        return decode.prefill(self.model, cache, ids, start, count)
+    def _decode_step(
+        self, token: Tensor, position: Tensor, count: Tensor, cache: Cache
+    ) -> tuple[Tensor, Cache]:
+        return self.model.decode_step(token, position, count, cache)
 
-    def _write(self, cache, settings, progress, steps):
-        return decode.decode_n_tokens(
-            self.step, cache, SamplingParams(*settings), DecodeState(*progress), steps
-        )
+    def _prefill(self, cache: Cache, token_ids: Tensor, start: Tensor, count: Tensor) -> Cache:
+        return decode.prefill(self.model, cache, token_ids, start, count)
 
-    def _step(self, token, place, count, cache):
-        return self.model.decode_step(token, place, count, cache)
+    def _decode(
+        self, cache: Cache, params: SamplingParams, state: DecodeState, num_steps: Tensor
+    ) -> tuple[Cache, DecodeState, DecodeOutput]:
+        params, state = SamplingParams(*params), DecodeState(*state)
+        return decode.decode_n_tokens(self.decode_step, cache, params, state, num_steps)
 
-    def _rank(self, cache, settings, progress):
-        """Take in each row's token; the log-probabilities of the next, controlled: (B, V)."""
-        ones = ops.ones_like(progress.token)
-        logits, cache = self.step(progress.token, progress.place, ones, cache)
+    def _verify_draft(
+        self, cache: Cache, params: SamplingParams, state: DecodeState, draft_tokens: Tensor
+    ) -> tuple[Cache, DecodeState, Tensor]:
+        params, state = SamplingParams(*params), DecodeState(*state)
+        return decode.verify_draft(self.model, cache, params, state, draft_tokens)
+
+    def _next_logprobs(
+        self, cache: Cache, params: SamplingParams, state: DecodeState
+    ) -> tuple[Cache, Tensor]:
+        """Add each newest token to the cache; the processed log-probabilities after it (B, V)."""
+        ones = ops.ones_like(state.token)
+        logits, cache = self.decode_step(state.token, state.cache_position, ones, cache)
         logprobs = ops.log_softmax(logits, axis=-1)
-        return cache, decode.control(logprobs, settings, progress)
+        return cache, decode.apply_logits_processors(logprobs, params, state)
 
-    def _verify(self, cache, settings, progress, drafts):
-        return decode.verify_tokens(
-            self.model, cache, SamplingParams(*settings), DecodeState(*progress), drafts
-        )
-
-    def _look(self, cache, ids, start, count):
-        """Read ids (B, T): the cache, all hidden states, the probabilities after the last."""
-        hidden, cache = self.model.call_with_cache(ids, start, count, cache)
+    def _forward_hidden(
+        self, cache: Cache, token_ids: Tensor, start: Tensor, count: Tensor
+    ) -> tuple[Cache, Tensor, Tensor]:
+        """The cache, all hidden states (B, T, D), and the probabilities after the last (B, V)."""
+        hidden, cache = self.model.extend(token_ids, start, count, cache)
         last = ops.take_along_axis(hidden, (count - 1)[:, None, None], axis=1)[:, 0]
-        return cache, hidden, ops.softmax(self.model.unembed(last), axis=-1)
+        return cache, hidden, ops.softmax(self.model.logits(last), axis=-1)
 
 
-def _follow(cache, settings, progress, sources, chosen):
-    """Row i goes on from what row `sources[i]` was, with the token `chosen[i]`."""
+def _reorder_cache(
+    cache: Cache, params: SamplingParams, state: DecodeState, sources: Tensor, tokens: Tensor
+) -> tuple[Cache, DecodeState]:
+    """Row i continues what row `sources[i]` was, with the token `tokens[i]`."""
     cache = [(ops.take(k, sources, axis=0), ops.take(v, sources, axis=0)) for k, v in cache]
-    progress = DecodeState(*(ops.take(part, sources, axis=0) for part in progress))
-    return cache, decode.advance(settings, progress, chosen)
+    state = DecodeState(*(ops.take(part, sources, axis=0) for part in state))
+    return cache, decode.advance(params, state, tokens)
 
 
-def _take_row(state, row):
-    """One row of every tensor (B, ...) in `state`, as (1, ...); a view where there are views."""
-    return keras.tree.map_structure(lambda part: backend.slice_row(part, row), state)
+def _slice_row(tensors: Any, row: Tensor) -> Any:
+    """One row of every tensor (B, ...), as (1, ...); a view where the backend has views."""
+    return keras.tree.map_structure(lambda part: backend.slice_row(part, row), tensors)
 
 
-def _put_row(state, row, values):
-    """`state`, of tensors (B, ...), with one row replaced by `values` (1, ...)."""
+def _update_row(tensors: Any, row: Tensor, values: Any) -> Any:
+    """Tensors (B, ...) with one row replaced by `values` (1, ...)."""
     return keras.tree.map_structure(
-        lambda part, value: backend.update_row(part, row, value), state, values
+        lambda part, value: backend.update_row(part, row, value), tensors, values
     )

@@ -121,9 +121,7 @@ def sample_next_token(
     warped = _where_any(samples, lambda x: apply_logits_warpers(x, params), processed)
     token = backend.cond(
         ops.any(samples),
-        lambda: sampling.gumbel_max_sample(
-            warped, params.temperature, params.seed, state.position
-        ),
+        lambda: sampling.gumbel_max_sample(warped, params.temperature, params.seed, state.position),
         lambda: sampling.argmax(warped),
     )
     return token, _logprobs(logits, warped, token, params)

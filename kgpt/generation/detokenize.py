@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from kgpt.generation.runner import Token
+from kgpt.generation.runner import GeneratedToken
 from kgpt.generation.sequence import Request
 from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, TopLogprob
 from kgpt.text.tokenizer import Tokenizer
@@ -66,15 +66,15 @@ class IncrementalDetokenizer:
         self.top_logprobs = top_logprobs
         self.stop_ids = frozenset(request.stop_ids)
         self.num_tokens = 0  # fed so far
-        self._bad_words = {phrase for phrase in request.sampling.bad_words if phrase}
+        self._bad_words = {word for word in request.sampling.bad_words if word}
         self._decoder = tokenizer.stream()
         self._matcher = StopSequenceMatcher([*request.sampling.stop, *self._bad_words])
         self._pending: list[tuple[int, TokenInfo]] = []  # (end of its text, token), not yet emitted
         self._decoded = 0  # characters decoded, and of them emitted
         self._emitted = 0
 
-    def feed(self, tokens: Sequence[Token], finish: str | None) -> GenerationChunk:
-        """The chunk for new tokens; `finish` is why the engine ended, if it did."""
+    def feed(self, tokens: Sequence[GeneratedToken], finish_reason: str | None) -> GenerationChunk:
+        """The chunk for new tokens; `finish_reason` is the engine's, if it has ended."""
         text, ids = "", []
         for token in tokens:
             ids.append(token.id)
@@ -82,23 +82,23 @@ class IncrementalDetokenizer:
             if self._matcher.matched is not None:
                 break
         self.num_tokens += len(ids)
-        if finish is not None:
+        if finish_reason is not None:
             text += self._matcher.feed(self._decoder.finish()) + self._matcher.finish()
         self._emitted += len(text)
         stop = self._matcher.matched
-        ended_by_engine = finish is not None and stop is None
-        reason = finish
+        ended_by_engine = finish_reason is not None and stop is None
         if stop is not None:
-            reason, stop = ("content_filter", None) if stop in self._bad_words else ("stop", stop)
+            is_bad_word = stop in self._bad_words
+            finish_reason, stop = ("content_filter", None) if is_bad_word else ("stop", stop)
         return GenerationChunk(
             text=text,
             tokens=self._emitted_tokens(everything=ended_by_engine),
             token_ids=tuple(ids),
-            finish_reason=cast(FinishReason | None, reason),
+            finish_reason=cast(FinishReason | None, finish_reason),
             stop=stop,
         )
 
-    def _text_of(self, token: Token) -> str:
+    def _text_of(self, token: GeneratedToken) -> str:
         """The text that may be emitted now that `token` has come."""
         if token.id in self.stop_ids:
             return ""
@@ -114,10 +114,10 @@ class IncrementalDetokenizer:
         ready, self._pending = self._pending[:count], self._pending[count:]
         return tuple(token for _, token in ready)
 
-    def _info(self, token: Token) -> TokenInfo:
+    def _info(self, token: GeneratedToken) -> TokenInfo:
         top = [
             TopLogprob(other, *self._text_and_bytes(other), logprob, sampling_prob)
-            for other, logprob, sampling_prob in token.top[: self.top_logprobs]
+            for other, logprob, sampling_prob in token.top_logprobs[: self.top_logprobs]
         ]
         own = next((other.sampling_prob for other in top if other.id == token.id), None)
         text, raw = self._text_and_bytes(token.id)

@@ -7,12 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
 
 from kgpt.errors import KgptError, QueueFull, UsageError
-from kgpt.generation.runner import Token
-from kgpt.generation.scheduler import Job, OnTokens, Scheduler
+from kgpt.generation.runner import GeneratedToken
+from kgpt.generation.scheduler import GenerationJob, OnTokens, Scheduler
 from kgpt.generation.sequence import Request
+from kgpt.generation.speculative import DraftSource
 from kgpt.model.gpt import GPT
 from kgpt.protocol import EngineStats
 
@@ -22,10 +22,10 @@ class Engine:
 
     Args:
         model: used by the engine's thread alone from now on.
-        max_num_seqs: texts written at once.
+        max_num_seqs: sequences decoded at once.
         max_queue: requests that may wait; one more is refused with `QueueFull`.
-        context: most tokens remembered of a text.
-        draft: guesses ahead for every request; see `generation/speculative.py`.
+        max_context: tokens kept of each sequence.
+        draft_model: drafts for every request; see `generation/speculative.py`.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class Engine:
         model: GPT,
         max_num_seqs: int = 8,
         max_queue: int = 64,
-        context: int | None = None,
-        draft: GPT | Literal["lookup"] | None = None,
+        max_context: int | None = None,
+        draft_model: DraftSource | None = None,
     ):
         self.max_queue = max_queue
-        self.draft = draft
+        self.draft_model = draft_model
         self._stats = EngineStats(max_num_seqs)
-        self._scheduler = Scheduler(model, max_num_seqs, context)
+        self._scheduler = Scheduler(model, max_num_seqs, max_context)
         self._vocab_size = model.config.known_vocab_size
-        self._arrived: deque[Job] = deque()
+        self._arrived: deque[GenerationJob] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -53,13 +53,13 @@ class Engine:
         request: Request,
         on_tokens: OnTokens | None = None,
         *,
-        watched: bool = True,
+        stream: bool = True,
         timeout: float | None = None,
-    ) -> Job:
+    ) -> GenerationJob:
         """Queue a request. `on_tokens` is called in the engine's thread.
 
         Args:
-            watched: tokens are wanted as they come; otherwise in larger portions.
+            stream: tokens are wanted as they come; otherwise in larger portions.
             timeout: seconds after which it ends with "deadline".
 
         Raises:
@@ -67,7 +67,9 @@ class Engine:
         """
         request.check(self._vocab_size)
         deadline = None if timeout is None else time.monotonic() + timeout
-        job = Job(request, self._counting(on_tokens), watched, deadline, draft=self.draft)
+        job = GenerationJob(
+            request, self._counting(on_tokens), stream, deadline, draft_model=self.draft_model
+        )
         with self._wake:
             if self._closing:
                 raise UsageError("The engine is shutting down.")
@@ -75,11 +77,11 @@ class Engine:
                 raise QueueFull(f"{self.max_queue} requests are waiting already; try again later.")
             self._arrived.append(job)
             self._stats.requests += 1
-            self._stats.prompt_tokens += len(request.ids)
+            self._stats.prompt_tokens += len(request.prompt_ids)
             self._wake.notify()
         return job
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: GenerationJob) -> None:
         """End a job at the next step."""
         job.cancelled = True
         with self._wake:
@@ -96,13 +98,14 @@ class Engine:
 
     def call(self, function: Callable[[], None]) -> None:
         """Run `function` in the engine's thread between steps, and wait for it."""
-        done, failure = threading.Event(), []
+        done = threading.Event()
+        failures: list[BaseException] = []
 
-        def task():
+        def task() -> None:
             try:
                 function()
             except BaseException as error:
-                failure.append(error)
+                failures.append(error)
             finally:
                 done.set()
 
@@ -110,29 +113,29 @@ class Engine:
             self._tasks.append(task)
             self._wake.notify()
         done.wait()
-        if failure:
-            raise failure[0]
+        if failures:
+            raise failures[0]
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Compile what requests will need: each number of rows, each size of a prompt's piece."""
-        shapes = self._scheduler.shapes()
-        for done, (rows, places) in enumerate(shapes):
+        """Compile what requests will need: each number of slots, each size of a prefill chunk.
+
+        Args:
+            progress: called with (done, total).
+        """
+        shapes = self._scheduler.warm_up_shapes()
+        for done, (num_slots, cache_len) in enumerate(shapes):
             if progress is not None:
                 progress(done, len(shapes))
-            self.call(functools.partial(self._scheduler.warm, rows, places))
+            self.call(functools.partial(self._scheduler.warm_up, num_slots, cache_len))
         if progress is not None:
             progress(len(shapes), len(shapes))
 
     def close(self, drain: bool = False) -> None:
-        """Stop; with `drain`, after what is queued has been written."""
+        """Stop; with `drain`, after all requests have ended."""
         with self._wake:
             self._closing = True
             if not drain:
-                for job in [*self._arrived, *self._scheduler.waiting]:
-                    job.cancelled = True
-                for job in list(self._scheduler.active.values()):
-                    job.cancelled = True
-                for job, _ in list(self._scheduler.searches):
+                for job in [*self._arrived, *self._scheduler.jobs]:
                     job.cancelled = True
             self._wake.notify()
         self._thread.join()
@@ -153,17 +156,19 @@ class Engine:
             for task in tasks:
                 task()
             try:
-                self._scheduler.tick()
+                self._scheduler.step()
             except Exception as error:
                 kind = "" if isinstance(error, KgptError) else f"{type(error).__name__}: "
                 self._scheduler.fail(f"{kind}{error}")
 
     def _counting(self, on_tokens: OnTokens | None) -> OnTokens:
-        def count(job: Job, tokens: list[Token], finish: str | None) -> None:
+        def count(
+            job: GenerationJob, tokens: list[GeneratedToken], finish_reason: str | None
+        ) -> None:
             self._stats.generation_tokens += len(tokens)
-            if finish is not None:
+            if finish_reason is not None:
                 self._stats.cached_tokens += job.cached_tokens
             if on_tokens is not None:
-                on_tokens(job, tokens, finish)
+                on_tokens(job, tokens, finish_reason)
 
         return count

@@ -1,4 +1,4 @@
-"""Text in, text out: a model directory, served by one engine thread."""
+"""Text generation with the model of a directory: text in, text out, one engine thread."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kgpt.checkpoints.pretrained import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig
-from kgpt.errors import KgptError
+from kgpt.errors import KgptError, UsageError
+from kgpt.generation.context_shift import encode_chat
 from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
 from kgpt.generation.loading import load_for_inference
-from kgpt.generation.runner import Token
+from kgpt.generation.runner import GeneratedToken
 from kgpt.generation.scheduler import GenerationJob
 from kgpt.generation.sequence import Request
-from kgpt.model.gpt import GPT
+from kgpt.generation.speculative import DraftSource
 from kgpt.protocol import EngineStats, FinishReason, GenerationChunk, TokenInfo, Usage
 from kgpt.text.chat_template import Chat, load_chat_template
 from kgpt.text.tokenizer import Tokenizer
@@ -29,20 +30,20 @@ OnChunk = Callable[[GenerationChunk], None]
 
 
 class GenerationFailed(KgptError):
-    """The engine could not finish a text."""
+    """The engine failed while it generated a completion."""
 
 
 @dataclass
 class Completion:
-    """A whole text: what it continues, why it ended, and what it took."""
+    """The whole continuation of a prompt. The attributes are those of `GenerationChunk`."""
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     token_ids: list[int] = field(default_factory=list)
-    tokens: list[TokenInfo] = field(default_factory=list)  # where logprobs were asked for
-    stop: str | None = None  # the stop string that ended it
-    context_shifted: bool = False  # it outgrew the context: its oldest tokens were dropped
+    tokens: list[TokenInfo] = field(default_factory=list)
+    stop: str | None = None
+    context_shifted: bool = False
 
     def as_dict(self, prompt: str) -> dict[str, Any]:
         """What `kgpt generate --json` prints."""
@@ -60,24 +61,24 @@ class Completion:
 
 
 class Handle:
-    """A text on its way. `done` is set when its last event has been given."""
+    """A completion under way. `done` is set after its last chunk."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.cancel: Callable[[], None] = lambda: None  # ends the text at the next step
+        self.cancel: Callable[[], None] = lambda: None  # ends it at the next step
 
 
 class TextGenerator:
-    """Text generation with the model of a directory.
+    """Generates text with the model of a directory.
 
     Args:
         folder: a model directory.
-        max_num_seqs: texts written at once.
+        max_num_seqs: sequences decoded at once.
         max_queue: requests that may wait.
-        max_context: most tokens remembered of a text; the model's when not given.
-        draft: a smaller model of the same tokenizer that guesses ahead, or "prompt_lookup" to guess from
-            the text itself. Guessing writes one text at a time, faster.
-        dtype: of weights and computation; "int8" holds the matrices in 8 bits.
+        max_context: tokens kept of each sequence; the model's `max_length` when not given.
+        draft_model: for speculative decoding: a smaller model with the same tokenizer, or
+            "prompt_lookup". Sequences are then generated one at a time, each faster.
+        dtype: of weights and computation; "int8" quantizes the weights.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class TextGenerator:
         max_num_seqs: int = 8,
         max_queue: int = 64,
         max_context: int | None = None,
-        draft: GPT | Literal["prompt_lookup"] | None = None,
+        draft_model: DraftSource | None = None,
         dtype: InferenceDtype = "float32",
     ):
         self.folder = Path(folder)
@@ -97,65 +98,58 @@ class TextGenerator:
         self.model = load_for_inference(self.folder, dtype)
         self.config = self.model.config
         self.max_context = min(max_context or self.config.max_length, self.config.max_length)
-        self.engine = Engine(self.model, max_num_seqs, max_queue, self.max_context, draft)
-        self._banned: dict[str, list[list[int]]] = {}
+        self.engine = Engine(self.model, max_num_seqs, max_queue, self.max_context, draft_model)
+        self._bad_words: dict[str, list[list[int]]] = {}  # token sequences of each
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compile what requests will need; `progress` is called with (done, total)."""
         self.engine.warm_up(progress)
 
-    def submit(
+    # -- one completion -------------------------------------------------------------------------
+
+    def generate(
         self,
         prompt: Prompt,
-        sampling: SamplingConfig,
-        on_chunk: OnChunk,
+        sampling: SamplingConfig | None = None,
         *,
         top_logprobs: int | None = None,
         timeout: float | None = None,
-        watched: bool = True,
-    ) -> Handle:
-        """Start a text and return at once; `on_chunk` is called in the engine's thread.
+        **overrides: Any,
+    ) -> Completion:
+        """Continue a prompt and wait for the whole completion.
 
         Args:
-            prompt: text, or ids. An empty prompt begins a document.
-            top_logprobs: report each token with so many alternatives.
-            timeout: seconds after which the text ends with "deadline".
-            watched: events are wanted as tokens come; otherwise in larger portions.
+            prompt: text, or token ids. An empty prompt starts a document.
+            sampling: the options; `default_sampling` when not given.
+            top_logprobs: report each token with this many candidates.
+            timeout: seconds after which it ends with "deadline".
+            overrides: fields of `SamplingConfig`, such as `temperature=0.8`.
 
         Raises:
-            QueueFull: too many requests wait.
-            UsageError: the prompt or the settings cannot be run.
+            UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
+            GenerationFailed: the engine failed.
         """
-        request = self.request(prompt, sampling, top_logprobs is not None)
-        detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs)
-        handle = Handle()
-
-        def on_tokens(job: GenerationJob, tokens: list[Token], finish: str | None) -> None:
-            if handle.done.is_set():
-                return
-            chunk = detokenizer.feed(tokens, finish)
-            if chunk.finish_reason is None:
-                if chunk.text or chunk.tokens:
-                    on_chunk(chunk)
-                return
-            if finish is None:  # a stop string ended it: the slot is free now
-                job.cancelled = True
-            usage = Usage(len(request.ids), detokenizer.num_tokens, job.cached_tokens)
-            on_chunk(
-                replace(chunk, usage=usage, error=job.error, context_shifted=job.context_shifted)
-            )
-            handle.done.set()
-
-        job = self.engine.submit(request, on_tokens, watched=watched, timeout=timeout)
-        handle.cancel = lambda: self.engine.cancel(job)
-        return handle
+        chunks = self._start(prompt, self.sampling(sampling, overrides), top_logprobs, timeout)
+        return _gather(chunks)
 
     def stream(
-        self, prompt: Prompt, sampling: SamplingConfig, **options: Any
+        self,
+        prompt: Prompt,
+        sampling: SamplingConfig | None = None,
+        *,
+        top_logprobs: int | None = None,
+        timeout: float | None = None,
+        **overrides: Any,
     ) -> Iterator[GenerationChunk]:
-        """The events of one text as they come; closing the iterator cancels the text."""
+        """The chunks of a completion as they come; closing the iterator cancels it.
+
+        The arguments are those of `generate`. The last chunk has a `finish_reason`.
+        """
         chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
-        handle = self.submit(prompt, sampling, chunks.put, **options)
+        sampling = self.sampling(sampling, overrides)
+        handle = self.submit(
+            prompt, sampling, chunks.put, top_logprobs=top_logprobs, timeout=timeout
+        )
         try:
             while True:
                 chunk = chunks.get()
@@ -166,40 +160,122 @@ class TextGenerator:
             if not handle.done.is_set():
                 handle.cancel()
 
-    def generate(self, prompt: Prompt, sampling: SamplingConfig, **options: Any) -> Completion:
-        """Write one text and wait for it.
+    def chat(
+        self,
+        messages: Sequence[dict[str, str]],
+        sampling: SamplingConfig | None = None,
+        **options: Any,
+    ) -> Completion:
+        """The assistant's reply to `messages`, each {"role": ..., "content": ...}.
+
+        `options` are those of `generate`. The oldest turns are dropped where all of them exceed
+        the context.
 
         Raises:
-            GenerationFailed: the engine met an error.
+            UsageError: the model has no chat template. See also `generate`.
         """
-        return _gather(self.stream(prompt, sampling, watched=False, **options))
+        return self.generate(self.chat_prompt(messages), sampling, **options)
+
+    def stream_chat(
+        self,
+        messages: Sequence[dict[str, str]],
+        sampling: SamplingConfig | None = None,
+        **options: Any,
+    ) -> Iterator[GenerationChunk]:
+        """`chat` as the chunks of `stream`."""
+        return self.stream(self.chat_prompt(messages), sampling, **options)
+
+    def chat_prompt(self, messages: Sequence[dict[str, str]], reserve: int = 1) -> list[int]:
+        """The prompt ids of a chat, with at least `reserve` tokens of the context left."""
+        if self.chat_template is None:
+            raise UsageError(
+                f"{self.folder} has no chat template; it continues text, but does not converse."
+            )
+        return encode_chat(self.chat_template, list(messages), self.max_context - reserve)
+
+    # -- many completions -----------------------------------------------------------------------
 
     def generate_batch(
         self,
         prompts: Sequence[Prompt],
-        sampling: SamplingConfig,
+        sampling: SamplingConfig | None = None,
         on_done: Callable[[int, Completion], None] | None = None,
+        **overrides: Any,
     ) -> list[Completion]:
-        """Write a text for each prompt, many at a time; seeds count up from `sampling.seed`.
+        """Continue every prompt, many at a time; seeds count up from `sampling.seed`.
 
         Args:
-            on_done: called with (number, completion) as each is ready, in the order of prompts.
+            on_done: called with (index, completion) as each is ready, in the order of prompts.
         """
-        sampling = with_seed(sampling)
-        streams: list[Iterator[GenerationChunk]] = []
+        sampling = with_seed(self.sampling(sampling, overrides))
+        started: list[Iterator[GenerationChunk]] = []
         done: list[Completion] = []
-        ahead = self.engine.max_queue
-        for number in range(len(prompts)):
-            while len(streams) < min(len(prompts), number + ahead):
-                seeded = sampling.model_copy(update={"seed": seed_of(sampling, len(streams))})
-                streams.append(self._started(prompts[len(streams)], seeded))
-            done.append(_gather(streams[number]))
+        for index in range(len(prompts)):
+            while len(started) < min(len(prompts), index + self.engine.max_queue):
+                seed = seed_of(sampling, len(started))
+                seeded = sampling.model_copy(update={"seed": seed})
+                started.append(self._start(prompts[len(started)], seeded))
+            done.append(_gather(started[index]))
             if on_done is not None:
-                on_done(number, done[-1])
+                on_done(index, done[-1])
         return done
 
-    def request(self, prompt: Prompt, sampling: SamplingConfig, alternatives=False) -> Request:
-        """The prompt and the settings as the engine takes them."""
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling: SamplingConfig,
+        on_chunk: OnChunk,
+        *,
+        top_logprobs: int | None = None,
+        timeout: float | None = None,
+        stream: bool = True,
+    ) -> Handle:
+        """Start a completion and return at once; `on_chunk` is called in the engine's thread.
+
+        Args:
+            stream: chunks are wanted as tokens come; otherwise in larger portions.
+                The other arguments are those of `generate`.
+
+        Raises:
+            UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
+        """
+        request = self.request(prompt, sampling, top_logprobs is not None)
+        detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs)
+        handle = Handle()
+
+        def on_tokens(
+            job: GenerationJob, tokens: list[GeneratedToken], finish_reason: str | None
+        ) -> None:
+            if handle.done.is_set():
+                return
+            chunk = detokenizer.feed(tokens, finish_reason)
+            if chunk.finish_reason is None:
+                if chunk.text or chunk.tokens:
+                    on_chunk(chunk)
+                return
+            if finish_reason is None:  # a stop string ended it: free the slot
+                job.cancelled = True
+            usage = Usage(len(request.prompt_ids), detokenizer.num_tokens, job.cached_tokens)
+            on_chunk(
+                replace(chunk, usage=usage, error=job.error, context_shifted=job.context_shifted)
+            )
+            handle.done.set()
+
+        job = self.engine.submit(request, on_tokens, stream=stream, timeout=timeout)
+        handle.cancel = lambda: self.engine.cancel(job)
+        return handle
+
+    def sampling(
+        self, sampling: SamplingConfig | None, overrides: dict[str, Any]
+    ) -> SamplingConfig:
+        """`sampling`, or the model's default, with `overrides`; a bad one is a `UsageError`."""
+        sampling = sampling or self.default_sampling
+        return SamplingConfig.parse(sampling.model_dump() | overrides) if overrides else sampling
+
+    def request(
+        self, prompt: Prompt, sampling: SamplingConfig, return_logprobs: bool = False
+    ) -> Request:
+        """The prompt and the options as the engine takes them."""
         if isinstance(prompt, str):
             ids = [*self.tokenizer.bos_ids, *self.tokenizer.encode(prompt)]
         else:
@@ -212,7 +288,7 @@ class TextGenerator:
             sampling,
             stop_ids=self.tokenizer.stop_ids,
             bad_words_ids=self._bad_words_ids(sampling.bad_words),
-            alternatives=alternatives,
+            return_logprobs=return_logprobs,
             seed=sampling.seed or 0,
         )
 
@@ -220,7 +296,7 @@ class TextGenerator:
         return self.engine.stats()
 
     def close(self, drain: bool = False) -> None:
-        """End the engine's thread; with `drain`, after all texts are written."""
+        """End the engine's thread; with `drain`, after all requests have ended."""
         self.engine.close(drain)
 
     def __enter__(self) -> TextGenerator:
@@ -229,22 +305,30 @@ class TextGenerator:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def _started(self, prompt: Prompt, sampling: SamplingConfig) -> Iterator[GenerationChunk]:
-        """`stream`, submitted now rather than when first asked."""
+    def _start(
+        self,
+        prompt: Prompt,
+        sampling: SamplingConfig,
+        top_logprobs: int | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[GenerationChunk]:
+        """Submit now; the chunks as they are read."""
         chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
-        self.submit(prompt, sampling, chunks.put, watched=False)
+        self.submit(
+            prompt, sampling, chunks.put, top_logprobs=top_logprobs, timeout=timeout, stream=False
+        )
         return iter(chunks.get, None)
 
-    def _bad_words_ids(self, phrases: Sequence[str]) -> list[list[int]]:
-        """The ways a phrase is usually written: alone, after a space, capitalised."""
+    def _bad_words_ids(self, words: Sequence[str]) -> list[list[int]]:
+        """The token sequences of each bad word: alone, after a space, capitalised."""
         found: list[list[int]] = []
-        for phrase in phrases:
-            if phrase not in self._banned:
-                forms = {phrase, phrase.lower(), phrase.capitalize()}
+        for word in words:
+            if word not in self._bad_words:
+                forms = {word, word.lower(), word.capitalize()}
                 forms |= {f" {form}" for form in forms}
                 ids = {tuple(form) for form in self.tokenizer.encode_batch(sorted(forms))}
-                self._banned[phrase] = [list(form) for form in sorted(ids) if form]
-            found += self._banned[phrase]
+                self._bad_words[word] = [list(form) for form in sorted(ids) if form]
+            found += self._bad_words[word]
         return found
 
 
@@ -256,12 +340,12 @@ def with_seed(sampling: SamplingConfig) -> SamplingConfig:
 
 
 def seed_of(sampling: SamplingConfig, number: int) -> int:
-    """The seed of one of several texts."""
+    """The seed of one of several completions."""
     return ((sampling.seed or 0) + number) % 2**31
 
 
 def _gather(chunks: Iterator[GenerationChunk]) -> Completion:
-    """All chunks of a text as one completion."""
+    """All chunks of a completion as one."""
     text: list[str] = []
     tokens: list[TokenInfo] = []
     token_ids: list[int] = []
@@ -272,7 +356,7 @@ def _gather(chunks: Iterator[GenerationChunk]) -> Completion:
         if chunk.finish_reason is not None:
             break
     if chunk.finish_reason == "error":
-        raise GenerationFailed(chunk.error or "The text could not be generated.")
+        raise GenerationFailed(chunk.error or "Generation failed.")
     assert chunk.usage is not None and chunk.finish_reason is not None
     return Completion(
         "".join(text),

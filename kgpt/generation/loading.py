@@ -22,6 +22,8 @@ def build_for_inference(make: Callable[..., GPT], dtype: InferenceDtype = "float
     """`make(dtype=, holding=)`: a `GPT` that can neither be trained nor saved."""
     if dtype == "int8":
         return make(dtype="float32", holding=InEightBits())
-    return make(
-        dtype=dtype, holding=InReadingOrder() if backend.prefers_transposed_weights() else None
-    )
+    if backend.prefers_transposed_weights():
+        return make(dtype=dtype, holding=InReadingOrder())
+    model = make(dtype=dtype)
+    backend.transpose_weights_inplace(model.kernels)
+    return model

@@ -1,12 +1,14 @@
-"""A batch of texts being written with one model: rows that join, read their prompt, write, leave.
+"""Model runner: the KV cache and per-slot state of sequences that are decoded together.
 
-Only what the texts need is compiled, once for each shape: reading a piece of a prompt in one row
-or in all, and writing up to `MAX_DECODE_STEPS` tokens in every running row. SamplingParams are tensors.
+A slot is added to, prefilled chunk by chunk, decoded, released, and keeps its cache for a later
+prompt with the same prefix. Programs are compiled once per shape: prefill of one slot or of all,
+and up to `MAX_DECODE_STEPS` decode steps in every running slot. Sampling parameters are tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,324 +16,354 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgpt.generation.compiled import Programs
-from kgpt.generation.decode import MAX_DECODE_STEPS
-from kgpt.generation.sequence import NO_LIMIT, Request, make_idle_state, make_decode_state, make_sampling_params
+from kgpt.config import SamplingConfig
+from kgpt.generation.compiled import CompiledFunctions
+from kgpt.generation.context_shift import tokens_kept
+from kgpt.generation.decode import MAX_DECODE_STEPS, Cache, DecodeOutput
+from kgpt.generation.sequence import (
+    NO_LIMIT,
+    DecodeState,
+    Request,
+    SamplingParams,
+    Tensor,
+    idle_sequences,
+    params_of_request,
+    state_of_request,
+)
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import init_kv_cache
 
-PREFILL_CHUNK_SIZES = (256, 64, 16)  # tokens of a prompt read in one call
-MIN_CACHE_LEN = 128  # places of the smallest cache; the next has twice as many
+PREFILL_CHUNK_SIZES = (256, 64, 16)  # prompt tokens computed in one call
+MIN_CACHE_LEN = 128  # the next larger cache has twice as many positions
 
 
 @dataclass
-class Token:
-    """A token that was written; the alternatives as (id, logprob, filtered probability)."""
+class GeneratedToken:
+    """A generated token; log-probabilities and the best candidates where the request asks.
+
+    Attributes:
+        top_logprobs: (id, log-probability under the model, sampling probability), best first.
+    """
 
     id: int
     logprob: float | None = None
-    top: list[tuple[int, float, float]] = field(default_factory=list)
+    top_logprobs: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 @dataclass
-class Row:
-    """One text: what was asked, what was written, and what of it the cache remembers."""
+class Sequence:
+    """The content of a slot: the request, its tokens, and how many of them are in the cache."""
 
-    asked: Request | None = None
-    text: list[int] = field(default_factory=list)  # prompt and new tokens
-    first: int = 0  # index in `text` of the token at position 0 of the cache
-    read: int = 0  # positions of the cache that are filled
-    writing: bool = False  # the prompt is read, the row is in the loop
-    shifted: bool = False  # the text outgrew the model's context
-    finish: str | None = None  # "stop" or "length", once written
-    reused: int = 0  # tokens of the prompt that were remembered from an earlier text
-
-    @property
-    def request(self) -> Request:
-        assert self.asked is not None, "an idle row has no request"
-        return self.asked
+    request: Request = field(default_factory=lambda: Request((), SamplingConfig()))
+    token_ids: list[int] = field(default_factory=list)  # prompt and generated
+    cache_offset: int = 0  # index in `token_ids` of the token at position 0 of the cache
+    num_computed_tokens: int = 0  # filled positions of the cache
+    is_decoding: bool = False  # the prompt is computed
+    context_shifted: bool = False  # oldest tokens were dropped
+    finish_reason: str | None = None  # "stop" or "length"
+    num_cached_tokens: int = 0  # prompt tokens found in the cache
+    last_used: int = 0  # the runner's count of additions and releases at the latest one
 
     @property
-    def pending(self) -> int:
-        """Tokens of the text to be read before the last, which starts the writing."""
-        return len(self.text) - 1 - self.first - self.read
+    def num_pending_tokens(self) -> int:
+        """Tokens to prefill before the last one, which decoding starts from."""
+        return self.cache_position - self.num_computed_tokens
 
     @property
-    def new(self) -> list[int]:
-        return self.text[len(self.request.ids) :]
+    def output_ids(self) -> list[int]:
+        return self.token_ids[len(self.request.prompt_ids) :]
 
     @property
-    def place(self) -> int:
-        return len(self.text) - 1 - self.first
+    def cache_position(self) -> int:
+        """Cache position of the newest token."""
+        return len(self.token_ids) - 1 - self.cache_offset
 
 
 class ModelRunner:
-    """Rows of texts written together.
+    """Runs a model on a batch of slots.
 
     Args:
-        model: the model; its weights may change between calls.
-        rows: how many texts at once, to begin with.
-        context: most tokens remembered of a text; the model's `max_length` when not given.
-        together: read the prompts of many rows in one call, at the price of a program for each
-            number of rows.
+        model: its weights may change between calls.
+        num_slots: sequences decoded together, to begin with.
+        max_context: tokens kept of each sequence; the model's `max_length` when not given.
+        batched_prefill: prefill many slots in one call, which compiles a program for each number
+            of slots.
 
-    Example of use: `join` a row, call `read` until it is writing, then `write` until it finishes.
+    `add` a request to a slot, call `prefill` until it is decoding, then `decode` until it ends.
     """
 
     def __init__(
-        self, model: GPT, rows: int = 1, context: int | None = None, together: bool = True
+        self,
+        model: GPT,
+        num_slots: int = 1,
+        max_context: int | None = None,
+        batched_prefill: bool = True,
     ):
-        self.model, self.together = model, together
+        self.model, self.batched_prefill = model, batched_prefill
         self.config = model.config
-        self.context = min(context or self.config.max_length, self.config.max_length)
-        self.rolls = self.config.position == "rotary"
-        self.programs = Programs.of(model)
-        self.rows = [Row() for _ in range(rows)]
-        self.places = min(MIN_CACHE_LEN, self.context)
+        self.max_context = min(max_context or self.config.max_length, self.config.max_length)
+        self.has_rolling_cache = self.config.position == "rotary"
+        self.compiled = CompiledFunctions.of(model)
+        self.sequences = [Sequence() for _ in range(num_slots)]
+        self.cache_len = min(MIN_CACHE_LEN, self.max_context)
         dtype = model.dtype_policy.compute_dtype
-        self.cache: Any = init_kv_cache(self.config, rows, self.places, dtype)
-        state = make_idle_state(rows, self.config.known_vocab_size)
-        self.settings: Any
-        self.progress: Any
-        self.settings, self.progress = keras.tree.map_structure(ops.convert_to_tensor, state)
+        self.cache: Cache = init_kv_cache(self.config, num_slots, self.cache_len, dtype)
+        idle = idle_sequences(num_slots, self.config.known_vocab_size)
+        self.params: SamplingParams
+        self.state: DecodeState
+        self.params, self.state = keras.tree.map_structure(ops.convert_to_tensor, idle)
+        self._uses = itertools.count(1)
 
-    # -- rows ---------------------------------------------------------------------------------
+    # -- slots --------------------------------------------------------------------------------
 
-    def join(self, row: int, request: Request) -> None:
-        """Give a row a text to write. What it remembers of an equal beginning is kept."""
+    def add(self, slot: int, request: Request) -> None:
+        """Put a request into a slot, keeping what its cache shares with the prompt."""
         request.check(self.config.known_vocab_size)
-        old, text = self.rows[row], list(request.ids)
-        new = Row(request, text)
-        if len(text) > self.context:
-            new.first, new.shifted = len(text) - self._kept(len(text)), True
+        token_ids = list(request.prompt_ids)
+        new = Sequence(request, token_ids, last_used=next(self._uses))
+        if len(token_ids) > self.max_context:
+            new.cache_offset, new.context_shifted = self._offset_after_shift(new), True
         else:
-            new.read = new.reused = self.remembered(row, text)
-        self.rows[row] = new
-        if old.writing and old.finish is None:
-            self._set_running(row, False)
+            new.num_computed_tokens = self.cached_prefix_length(slot, token_ids)
+            new.num_cached_tokens = new.num_computed_tokens
+        self._halt(slot)
+        self.sequences[slot] = new
 
-    def remembered(self, row: int, text: Sequence[int]) -> int:
-        """How many tokens of `text`, but the last, the row's cache already holds."""
-        old = self.rows[row]
-        if old.first or old.read > self.context:
+    def cached_prefix_length(self, slot: int, token_ids: Collection[int]) -> int:
+        """How many leading tokens, all but the last at most, the slot's cache already contains."""
+        old = self.sequences[slot]
+        if old.cache_offset or old.num_computed_tokens > self.max_context:
             return 0
-        return common_prefix(old.text[: old.read], text[:-1])
+        return common_prefix(old.token_ids[: old.num_computed_tokens], list(token_ids)[:-1])
 
-    def leave(self, row: int) -> None:
-        """Stop writing a row; its cache is remembered for a text with the same beginning."""
-        held = self.rows[row]
-        if held.writing and held.finish is None:
-            self._set_running(row, False)
-        held.asked, held.writing = None, False
+    def release(self, slot: int) -> None:
+        """Stop decoding a slot. Its cache stays for a prompt with the same prefix."""
+        self._halt(slot)
+        self.sequences[slot].is_decoding = False
+        self.sequences[slot].last_used = next(self._uses)
 
-    def rewind(self, row: int, text: Sequence[int]) -> None:
-        """Go on from another text with the same prompt; what the cache holds of it is kept."""
-        held = self.rows[row]
-        held.read = min(held.read, common_prefix(held.text, text), len(text) - 1)
-        held.text, held.writing, held.finish = list(text), False, None
+    def rewind(self, slot: int, token_ids: list[int]) -> None:
+        """Continue from other tokens after the same prompt, keeping the cache they share."""
+        sequence = self.sequences[slot]
+        shared = common_prefix(sequence.token_ids, token_ids)
+        sequence.num_computed_tokens = min(sequence.num_computed_tokens, shared, len(token_ids) - 1)
+        sequence.token_ids, sequence.is_decoding = list(token_ids), False
+        sequence.finish_reason = None
 
-    def resize(self, sources: Sequence[int], places: int) -> None:
-        """Rearrange: row i takes what row `sources[i]` was; -1 makes an idle one."""
-        places = min(places, self.context)
-        index = np.maximum(np.asarray(sources, "int32"), 0)
+    def resize(self, sources: Collection[int], cache_len: int) -> None:
+        """Rearrange the slots: slot i takes the content of `sources[i]`; -1 makes an idle one."""
+        cache_len = min(cache_len, self.max_context)
+        index = np.maximum(np.asarray(list(sources), "int32"), 0)
         self.cache = keras.tree.map_structure(
-            lambda x: _fit(ops.take(x, index, axis=0), places), self.cache
+            lambda x: _resize_cache(ops.take(x, index, axis=0), cache_len), self.cache
         )
-        state = (self.settings, self.progress)
-        self.settings, self.progress = keras.tree.map_structure(
-            lambda x: ops.take(x, index, axis=0), state
+        self.params, self.state = keras.tree.map_structure(
+            lambda x: ops.take(x, index, axis=0), (self.params, self.state)
         )
-        self.rows = [self.rows[i] if i >= 0 else Row() for i in sources]
-        self.places = places
-        for i, source in enumerate(sources):
+        self.sequences = [self.sequences[i] if i >= 0 else Sequence() for i in sources]
+        self.cache_len = cache_len
+        for slot, source in enumerate(sources):
             if source < 0:
-                self._set_running(i, False)
+                self._set_not_running(slot)
 
-    # -- reading prompts ------------------------------------------------------------------------
+    # -- prefill ------------------------------------------------------------------------------
 
-    def read(self, rows: Sequence[int]) -> None:
-        """Read one piece of the prompt of each of `rows`; one that has none left starts writing."""
-        self.reserve(max((self._needed(row, 0) for row in rows), default=0))
-        waiting = [row for row in rows if self.rows[row].pending > 0]
-        if self.together and 2 * len(waiting) > len(self.rows) > 1:
-            self._read_together(waiting)
+    def prefill(self, slots: Collection[int]) -> None:
+        """Compute one chunk of each slot's prompt; a slot whose prompt is done starts decoding."""
+        self.ensure_cache_capacity(max((self._needed(slot, 0) for slot in slots), default=0))
+        pending = [slot for slot in slots if self.sequences[slot].num_pending_tokens > 0]
+        if self.batched_prefill and 2 * len(pending) > len(self.sequences) > 1:
+            self._prefill_batch(pending)
         else:
-            for row in waiting:
-                self._read_alone(row)
-        for row in rows:
-            if self.rows[row].pending == 0:
-                self._begin(row)
+            for slot in pending:
+                self._prefill_one(slot)
+        for slot in slots:
+            if self.sequences[slot].num_pending_tokens == 0:
+                self._start_decoding(slot)
 
-    def _read_alone(self, row: int) -> None:
-        held = self.rows[row]
-        ids = self._piece(held)
-        size = _piece_size(len(ids), self.places)
-        padded = np.zeros((1, size), "int32")
-        padded[0, : len(ids)] = ids
-        start, count = np.array([[held.read], [len(ids)]], "int32")
-        alone = self.programs.slice_row(self.cache, np.int32(row))
-        alone = self.programs.read(alone, padded, start, count)
-        self.cache = self.programs.update_row(self.cache, np.int32(row), alone)
-        held.read += len(ids)
+    def _prefill_one(self, slot: int) -> None:
+        sequence = self.sequences[slot]
+        chunk = self._next_chunk(sequence)
+        padded = np.zeros((1, _chunk_size(len(chunk), self.cache_len)), "int32")
+        padded[0, : len(chunk)] = chunk
+        start, count = np.array([[sequence.num_computed_tokens], [len(chunk)]], "int32")
+        one = self.compiled.slice_row(self.cache, np.int32(slot))
+        one = self.compiled.prefill(one, padded, start, count)
+        self.cache = self.compiled.update_row(self.cache, np.int32(slot), one)
+        sequence.num_computed_tokens += len(chunk)
 
-    def _read_together(self, rows: Sequence[int]) -> None:
-        pieces = {row: self._piece(self.rows[row]) for row in rows}
-        size = _piece_size(max(map(len, pieces.values())), self.places)
-        padded = np.zeros((len(self.rows), size), "int32")
-        start = np.zeros(len(self.rows), "int32")
-        count = np.zeros(len(self.rows), "int32")
-        for row, ids in pieces.items():
-            padded[row, : len(ids)] = ids
-            start[row], count[row] = self.rows[row].read, len(ids)
-            self.rows[row].read += len(ids)
-        self.cache = self.programs.read(self.cache, padded, start, count)
+    def _prefill_batch(self, slots: list[int]) -> None:
+        chunks = {slot: self._next_chunk(self.sequences[slot]) for slot in slots}
+        size = _chunk_size(max(map(len, chunks.values())), self.cache_len)
+        padded = np.zeros((len(self.sequences), size), "int32")
+        start = np.zeros(len(self.sequences), "int32")
+        count = np.zeros(len(self.sequences), "int32")
+        for slot, chunk in chunks.items():
+            padded[slot, : len(chunk)] = chunk
+            start[slot], count[slot] = self.sequences[slot].num_computed_tokens, len(chunk)
+            self.sequences[slot].num_computed_tokens += len(chunk)
+        self.cache = self.compiled.prefill(self.cache, padded, start, count)
 
-    def _piece(self, held: Row) -> list[int]:
-        begin = held.first + held.read
-        return held.text[begin : begin + min(held.pending, PREFILL_CHUNK_SIZES[0], self.places)]
+    def _next_chunk(self, sequence: Sequence) -> list[int]:
+        begin = sequence.cache_offset + sequence.num_computed_tokens
+        size = min(sequence.num_pending_tokens, PREFILL_CHUNK_SIZES[0], self.cache_len)
+        return sequence.token_ids[begin : begin + size]
 
-    def _begin(self, row: int) -> None:
-        held, vocabulary = self.rows[row], self.config.known_vocab_size
-        limit = NO_LIMIT if self.rolls else self.config.max_length
-        settings = make_sampling_params(held.request, vocabulary, limit)
-        progress = make_decode_state(held.request, held.place, vocabulary, held.new)
-        if held.request.sampling.max_tokens <= len(held.new):
-            held.finish = "length"
-            progress = progress._replace(running=np.array([False]))
-        self.settings = self.programs.update_row(self.settings, np.int32(row), settings)
-        self.progress = self.programs.update_row(self.progress, np.int32(row), progress)
-        held.writing = True
+    def _start_decoding(self, slot: int) -> None:
+        sequence, vocab_size = self.sequences[slot], self.config.known_vocab_size
+        request, output_ids = sequence.request, sequence.output_ids
+        max_position = NO_LIMIT if self.has_rolling_cache else self.config.max_length
+        params = params_of_request(request, vocab_size, max_position)
+        state = state_of_request(request, sequence.cache_position, vocab_size, output_ids)
+        if request.sampling.max_tokens <= len(output_ids):
+            sequence.finish_reason = "length"
+        self.params = self.compiled.update_row(self.params, np.int32(slot), params)
+        self.state = self.compiled.update_row(self.state, np.int32(slot), state)
+        sequence.is_decoding = True
 
-    # -- writing ----------------------------------------------------------------------------------
+    # -- decode -------------------------------------------------------------------------------
 
-    def writing(self) -> list[int]:
-        """The rows that are in the loop."""
-        return [i for i, row in enumerate(self.rows) if row.writing and row.finish is None]
+    def decoding_slots(self) -> list[int]:
+        """The slots that `decode` generates tokens in."""
+        return [
+            slot
+            for slot, sequence in enumerate(self.sequences)
+            if sequence.is_decoding and sequence.finish_reason is None
+        ]
 
-    def write(self, steps: int = MAX_DECODE_STEPS) -> dict[int, list[Token]]:
-        """Write up to `steps` (at most `MAX_DECODE_STEPS`) tokens in each row that is writing."""
-        active = self.writing()
+    def decode(self, num_steps: int = MAX_DECODE_STEPS) -> dict[int, list[GeneratedToken]]:
+        """Generate up to `num_steps` (at most `MAX_DECODE_STEPS`) tokens in each decoding slot."""
+        active = self.decoding_slots()
         if not active:
             return {}
-        steps = min(steps, MAX_DECODE_STEPS)
-        self.reserve(max(self._needed(row, steps) for row in active))
-        # A row that writes alone does not pay for the width of the batch.
-        alone = len(active) == 1 < len(self.rows)
-        out = self._write_alone(active[0], steps) if alone else self._write_together(steps)
-        at = {row: 0 if alone else row for row in active}
-        tokens = np.array(out.tokens)
-        wanted = [row for row in active if self.rows[row].request.alternatives]
-        details = [np.array(part) for part in out[1:]] if wanted else []
-        result = {}
-        for row in active:
-            ids = [int(token) for token in tokens[at[row]] if token >= 0]
-            result[row] = [
-                _token(token, at[row], i, details if row in wanted else ())
-                for i, token in enumerate(ids)
-            ]
-            self._wrote(row, ids)
-        return result
+        num_steps = min(num_steps, MAX_DECODE_STEPS)
+        self.ensure_cache_capacity(max(self._needed(slot, num_steps) for slot in active))
+        # A sequence alone does not pay for the width of the batch.
+        alone = len(active) == 1 < len(self.sequences)
+        output = self._decode_one(active[0], num_steps) if alone else self._decode_batch(num_steps)
+        row_of = {slot: 0 if alone else slot for slot in active}
+        wants_logprobs = {slot for slot in active if self.sequences[slot].request.return_logprobs}
+        if wants_logprobs:
+            output = DecodeOutput(*(np.array(part) for part in output))
+        else:
+            output = output._replace(tokens=np.array(output.tokens))
+        generated = {}
+        for slot, row in row_of.items():
+            make = _token_with_logprobs if slot in wants_logprobs else _plain_token
+            count = int((output.tokens[row] >= 0).sum())
+            generated[slot] = [make(output, row, step) for step in range(count)]
+            self._append(slot, [token.id for token in generated[slot]])
+        return generated
 
-    def _write_together(self, steps: int) -> Any:
-        self.cache, self.progress, out = self.programs.write(
-            self.cache, self.settings, self.progress, np.int32(steps)
+    def _decode_batch(self, num_steps: int) -> DecodeOutput:
+        self.cache, self.state, output = self.compiled.decode(
+            self.cache, self.params, self.state, np.int32(num_steps)
         )
-        return out
+        return output
 
-    def _write_alone(self, row: int, steps: int) -> Any:
-        place = np.int32(row)
-        cache, settings, progress = self.programs.slice_row(
-            (self.cache, self.settings, self.progress), place
-        )
-        cache, progress, out = self.programs.write(cache, settings, progress, np.int32(steps))
-        self.cache = self.programs.update_row(self.cache, place, cache)
-        self.progress = self.programs.update_row(self.progress, place, progress)
-        return out
+    def _decode_one(self, slot: int, num_steps: int) -> DecodeOutput:
+        row = np.int32(slot)
+        cache, params, state = self.compiled.slice_row((self.cache, self.params, self.state), row)
+        cache, state, output = self.compiled.decode(cache, params, state, np.int32(num_steps))
+        self.cache = self.compiled.update_row(self.cache, row, cache)
+        self.state = self.compiled.update_row(self.state, row, state)
+        return output
 
-    def write_checked(self, guesses: Sequence[int], ahead: int) -> list[Token]:
-        """Write in row 0, the only one, as many tokens as `guesses` (at most `ahead`) foresee, and
-        one more."""
-        self.reserve(self._needed(0, ahead + 1))
-        drafts = np.full((1, ahead), -1, "int32")
-        drafts[0, : len(guesses)] = guesses
-        self.cache, self.progress, tokens = self.programs.verify(
-            self.cache, self.settings, self.progress, drafts
+    def verify_draft(self, draft_tokens: list[int], length: int) -> list[GeneratedToken]:
+        """Generate, in the only slot, the draft's tokens that the model accepts and one more.
+
+        Args:
+            draft_tokens: proposed next tokens, at most `length`; they are padded to it.
+        """
+        self.ensure_cache_capacity(self._needed(0, length + 1))
+        padded = np.full((1, length), -1, "int32")
+        padded[0, : len(draft_tokens)] = draft_tokens
+        self.cache, self.state, tokens = self.compiled.verify_draft(
+            self.cache, self.params, self.state, padded
         )
         ids = [int(token) for token in np.array(tokens)[0] if token >= 0]
-        self._wrote(0, ids)
-        return [Token(token) for token in ids]
+        self._append(0, ids)
+        return [GeneratedToken(token) for token in ids]
 
-    def _wrote(self, row: int, ids: list[int]) -> None:
-        held = self.rows[row]
-        held.text += ids
-        held.read += len(ids)
-        held.shifted |= held.read > self.context
-        if ids and ids[-1] in held.request.stop_ids:
-            held.finish = "stop"
-        elif len(held.new) >= held.request.sampling.max_tokens:
-            held.finish = "length"
-        elif not self.rolls and held.place >= self.config.max_length:
-            # Positions are used up: read the last part again, from position 0.
-            held.first, held.read = len(held.text) - self._kept(len(held.text)), 0
-            held.writing, held.shifted = False, True
+    def _append(self, slot: int, ids: list[int]) -> None:
+        """Record generated tokens, and whether the sequence ends or its context shifts."""
+        sequence = self.sequences[slot]
+        sequence.token_ids += ids
+        sequence.num_computed_tokens += len(ids)
+        sequence.context_shifted |= sequence.num_computed_tokens > self.max_context
+        if ids and ids[-1] in sequence.request.stop_ids:
+            sequence.finish_reason = "stop"
+        elif len(sequence.output_ids) >= sequence.request.sampling.max_tokens:
+            sequence.finish_reason = "length"
+        elif not self.has_rolling_cache and sequence.cache_position >= self.config.max_length:
+            # Absolute positions are used up: prefill the last part again from position 0.
+            sequence.cache_offset = self._offset_after_shift(sequence)
+            sequence.num_computed_tokens = 0
+            sequence.is_decoding, sequence.context_shifted = False, True
 
-    # -- shapes -----------------------------------------------------------------------------------
+    # -- shapes -------------------------------------------------------------------------------
 
-    def _kept(self, length: int) -> int:
-        """How much of a text longer than the context is read again: all that rolls, else half."""
-        return self.context if self.rolls else max(1, self.config.max_length // 2)
+    def ensure_cache_capacity(self, length: int) -> None:
+        """Grow the cache to hold `length` tokens per sequence, or the context."""
+        if length > self.cache_len < self.max_context:
+            wanted = min(length, self.max_context)
+            sizes = shape_buckets(self.max_context, MIN_CACHE_LEN)
+            self.resize(range(len(self.sequences)), next(size for size in sizes if size >= wanted))
 
-    def _needed(self, row: int, steps: int) -> int:
-        return self.rows[row].place + 1 + steps
+    def _offset_after_shift(self, sequence: Sequence) -> int:
+        return len(sequence.token_ids) - tokens_kept(self.config, self.max_context)
 
-    def reserve(self, places: int) -> None:
-        """Grow the cache until it holds `places` tokens of each text, or the context."""
-        if places > self.places and self.places < self.context:
-            wanted = min(places, self.context)
-            size = next(size for size in sizes(self.context, MIN_CACHE_LEN) if size >= wanted)
-            self.resize(range(len(self.rows)), size)
+    def _needed(self, slot: int, num_steps: int) -> int:
+        return self.sequences[slot].cache_position + 1 + num_steps
 
-    def _set_running(self, row: int, running: bool) -> None:
-        flags = np.array(self.progress.running)
-        flags[row] = running
-        self.progress = self.progress._replace(running=ops.convert_to_tensor(flags))
+    def _halt(self, slot: int) -> None:
+        sequence = self.sequences[slot]
+        if sequence.is_decoding and sequence.finish_reason is None:
+            self._set_not_running(slot)
 
-
-def _fit(x, places: int):
-    """x (B, K, S, H) with S cut or filled up with zeros to `places`."""
-    held = x.shape[2]
-    if places <= held:
-        return x[:, :, :places]
-    return ops.pad(x, ((0, 0), (0, 0), (0, places - held), (0, 0)))
+    def _set_not_running(self, slot: int) -> None:
+        running = np.array(self.state.running)
+        running[slot] = False
+        self.state = self.state._replace(running=ops.convert_to_tensor(running))
 
 
-def _piece_size(length: int, places: int) -> int:
-    """The smallest size that is compiled and holds `length` tokens."""
-    return min(min(size for size in PREFILL_CHUNK_SIZES if size >= length), max(places, length))
+def _resize_cache(x: Tensor, cache_len: int) -> Tensor:
+    """x (B, K, S, H) with S cut, or padded with zeros, to `cache_len`."""
+    length = x.shape[2]
+    if cache_len <= length:
+        return x[:, :, :cache_len]
+    return ops.pad(x, ((0, 0), (0, 0), (0, cache_len - length), (0, 0)))
 
 
-def _token(token: int, row: int, step: int, details: Mapping | Sequence[np.ndarray]) -> Token:
-    if not details:
-        return Token(token)
-    logprobs, ids, top, filtered = (part[row, step] for part in details)
-    triples = zip(ids.tolist(), top.tolist(), filtered.tolist(), strict=True)
-    return Token(token, float(logprobs), list(triples))
+def _chunk_size(length: int, cache_len: int) -> int:
+    """The smallest compiled chunk size that holds `length` tokens."""
+    return min(min(size for size in PREFILL_CHUNK_SIZES if size >= length), max(cache_len, length))
 
 
-def sizes(largest: int, smallest: int, step: int = 2) -> list[int]:
-    """The sizes that are compiled, up to `largest`: few, so that growing seldom waits.
+def _plain_token(output: DecodeOutput, row: int, step: int) -> GeneratedToken:
+    return GeneratedToken(int(output.tokens[row, step]))
 
-    >>> sizes(1024, 128), sizes(8, 1, step=4)
+
+def _token_with_logprobs(output: DecodeOutput, row: int, step: int) -> GeneratedToken:
+    token, logprob, *top = (part[row, step] for part in output)
+    candidates = zip(*(part.tolist() for part in top), strict=True)
+    return GeneratedToken(int(token), float(logprob), list(candidates))
+
+
+def shape_buckets(largest: int, smallest: int, factor: int = 2) -> list[int]:
+    """The sizes that programs are compiled for, up to `largest`: few, so recompiling is rare.
+
+    >>> shape_buckets(1024, 128), shape_buckets(8, 1, factor=4)
     ([128, 256, 512, 1024], [1, 4, 8])
     """
-    found = [min(smallest, largest)]
-    while found[-1] < largest:
-        found.append(min(step * found[-1], largest))
-    return found
+    sizes = [min(smallest, largest)]
+    while sizes[-1] < largest:
+        sizes.append(min(factor * sizes[-1], largest))
+    return sizes
 
 
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two texts share from the beginning."""
+def common_prefix(first: list[int], second: list[int]) -> int:
+    """The number of leading tokens that two sequences share."""
     length = min(len(first), len(second))
-    same = np.asarray(first[:length]) == np.asarray(second[:length])
+    same: Any = np.asarray(first[:length]) == np.asarray(second[:length])
     return length if same.all() else int(np.argmin(same))

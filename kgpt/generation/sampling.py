@@ -1,28 +1,35 @@
-"""Choosing the next token: pure functions on (B, V) logits, each row with its own settings.
+"""Logits processors, logits warpers and the draw: pure functions on (B, V) logits.
 
 The order is fixed, and that of transformers where it has the step: logit bias, repetition
-penalty, presence and frequency penalties, banned phrases, minimum length, then for rows that
-sample: temperature, top-k, top-p, min-p, typical-p, and a draw. Every setting is a tensor, so
-moving one compiles nothing; a step that no row asks for is skipped while running.
+penalty, presence and frequency penalties, bad words, minimum length; then, for sequences that
+sample: temperature, top-k, top-p, min-p, typical-p, and the draw. Every parameter is a tensor with
+one value per sequence, so changing one never recompiles; a step that no sequence asks for is
+skipped at run time.
 
 The draw adds Gumbel noise and takes the largest logit, which samples the softmax exactly
 (Gumbel, 1954). The noise is a hash of (seed, position, token): the same seed gives the same text
 alone or in a batch, and on every backend.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras import ops
 
 MASKED_LOGIT = -1e30  # the logit of a token that must not be drawn
-MAX_BAD_WORD_LEN = 16  # tokens of a banned phrase that are compared
+MAX_BAD_WORD_LEN = 16  # tokens of a bad word that are compared
+
+Tensor = Any
 
 
-def apply_logit_bias(logits, bias):
-    """logits plus (B, V) biases; -inf never happens, a ban is `MASKED_LOGIT`."""
+def apply_logit_bias(logits: Tensor, bias: Tensor) -> Tensor:
+    """Add biases (B, V), `MASKED_LOGIT` for a token that is never sampled."""
     return logits + bias
 
 
-def apply_repetition_penalty(logits, seen, penalty):
-    """Divide positive and multiply negative logits of tokens already present (Keskar et al., 2019).
+def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """Divide positive and multiply negative logits of tokens that occur (Keskar et al., 2019).
 
     Args:
         logits: (B, V). seen: (B, V) booleans. penalty: (B,), 1 for none.
@@ -32,85 +39,87 @@ def apply_repetition_penalty(logits, seen, penalty):
     return ops.where(seen, lowered, logits)
 
 
-def apply_presence_frequency_penalty(logits, counts, presence, frequency):
-    """Lower tokens already written, once (presence) and for each time (frequency), as OpenAI does.
+def apply_presence_frequency_penalty(
+    logits: Tensor, counts: Tensor, presence: Tensor, frequency: Tensor
+) -> Tensor:
+    """Lower generated tokens, once (presence) and per occurrence (frequency), as OpenAI does.
 
     Args:
         logits: (B, V). counts: (B, V) integers. presence, frequency: (B,), 0 for none.
     """
     counts = ops.cast(counts, "float32")
-    written = ops.cast(counts > 0, "float32")
-    return logits - presence[:, None] * written - frequency[:, None] * counts
+    generated = ops.cast(counts > 0, "float32")
+    return logits - presence[:, None] * generated - frequency[:, None] * counts
 
 
-def apply_bad_words(logits, tail, phrases):
-    """Block the token that would complete a banned phrase.
+def apply_bad_words(logits: Tensor, recent_tokens: Tensor, bad_words_ids: Tensor) -> Tensor:
+    """Mask the tokens that would complete a bad word.
 
     Args:
         logits: (B, V).
-        tail: (B, MAX_BAD_WORD_LEN - 1) the last tokens of each text, -1 before its beginning.
-        phrases: (B, P, MAX_BAD_WORD_LEN) ids, flush right, -1 in front; an unused phrase is all -1.
+        recent_tokens: (B, MAX_BAD_WORD_LEN - 1) newest tokens, -1 before the first.
+        bad_words_ids: (B, P, MAX_BAD_WORD_LEN), flush right, -1 in front; all -1 for none.
     """
-    begun, last = phrases[:, :, :-1], phrases[:, :, -1]  # (B, P, MAX_BAD_WORD_LEN - 1), (B, P)
-    fits = ops.logical_or(begun < 0, begun == tail[:, None])
-    hit = ops.logical_and(ops.all(fits, axis=-1), last >= 0)  # (B, P)
-    return mask_tokens(logits, ops.where(hit, last, -1))
+    prefix, last = bad_words_ids[:, :, :-1], bad_words_ids[:, :, -1]  # (B, P, L - 1), (B, P)
+    matches = ops.logical_or(prefix < 0, prefix == recent_tokens[:, None])
+    completes = ops.logical_and(ops.all(matches, axis=-1), last >= 0)  # (B, P)
+    return mask_tokens(logits, ops.where(completes, last, -1))
 
 
-def mask_tokens(logits, ids):
-    """Block the ids (B, E) of each row; -1 blocks nothing."""
+def mask_tokens(logits: Tensor, ids: Tensor) -> Tensor:
+    """Mask the ids (B, E) of each row; -1 masks nothing."""
     rows = ops.broadcast_to(ops.arange(ops.shape(ids)[0])[:, None], ops.shape(ids))
-    places = ops.stack([rows, ops.maximum(ids, 0)], axis=-1)  # (B, E, 2)
+    index = ops.stack([rows, ops.maximum(ids, 0)], axis=-1)  # (B, E, 2)
     hits = ops.scatter(
-        ops.reshape(places, (-1, 2)),
+        ops.reshape(index, (-1, 2)),  # (B * E, 2)
         ops.cast(ops.reshape(ids >= 0, (-1,)), "int32"),
         ops.shape(logits),
     )
     return ops.where(hits > 0, MASKED_LOGIT, logits)
 
 
-def apply_temperature(logits, temperature):
-    """logits / temperature; (B,) temperatures. Rows of temperature 0 are left for `draw`."""
+def apply_temperature(logits: Tensor, temperature: Tensor) -> Tensor:
+    """logits / temperature (B,); rows of temperature 0, which are greedy, are unchanged."""
     return logits / ops.where(temperature > 0, temperature, 1.0)[:, None]
 
 
-def apply_top_k(logits, k):
-    """Block all but the k largest logits of each row; (B,) int32 k, 0 keeps all."""
-    vocabulary = logits.shape[-1]
-    k = ops.where(k > 0, ops.minimum(k, vocabulary), vocabulary)
+def apply_top_k(logits: Tensor, k: Tensor) -> Tensor:
+    """Mask all but the k largest logits of each row; (B,) int32 k, 0 keeps all."""
+    vocab_size = logits.shape[-1]
+    k = ops.where(k > 0, ops.minimum(k, vocab_size), vocab_size)
     kept = top_mass_mask(logits, ops.ones_like(logits), ops.cast(k, "float32"))
     return ops.where(kept, logits, MASKED_LOGIT)
 
 
-def apply_top_p(logits, p):
-    """Keep the likeliest tokens up to and with the one that reaches probability p (B,)
-    (Holtzman et al., 2020)."""
+def apply_top_p(logits: Tensor, p: Tensor) -> Tensor:
+    """Keep the smallest set of most likely tokens with total probability >= p (B,): nucleus
+    sampling (Holtzman et al., 2020)."""
     kept = top_mass_mask(logits, ops.softmax(logits, axis=-1), p)
     return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, MASKED_LOGIT)
 
 
-def apply_min_p(logits, p):
-    """Block tokens less likely than p (B,) times the likeliest (Nguyen et al., 2024)."""
+def apply_min_p(logits: Tensor, p: Tensor) -> Tensor:
+    """Mask tokens with probability < p (B,) times the largest (Nguyen et al., 2024)."""
     top = ops.max(logits, axis=-1, keepdims=True)
     return ops.where(logits < top + ops.log(ops.maximum(p, 1e-30))[:, None], MASKED_LOGIT, logits)
 
 
-def apply_typical_p(logits, p):
-    """Keep the tokens whose surprise is nearest the expected, up to probability p (B,)
-    (locally typical sampling, Meister et al., 2023)."""
-    surprise = -ops.log_softmax(logits, axis=-1)
-    probability = ops.exp(-surprise)
-    entropy = ops.sum(probability * ops.minimum(surprise, 1e4), axis=-1, keepdims=True)
-    kept = top_mass_mask(-ops.absolute(surprise - entropy), probability, p)
+def apply_typical_p(logits: Tensor, p: Tensor) -> Tensor:
+    """Keep the tokens whose surprisal is closest to the entropy, up to total probability p (B,):
+    locally typical sampling (Meister et al., 2023)."""
+    surprisal = -ops.log_softmax(logits, axis=-1)
+    probs = ops.exp(-surprisal)
+    entropy = ops.sum(probs * ops.minimum(surprisal, 1e4), axis=-1, keepdims=True)
+    kept = top_mass_mask(-ops.absolute(surprisal - entropy), probs, p)
     return ops.where(ops.logical_or(kept, p[:, None] >= 1.0), logits, MASKED_LOGIT)
 
 
-def top_mass_mask(values, weights, amount):
-    """The largest values of each row, until their weights reach an amount: (B, V) booleans.
+def top_mass_mask(values: Tensor, weights: Tensor, amount: Tensor) -> Tensor:
+    """Mask of the largest values of each row whose weights add up to an amount: (B, V) booleans.
 
-    A value is kept while all greater ones together weigh less than `amount`; equals are kept
-    together. The threshold is found by bisection on the bits of the floats, which order as
-    integers do: 32 sums in place of a sort, several times faster on a processor.
+    A value is kept while the weights of all greater ones sum to less than `amount`; equal values
+    are kept together. The threshold is found by bisection on the bits of the floats, which order
+    like integers: 32 sums instead of a sort, several times faster on CPU.
 
     Args:
         values: (B, V) float32. weights: (B, V), not negative. amount: (B,).
@@ -120,7 +129,7 @@ def top_mass_mask(values, weights, amount):
     low = ops.min(order, axis=-1)
     high = ops.max(order, axis=-1)
 
-    def halve(_, bounds):
+    def halve(_: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         low, high = bounds
         # The mean rounded down, without overflow.
         middle = ops.bitwise_and(low, high) + ops.right_shift(ops.bitwise_xor(low, high), 1)
@@ -132,29 +141,31 @@ def top_mass_mask(values, weights, amount):
     return order >= high[:, None]
 
 
-def gumbel_max_sample(logits, temperature, seed, position):
-    """One token for each row: (B,) int32. Rows of temperature 0 take the likeliest.
+def gumbel_max_sample(
+    logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor
+) -> Tensor:
+    """One token for each row: (B,) int32. Rows of temperature 0 are greedy.
 
     Args:
-        logits: (B, V), filtered.
-        temperature: (B,). seed: (B,) int32. position: (B,) int32, of the token drawn.
+        logits: (B, V), warped.
+        temperature: (B,). seed: (B,) int32. position: (B,) int32, of the sampled token.
     """
     noise = gumbel_noise(seed, position, logits.shape[-1])
     noise = ops.where((temperature > 0)[:, None], noise, 0.0)
     return argmax(logits + noise)
 
 
-def argmax(logits):
-    """The first largest logit of each row: (B,) int32.
+def argmax(logits: Tensor) -> Tensor:
+    """The index of the first largest logit of each row: (B,) int32.
 
-    XLA on CPU takes several times as long over an argmax.
+    Several times faster than `ops.argmax` with XLA on CPU.
     """
     last = logits.shape[-1] - 1
     largest = logits == ops.max(logits, axis=-1, keepdims=True)
     return ops.min(ops.where(largest, ops.arange(last + 1, dtype="int32"), last), axis=-1)
 
 
-def gumbel_noise(seed, position, size):
+def gumbel_noise(seed: Tensor, position: Tensor, size: int) -> Tensor:
     """(B, size) float32 noise: a function of each row's seed and position (B,) int32."""
     row = hash32(ops.bitwise_xor(position, hash32(seed)))
     bits = hash32(ops.bitwise_xor(ops.arange(size, dtype="int32")[None, :], row[:, None]))
@@ -162,7 +173,7 @@ def gumbel_noise(seed, position, size):
     return -ops.log(-ops.log(uniform))
 
 
-def hash32(x):
+def hash32(x: Tensor) -> Tensor:
     """A 32-bit integer hash with low bias (Wellons, 2018), in wrapping int32 arithmetic."""
     x = ops.bitwise_xor(x, _shift(x, 16))
     x = x * ops.cast(0x7FEB352D, "int32")
@@ -171,6 +182,6 @@ def hash32(x):
     return ops.bitwise_xor(x, _shift(x, 16))
 
 
-def _shift(x, count):
-    """Logical right shift of int32: the sign is a bit like any other."""
+def _shift(x: Tensor, count: int) -> Tensor:
+    """Logical right shift of int32: zeros come in, not the sign."""
     return ops.bitwise_and(ops.right_shift(x, count), (1 << (32 - count)) - 1)

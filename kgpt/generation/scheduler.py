@@ -1,8 +1,8 @@
-"""Who writes when: continuous batching over the rows of one `ModelRunner`.
+"""Continuous-batching scheduler: which requests occupy the slots of one `ModelRunner`, and when.
 
-Each `tick` lets waiting jobs in, reads a piece of the prompts of those that came, and writes a few
-tokens in all that are under way; so texts join and leave between steps, and a long prompt does not
-hold up the others. Single-threaded: `Engine` gives it a thread, `generate` simply runs it.
+Each `step` admits queued jobs, prefills a chunk of new prompts and decodes a few tokens in every
+running sequence; so sequences join and leave between steps, and a long prompt does not delay the
+others. Single-threaded: `Engine` gives it a thread, `generate` simply runs it.
 """
 
 from __future__ import annotations
@@ -11,50 +11,71 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from kgpt.config import SamplingConfig
 from kgpt.generation.beam_search import beam_search
 from kgpt.generation.contrastive_search import contrastive_search
 from kgpt.generation.decode import MAX_DECODE_STEPS
-from kgpt.generation.runner import PREFILL_CHUNK_SIZES, MIN_CACHE_LEN, ModelRunner, Row, Token, sizes
+from kgpt.generation.runner import (
+    MIN_CACHE_LEN,
+    PREFILL_CHUNK_SIZES,
+    GeneratedToken,
+    ModelRunner,
+    shape_buckets,
+)
+from kgpt.generation.runner import Sequence as Slot
 from kgpt.generation.sequence import Request
-from kgpt.generation.speculative import speculative
+from kgpt.generation.speculative import DraftSource, speculative_decode
 from kgpt.model.gpt import GPT
 
-MAX_STEP_LATENCY_S = 0.03  # seconds between two looks at the outside, while somebody watches
+MAX_STEP_LATENCY_S = 0.03  # between two looks at the queue, while a client streams or waits
 
-OnTokens = Callable[["GenerationJob", list[Token], str | None], None]
+OnTokens = Callable[["GenerationJob", list[GeneratedToken], str | None], None]
 
 
 @dataclass
 class GenerationJob:
-    """A request on its way. `finish` is "stop", "length", "cancelled", "deadline" or "error"."""
+    """A request under way.
+
+    Attributes:
+        on_tokens: called with the job, new tokens, and at the end the finish reason.
+        stream: tokens are wanted as they come; otherwise in larger portions.
+        deadline: by `time.monotonic`.
+        finish_reason: "stop", "length", "cancelled", "deadline" or "error".
+        cached_tokens: prompt tokens found in the KV cache.
+        context_shifted: the sequence outgrew the model's context.
+        draft_model: a model, or "prompt_lookup", that speculative decoding drafts with.
+    """
 
     request: Request
-    on_tokens: OnTokens | None = None  # called with itself, new tokens, and at the end the reason
-    watched: bool = True  # tokens are wanted as they come
-    deadline: float | None = None  # by `time.monotonic`
-    finish: str | None = None
+    on_tokens: OnTokens | None = None
+    stream: bool = True
+    deadline: float | None = None
+    finish_reason: str | None = None
     error: str | None = None
-    ids: list[int] = field(default_factory=list)
-    cached_tokens: int = 0  # tokens of the prompt that were remembered
-    context_shifted: bool = False  # the text outgrew the model's context
-    score: float | None = None  # of a beam
+    token_ids: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    context_shifted: bool = False
     cancelled: bool = False
-    draft: GPT | Literal["prompt_lookup"] | None = None  # guess ahead with a model, or from the text
+    draft_model: DraftSource | None = None
 
     @property
-    def searches(self) -> bool:
-        """Is it written by a search of its own, outside the common batch?"""
+    def is_search(self) -> bool:
+        """Whether it runs by itself, outside the batch."""
         sampling = self.request.sampling
-        return bool(sampling.beam_size > 1 or sampling.contrastive_alpha or self.draft)
+        return bool(sampling.beam_size > 1 or sampling.contrastive_alpha or self.draft_model)
 
-    def tell(self, tokens: list[Token], finish: str | None = None) -> None:
-        self.ids += [token.id for token in tokens]
-        self.finish = finish
-        if self.on_tokens is not None and (tokens or finish):
-            self.on_tokens(self, tokens, finish)
+    def emit(self, tokens: list[GeneratedToken], finish_reason: str | None = None) -> None:
+        self.token_ids += [token.id for token in tokens]
+        self.finish_reason = finish_reason
+        if self.on_tokens is not None and (tokens or finish_reason):
+            self.on_tokens(self, tokens, finish_reason)
+
+    def interruption(self, now: float) -> str | None:
+        """The finish reason of a job that must not go on."""
+        if self.cancelled:
+            return "cancelled"
+        return "deadline" if self.deadline is not None and now > self.deadline else None
 
 
 class Scheduler:
@@ -62,207 +83,212 @@ class Scheduler:
 
     Args:
         model: the model.
-        max_num_seqs: most texts written at once.
-        context: most tokens remembered of a text; the model's `max_length` when not given.
-        together: see `ModelRunner`.
+        max_num_seqs: sequences decoded at once, at most.
+        max_context: tokens kept of each sequence; the model's `max_length` when not given.
+        batched_prefill: see `ModelRunner`.
     """
 
     def __init__(
-        self, model: GPT, max_num_seqs: int = 8, context: int | None = None, together: bool = False
+        self,
+        model: GPT,
+        max_num_seqs: int = 8,
+        max_context: int | None = None,
+        batched_prefill: bool = False,
     ):
-        self.model, self.max_num_seqs, self.context = model, max_num_seqs, context
-        self.together = together
-        self.batch = ModelRunner(model, 1, context, together)
+        self.model, self.max_num_seqs, self.max_context = model, max_num_seqs, max_context
+        self.batched_prefill = batched_prefill
+        self.runner = ModelRunner(model, 1, max_context, batched_prefill)
         self.waiting: deque[GenerationJob] = deque()
-        self.active: dict[int, GenerationJob] = {}  # by row
-        self.searches: list[tuple[GenerationJob, Iterator[list[Token]]]] = []
-        self._step_time = MAX_STEP_LATENCY_S
+        self.active: dict[int, GenerationJob] = {}  # by slot
+        self.searches: list[tuple[GenerationJob, Iterator[list[GeneratedToken]]]] = []
+        self._token_time = MAX_STEP_LATENCY_S
 
     @property
     def idle(self) -> bool:
         return not (self.waiting or self.active or self.searches)
 
-    def tick(self) -> None:
-        """One round: let in, read, write, report."""
-        self._drop_late()
+    @property
+    def jobs(self) -> list[GenerationJob]:
+        """All jobs that have not ended."""
+        return [*self.waiting, *self.active.values(), *(job for job, _ in self.searches)]
+
+    def step(self) -> None:
+        """One round: admit, prefill, decode, report."""
+        self._drop_interrupted()
         self._admit()
-        reading = [row for row in self.active if not self.batch.rows[row].writing]
-        if reading:
-            # While others write, one piece at a time; alone, everybody's.
-            self.batch.read(reading[:1] if self.batch.writing() else reading)
-        self._write()
-        self._search()
-
-    def shapes(self) -> list[tuple[int, int]]:
-        """Every (rows, places) that `warm` has to see before all requests find it compiled."""
-        context = self.batch.context
-        return [
-            (r, p) for p in sizes(context, MIN_CACHE_LEN) for r in sizes(self.max_num_seqs, 1, step=4)
-        ]
-
-    def warm(self, rows: int, places: int) -> None:
-        """Run each program once in one shape, so that no request pays for compiling it.
-
-        On a batch of its own, which shares the programs and leaves texts under way alone.
-        """
-        batch = ModelRunner(self.model, 1, self.context)
-        batch.resize([-1] * rows, places)
-        for length in PREFILL_CHUNK_SIZES if rows == 1 else PREFILL_CHUNK_SIZES[-1:]:
-            ids = [0] * min(length + 1, batch.places)
-            request = Request(ids, SamplingConfig(temperature=0, max_tokens=2))
-            few = range(min(rows, 2))  # both write together, then the first alone
-            for row in few:
-                batch.join(row, request)
-            while reading := [row for row in few if not batch.rows[row].writing]:
-                batch.read(reading)
-            batch.write(1)
-            if rows > 1:
-                batch.rows[1] = Row()
-                batch.write(1)
-            batch.rows[0] = Row()
+        pending = [slot for slot in self.active if not self.runner.sequences[slot].is_decoding]
+        if pending:
+            # While others decode, one chunk at a time; otherwise everybody's.
+            self.runner.prefill(pending[:1] if self.runner.decoding_slots() else pending)
+        self._decode()
+        self._step_searches()
 
     def run(self) -> None:
-        """Until everything is written."""
+        """Step until every job has ended."""
         while not self.idle:
-            self.tick()
+            self.step()
 
     def fail(self, error: str) -> None:
         """End everything under way with an error, and start afresh."""
         for job in [*self.active.values(), *(job for job, _ in self.searches)]:
             job.error = error
-            job.tell([], "error")
+            job.emit([], "error")
         self.active, self.searches = {}, []
-        self.batch = ModelRunner(self.model, 1, self.context, self.together)
+        self.runner = ModelRunner(self.model, 1, self.max_context, self.batched_prefill)
 
-    # -- in and out -------------------------------------------------------------------------------
+    # -- warm-up ------------------------------------------------------------------------------
+
+    def warm_up_shapes(self) -> list[tuple[int, int]]:
+        """Every (slots, cache length) that `warm_up` compiles for."""
+        return [
+            (num_slots, cache_len)
+            for cache_len in shape_buckets(self.runner.max_context, MIN_CACHE_LEN)
+            for num_slots in shape_buckets(self.max_num_seqs, 1, factor=4)
+        ]
+
+    def warm_up(self, num_slots: int, cache_len: int) -> None:
+        """Run each program once in one shape, so that no request waits for its compilation.
+
+        Uses a runner of its own, which shares the model's compiled functions, so that sequences
+        under way are not touched.
+        """
+        runner = ModelRunner(self.model, 1, self.max_context)
+        runner.resize([-1] * num_slots, cache_len)
+        for length in PREFILL_CHUNK_SIZES if num_slots == 1 else PREFILL_CHUNK_SIZES[-1:]:
+            ids = [0] * min(length + 1, runner.cache_len)
+            request = Request(ids, SamplingConfig(temperature=0, max_tokens=2))
+            slots = range(min(num_slots, 2))  # both decode together, then the first alone
+            for slot in slots:
+                runner.add(slot, request)
+            while pending := [i for i in slots if not runner.sequences[i].is_decoding]:
+                runner.prefill(pending)
+            runner.decode(1)
+            if num_slots > 1:
+                runner.sequences[1] = Slot()
+                runner.decode(1)
+            runner.sequences[0] = Slot()
+
+    # -- admission ----------------------------------------------------------------------------
 
     def _admit(self) -> None:
         while self.waiting:
             job = self.waiting[0]
-            if job.searches:
+            if job.is_search:
                 self.waiting.popleft()
                 self.searches.append((job, self._start_search(job)))
                 continue
-            row = self._choose_row(job.request.ids)
-            if row is None:
+            slot = self._choose_slot(job.request.prompt_ids)
+            if slot is None:
                 return
             self.waiting.popleft()
-            self.batch.join(row, job.request)
-            job.cached_tokens = self.batch.rows[row].reused
-            self.active[row] = job
+            self.runner.add(slot, job.request)
+            job.cached_tokens = self.runner.sequences[slot].num_cached_tokens
+            self.active[slot] = job
 
-    def _choose_row(self, ids: Sequence[int]) -> int | None:
-        """The idle row that remembers most of `ids`; the oldest memory goes first otherwise."""
-        idle = [row for row in range(len(self.batch.rows)) if row not in self.active]
-        if not idle or (
-            len(self.batch.rows) < self.max_num_seqs and not self._remembers(idle, ids)
-        ):
-            blank = [row for row in idle if not self.batch.rows[row].text]
-            if blank:
-                return blank[0]
-            grown = self._grow()
-            return grown if grown is not None else (min(idle) if idle else None)
-        return max(idle, key=lambda row: self.batch.remembered(row, ids))
+    def _choose_slot(self, prompt_ids: Sequence[int]) -> int | None:
+        """The idle slot with the longest cached prefix; without any, the least recently used.
 
-    def _remembers(self, rows: Sequence[int], ids: Sequence[int]) -> bool:
-        return any(self.batch.remembered(row, ids) > 0 for row in rows)
+        Slots are added before a cache is overwritten. None if all slots are busy.
+        """
+        sequences = self.runner.sequences
+        idle = [slot for slot in range(len(sequences)) if slot not in self.active]
+        prefix = {slot: self.runner.cached_prefix_length(slot, prompt_ids) for slot in idle}
+        slot = max(idle, key=lambda i: (prefix[i], -sequences[i].last_used), default=None)
+        if slot is not None and (prefix[slot] or not sequences[slot].token_ids):
+            return slot
+        grown = self._grow()
+        return slot if grown is None else grown
 
     def _grow(self) -> int | None:
-        """Make more rows, if there may be; the first of them."""
-        held = len(self.batch.rows)
-        wanted = len(self.active) + len(self.waiting)
-        if held >= self.max_num_seqs or wanted <= held:
+        """Add slots, if there may be more and jobs to fill them; returns the first of them."""
+        num_slots = len(self.runner.sequences)
+        wanted = min(len(self.active) + len(self.waiting), self.max_num_seqs)
+        if wanted <= num_slots:
             return None
-        size = next(
-            size
-            for size in sizes(self.max_num_seqs, 1, step=4)
-            if size >= min(wanted, self.max_num_seqs)
-        )
-        self.batch.resize([*range(held), *[-1] * (size - held)], self.batch.places)
-        return held
+        sizes = shape_buckets(self.max_num_seqs, 1, factor=4)
+        size = next(size for size in sizes if size >= wanted)
+        sources = [*range(num_slots), *[-1] * (size - num_slots)]
+        self.runner.resize(sources, self.runner.cache_len)
+        return num_slots
 
-    def _drop_late(self) -> None:
+    def _drop_interrupted(self) -> None:
+        """End the jobs that were cancelled or are late."""
         now = time.monotonic()
-        for row, job in list(self.active.items()):
-            if reason := _over(job, now):
-                self._finish(row, job, [], reason)
-        for job in [job for job in self.waiting if _over(job, now)]:
+        for slot, job in list(self.active.items()):
+            if reason := job.interruption(now):
+                self._finish(slot, job, [], reason)
+        for job in [job for job in self.waiting if job.interruption(now)]:
             self.waiting.remove(job)
-            job.tell([], _over(job, now))
-        for pair in [pair for pair in self.searches if _over(pair[0], now)]:
-            self.searches.remove(pair)
-            pair[0].tell([], _over(pair[0], now))
+            job.emit([], job.interruption(now))
+        for search in [search for search in self.searches if search[0].interruption(now)]:
+            self.searches.remove(search)
+            search[0].emit([], search[0].interruption(now))
 
-    def _finish(self, row: int, job: GenerationJob, tokens: list[Token], reason: str) -> None:
-        job.context_shifted = self.batch.rows[row].shifted
-        self.batch.leave(row)
-        del self.active[row]
-        job.tell(tokens, reason)
+    def _finish(
+        self, slot: int, job: GenerationJob, tokens: list[GeneratedToken], reason: str
+    ) -> None:
+        job.context_shifted = self.runner.sequences[slot].context_shifted
+        self.runner.release(slot)
+        del self.active[slot]
+        job.emit(tokens, reason)
 
-    # -- writing ----------------------------------------------------------------------------------
+    # -- decoding -----------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        for row, job in list(self.active.items()):  # one that may write nothing is done
-            if self.batch.rows[row].writing and self.batch.rows[row].finish:
-                self._finish(row, job, [], self.batch.rows[row].finish or "length")
-        writing = self.batch.writing()
-        if not writing:
+    def _decode(self) -> None:
+        for slot, job in list(self.active.items()):  # one without tokens to generate has ended
+            sequence = self.runner.sequences[slot]
+            if sequence.is_decoding and sequence.finish_reason:
+                self._finish(slot, job, [], sequence.finish_reason)
+        if not self.runner.decoding_slots():
             return
         started = time.perf_counter()
-        steps = self._steps()
-        written = self.batch.write(steps)
-        most = max(map(len, written.values()))
-        self._step_time = (time.perf_counter() - started) / max(1, most)
-        for row, tokens in written.items():
-            job, reason = self.active[row], self.batch.rows[row].finish
+        generated = self.runner.decode(self._num_steps())
+        longest = max(map(len, generated.values()))
+        self._token_time = (time.perf_counter() - started) / max(1, longest)
+        for slot, tokens in generated.items():
+            job, reason = self.active[slot], self.runner.sequences[slot].finish_reason
             if reason:
-                self._finish(row, job, tokens, reason)
+                self._finish(slot, job, tokens, reason)
             else:
-                job.tell(tokens)
+                job.emit(tokens)
 
-    def _steps(self) -> int:
-        """As many tokens as can be written before somebody would notice the wait."""
-        if not (self.waiting or any(job.watched for job in self.active.values())):
+    def _num_steps(self) -> int:
+        """As many decode steps as fit `MAX_STEP_LATENCY_S`, if anybody would notice the wait."""
+        if not (self.waiting or any(job.stream for job in self.active.values())):
             return MAX_DECODE_STEPS
-        return max(1, min(MAX_DECODE_STEPS, int(MAX_STEP_LATENCY_S / max(self._step_time, 1e-6))))
+        fitting = int(MAX_STEP_LATENCY_S / max(self._token_time, 1e-6))
+        return max(1, min(MAX_DECODE_STEPS, fitting))
 
-    def _start_search(self, job: GenerationJob) -> Iterator[list[Token]]:
+    def _start_search(self, job: GenerationJob) -> Iterator[list[GeneratedToken]]:
         request = job.request
         request.check(self.model.config.known_vocab_size)
         if request.sampling.beam_size > 1:
-            return beam_search(self.model, request, self.context)
+            return beam_search(self.model, request, self.max_context)
         if request.sampling.contrastive_alpha:
-            return contrastive_search(self.model, request, self.context)
-        draft = None if job.draft == "prompt_lookup" else job.draft
-        return speculative(self.model, request, draft, self.context)
+            return contrastive_search(self.model, request, self.max_context)
+        assert job.draft_model is not None
+        return speculative_decode(self.model, request, job.draft_model, self.max_context)
 
-    def _search(self) -> None:
-        """One step of each search."""
+    def _step_searches(self) -> None:
         for job, steps in list(self.searches):
             tokens = next(steps, None)
             if tokens is not None:
-                job.tell(tokens)
+                job.emit(tokens)
                 continue
             self.searches.remove((job, steps))
-            ended = bool(job.ids) and job.ids[-1] in job.request.stop_ids
-            job.tell([], "stop" if ended else "length")
-
-
-def _over(job: GenerationJob, now: float) -> str | None:
-    if job.cancelled:
-        return "cancelled"
-    return "deadline" if job.deadline is not None and now > job.deadline else None
+            is_stop = bool(job.token_ids) and job.token_ids[-1] in job.request.stop_ids
+            job.emit([], "stop" if is_stop else "length")
 
 
 def generate(
     model: GPT,
     requests: Sequence[Request],
     max_num_seqs: int = 16,
-    draft: GPT | Literal["prompt_lookup"] | None = None,
+    draft_model: DraftSource | None = None,
 ) -> list[GenerationJob]:
-    """Write a text for each request, many at a time; returns the jobs, done, in their order."""
-    scheduler = Scheduler(model, max_num_seqs, together=True)
-    jobs = [GenerationJob(request, watched=False, draft=draft) for request in requests]
+    """Run every request to its end, many at a time; returns their jobs in the same order."""
+    scheduler = Scheduler(model, max_num_seqs, batched_prefill=True)
+    jobs = [GenerationJob(request, stream=False, draft_model=draft_model) for request in requests]
     scheduler.waiting.extend(jobs)
     scheduler.run()
     return jobs

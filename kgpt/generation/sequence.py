@@ -16,14 +16,12 @@ import numpy as np
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
-from kgpt.generation.sampling import MASKED_LOGIT, MAX_BAD_WORD_LEN
+from kgpt.generation.sampling import MASKED_LOGIT, MAX_BAD_WORD_LEN, Tensor
 
 MAX_STOP_IDS = 16  # token ids that may end a sequence
 MAX_BAD_WORDS = 256  # banned token sequences
 MAX_TOP_LOGPROBS = 20  # candidates reported with each token
 NO_LIMIT = 2**31 - 1
-
-Tensor = Any
 
 
 class SamplingParams(NamedTuple):

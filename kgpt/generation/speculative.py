@@ -1,76 +1,84 @@
-"""Speculative decoding: guess several tokens cheaply, check them in one pass of the model.
+"""Speculative decoding: draft several tokens cheaply, verify them in one forward pass.
 
-The guesses come from a smaller model, or from the text itself (what followed the last tokens when
-they occurred before: prompt lookup). The text is exactly the one written without guesses, greedy
-or sampled, for the draft model draws with the same noise and a wrong guess is simply dropped.
-(Leviathan et al., 2023, preserve the distribution; a shared noise preserves the sample.)
+Drafts come from a smaller model, or from the text itself: what followed its last tokens when they
+occurred before (prompt lookup). The output is exactly the one without drafts, greedy or sampled:
+the draft model samples with the same noise, and a rejected draft is dropped. (Leviathan et al.,
+2023, preserve the distribution; shared noise preserves the sample.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
-from kgpt.generation.runner import ModelRunner, Token
+from kgpt.generation.runner import GeneratedToken, ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 
-NUM_SPECULATIVE_TOKENS = 6  # tokens guessed at a time
-MAX_NGRAM, MIN_NGRAM = 4, 1  # length of the ending that is looked up
+NUM_SPECULATIVE_TOKENS = 6  # drafted at a time
+MAX_NGRAM, MIN_NGRAM = 4, 1  # length of the ending that prompt lookup searches for
 
-Guess = Callable[[list[int]], list[int]]  # the text so far -> what may come next
-
-
-def speculative(
-    model: GPT, request: Request, draft: GPT | None = None, context: int | None = None
-) -> Iterator[list[Token]]:
-    """Write a text, giving tokens as they are confirmed; without `draft`, guesses are looked up."""
-    batch = ModelRunner(model, 1, context)
-    guess = prompt_lookup if draft is None else _DraftModel(draft, request).guess
-    batch.join(0, request)
-    row = batch.rows[0]
-    while row.finish is None:
-        while not row.writing:
-            batch.read([0])
-        fits = row.place + NUM_SPECULATIVE_TOKENS + 1 < batch.context
-        guesses = guess(row.text)[:NUM_SPECULATIVE_TOKENS] if fits and not request.alternatives else []
-        tokens = batch.write_checked(guesses, NUM_SPECULATIVE_TOKENS) if guesses else batch.write(1)[0]
-        yield tokens
+DraftSource = GPT | Literal["prompt_lookup"]
+Propose = Callable[[list[int]], list[int]]  # the tokens so far -> draft tokens
 
 
-def prompt_lookup(text: list[int], ahead: int = NUM_SPECULATIVE_TOKENS) -> list[int]:
-    """What followed the latest earlier occurrence of the text's ending.
+def speculative_decode(
+    model: GPT, request: Request, draft_model: DraftSource, max_context: int | None = None
+) -> Iterator[list[GeneratedToken]]:
+    """Yield tokens as they are verified."""
+    runner = ModelRunner(model, 1, max_context)
+    propose: Propose = prompt_lookup
+    if draft_model != "prompt_lookup":
+        propose = _DraftModel(draft_model, request).propose
+    runner.add(0, request)
+    sequence = runner.sequences[0]
+    while sequence.finish_reason is None:
+        while not sequence.is_decoding:
+            runner.prefill([0])
+        end = sequence.cache_position + NUM_SPECULATIVE_TOKENS + 1
+        draft: list[int] = []
+        if end < runner.max_context and not request.return_logprobs:
+            draft = propose(sequence.token_ids)[:NUM_SPECULATIVE_TOKENS]
+        if draft:
+            yield runner.verify_draft(draft, NUM_SPECULATIVE_TOKENS)
+        else:
+            yield runner.decode(1)[0]
+
+
+def prompt_lookup(token_ids: list[int], num_tokens: int = NUM_SPECULATIVE_TOKENS) -> list[int]:
+    """What followed the latest earlier occurrence of the longest repeated ending.
 
     >>> prompt_lookup([1, 2, 3, 4, 5, 1, 2, 3])
     [4, 5, 1, 2, 3]
     """
-    ids = np.asarray(text)
+    ids = np.asarray(token_ids)
     for length in range(min(MAX_NGRAM, len(ids) - 1), MIN_NGRAM - 1, -1):
         ending = ids[-length:]
         windows = np.lib.stride_tricks.sliding_window_view(ids[:-1], length)
-        places = np.flatnonzero((windows == ending).all(axis=1))
-        if places.size:
-            follows = int(places[-1]) + length
-            return ids[follows : follows + ahead].tolist()
+        matches = np.flatnonzero((windows == ending).all(axis=1))
+        if matches.size:
+            following = int(matches[-1]) + length
+            return ids[following : following + num_tokens].tolist()
     return []
 
 
 class _DraftModel:
-    """A smaller model that writes the same request ahead."""
+    """A smaller model that runs ahead on the same request."""
 
     def __init__(self, model: GPT, request: Request):
-        self.batch = ModelRunner(model, 1)
+        self.runner = ModelRunner(model, 1)
         longer = request.sampling.model_copy(
             update={"max_tokens": request.sampling.max_tokens + NUM_SPECULATIVE_TOKENS}
         )
-        self.batch.join(0, replace(request, sampling=longer, alternatives=False))
+        self.runner.add(0, replace(request, sampling=longer, return_logprobs=False))
 
-    def guess(self, text: list[int]) -> list[int]:
-        if len(text) + NUM_SPECULATIVE_TOKENS >= self.batch.context:
+    def propose(self, token_ids: list[int]) -> list[int]:
+        if len(token_ids) + NUM_SPECULATIVE_TOKENS >= self.runner.max_context:
             return []
-        self.batch.rewind(0, text)
-        while not self.batch.rows[0].writing:
-            self.batch.read([0])
-        return [token.id for token in self.batch.write(NUM_SPECULATIVE_TOKENS).get(0, [])]
+        self.runner.rewind(0, token_ids)
+        while not self.runner.sequences[0].is_decoding:
+            self.runner.prefill([0])
+        return [token.id for token in self.runner.decode(NUM_SPECULATIVE_TOKENS).get(0, [])]

@@ -43,14 +43,14 @@ class Answers:
         sampling: SamplingConfig,
         n: int = 1,
         top_logprobs: int | None = None,
-        watched: bool = False,
+        stream: bool = False,
     ) -> None:
         """Put n texts for each prompt in the engine's queue: all of them, or `QueueFull`.
 
         The texts of one prompt have consecutive seeds, and consecutive numbers.
 
         Args:
-            watched: the client wants to see the text grow.
+            stream: the client wants chunks as tokens come.
         """
         config, engine = self._service.config, self._service.engine
         places = config.max_num_seqs + config.max_queue
@@ -74,7 +74,7 @@ class Answers:
                         self._listener(len(self._handles)),
                         top_logprobs=top_logprobs,
                         timeout=config.timeout,
-                        watched=watched,
+                        stream=stream,
                     )
                     self._handles.append(handle)
 

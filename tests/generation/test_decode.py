@@ -6,7 +6,7 @@ import pytest
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
-from kgpt.generation.compiled import Programs
+from kgpt.generation.compiled import CompiledFunctions
 from kgpt.generation.runner import ModelRunner, common_prefix
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
@@ -29,13 +29,13 @@ WILD = SamplingConfig(
 )  # fmt: skip
 
 
-def run(batch, row, request):
-    batch.join(row, request)
-    while not batch.rows[row].writing:
-        batch.read([row])
-    while batch.writing():
-        batch.write(5)
-    return batch.rows[row].new
+def run(runner, slot, request):
+    runner.add(slot, request)
+    while not runner.sequences[slot].is_decoding:
+        runner.prefill([slot])
+    while runner.decoding_slots():
+        runner.decode(5)
+    return runner.sequences[slot].output_ids
 
 
 def test_cached_logits_equal_uncached(kind):
@@ -55,8 +55,8 @@ def test_cached_logits_equal_uncached(kind):
 
 def test_greedy_text_is_the_one_written_without_a_cache(kind):
     for prompt in prompts(1, 17, 30):
-        batch = ModelRunner(model_of(kind))
-        assert run(batch, 0, Request(prompt, greedy(12))) == greedy_without_cache(kind, prompt, 12)
+        runner = ModelRunner(model_of(kind))
+        assert run(runner, 0, Request(prompt, greedy(12))) == greedy_without_cache(kind, prompt, 12)
 
 
 def test_new_weights_are_used_by_what_was_compiled_before():
@@ -66,12 +66,12 @@ def test_new_weights_are_used_by_what_was_compiled_before():
     request, other = Request(prompts(9)[0], greedy(12)), model_of("llama", seed=4)
     model = GPT(model_of("llama").config, seed=3)
     before = run(ModelRunner(model), 0, request)
-    compiled = Programs.of(model).compilations()
+    compiled = CompiledFunctions.of(model).compilations()
     for variable, value in zip(model.variables, other.variables, strict=True):
         variable.assign(value.value)
     after = run(ModelRunner(model), 0, request)
     assert after == run(ModelRunner(other), 0, request) != before
-    assert Programs.of(model).compilations() == compiled
+    assert CompiledFunctions.of(model).compilations() == compiled
 
 
 @pytest.mark.parametrize("config", [greedy(12), WILD], ids=["greedy", "sampled"])
@@ -79,43 +79,43 @@ def test_sixteen_ragged_prompts_together_are_each_alone(config):
     texts = prompts(*range(1, 33, 2))
     requests = [Request(text, config, seed=i) for i, text in enumerate(texts)]
     model = model_of("llama")
-    together = [job.ids for job in generate(model, requests, max_num_seqs=16)]
-    alone = [job.ids for job in generate(model, requests, max_num_seqs=1)]
+    together = [job.token_ids for job in generate(model, requests, max_num_seqs=16)]
+    alone = [job.token_ids for job in generate(model, requests, max_num_seqs=1)]
     assert together == alone
 
 
 def test_a_remembered_beginning_changes_nothing(kind):
     first = prompts(20)[0]
     second = [*first, *prompts(9, seed=1)[0]]
-    batch, fresh = ModelRunner(model_of(kind)), ModelRunner(model_of(kind))
-    run(batch, 0, Request(first, greedy(8)))
-    again = run(batch, 0, Request(second, greedy(8)))
-    assert batch.rows[0].reused >= len(first)
+    runner, fresh = ModelRunner(model_of(kind)), ModelRunner(model_of(kind))
+    run(runner, 0, Request(first, greedy(8)))
+    again = run(runner, 0, Request(second, greedy(8)))
+    assert runner.sequences[0].num_cached_tokens >= len(first)
     assert again == run(fresh, 0, Request(second, greedy(8)))
 
 
 def test_a_text_may_outgrow_the_context(kind):
-    batch = ModelRunner(model_of(kind))
-    text = run_long(batch, Request(prompts(40)[0], greedy(90)))
+    runner = ModelRunner(model_of(kind))
+    text = run_long(runner, Request(prompts(40)[0], greedy(90)))
     assert len(text) == 90
-    assert batch.rows[0].shifted
+    assert runner.sequences[0].context_shifted
     # Up to the context nothing is different.
     assert text[:20] == greedy_without_cache(kind, prompts(40)[0], 20)
 
 
-def run_long(batch, request):
-    batch.join(0, request)
-    while batch.rows[0].finish is None:
-        while not batch.rows[0].writing:
-            batch.read([0])
-        batch.write(16)
-    return batch.rows[0].new
+def run_long(runner, request):
+    runner.add(0, request)
+    while runner.sequences[0].finish_reason is None:
+        while not runner.sequences[0].is_decoding:
+            runner.prefill([0])
+        runner.decode(16)
+    return runner.sequences[0].output_ids
 
 
 def test_a_prompt_may_outgrow_the_context(kind):
-    batch = ModelRunner(model_of(kind))
-    assert len(run_long(batch, Request(prompts(200)[0], greedy(5)))) == 5
-    assert batch.rows[0].shifted
+    runner = ModelRunner(model_of(kind))
+    assert len(run_long(runner, Request(prompts(200)[0], greedy(5)))) == 5
+    assert runner.sequences[0].context_shifted
 
 
 def test_positions_that_are_used_up_begin_again_with_the_last_part():
@@ -128,9 +128,9 @@ def test_positions_that_are_used_up_begin_again_with_the_last_part():
 
 def test_no_setting_compiles_anything():
     model = model_of("llama")
-    batch, prompt = ModelRunner(model), prompts(9)[0]
-    run(batch, 0, Request(prompt, greedy(3)))
-    before = Programs.of(model).compilations()
+    runner, prompt = ModelRunner(model), prompts(9)[0]
+    run(runner, 0, Request(prompt, greedy(3)))
+    before = CompiledFunctions.of(model).compilations()
     for change in (
         {"temperature": 1.3}, {"top_k": 4}, {"top_p": 0.3}, {"min_p": 0.2}, {"typical_p": 0.4},
         {"repetition_penalty": 1.4}, {"presence_penalty": 1}, {"frequency_penalty": -1},
@@ -138,47 +138,49 @@ def test_no_setting_compiles_anything():
     ):  # fmt: skip
         config = greedy(5).model_copy(update=change)
         request = Request(prompt, config, stop_ids=(2,), bad_words_ids=[[1], [2, 3]], seed=3)
-        run(batch, 0, request)
-    assert Programs.of(model).compilations() == before
+        run(runner, 0, request)
+    assert CompiledFunctions.of(model).compilations() == before
 
 
 def test_speculation_never_changes_the_text(kind):
     for config in (greedy(20), WILD.model_copy(update={"max_tokens": 20})):
         requests = [Request(text, config, seed=i) for i, text in enumerate(prompts(3, 25))]
-        want = [job.ids for job in generate(model_of(kind), requests)]
+        want = [job.token_ids for job in generate(model_of(kind), requests)]
         for draft in ("prompt_lookup", model_of(kind), model_of("llama", seed=4)):
-            jobs = generate(model_of(kind), requests, draft=draft)
-            assert [job.ids for job in jobs] == want
+            jobs = generate(model_of(kind), requests, draft_model=draft)
+            assert [job.token_ids for job in jobs] == want
 
 
 def test_minimum_length_bans_and_stops():
     model, prompt = model_of("llama"), prompts(5)[0]
-    free = generate(model, [Request(prompt, greedy(12))])[0].ids
+    free = generate(model, [Request(prompt, greedy(12))])[0].token_ids
     ended = generate(model, [Request(prompt, greedy(12), stop_ids=(free[2],))])[0]
-    assert (ended.ids, ended.finish) == (free[: free.index(free[2]) + 1], "stop")
+    assert (ended.token_ids, ended.finish_reason) == (free[: free.index(free[2]) + 1], "stop")
     longer = greedy(12, min_tokens=6)
-    assert len(generate(model, [Request(prompt, longer, stop_ids=(free[2],))])[0].ids) >= 6
+    assert len(generate(model, [Request(prompt, longer, stop_ids=(free[2],))])[0].token_ids) >= 6
     banned = generate(model, [Request(prompt, greedy(12), bad_words_ids=[[free[1], free[2]]])])[
         0
-    ].ids
+    ].token_ids
     assert banned[:2] == free[:2] and banned[2] != free[2]
-    one = generate(model, [Request(prompt, greedy(12), bad_words_ids=[[free[0]]])])[0].ids
+    one = generate(model, [Request(prompt, greedy(12), bad_words_ids=[[free[0]]])])[0].token_ids
     assert free[0] not in one
 
 
 def test_alternatives_are_the_models_own_distribution():
     model, prompt = model_of("gpt2"), prompts(5)[0]
-    batch = ModelRunner(model)
-    batch.join(0, Request(prompt, WILD, alternatives=True, seed=4))
-    while not batch.rows[0].writing:
-        batch.read([0])
-    token = batch.write(1)[0][0]
+    runner = ModelRunner(model)
+    runner.add(0, Request(prompt, WILD, return_logprobs=True, seed=4))
+    while not runner.sequences[0].is_decoding:
+        runner.prefill([0])
+    token = runner.decode(1)[0][0]
     logits = logits_without_cache("gpt2", prompt)[-1].astype("float64")
     logprobs = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
     assert token.logprob == pytest.approx(logprobs[token.id], abs=1e-4)
-    assert [i for i, _, _ in token.top] == np.argsort(-logprobs)[:20].tolist()
-    np.testing.assert_allclose([p for _, p, _ in token.top], -np.sort(-logprobs)[:20], atol=1e-4)
-    assert 0.9 < sum(filtered for _, _, filtered in token.top) < 1.0001
+    assert [i for i, _, _ in token.top_logprobs] == np.argsort(-logprobs)[:20].tolist()
+    np.testing.assert_allclose(
+        [p for _, p, _ in token.top_logprobs], -np.sort(-logprobs)[:20], atol=1e-4
+    )
+    assert 0.9 < sum(prob for _, _, prob in token.top_logprobs) < 1.0001
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_alternatives_are_the_models_own_distribution():
 )
 def test_what_cannot_be_run_is_refused_in_a_sentence(request_, words):
     with pytest.raises(UsageError, match=words):
-        ModelRunner(model_of("gpt2")).join(0, request_)
+        ModelRunner(model_of("gpt2")).add(0, request_)
 
 
 def held(positions, newest, **options):

@@ -106,7 +106,7 @@ def test_turned_it_writes_what_it_wrote(tmp_path, kind):
     np.testing.assert_allclose(got, want, atol=1e-5)
     assert held.count_params() <= model.count_params()
     requests = [Request(ids[0, :length].tolist(), greedy(12)) for length in (1, 5, 16)]
-    texts = [[job.ids for job in generate(m, requests)] for m in (held, model)]
+    texts = [[job.token_ids for job in generate(m, requests)] for m in (held, model)]
     assert texts[0] == texts[1]
     assert len(set(map(tuple, texts[0]))) > 1
 
@@ -124,8 +124,8 @@ def test_texts_together_are_each_alone(folder):
     requests = [
         Request(noise.integers(0, 256, length).tolist(), greedy(20)) for length in (1, 5, 17, 30)
     ]
-    together = [job.ids for job in generate(model, requests)]
-    assert together == [generate(model, [request])[0].ids for request in requests]
+    together = [job.token_ids for job in generate(model, requests)]
+    assert together == [generate(model, [request])[0].token_ids for request in requests]
     assert len(set(map(tuple, together))) > 1
 
 

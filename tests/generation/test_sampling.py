@@ -95,7 +95,13 @@ def test_repetition_penalty_draws_towards_zero_probability():
 
 def test_presence_counts_once_and_frequency_each_time():
     counts = NOISE.integers(0, 4, (3, V)).astype("int32")
-    got = run(sampling.apply_presence_frequency_penalty, LOGITS, counts, rows(0.5, 0, 1), rows(0, 0.3, -0.2))
+    got = run(
+        sampling.apply_presence_frequency_penalty,
+        LOGITS,
+        counts,
+        rows(0.5, 0, 1),
+        rows(0, 0.3, -0.2),
+    )
     want = (
         LOGITS
         - np.array([[0.5], [0], [1]]) * (counts > 0)

@@ -24,7 +24,7 @@ def test_one_beam_is_greedy(kind):
     from kgpt.generation.beam_search import search_beams
 
     last = list(search_beams(model_of(kind), request))[-1]
-    assert last[0].ids == generate(model_of(kind), [Request(prompt, greedy(10))])[0].ids
+    assert last[0].token_ids == generate(model_of(kind), [Request(prompt, greedy(10))])[0].token_ids
 
 
 def test_beams_find_what_a_search_without_cache_finds(kind):
@@ -39,7 +39,7 @@ def test_beams_find_what_a_search_without_cache_finds(kind):
         beams = sorted(grown, key=lambda beam: -beam[1])[:size]
     config = SamplingConfig(beam_size=size, max_tokens=length)
     job = generate(model_of(kind), [Request(prompt, config)])[0]
-    assert (job.ids, job.finish) == (list(beams[0][0]), "length")
+    assert (job.token_ids, job.finish_reason) == (list(beams[0][0]), "length")
 
 
 def test_contrastive_search_is_its_formula():
@@ -61,7 +61,7 @@ def test_contrastive_search_is_its_formula():
             scores[int(token)] = (1 - alpha) * probability[token] - alpha * likeness
         text.append(max(scores, key=scores.get))
     config = SamplingConfig(contrastive_alpha=alpha, top_k=k, max_tokens=6)
-    assert generate(model, [Request(prompt, config)])[0].ids == text[len(prompt) :]
+    assert generate(model, [Request(prompt, config)])[0].token_ids == text[len(prompt) :]
 
 
 def test_searches_and_texts_share_an_engine():
@@ -69,8 +69,8 @@ def test_searches_and_texts_share_an_engine():
     beam = Request(prompt, SamplingConfig(beam_size=2, max_tokens=5))
     plain = Request(prompt, greedy(5))
     both = generate(model, [beam, plain])
-    assert both[1].ids == generate(model, [plain])[0].ids
-    assert both[0].ids == generate(model, [beam])[0].ids
+    assert both[1].token_ids == generate(model, [plain])[0].token_ids
+    assert both[0].token_ids == generate(model, [beam])[0].token_ids
 
 
 def test_lookup_guesses_what_followed_before():

@@ -98,7 +98,7 @@ def test_greedy_is_identical_for_200_tokens(both):
         eos_token_id=None,
     )[0, 20:].tolist()  # fmt: skip
     request = Request(prompt, SamplingConfig(temperature=0, max_tokens=200))
-    assert generate(model, [request])[0].ids == want
+    assert generate(model, [request])[0].token_ids == want
 
 
 @pytest.mark.parametrize("beams", [1, 3, 5])
@@ -119,8 +119,8 @@ def test_beam_search_finds_the_same_texts_and_scores(both, beams, penalty, early
     found = list(search_beams(model, Request(prompt, config, stop_ids=(end,))))[-1]
     theirs_ids = [ids[12:].tolist() for ids in want.sequences]
     for ours, ids in zip(found, theirs_ids, strict=True):
-        assert ids[: len(ours.ids)] == ours.ids
-        assert set(ids[len(ours.ids) :]) <= {0}
+        assert ids[: len(ours.token_ids)] == ours.token_ids
+        assert set(ids[len(ours.token_ids) :]) <= {0}
     if beams > 1:
         scores = want.sequences_scores.numpy()
         np.testing.assert_allclose([text.score for text in found], scores, atol=1e-4)

@@ -85,7 +85,7 @@ def test_a_tokenizer_of_bytes_is_taken(tmp_path):
     model = saved(SHAPES["gpt2"], bytes_alone, tmp_path)
     export_gguf(tmp_path / "model", tmp_path / "gguf")
     answer = answered(tmp_path / "gguf" / "model.gguf", prompt)
-    written = generate(model, [Request(bytes_alone.encode(prompt), GREEDY)])[0].ids
+    written = generate(model, [Request(bytes_alone.encode(prompt), GREEDY)])[0].token_ids
     assert answer == bytes_alone.decode(written, skip_special_tokens=True)
 
 

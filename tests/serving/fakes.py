@@ -133,7 +133,7 @@ class FakeEngine:
         progress(2, 2)
 
     def submit(
-        self, prompt, sampling, on_event, *, top_logprobs=None, timeout=None, watched=True
+        self, prompt, sampling, on_event, *, top_logprobs=None, timeout=None, stream=True
     ) -> Handle:
         job = Job(self, prompt, sampling, on_event, top_logprobs, timeout)
         with self._changed:

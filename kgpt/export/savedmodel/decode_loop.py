@@ -11,11 +11,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
+from keras import ops
 
+from kgpt.generation.context_shift import tokens_kept
 from kgpt.generation.decode import MAX_DECODE_STEPS, decode_n_tokens, prefill
 from kgpt.generation.runner import PREFILL_CHUNK_SIZES
-from kgpt.generation.sampling import MAX_BAD_WORD_LEN
-from kgpt.generation.sequence import NO_LIMIT, MAX_BAD_WORDS, MAX_STOP_IDS, DecodeState, SamplingParams
+from kgpt.generation.sequence import (
+    NO_LIMIT,
+    DecodeState,
+    SamplingParams,
+    make_decode_state,
+    make_sampling_params,
+)
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import init_kv_cache
 
@@ -76,16 +83,18 @@ def write_texts(
             lambda: read(model, cache, texts, progress, unread),
             lambda: (cache, progress),
         )
-        cache, progress, out = decode_n_tokens(model.decode_step, cache, settings, progress, MAX_DECODE_STEPS)
+        cache, progress, out = decode_n_tokens(
+            model.decode_step, cache, settings, progress, MAX_DECODE_STEPS
+        )
         before = texts.written
-        texts = add(texts, out.tokens, settings.stops)
+        texts = add(texts, out.tokens, settings.stop_ids)
         if find_stop is not None:
             found = find_stop(texts.new, before, texts.written)
             texts = texts._replace(
                 written=tf.where(found >= 0, found, texts.written),
                 stopped=texts.stopped | (found >= 0),
             )
-        goes_on = ~texts.stopped & (progress.budget > 0)
+        goes_on = ~texts.stopped & (progress.remaining_tokens > 0)
         # A text that goes on, but not in its row, has used up the model's positions.
         unread = goes_on & ~progress.running
         return texts, unread, cache, progress._replace(running=goes_on)
@@ -100,7 +109,7 @@ def read(model: GPT, cache, texts: Texts, progress: DecodeState, unread):
     Of a text longer than the context its last part is read, as much as `ModelRunner` takes.
     """
     config = model.config
-    kept = config.max_length if config.position == "rotary" else max(1, config.max_length // 2)
+    kept = tokens_kept(config, config.max_length)
     whole = texts.length + texts.written
     first = tf.where(whole > config.max_length, whole - kept, tf.zeros_like(whole))
     count = tf.where(unread, whole - 1 - first, tf.zeros_like(whole))
@@ -114,7 +123,7 @@ def read(model: GPT, cache, texts: Texts, progress: DecodeState, unread):
 
     shapes = (tf.TensorShape([]), _cache_shapes(cache))
     cache = tf.while_loop(lambda start, _: start < most, piece, (0, cache), shapes)[1]
-    return cache, progress._replace(place=tf.where(unread, count, progress.place))
+    return cache, progress._replace(cache_position=tf.where(unread, count, progress.cache_position))
 
 
 def beginning(texts: Texts, budget, vocab_size: int) -> DecodeState:
@@ -128,18 +137,16 @@ def beginning(texts: Texts, budget, vocab_size: int) -> DecodeState:
         tf.ones_like(ids),
         [rows, vocab_size],
     )
-    back = texts.length[:, None] - tf.range(MAX_BAD_WORD_LEN - 1, 0, -1)[None]
-    tail = tf.gather(texts.prompt, tf.maximum(back, 0), batch_dims=1)
-    return DecodeState(
-        token=tf.gather(texts.prompt, last, batch_dims=1),
-        place=tf.zeros_like(last),
-        index=texts.length,
-        written=tf.zeros_like(last),
-        budget=budget,
-        running=budget > 0,
-        prompt=seen > 0,
-        counts=tf.zeros([rows, vocab_size], tf.int32),
-        tail=tf.where(back >= 0, tail, -1),
+    zeros = tf.zeros_like(last)
+    return make_decode_state(
+        texts.prompt,
+        texts.length,
+        budget,
+        cache_position=zeros,
+        num_generated=zeros,
+        prompt_mask=seen > 0,
+        token_counts=tf.zeros([rows, vocab_size], tf.int32),
+        xp=ops,
     )
 
 
@@ -166,22 +173,14 @@ def settings_of(rows: tf.Tensor, config, stop_ids, values: dict[str, tf.Tensor])
         stop_ids: ids that end a text.
         values: of each setting by name, (B,) or (1,) for all; what is missing is off.
     """
-    off = {"temperature": 1.0, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0}
-    whole = ("seed", "top_k", "min_tokens", "wants")
-    ends = sorted(stop_ids) + [-1] * (MAX_STOP_IDS - len(stop_ids))
-
-    def each(name):
-        dtype = tf.int32 if name in whole else tf.float32
-        value = tf.cast(values.get(name, [off.get(name, 0)]), dtype)
-        return tf.broadcast_to(value, [rows])
-
-    special = {
-        "bias": tf.zeros([rows, config.vocab_size]),
-        "phrases": tf.fill([rows, MAX_BAD_WORDS, MAX_BAD_WORD_LEN], -1),
-        "stops": tf.tile(tf.constant([ends], tf.int32), [rows, 1]),
-        "limit": tf.fill([rows], NO_LIMIT if config.position == "rotary" else config.max_length),
-    }
-    return SamplingParams(**special, **{n: each(n) for n in SamplingParams._fields if n not in special})
+    return make_sampling_params(
+        values,
+        rows,
+        config.vocab_size,
+        stop_ids=stop_ids,
+        max_position=NO_LIMIT if config.position == "rotary" else config.max_length,
+        xp=ops,
+    )
 
 
 def _cache_shapes(cache):

@@ -56,7 +56,9 @@ class StopStrings:
 
     def _first(self, new, before, written):
         """Look at each text as it was after each of its latest tokens."""
-        counts = tf.minimum(before[:, None] + tf.range(1, MAX_DECODE_STEPS + 1)[None], written[:, None])
+        counts = tf.minimum(
+            before[:, None] + tf.range(1, MAX_DECODE_STEPS + 1)[None], written[:, None]
+        )
         texts = self.decode(tf.repeat(new, MAX_DECODE_STEPS, axis=0), tf.reshape(counts, [-1]))
         stopped = tf.reshape(self.cut(texts) != texts, tf.shape(counts))
         fresh = tf.reduce_any(stopped, axis=1) & (written > before)

@@ -1,0 +1,100 @@
+"""`kgpt.load`: a text generator by the name of a run, a directory or a model on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from kgpt import backend
+from kgpt.checkpoints.importers import HUB_ID, download
+from kgpt.config import InferenceDtype
+from kgpt.errors import RunError, UsageError
+from kgpt.generation.generator import TextGenerator
+from kgpt.generation.loading import load_for_inference
+from kgpt.generation.speculative import DraftSource
+from kgpt.runs import resolve_model
+from kgpt.text.tokenizer import Tokenizer
+
+Device = Literal["cpu", "gpu"]
+
+
+def load(
+    model: str | Path,
+    *,
+    device: Device | None = None,
+    dtype: InferenceDtype = "float32",
+    max_num_seqs: int = 8,
+    max_context: int | None = None,
+    draft_model: str | Path | None = None,
+) -> TextGenerator:
+    """A `TextGenerator` for a model.
+
+    Args:
+        model: a run (its best checkpoint), `run@step`, a model directory, or a model's name on the
+            Hugging Face hub, such as "openai-community/gpt2", which is downloaded to the cache.
+        device: "cpu" or "gpu" to insist on it; the backend's choice when not given.
+        dtype: of weights and computation: "float32", "bfloat16", "float16" or "int8".
+        max_num_seqs: sequences decoded at once.
+        max_context: tokens kept of each sequence; the model's `max_length` when not given.
+        draft_model: for speculative decoding: a smaller model with the same tokenizer, named as
+            `model` is, or "prompt_lookup".
+
+    Raises:
+        UsageError: there is no such model or device. CheckpointError: it cannot be read.
+
+    Example::
+
+        generator = kgpt.load("demo")
+        print(generator.generate("ROMEO:", max_tokens=80, temperature=0.8, seed=7).text)
+    """
+    check_device(device)
+    folder = find_model(model)
+    draft: DraftSource | None = None
+    if draft_model == "prompt_lookup":
+        draft = "prompt_lookup"
+    elif draft_model is not None:
+        draft_folder = find_model(draft_model)
+        check_same_tokenizer(folder, draft_folder)
+        draft = load_for_inference(draft_folder, dtype)
+    return TextGenerator(
+        folder,
+        max_num_seqs=max_num_seqs,
+        max_context=max_context,
+        draft_model=draft,
+        dtype=dtype,
+    )
+
+
+def find_model(source: str | Path) -> Path:
+    """The model directory that a run, `run@step`, a directory or a hub name stands for."""
+    name = str(source)
+    try:
+        return resolve_model(name)
+    except (RunError, UsageError):
+        if Path(name).exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
+            raise
+    return download(name)
+
+
+def check_same_tokenizer(folder: Path, draft_folder: Path) -> None:
+    """Raise `UsageError` unless both model directories have one vocabulary."""
+    ours, drafts = (Tokenizer.load(path).backend_tokenizer for path in (folder, draft_folder))
+    if ours.get_vocab() != drafts.get_vocab():
+        raise UsageError(
+            "The draft model has another tokenizer than the model; train both on one data set."
+        )
+
+
+def check_device(device: Device | None) -> None:
+    """Raise `UsageError` unless the backend runs on `device`."""
+    platform = backend.device()[0]
+    if device is None or device == platform:
+        return
+    if device not in ("cpu", "gpu"):
+        raise UsageError(f"device must be 'cpu' or 'gpu', not {device!r}.")
+    advice = (
+        "set CUDA_VISIBLE_DEVICES= (empty) before Python starts"
+        if device == "cpu"
+        else "install the backend with support for it, or leave device out"
+    )
+    raise UsageError(f"{backend.name} runs on {platform} here, not on {device}; {advice}.")
