@@ -72,6 +72,7 @@ class IncrementalDetokenizer:
         self._pending: list[tuple[int, TokenInfo]] = []  # (end of its text, token), not yet emitted
         self._decoded = 0  # characters decoded, and of them emitted
         self._emitted = 0
+        self._unsent_ids: list[int] = []
 
     def feed(self, tokens: Sequence[GeneratedToken], finish_reason: str | None) -> GenerationChunk:
         """The chunk for new tokens; `finish_reason` is the engine's, if it has ended."""
@@ -82,6 +83,7 @@ class IncrementalDetokenizer:
             if self._matcher.matched is not None:
                 break
         self.num_tokens += len(ids)
+        self._unsent_ids += ids
         if finish_reason is not None:
             text += self._matcher.feed(self._decoder.finish()) + self._matcher.finish()
         self._emitted += len(text)
@@ -90,10 +92,14 @@ class IncrementalDetokenizer:
         if stop is not None:
             is_bad_word = stop in self._bad_words
             finish_reason, stop = ("content_filter", None) if is_bad_word else ("stop", stop)
+        emitted = self._emitted_tokens(everything=ended_by_engine)
+        sent_ids: list[int] = []
+        if text or emitted or finish_reason:  # ids of an incomplete character wait for its end
+            sent_ids, self._unsent_ids = self._unsent_ids, []
         return GenerationChunk(
             text=text,
-            tokens=self._emitted_tokens(everything=ended_by_engine),
-            token_ids=tuple(ids),
+            tokens=emitted,
+            token_ids=tuple(sent_ids),
             finish_reason=cast(FinishReason | None, finish_reason),
             stop=stop,
         )

@@ -160,8 +160,8 @@ def test_a_failure_of_the_model_is_told_and_survived(engine, monkeypatch):
     from kgpt.generation.generator import GenerationFailed
 
     scheduler = engine.engine._scheduler
-    broken = scheduler.batch
-    monkeypatch.setattr(broken, "write", lambda steps: 1 / 0)
+    broken = scheduler.runner
+    monkeypatch.setattr(broken, "decode", lambda steps: 1 / 0)
     with pytest.raises(GenerationFailed, match="division"):
         engine.generate("x", config(3))
     assert engine.generate("x", config(3)).text
