@@ -94,7 +94,7 @@ def time_generation(
         while pending := [i for i in range(batch_size) if not runner.sequences[i].is_decoding]:
             runner.prefill(pending)
         if not with_prefill:
-            backend.synchronise(runner.cache[0][0])
+            backend.synchronize(runner.cache[0][0])
             started = time.perf_counter()
         while runner.decoding_slots():
             runner.decode()
@@ -116,8 +116,8 @@ def memory_bandwidth(repeats: int = 5) -> float:
 def _device_bandwidth(repeats: int) -> float:
     numbers = ops.ones((GIBIBYTE // 4,))
     total = backend.jit(ops.sum)
-    backend.synchronise(total(numbers))
-    return GIBIBYTE / _best_time(lambda: backend.synchronise(total(numbers)), repeats)
+    backend.synchronize(total(numbers))
+    return GIBIBYTE / _best_time(lambda: backend.synchronize(total(numbers)), repeats)
 
 
 def _best_time(work: Callable[[], Any], repeats: int) -> float:

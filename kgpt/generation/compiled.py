@@ -10,9 +10,10 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.generation import decode
-from kgpt.generation.decode import Cache, DecodeOutput
+from kgpt.generation.decode import DecodeOutput
 from kgpt.generation.sequence import DecodeState, SamplingParams, Tensor
 from kgpt.model.gpt import GPT
+from kgpt.model.kv_cache import KVCache
 
 
 class CompiledFunctions:
@@ -54,28 +55,28 @@ class CompiledFunctions:
         return model
 
     def _decode_step(
-        self, token: Tensor, position: Tensor, count: Tensor, cache: Cache
-    ) -> tuple[Tensor, Cache]:
+        self, token: Tensor, position: Tensor, count: Tensor, cache: KVCache
+    ) -> tuple[Tensor, KVCache]:
         return self.model.decode_step(token, position, count, cache)
 
-    def _prefill(self, cache: Cache, token_ids: Tensor, start: Tensor, count: Tensor) -> Cache:
+    def _prefill(self, cache: KVCache, token_ids: Tensor, start: Tensor, count: Tensor) -> KVCache:
         return decode.prefill(self.model, cache, token_ids, start, count)
 
     def _decode(
-        self, cache: Cache, params: SamplingParams, state: DecodeState, num_steps: Tensor
-    ) -> tuple[Cache, DecodeState, DecodeOutput]:
+        self, cache: KVCache, params: SamplingParams, state: DecodeState, num_steps: Tensor
+    ) -> tuple[KVCache, DecodeState, DecodeOutput]:
         params, state = SamplingParams(*params), DecodeState(*state)
         return decode.decode_n_tokens(self.decode_step, cache, params, state, num_steps)
 
     def _verify_draft(
-        self, cache: Cache, params: SamplingParams, state: DecodeState, draft_tokens: Tensor
-    ) -> tuple[Cache, DecodeState, Tensor]:
+        self, cache: KVCache, params: SamplingParams, state: DecodeState, draft_tokens: Tensor
+    ) -> tuple[KVCache, DecodeState, Tensor]:
         params, state = SamplingParams(*params), DecodeState(*state)
         return decode.verify_draft(self.model, cache, params, state, draft_tokens)
 
     def _next_logprobs(
-        self, cache: Cache, params: SamplingParams, state: DecodeState
-    ) -> tuple[Cache, Tensor]:
+        self, cache: KVCache, params: SamplingParams, state: DecodeState
+    ) -> tuple[KVCache, Tensor]:
         """Add each newest token to the cache; the processed log-probabilities after it (B, V)."""
         ones = ops.ones_like(state.token)
         logits, cache = self.decode_step(state.token, state.cache_position, ones, cache)
@@ -83,17 +84,17 @@ class CompiledFunctions:
         return cache, decode.apply_logits_processors(logprobs, params, state)
 
     def _forward_hidden(
-        self, cache: Cache, token_ids: Tensor, start: Tensor, count: Tensor
-    ) -> tuple[Cache, Tensor, Tensor]:
+        self, cache: KVCache, token_ids: Tensor, start: Tensor, count: Tensor
+    ) -> tuple[KVCache, Tensor, Tensor]:
         """The cache, all hidden states (B, T, D), and the probabilities after the last (B, V)."""
-        hidden, cache = self.model.extend(token_ids, start, count, cache)
+        hidden, cache = self.model.call_with_cache(token_ids, start, count, cache)
         last = ops.take_along_axis(hidden, (count - 1)[:, None, None], axis=1)[:, 0]
-        return cache, hidden, ops.softmax(self.model.logits(last), axis=-1)
+        return cache, hidden, ops.softmax(self.model.unembed(last), axis=-1)
 
 
 def _reorder_cache(
-    cache: Cache, params: SamplingParams, state: DecodeState, sources: Tensor, tokens: Tensor
-) -> tuple[Cache, DecodeState]:
+    cache: KVCache, params: SamplingParams, state: DecodeState, sources: Tensor, tokens: Tensor
+) -> tuple[KVCache, DecodeState]:
     """Row i continues what row `sources[i]` was, with the token `tokens[i]`."""
     cache = [(ops.take(k, sources, axis=0), ops.take(v, sources, axis=0)) for k, v in cache]
     state = DecodeState(*(ops.take(part, sources, axis=0) for part in state))

@@ -15,11 +15,10 @@ import numpy as np
 from keras import ops
 
 from kgpt.generation.compiled import CompiledFunctions
-from kgpt.generation.decode import Cache
 from kgpt.generation.runner import GeneratedToken
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
-from kgpt.model.kv_cache import bucket, init_kv_cache
+from kgpt.model.kv_cache import KVCache, bucket, init_kv_cache
 
 DEFAULT_K = 4  # candidates when top_k is not given
 
@@ -58,7 +57,7 @@ def contrastive_search(
 
 def _prefill(
     compiled: CompiledFunctions, model: GPT, ids: list[int], cache_len: int
-) -> tuple[Cache, np.ndarray, np.ndarray]:
+) -> tuple[KVCache, np.ndarray, np.ndarray]:
     """The cache of a prompt, its hidden states (T, D) of unit length, and what follows (V,)."""
     dtype = model.dtype_policy.compute_dtype
     padded = np.zeros((1, min(bucket(len(ids)), cache_len)), "int32")
@@ -75,7 +74,7 @@ def _normalize(states: np.ndarray) -> np.ndarray:
     return states / np.linalg.norm(states, axis=-1, keepdims=True)
 
 
-def _expand_cache(cache: Cache, rows: list[int]) -> Cache:
+def _expand_cache(cache: KVCache, rows: list[int]) -> KVCache:
     """A cache whose row i is a copy of row `rows[i]`."""
     index = np.array(rows, "int32")
     return keras.tree.map_structure(lambda x: ops.take(x, index, axis=0), cache)

@@ -15,11 +15,11 @@ from kgpt import backend
 from kgpt.generation import sampling
 from kgpt.generation.sequence import MAX_TOP_LOGPROBS, DecodeState, SamplingParams, Tensor
 from kgpt.model.gpt import GPT
+from kgpt.model.kv_cache import KVCache
 
 MAX_DECODE_STEPS = 16  # tokens generated per sequence in one call, at most
 
-Cache = list[tuple[Tensor, Tensor]]  # one (keys, values) pair per layer, each (B, K, S, H)
-DecodeStep = Callable[[Tensor, Tensor, Tensor, Cache], tuple[Tensor, Cache]]
+DecodeStep = Callable[[Tensor, Tensor, Tensor, KVCache], tuple[Tensor, KVCache]]
 
 
 class DecodeOutput(NamedTuple):
@@ -32,14 +32,14 @@ class DecodeOutput(NamedTuple):
     top_sampling_probs: Tensor  # (B, T, A) after all logits processors and warpers
 
 
-def prefill(model: GPT, cache: Cache, token_ids: Tensor, start: Tensor, count: Tensor) -> Cache:
+def prefill(model: GPT, cache: KVCache, token_ids: Tensor, start: Tensor, count: Tensor) -> KVCache:
     """The cache with the first `count` (B,) of token_ids (B, T) added at positions `start` (B,)."""
-    return model.extend(token_ids, start, count, cache)[1]
+    return model.call_with_cache(token_ids, start, count, cache)[1]
 
 
 def decode_n_tokens(
-    step: DecodeStep, cache: Cache, params: SamplingParams, state: DecodeState, num_steps: Tensor
-) -> tuple[Cache, DecodeState, DecodeOutput]:
+    step: DecodeStep, cache: KVCache, params: SamplingParams, state: DecodeState, num_steps: Tensor
+) -> tuple[KVCache, DecodeState, DecodeOutput]:
     """Generate up to `num_steps` tokens in each running sequence: one loop in one compiled call.
 
     Args:
@@ -56,10 +56,12 @@ def decode_n_tokens(
         top_sampling_probs=ops.zeros((batch_size, length, top)),
     )
 
-    def is_unfinished(i: Tensor, cache: Cache, state: DecodeState, output: DecodeOutput) -> Tensor:
+    def is_unfinished(
+        i: Tensor, cache: KVCache, state: DecodeState, output: DecodeOutput
+    ) -> Tensor:
         return ops.logical_and(i < num_steps, ops.any(state.running))
 
-    def generate_one(i: Tensor, cache: Cache, state: DecodeState, output: DecodeOutput) -> Any:
+    def generate_one(i: Tensor, cache: KVCache, state: DecodeState, output: DecodeOutput) -> Any:
         count = ops.cast(state.running, "int32")
         logits, cache = step(state.token, state.cache_position, count, cache)
         token, logprobs = sample_next_token(logits, params, state)
@@ -78,8 +80,8 @@ def decode_n_tokens(
 
 
 def verify_draft(
-    model: GPT, cache: Cache, params: SamplingParams, state: DecodeState, draft_tokens: Tensor
-) -> tuple[Cache, DecodeState, Tensor]:
+    model: GPT, cache: KVCache, params: SamplingParams, state: DecodeState, draft_tokens: Tensor
+) -> tuple[KVCache, DecodeState, Tensor]:
     """Accept as many draft tokens as the model agrees with, and add one, in one forward pass.
 
     The result is exactly what `decode_n_tokens` generates: noise is a function of (seed,
@@ -94,8 +96,8 @@ def verify_draft(
     proposed = ops.maximum(draft_tokens, 0)
     token_ids = ops.concatenate([state.token[:, None], proposed], axis=1)  # (B, J + 1)
     count = ops.cast(state.running, "int32") * token_ids.shape[1]
-    hidden, cache = model.extend(token_ids, state.cache_position, count, cache)
-    logits = model.logits(hidden)  # (B, J + 1, V)
+    hidden, cache = model.call_with_cache(token_ids, state.cache_position, count, cache)
+    logits = model.unembed(hidden)  # (B, J + 1, V)
     tokens, still_running = [], state.running
     for i in range(token_ids.shape[1]):
         token = sample_next_token(logits[:, i], params, state)[0]

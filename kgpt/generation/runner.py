@@ -19,7 +19,7 @@ from keras import ops
 from kgpt.config import SamplingConfig
 from kgpt.generation.compiled import CompiledFunctions
 from kgpt.generation.context_shift import tokens_kept
-from kgpt.generation.decode import MAX_DECODE_STEPS, Cache, DecodeOutput
+from kgpt.generation.decode import MAX_DECODE_STEPS, DecodeOutput
 from kgpt.generation.sequence import (
     NO_LIMIT,
     DecodeState,
@@ -31,7 +31,7 @@ from kgpt.generation.sequence import (
     state_of_request,
 )
 from kgpt.model.gpt import GPT
-from kgpt.model.kv_cache import init_kv_cache
+from kgpt.model.kv_cache import KVCache, init_kv_cache
 
 PREFILL_CHUNK_SIZES = (256, 64, 16)  # prompt tokens computed in one call
 MIN_CACHE_LEN = 128  # the next larger cache has twice as many positions
@@ -75,7 +75,7 @@ class Sequence:
 
     @property
     def cache_position(self) -> int:
-        """Cache position of the newest token."""
+        """KVCache position of the newest token."""
         return len(self.token_ids) - 1 - self.cache_offset
 
 
@@ -107,7 +107,7 @@ class ModelRunner:
         self.sequences = [Sequence() for _ in range(num_slots)]
         self.cache_len = min(MIN_CACHE_LEN, self.max_context)
         dtype = model.dtype_policy.compute_dtype
-        self.cache: Cache = init_kv_cache(self.config, num_slots, self.cache_len, dtype)
+        self.cache: KVCache = init_kv_cache(self.config, num_slots, self.cache_len, dtype)
         idle = idle_sequences(num_slots, self.config.known_vocab_size)
         self.params: SamplingParams
         self.state: DecodeState

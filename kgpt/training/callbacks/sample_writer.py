@@ -55,7 +55,7 @@ class SampleWriter(StepCallback):
             sampling = sampling.model_copy(update={"seed": step})
         requests = [self._request(prompt, sampling, i) for i, prompt in enumerate(prompts)]
         with self.status.state("sampling"), swap_in_ema_weights(self.model):
-            completions = [job.ids for job in generate(self.model, requests)]
+            completions = [job.token_ids for job in generate(self.model, requests)]
         for prompt, ids in zip(prompts, completions, strict=True):
             self._write(step, prompt, ids, sampling)
 
