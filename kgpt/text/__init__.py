@@ -1,1 +1,1 @@
-"""Text as token ids: tokenizers and conversation layouts."""
+"""Text as token ids: tokenizers and chat templates."""

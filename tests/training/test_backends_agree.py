@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.children import BACKENDS, finish, losses
-from tests.training.conftest import make_config
+from tests.training.tiny_runs import make_config
 
 pytestmark = pytest.mark.proof
 

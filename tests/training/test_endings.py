@@ -7,7 +7,7 @@ from kgpt.checkpoints.pretrained import load_model
 from kgpt.cli import main
 from kgpt.runs import find_run, resolve_model
 from kgpt.training import trainer
-from tests.training.conftest import Trained, make_config
+from tests.training.tiny_runs import Trained, make_config
 
 pytestmark = pytest.mark.backend
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.training.children import finish, losses, start
-from tests.training.conftest import make_config
+from tests.training.tiny_runs import make_config
 
 pytestmark = [pytest.mark.backend, pytest.mark.proof]
 

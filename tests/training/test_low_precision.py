@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kgpt.training import trainer
-from tests.training.conftest import DROPOUT, Trained, flip_a_byte, make_config
+from tests.training.tiny_runs import DROPOUT, Trained, flip_a_byte, make_config
 
 pytestmark = pytest.mark.backend
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.training.children import BACKENDS, finish
-from tests.training.conftest import make_config
+from tests.training.tiny_runs import make_config
 
 pytestmark = pytest.mark.proof
 

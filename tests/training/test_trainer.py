@@ -13,7 +13,7 @@ from kgpt.runs import Run, new_run
 from kgpt.training import trainer
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.checkpoint import verify
-from tests.training.conftest import DROPOUT, Trained, flip_a_byte, make_config
+from tests.training.tiny_runs import DROPOUT, Trained, flip_a_byte, make_config
 
 pytestmark = pytest.mark.backend
 
