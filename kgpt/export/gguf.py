@@ -1,12 +1,13 @@
-"""GGUF: a model for llama.cpp, without llama.cpp's converter.
+"""Export to GGUF, the format of llama.cpp, without llama.cpp's converter.
 
-The converter knows tokenizers by a list of fingerprints and refuses one that was trained at home;
-written here, it works. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+That converter recognises tokenizers by fingerprint and refuses any that it does not list, such as
+one trained with kgpt. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,15 @@ NAMES = {
 }
 KINDS = {"scale": "weight", "bias": "bias"}
 
-# llama.cpp refuses a file without merges, which is what a tokenizer of bytes has. The byte 255 is
-# in no text: UTF-8 does not use it.
-NO_MERGE = "\u00ff \u00ff"
+# llama.cpp refuses a file without merges, but a byte tokenizer has none. This merge is never
+# applied: UTF-8 does not use the byte 255.
+UNUSED_MERGE = "\u00ff \u00ff"
 
 
 def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
-    """Write model.gguf into the empty folder `out`, as float32 or with matrices in float16.
+    """Write model.gguf to the empty folder `out`, in float32 or with matrices in float16.
 
-    Raises `CheckpointError` for a model or tokenizer that llama.cpp has no form of.
+    Raises `CheckpointError` for a model or tokenizer that llama.cpp does not support.
     """
     try:
         import gguf
@@ -53,41 +54,45 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
     if dtype == "bfloat16":
         raise UsageError("kgpt writes GGUF files as float32 or float16; give one as --dtype.")
     config, tokenizer = load_config(folder), Tokenizer.load(folder)
-    family = model_type_of(config)
-    if family in ("kgpt", "mistral") or (
-        config.rope_scaling and config.rope_scaling.type == "yarn"
-    ):
-        raise CheckpointError(f"kgpt has no GGUF form of the model in {folder}.")
-    cutting = _cutting(tokenizer)
-    writer = gguf.GGUFWriter(str(out / "model.gguf"), family)
-    _describe(writer, config, family)
-    _add_tokenizer(gguf, writer, tokenizer, cutting, config.known_vocab_size)
-    narrow = dtype == "float16"
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if narrow else gguf.LlamaFileType.ALL_F32)
+    model_type = model_type_of(config)
+    scaling = config.rope_scaling
+    if model_type in ("kgpt", "mistral") or (scaling is not None and scaling.type == "yarn"):
+        raise CheckpointError(
+            f"The model in {folder} cannot be written as GGUF; the format onnx works."
+        )
+    pre_tokenizer = _pre_tokenizer_name(tokenizer)
+    writer = gguf.GGUFWriter(str(out / "model.gguf"), model_type)
+    _write_hparams(writer, config, model_type)
+    _write_tokenizer(writer, tokenizer, pre_tokenizer, config.known_vocab_size)
+    half = dtype == "float16"
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
     weights = Weights(folder, config)
     for path in weights.shapes:
-        for name, value in _tensors(path, weights.read(path), config, family):
-            kind = "float16" if narrow and value.ndim > 1 else "float32"
-            writer.add_tensor(name, np.ascontiguousarray(value, kind))
-    if config.rope_scaling is not None and config.rope_scaling.type == "llama3":
-        plain = rotary_frequencies(config.head_dim, config.rope_theta).frequencies
-        scaled = rotary_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        writer.add_tensor("rope_freqs.weight", plain / scaled.frequencies)
+        for name, value in _tensors(path, weights.read(path), config, model_type):
+            tensor_dtype = "float16" if half and value.ndim > 1 else "float32"
+            writer.add_tensor(name, np.ascontiguousarray(value, tensor_dtype))
+    if scaling is not None and scaling.type == "llama3":
+        unscaled = rotary_frequencies(config.head_dim, config.rope_theta).frequencies
+        scaled = rotary_frequencies(config.head_dim, config.rope_theta, scaling).frequencies
+        writer.add_tensor("rope_freqs.weight", unscaled / scaled)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _describe(writer: Any, config: ModelConfig, family: str) -> None:
+def _write_hparams(writer: Any, config: ModelConfig, model_type: str) -> None:
+    import gguf
+
     writer.add_name("kgpt")
     writer.add_context_length(config.max_length)
     writer.add_embedding_length(config.hidden_dim)
     writer.add_block_count(config.num_layers)
     writer.add_feed_forward_length(config.intermediate_dim)
     writer.add_head_count(config.num_heads)
-    if family == "gpt2":
-        return writer.add_layer_norm_eps(config.norm_epsilon)
+    if model_type == "gpt2":
+        writer.add_layer_norm_eps(config.norm_epsilon)
+        return
     writer.add_head_count_kv(config.num_kv_heads)
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
     writer.add_rope_freq_base(config.rope_theta)
@@ -96,35 +101,31 @@ def _describe(writer: Any, config: ModelConfig, family: str) -> None:
     writer.add_value_length(config.head_dim)
     writer.add_vocab_size(config.known_vocab_size)
     if config.rope_scaling is not None and config.rope_scaling.type == "linear":
-        writer.add_rope_scaling_type(_linear())
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_scaling.factor)
 
 
-def _linear() -> Any:
-    import gguf
-
-    return gguf.RopeScalingType.LINEAR
-
-
-def _tensors(path: str, value: np.ndarray, config: ModelConfig, family: str):
-    """The tensors that the variable called `path` becomes: matrices (out, in), products apart."""
+def _tensors(
+    path: str, value: np.ndarray, config: ModelConfig, model_type: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and values that store the variable `path`: matrices (out, in), fused ones split."""
     block, _, part = path.partition("/")
-    inside = block.startswith("block_")
-    prefix = f"blk.{block.removeprefix('block_')}." if inside else ""
-    part = part if inside else path
+    in_block = block.startswith("block_")
+    prefix = f"blk.{block.removeprefix('block_')}." if in_block else ""
+    part = part if in_block else path
     kind = "bias" if part.endswith("_bias") else "weight"
-    value = value.T if inside and value.ndim == 2 else value
+    value = value.T if in_block and value.ndim == 2 else value
     owner, _, last = part.rpartition("/")
     if last in KINDS:
         yield f"{prefix}{NAMES[owner]}.{KINDS[last]}", value
-    elif part.startswith("attention/qkv") and family == "gpt2":
+    elif part.startswith("attention/qkv") and model_type == "gpt2":
         yield f"{prefix}attn_qkv.{kind}", value
     elif part.startswith("attention/qkv"):
         n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
-        query, key, rest = np.split(value, [n * h, (n + k) * h])
-        if family == "llama":  # llama.cpp turns neighbours in a head where others turn halves
+        query, key, value = np.split(value, [n * h, (n + k) * h])
+        if model_type == "llama":  # llama.cpp rotates adjacent pairs, kgpt the halves of a head
             query, key = _interleaved(query, n), _interleaved(key, k)
-        for name, tensor in zip("qkv", (query, key, rest), strict=True):
+        for name, tensor in zip("qkv", (query, key, value), strict=True):
             yield f"{prefix}attn_{name}.{kind}", tensor
     elif part.startswith("mlp/up") and config.activation == "swiglu":
         gate, up = np.split(value, 2)
@@ -138,12 +139,12 @@ def _tensors(path: str, value: np.ndarray, config: ModelConfig, family: str):
 
 def _interleaved(value: np.ndarray, heads: int) -> np.ndarray:
     """Rows (heads * H, ...) with the two halves of each head interleaved."""
-    split = value.reshape(heads, 2, -1, *value.shape[1:])
+    split = value.reshape(heads, 2, -1, *value.shape[1:])  # (heads, 2, H / 2, ...)
     return split.swapaxes(1, 2).reshape(value.shape)
 
 
-def _cutting(tokenizer: Tokenizer) -> str:
-    """llama.cpp's name for how the tokenizer cuts words."""
+def _pre_tokenizer_name(tokenizer: Tokenizer) -> str:
+    """llama.cpp's name of the tokenizer's pre-tokenizer."""
     values = json.loads(tokenizer.to_json())
     steps = values.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
@@ -158,27 +159,28 @@ def _cutting(tokenizer: Tokenizer) -> str:
     if kinds == ["Split", "ByteLevel"] and r"|\p{N}|" in patterns.replace("\\\\", "\\"):
         return "qwen2"
     raise CheckpointError(
-        "kgpt writes GGUF files with the byte-level tokenizers of GPT-2, SmolLM, Llama 3 and Qwen2 "
-        "only; this model's is another kind."
+        "kgpt writes GGUF files with the byte-level pre-tokenizers of GPT-2, SmolLM, Llama 3 and "
+        "Qwen2; this model's tokenizer has another one."
     )
 
 
-def _add_tokenizer(
-    gguf: Any, writer: Any, tokenizer: Tokenizer, cutting: str, vocab_size: int
+def _write_tokenizer(
+    writer: Any, tokenizer: Tokenizer, pre_tokenizer: str, vocab_size: int
 ) -> None:
+    from gguf import TokenType
+
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
     by_id = {token_id: token for token, token_id in vocabulary.items()}
     names = [by_id.get(i, f"[PAD{i}]") for i in range(vocab_size)]
-    special, normal, unused = (
-        gguf.TokenType.CONTROL, gguf.TokenType.NORMAL, gguf.TokenType.UNUSED,
-    )  # fmt: skip
     types = [
-        special if i in tokenizer.special_by_id else normal if i in by_id else unused
+        TokenType.CONTROL if i in tokenizer.special_by_id
+        else TokenType.NORMAL if i in by_id
+        else TokenType.UNUSED
         for i in range(vocab_size)
-    ]
-    merges = json.loads(tokenizer.to_json())["model"]["merges"] or [NO_MERGE]
+    ]  # fmt: skip
+    merges = json.loads(tokenizer.to_json())["model"]["merges"] or [UNUSED_MERGE]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(cutting)
+    writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list(names)
     writer.add_token_types(types)
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])

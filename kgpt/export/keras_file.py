@@ -1,4 +1,4 @@
-"""A `.keras` file: the model for those who program with Keras."""
+"""Export to a `.keras` file, for Keras programs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kgpt.text.tokenizer import Tokenizer
 
 
 def export_keras(folder: Path, out: Path, dtype: str | None = None) -> None:
-    """Write model.keras and tokenizer.json into the empty folder `out`.
+    """Write model.keras and tokenizer.json to the empty folder `out`.
 
-    `import kgpt.model.gpt` before `keras.saving.load_model` makes the layers known.
+    `import kgpt.model.gpt` before `keras.saving.load_model` registers the layers.
     """
     if dtype not in (None, "float32"):
-        raise UsageError(f"A .keras file holds float32 weights, not {dtype}.")
+        raise UsageError(f"A .keras file has float32 weights, not {dtype}; leave out --dtype.")
     load_model(folder).save(out / "model.keras")
     Tokenizer.load(folder).save(out)

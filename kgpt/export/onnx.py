@@ -1,12 +1,12 @@
-"""ONNX: one graph for whole texts and for single cached steps, written node by node.
+"""Export to ONNX: one graph for prefill and for decoding with a KV cache, built node by node.
 
-Names and shapes are those that Optimum and transformers.js use for a decoder with past:
+Names and shapes are those of Optimum and transformers.js for a decoder with past:
 
     input_ids (B, T), attention_mask (B, S + T), position_ids (B, T) int64
     past_key_values.0.key, .value, ... (B, K, S, H)   ->   logits (B, T, V)
                                                            present.0.key, .value (B, K, S + T, H)
 
-With S = 0 it is the whole forward pass, with T = 1 a step. The graph needs opset 17.
+S = 0 is the whole forward pass, T = 1 a decode step. The graph needs opset 17.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from kgpt.model.positions import rotary_frequencies, sinusoids
 from kgpt.text.tokenizer import Tokenizer
 
 OPSET = 17
-INLINE_BYTES = 1_500_000_000  # a larger model's weights lie in a file of their own
+MAX_INLINE_BYTES = 1_500_000_000  # larger weights go to a file of their own
 
 
 def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
-    """Write model.onnx and the tokenizer into the empty folder `out`.
+    """Write model.onnx and the tokenizer to the empty folder `out`.
 
-    Weights are stored as float32, or as float16 to be widened when the model is loaded.
+    Weights are stored as float32, or as float16 and cast to float32 in the graph.
     """
     try:
         import onnx
     except ImportError:
         raise UsageError('The format onnx needs onnx; `pip install "kgpt[onnx]"`.') from None
     if dtype == "bfloat16":
-        raise UsageError("ONNX runtimes hardly know bfloat16; give --dtype float32 or float16.")
+        raise UsageError("Few ONNX runtimes support bfloat16; give --dtype float32 or float16.")
     config = load_config(folder)
-    graph = Graph(config, Weights(folder, config), dtype or "float32")
+    graph = GraphBuilder(config, Weights(folder, config), dtype or "float32")
     model = graph.build()
-    large = graph.weight_bytes > INLINE_BYTES
+    large = graph.weight_bytes > MAX_INLINE_BYTES
     onnx.save(
         model, str(out / "model.onnx"), save_as_external_data=large, location="model.onnx_data"
     )
@@ -49,8 +49,8 @@ def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
     write_config(out, config, Tokenizer.load(folder), load_sampling(folder), dtype or "float32")
 
 
-class Graph:
-    """The nodes of one model, in the order they run."""
+class GraphBuilder:
+    """Builds the ONNX graph of one model: its nodes in execution order, and its weights."""
 
     def __init__(self, config: ModelConfig, weights: Weights, dtype: str):
         self.config = config
@@ -62,12 +62,12 @@ class Graph:
 
     # -- writing nodes ---------------------------------------------------------------------
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; returns the name of its output, or a list of several."""
+    def op(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node; returns the name of its output, or a list of names if it has several."""
         from onnx import helper
 
-        names = [f"{kind}_{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        names = [f"{op_type}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op_type, list(inputs), names, **attributes))
         return names[0] if outputs == 1 else names
 
     def constant(self, value: Any, dtype: str = "int64") -> str:
@@ -98,11 +98,11 @@ class Graph:
         from onnx import TensorProto, helper
 
         config = self.config
-        cache = ["batch", config.num_kv_heads, "past", config.head_dim]
-        grown = ["batch", config.num_kv_heads, "total", config.head_dim]
+        past = ["batch", config.num_kv_heads, "past", config.head_dim]
+        present = ["batch", config.num_kv_heads, "total", config.head_dim]
 
-        def tensor(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> Any:
-            return helper.make_tensor_value_info(name, kind, shape)
+        def tensor(name: str, shape: list[Any], dtype: int = TensorProto.FLOAT) -> Any:
+            return helper.make_tensor_value_info(name, dtype, shape)
 
         inputs = [
             tensor("input_ids", ["batch", "tokens"], TensorProto.INT64),
@@ -112,8 +112,8 @@ class Graph:
         outputs = [tensor("logits", ["batch", "tokens", config.known_vocab_size])]
         for i in range(config.num_layers):
             for part in ("key", "value"):
-                inputs.append(tensor(f"past_key_values.{i}.{part}", cache))
-                outputs.append(tensor(f"present.{i}.{part}", grown))
+                inputs.append(tensor(f"past_key_values.{i}.{part}", past))
+                outputs.append(tensor(f"present.{i}.{part}", present))
         self._forward()
         graph = helper.make_graph(self.nodes, "kgpt", inputs, outputs, self.initializers)
         return helper.make_model(
@@ -134,35 +134,35 @@ class Graph:
             values = sinusoids(config.max_length, config.hidden_dim)
             positions = self.constant(values, "float32")
             x = self.op("Add", x, self.op("Gather", positions, "position_ids"))
-        bias, angles = self._bias(), self._angles()
+        mask_bias, angles = self._mask_bias(), self._angles()
         for i in range(config.num_layers):
             normed = self._norm(x, f"block_{i}/attention_norm")
-            x = self.op("Add", x, self._attention(normed, i, bias, angles))
+            x = self.op("Add", x, self._attention(normed, i, mask_bias, angles))
             normed = self._norm(x, f"block_{i}/mlp_norm")
             x = self.op("Add", x, self._mlp(normed, f"block_{i}/mlp"))
         x = self._norm(x, "final_norm")
         head = table if config.tie_embeddings else self.weight("head")
         self.rename(self.op("MatMul", x, self.op("Transpose", head, perm=[1, 0])), "logits")
 
-    def _bias(self) -> str:
-        """(B, 1, 1, T, S + T): 0 where a query may look, a very small number elsewhere."""
+    def _mask_bias(self) -> str:
+        """(B, 1, 1, T, S + T): 0 where a query attends to a key, -1e9 elsewhere."""
         from onnx import TensorProto
 
         zero, one, first = self.constant(0), self.constant(1), self.constant([1])
         tokens = self.op("Squeeze", self.op("Shape", "input_ids", start=1, end=2))
         total = self.op("Squeeze", self.op("Shape", "attention_mask", start=1, end=2))
         past = self.op("Sub", total, tokens)
-        rows = self.op("Unsqueeze", self.op("Range", past, total, one), first)  # (T, 1)
-        columns = self.op("Range", zero, total, one)  # (S + T,)
-        seen = self.op("LessOrEqual", columns, rows)
+        queries = self.op("Unsqueeze", self.op("Range", past, total, one), first)  # (T, 1)
+        keys = self.op("Range", zero, total, one)  # (S + T,)
+        mask = self.op("LessOrEqual", keys, queries)
         if self.config.sliding_window is not None:
-            oldest = self.op("Sub", rows, self.constant(self.config.sliding_window))
-            seen = self.op("And", seen, self.op("Greater", columns, oldest))
+            oldest = self.op("Sub", queries, self.constant(self.config.sliding_window))
+            mask = self.op("And", mask, self.op("Greater", keys, oldest))
         real = self.op("Cast", "attention_mask", to=TensorProto.BOOL)
         real = self.op("Unsqueeze", real, self.constant([1, 2, 3]))  # (B, 1, 1, 1, S + T)
         return self.op(
             "Where",
-            self.op("And", real, seen),
+            self.op("And", real, mask),
             self.constant(0.0, "float32"),
             self.constant(-1e9, "float32"),
         )
@@ -178,8 +178,8 @@ class Graph:
         positions = self.op("Cast", "position_ids", to=TensorProto.FLOAT)
         positions = self.op("Unsqueeze", positions, self.constant([1, 3]))
         angles = self.op("Mul", positions, self.constant(rotary.frequencies, "float32"))
-        size = self.constant(rotary.magnitude, "float32")
-        cos, sin = (self.op("Mul", self.op(kind, angles), size) for kind in ("Cos", "Sin"))
+        magnitude = self.constant(rotary.magnitude, "float32")
+        cos, sin = (self.op("Mul", self.op(name, angles), magnitude) for name in ("Cos", "Sin"))
         return cos, sin
 
     def _norm(self, x: str, path: str) -> str:
@@ -195,12 +195,12 @@ class Graph:
         y = self.op("MatMul", x, self.weight(path))
         return self.op("Add", y, self.weight(f"{path}_bias")) if bias else y
 
-    def _attention(self, x: str, layer: int, bias: str, angles: tuple[str, str] | None) -> str:
+    def _attention(self, x: str, layer: int, mask_bias: str, angles: tuple[str, str] | None) -> str:
         config, path = self.config, f"block_{layer}/attention"
         n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
-        fused = self._dense(x, f"{path}/qkv", config.qkv_bias)
+        qkv = self._dense(x, f"{path}/qkv", config.qkv_bias)
         widths = self.constant([n * h, k * h, k * h])
-        query, key, value = self.op("Split", fused, widths, outputs=3, axis=-1)
+        query, key, value = self.op("Split", qkv, widths, outputs=3, axis=-1)
         query, key, value = (
             self.op("Reshape", part, self.constant([0, 0, heads, h]))
             for part, heads in ((query, n), (key, k), (value, k))
@@ -221,7 +221,7 @@ class Graph:
         query = self.op("Reshape", query, self.constant([0, k, n // k, -1, h]))  # (B, K, G, T, H)
         key, value = (self.op("Unsqueeze", part, self.constant([2])) for part in (key, value))
         scores = self.op("MatMul", query, self.op("Transpose", key, perm=[0, 1, 2, 4, 3]))
-        weights = self.op("Softmax", self.op("Add", scores, bias), axis=-1)
+        weights = self.op("Softmax", self.op("Add", scores, mask_bias), axis=-1)
         heads = self.op("MatMul", weights, value)
         heads = self.op("Reshape", heads, self.constant([0, n, -1, h]))
         heads = self.op("Transpose", heads, perm=[0, 2, 1, 3])
@@ -247,16 +247,16 @@ class Graph:
         return self._dense(active, f"{path}/down", config.mlp_bias)
 
     def _gelu(self, x: str) -> str:
-        """x times the normal distribution function, exactly or as GPT-2 approximates it."""
+        """GELU with erf, or the tanh approximation of GPT-2."""
 
         def number(value: float) -> str:
             return self.constant(value, "float32")
 
         if self.config.activation == "gelu":
-            bent = self.op("Erf", self.op("Mul", x, number(0.5**0.5)))
+            cdf = self.op("Erf", self.op("Mul", x, number(0.5**0.5)))
         else:
             cube = self.op("Mul", self.op("Mul", x, x), x)
             inner = self.op("Add", x, self.op("Mul", cube, number(0.044715)))
-            bent = self.op("Tanh", self.op("Mul", inner, number((2 / np.pi) ** 0.5)))
-        share = self.op("Mul", self.op("Add", bent, number(1.0)), number(0.5))
-        return self.op("Mul", x, share)
+            cdf = self.op("Tanh", self.op("Mul", inner, number((2 / np.pi) ** 0.5)))
+        cdf = self.op("Mul", self.op("Add", cdf, number(1.0)), number(0.5))
+        return self.op("Mul", x, cdf)

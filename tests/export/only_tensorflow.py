@@ -1,4 +1,4 @@
-"""Serve a SavedModel where nothing but TensorFlow can be imported; run by test_saved_model.py.
+"""Serve a SavedModel where nothing but TensorFlow can be imported; run by test_savedmodel.py.
 
     python only_tensorflow.py SAVED_MODEL < requests.json > replies.json
 

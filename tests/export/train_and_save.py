@@ -1,6 +1,6 @@
 """Train a small model a few steps and write it: python train_and_save.py FOLDER.
 
-`KERAS_BACKEND` chooses the backend; run by test_saved_model.py.
+`KERAS_BACKEND` chooses the backend; run by test_savedmodel.py.
 """
 
 import sys

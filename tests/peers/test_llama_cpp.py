@@ -91,6 +91,6 @@ def test_a_tokenizer_of_bytes_is_taken(tmp_path):
 
 def test_what_llama_cpp_has_no_form_of_is_refused(tokenizer, tmp_path):
     saved({"position": "sinusoidal"}, tokenizer, tmp_path)
-    with pytest.raises(CheckpointError, match="no GGUF form"):
+    with pytest.raises(CheckpointError, match="cannot be written as GGUF"):
         export_gguf(tmp_path / "model", tmp_path / "gguf")
     assert not list((tmp_path / "gguf").iterdir())

@@ -1,4 +1,4 @@
-"""The sampling controls as inputs of a SavedModel, rendered from `SamplingConfig`."""
+"""The generation settings as inputs of SavedModel signatures, derived from `SamplingConfig`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ import tensorflow as tf
 
 from kgpt.config import SamplingConfig
 
-RENAMED = {"max_new_tokens": "max_tokens"}  # as other servers call it
+FIELD_NAMES = {"max_new_tokens": "max_tokens"}  # an input whose `SamplingConfig` field differs
 CONTROLS = (
     "max_new_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p", "typical_p",
     "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
 )  # fmt: skip
-RANDOM = -1  # the seed that stands for any
+RANDOM_SEED = -1  # the seed that requests a random one
+# A pydantic bound, what it is called, and the operation that checks it.
+BOUNDS = {
+    annotated_types.Ge: ("ge", "greater than or equal to", tf.greater_equal),
+    annotated_types.Gt: ("gt", "greater than", tf.greater),
+    annotated_types.Le: ("le", "less than or equal to", tf.less_equal),
+    annotated_types.Lt: ("lt", "less than", tf.less),
+}
 
 
 def control_specs() -> dict[str, tf.TensorSpec]:
-    """An input for each control: (B,), or (1,) for one value that holds for all texts."""
+    """The input of each control: (B,), or (1,) for one value for the whole batch."""
     return {name: tf.TensorSpec([None], _dtype(name), name) for name in CONTROLS} | {
         "stop": tf.TensorSpec([None], tf.string, "stop")
     }
@@ -26,27 +33,27 @@ def control_specs() -> dict[str, tf.TensorSpec]:
 
 def default_controls(config: SamplingConfig) -> dict[str, tf.Tensor]:
     """`config` as values of these inputs."""
-    values = {name: getattr(config, RENAMED.get(name, name)) for name in CONTROLS}
-    values["seed"] = RANDOM if config.seed is None else config.seed
+    values = {name: getattr(config, FIELD_NAMES.get(name, name)) for name in CONTROLS}
+    values["seed"] = RANDOM_SEED if config.seed is None else config.seed
     return {name: tf.constant([value], _dtype(name)) for name, value in values.items()} | {
         "stop": tf.constant(config.stop, tf.string)
     }
 
 
-def checked(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """`values`, which fail when run outside the bounds that `SamplingConfig` declares."""
+def check_controls(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """`values` with assertions in the graph that they are within `SamplingConfig`'s bounds."""
     return {name: _within_bounds(name, value) for name, value in values.items()}
 
 
-def spread(rows: tf.Tensor, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """One value of each control for each of `rows` texts; a random seed where -1 is asked for."""
-    each = {name: tf.broadcast_to(values[name], [rows]) for name in CONTROLS}
-    drawn = tf.random.uniform([rows], maxval=tf.int32.max, dtype=tf.int32)
-    return each | {"seed": tf.where(each["seed"] < 0, drawn, each["seed"])}
+def broadcast_controls(batch_size: tf.Tensor, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Each control as (B,), with a random seed where it is `RANDOM_SEED`."""
+    controls = {name: tf.broadcast_to(values[name], [batch_size]) for name in CONTROLS}
+    random = tf.random.uniform([batch_size], maxval=tf.int32.max, dtype=tf.int32)
+    return controls | {"seed": tf.where(controls["seed"] < 0, random, controls["seed"])}
 
 
 def _dtype(name: str) -> tf.DType:
-    annotation = SamplingConfig.model_fields[RENAMED.get(name, name)].annotation
+    annotation = SamplingConfig.model_fields[FIELD_NAMES.get(name, name)].annotation
     return tf.float32 if annotation is float else tf.int32
 
 
@@ -55,17 +62,11 @@ def _within_bounds(name: str, value: tf.Tensor) -> tf.Tensor:
         return value
     checks = []
     for bound in _bounds(name):
-        if isinstance(bound, annotated_types.Ge):
-            limit, words, holds = bound.ge, "greater than or equal to", tf.greater_equal
-        elif isinstance(bound, annotated_types.Gt):
-            limit, words, holds = bound.gt, "greater than", tf.greater
-        elif isinstance(bound, annotated_types.Le):
-            limit, words, holds = bound.le, "less than or equal to", tf.less_equal
-        elif isinstance(bound, annotated_types.Lt):
-            limit, words, holds = bound.lt, "less than", tf.less
-        else:
+        if type(bound) not in BOUNDS:
             continue
-        if limit >= 2**31:  # the type of the input keeps this one
+        attribute, words, holds = BOUNDS[type(bound)]
+        limit = getattr(bound, attribute)
+        if limit >= 2**31:  # implied by the dtype of the input
             continue
         message = f"{name} should be {words} {limit}"
         checks.append(tf.debugging.Assert(tf.reduce_all(holds(value, limit)), [message]))
@@ -75,5 +76,5 @@ def _within_bounds(name: str, value: tf.Tensor) -> tf.Tensor:
 
 def _bounds(name: str) -> Sequence[object]:
     if name == "seed":
-        return [annotated_types.Ge(RANDOM)]
-    return SamplingConfig.model_fields[RENAMED.get(name, name)].metadata
+        return [annotated_types.Ge(RANDOM_SEED)]
+    return SamplingConfig.model_fields[FIELD_NAMES.get(name, name)].metadata

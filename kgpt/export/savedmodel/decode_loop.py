@@ -72,7 +72,7 @@ def write_texts(
     texts = Texts(prompt, length, tf.zeros([rows, longest], tf.int32), zeros, zeros > 0)
     places = tf.minimum(tf.shape(prompt)[1] + longest, config.max_length)
     cache = init_kv_cache(config, rows, places, model.dtype_policy.compute_dtype)
-    progress = beginning(texts, budget, config.vocab_size)
+    progress = beginning(texts, budget, config.known_vocab_size)
 
     def more(texts, unread, cache, progress):
         return tf.reduce_any(progress.running)

@@ -1,7 +1,9 @@
-"""A SavedModel: the whole generator as a TensorFlow graph, for TensorFlow Serving and others.
+"""Export to a SavedModel: the whole text generator as one TensorFlow graph.
 
-The model is built and traced by a child process on the TensorFlow backend, whichever backend it
-was trained on and whichever runs here.
+A child process on the TensorFlow backend builds and traces the model, whichever backend it was
+trained on and whichever this process runs: python -m kgpt.export.savedmodel.export MODEL OUT DTYPE.
+The last line of its standard output is a JSON object: {"missing": {reason: [signature]}}, or
+{"error": sentence}.
 """
 
 from __future__ import annotations
@@ -11,30 +13,37 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from kgpt.errors import KgptError
 
 
-def export_saved_model(folder: Path, work: Path, dtype: str | None = None) -> None:
-    """Write the model in `folder` as a SavedModel into the empty folder `work`.
+def export_saved_model(folder: Path, out: Path, dtype: str | None = None) -> None:
+    """Write the model of `folder` as a SavedModel to the empty folder `out`.
 
     Args:
-        dtype: of weights and computation: float32 (also when not given), bfloat16 or float16.
+        dtype: of weights and computation: float32 (also if not given), bfloat16 or float16.
 
     Raises:
-        KgptError: it could not be built; the message says why.
+        KgptError: the export failed; the message says why.
     """
-    environment = {
+    overrides = {
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",  # the graph is for any device, and tracing needs none
+        "CUDA_VISIBLE_DEVICES": "-1",  # the graph runs on any device, and tracing needs none
     }
-    # The allocator's settings for training keep memory that others could use.
+    # The allocator settings of training would keep memory that the child needs.
     inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-m", "kgpt.export.savedmodel.writer", folder, work]
     child = subprocess.run(
-        [*command, dtype or "float32"],
-        env=inherited | environment,
+        [
+            sys.executable,
+            "-m",
+            "kgpt.export.savedmodel.export",
+            str(folder),
+            str(out),
+            dtype or "float32",
+        ],
+        env=inherited | overrides,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -46,3 +55,37 @@ def export_saved_model(folder: Path, work: Path, dtype: str | None = None) -> No
         raise KgptError(report.get("error") or f"The SavedModel could not be written: {last}.")
     for reason, names in report["missing"].items():
         print(f"without {', '.join(names)}: {reason}")
+
+
+def write_saved_model(folder: Path, out: Path, dtype: str = "float32") -> dict[str, list[str]]:
+    """Write the SavedModel in this process; returns the missing signatures by reason."""
+    import tensorflow as tf
+
+    from kgpt.checkpoints.pretrained import load_model, load_sampling
+    from kgpt.export.savedmodel.assets import write_assets
+    from kgpt.export.savedmodel.signatures import ServedModel
+    from kgpt.text.tokenizer import Tokenizer
+
+    tokenizer, defaults = Tokenizer.load(folder), load_sampling(folder)
+    served = ServedModel(load_model(folder, dtype=dtype), tokenizer, defaults)
+    tf.saved_model.save(served.state, str(out), served.signatures)
+    write_assets(folder, out, served)
+    missing: dict[str, list[str]] = {}
+    for name, reason in served.missing.items():
+        missing.setdefault(reason, []).append(name)
+    return missing
+
+
+def main(arguments: list[str]) -> None:
+    """The child process."""
+    folder, out, dtype = arguments
+    report: dict[str, Any]
+    try:
+        report = {"missing": write_saved_model(Path(folder), Path(out), dtype)}
+    except KgptError as error:
+        report = {"error": str(error)}
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,36 +1,43 @@
-"""What a SavedModel of kgpt can do: its signatures, as functions of tensors.
+"""The signatures of a SavedModel: what it computes, as functions of tensors.
 
-Text in, text out: tokenisation, prompt, decoding loop, sampling, stop strings and detokenisation
-are all in the graph. A tokenizer that the graph cannot express leaves the signatures on ids.
+Tokenization, chat template, decode loop, sampling, stop strings and detokenization are all in the
+graph. With a tokenizer that the graph does not support, only the signatures on ids are left.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from kgpt.config import SamplingConfig
-from kgpt.export.savedmodel.controls import checked, control_specs, default_controls, spread
+from kgpt.export.savedmodel.controls import (
+    broadcast_controls,
+    check_controls,
+    control_specs,
+    default_controls,
+)
 from kgpt.export.savedmodel.decode_loop import settings_of, write_texts
-from kgpt.export.savedmodel.score import log_likelihood
 from kgpt.export.savedmodel.stop_strings import StopStrings
-from kgpt.export.savedmodel.tokenizer import GraphTokenizer, Inexpressible
+from kgpt.export.savedmodel.tokenizer import GraphTokenizer, UnsupportedTokenizer
 from kgpt.model.gpt import GPT
 from kgpt.text.chat_template import ChatMLTemplate, load_chat_template
 from kgpt.text.tokenizer import TURN_START, Tokenizer
 
-NOTHING = -1  # the id that fills up rows
+PAD_ID = -1
 IDS = tf.TensorSpec([None, None], tf.int32, "ids")
 TEXTS = tf.TensorSpec([None], tf.string, "texts")
 PROMPTS = tf.TensorSpec([None], tf.string, "prompts")
 ROLES = tf.TensorSpec([None, None], tf.string, "roles")
 CONTENTS = tf.TensorSpec([None, None], tf.string, "contents")
 RAGGED_IDS = tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
+TEXT_SIGNATURES = ("generate", "chat", "chat_generate", "score", "tokenize", "detokenize")
 
 Tensors = dict[str, tf.Tensor]
-traced = functools.partial(tf.function, autograph=False)  # nothing here needs rewriting
+Function = Any  # a `tf.function` with an input signature
+traced = functools.partial(tf.function, autograph=False)
 
 
 class ServedModel:
@@ -42,8 +49,8 @@ class ServedModel:
         defaults: the sampling of signatures without controls.
 
     Attributes:
-        signatures: by name; "serving_default" is what servers call unless told otherwise.
-        missing: signatures that cannot be had, each with the reason.
+        signatures: by name; "serving_default" is the one that servers call by default.
+        missing: signatures that could not be built, each with the reason.
         state: the tables and weights they use.
     """
 
@@ -52,42 +59,51 @@ class ServedModel:
         self.missing: dict[str, str] = {}
         self.state = tf.Module()
         self.state.weights = [variable.value for variable in model.variables]
-        self.graph = self._graph_tokenizer()
-        self.state.tokenizer = self.graph
+        self.graph_tokenizer = self._build_graph_tokenizer()
+        self.state.tokenizer = self.graph_tokenizer
         # Traced once, used by every signature that computes.
         self._logits = traced(lambda ids: self.model(ids), input_signature=[IDS])
         specs = [RAGGED_IDS, *control_specs().values()]
-        self._write = traced(self._written, input_signature=specs)
-        self.signatures = self._on_ids()
-        if self.graph is None:
+        self._generate = traced(self._generate_from_ids, input_signature=specs)
+        self.signatures: dict[str, Function] = self._id_signatures()
+        if self.graph_tokenizer is None:
             self.signatures["serving_default"] = self.signatures["continue_ids"]
         else:
-            self.signatures |= self._on_texts() | self._on_conversations()
+            self.signatures |= self._text_signatures() | self._chat_signatures()
 
-    def _graph_tokenizer(self) -> GraphTokenizer | None:
+    @property
+    def specs(self) -> dict[str, Sequence[tf.TensorSpec]]:
+        """The inputs of each signature."""
+        return {name: function.input_signature for name, function in self.signatures.items()}
+
+    def _build_graph_tokenizer(self) -> GraphTokenizer | None:
         try:
             return GraphTokenizer(self.tokenizer)
-        except Inexpressible as error:
+        except UnsupportedTokenizer as error:
             reason = f"the tokenizer cannot be put into the graph: {error}"
-            names = ("generate", "chat", "chat_generate", "score", "tokenize", "detokenize")
-            self.missing |= dict.fromkeys(names, reason)
+            self.missing |= dict.fromkeys(TEXT_SIGNATURES, reason)
             return None
 
-    def _on_ids(self) -> dict[str, Callable]:
+    @property
+    def _tokenizer(self) -> GraphTokenizer:
+        assert self.graph_tokenizer is not None, "signatures on text need a tokenizer"
+        return self.graph_tokenizer
+
+    def _id_signatures(self) -> dict[str, Function]:
         defaults = list(default_controls(self.defaults).values())
-        specs = list(control_specs().values())[:-1]  # stop strings need text
+        specs = list(control_specs().values())[:-1]  # all but the stop strings, which need text
         no_stops = tf.constant([], tf.string)
 
-        def logits(ids):
+        def logits(ids: tf.Tensor) -> Tensors:
             return {"logits": self._logits(ids)}
 
-        def generate_ids(ids, *controls):
+        def generate_ids(ids: tf.Tensor, *controls: tf.Tensor) -> Tensors:
             length = tf.reduce_sum(tf.cast(ids >= 0, tf.int32), axis=1)
             ragged = tf.RaggedTensor.from_tensor(ids, lengths=length)
-            written = self._write(ragged, *controls, no_stops)
-            return {name: written[name] for name in ("ids", "num_tokens", "finish_reason")}
+            outputs = self._generate(ragged, *controls, no_stops)
+            return {name: outputs[name] for name in ("ids", "num_tokens", "finish_reason")}
 
-        def continue_ids(ids):
+        def continue_ids(ids: tf.Tensor) -> Tensors:
             return generate_ids(ids, *defaults[:-1])
 
         return {
@@ -96,142 +112,170 @@ class ServedModel:
             "generate_ids": traced(generate_ids, [IDS, *specs]),
         }
 
-    def _on_texts(self) -> dict[str, Callable]:
-        def tokenize(texts):
-            ids = self.graph.encode(texts)
-            return {"ids": ids.to_tensor(NOTHING), "num_tokens": _count(ids)}
+    def _text_signatures(self) -> dict[str, Function]:
+        def tokenize(texts: tf.Tensor) -> Tensors:
+            ids = self._tokenizer.encode(texts)
+            return {"ids": ids.to_tensor(PAD_ID), "num_tokens": _num_tokens(ids)}
 
-        def detokenize(ids):
+        def detokenize(ids: tf.Tensor) -> Tensors:
             ragged = tf.RaggedTensor.from_tensor(ids, ragged_rank=1)
-            return {"text": self.graph.decode(ragged, skip_special=False)}
+            return {"text": self._tokenizer.decode(ragged, skip_special_tokens=False)}
 
         return {
             "score": traced(self._score, [TEXTS]),
             "tokenize": traced(tokenize, [TEXTS]),
             "detokenize": traced(detokenize, [IDS]),
-            "serving_default": self._replying(self._prompt_ids, [PROMPTS], controls=False),
-            "generate": self._replying(self._prompt_ids, [PROMPTS], controls=True),
+            "serving_default": self._generating(self._prompt_ids, [PROMPTS], controls=False),
+            "generate": self._generating(self._prompt_ids, [PROMPTS], controls=True),
         }
 
-    def _on_conversations(self) -> dict[str, Callable]:
-        layout = load_chat_template(self.tokenizer)
-        if not isinstance(layout, ChatMLTemplate):
+    def _chat_signatures(self) -> dict[str, Function]:
+        template = load_chat_template(self.tokenizer)
+        if not isinstance(template, ChatMLTemplate):
             reason = "the model has no chat template"
-            if layout is not None:
+            if template is not None:
                 reason = "the model's chat template is a Jinja template, not ChatML"
             self.missing |= dict.fromkeys(("chat", "chat_generate"), reason)
             return {}
 
-        def ids_of(roles, contents):
-            return self._conversation_ids(layout, roles, contents)
+        def encode(roles: tf.Tensor, contents: tf.Tensor) -> tf.RaggedTensor:
+            return self._conversation_ids(template, roles, contents)
 
         return {
-            "chat": self._replying(ids_of, [ROLES, CONTENTS], controls=False),
-            "chat_generate": self._replying(ids_of, [ROLES, CONTENTS], controls=True),
+            "chat": self._generating(encode, [ROLES, CONTENTS], controls=False),
+            "chat_generate": self._generating(encode, [ROLES, CONTENTS], controls=True),
         }
 
-    def _replying(self, ids_of: Callable, specs: list, controls: bool) -> Callable:
-        """A signature that writes after `ids_of(*inputs)`, with controls as inputs or without."""
+    def _generating(
+        self, encode: Callable[..., tf.RaggedTensor], specs: list[tf.TensorSpec], controls: bool
+    ) -> Function:
+        """A signature that continues `encode(*inputs)`; with `controls`, they are inputs too."""
         defaults = default_controls(self.defaults).values()
 
-        def reply(*inputs):
-            given = inputs[len(specs) :] if controls else defaults
-            written = self._write(ids_of(*inputs[: len(specs)]), *given)
-            return {name: written[name] for name in ("text", "num_tokens", "finish_reason")}
+        def generate(*inputs: tf.Tensor) -> Tensors:
+            settings = inputs[len(specs) :] if controls else defaults
+            outputs = self._generate(encode(*inputs[: len(specs)]), *settings)
+            return {name: outputs[name] for name in ("text", "num_tokens", "finish_reason")}
 
-        return traced(reply, [*specs, *(control_specs().values() if controls else ())])
+        return traced(generate, [*specs, *(control_specs().values() if controls else ())])
 
-    # -- from texts to ids ------------------------------------------------------------------------
+    # -- from text to ids -------------------------------------------------------------------------
 
-    def _prompt_ids(self, prompts) -> tf.RaggedTensor:
-        """Ids of prompts (B,), each with the model's beginning, none empty."""
-        ids = _after(self.tokenizer.bos_ids, self.graph.encode(prompts))
+    def _prompt_ids(self, prompts: tf.Tensor) -> tf.RaggedTensor:
+        """Ids of prompts (B,), each with the BOS ids and at least one token."""
+        ids = _prepend(self.tokenizer.bos_ids, self._tokenizer.encode(prompts))
         empty = tf.cast(ids.row_lengths() == 0, tf.int64)
         start = tf.fill([tf.reduce_sum(empty)], self._document_start)
         return tf.concat([tf.RaggedTensor.from_row_lengths(start, empty, validate=False), ids], 1)
 
     @property
     def _document_start(self) -> int:
-        """What an empty prompt stands for: the token before every document."""
+        """The token that replaces an empty prompt: the one before every document."""
         return self.tokenizer.eos_id or 0
 
-    def _conversation_ids(self, layout: ChatMLTemplate, roles, contents) -> tf.RaggedTensor:
-        """Ids of conversations (B, N), with the assistant's turn opened; no role: no message."""
-        rows, messages = tf.unstack(tf.shape(roles))
+    def _conversation_ids(
+        self, template: ChatMLTemplate, roles: tf.Tensor, contents: tf.Tensor
+    ) -> tf.RaggedTensor:
+        """Ids of conversations (B, N) with a generation prompt; an empty role is padding."""
+        batch_size, messages = tf.unstack(tf.shape(roles))
         real = tf.reshape(roles != b"", [-1])
         start = self.tokenizer.encode(TURN_START, allow_special=True)
         roles = tf.strings.join([tf.boolean_mask(tf.reshape(roles, [-1]), real), "\n"])
-        turns = _before(
-            tf.concat(
-                [
-                    _after(start, self.graph.encode(roles)),
-                    self.graph.encode(tf.boolean_mask(tf.reshape(contents, [-1]), real)),
-                ],
-                axis=1,
-            ),
-            layout.end,
+        contents = tf.boolean_mask(tf.reshape(contents, [-1]), real)
+        headers = _prepend(start, self._tokenizer.encode(roles))
+        turns = _append(
+            tf.concat([headers, self._tokenizer.encode(contents)], axis=1), template.end
         )
-        owner = tf.boolean_mask(tf.repeat(tf.range(rows), messages), real)
-        lengths = tf.math.unsorted_segment_sum(turns.row_lengths(), owner, rows)
-        whole = tf.RaggedTensor.from_row_lengths(turns.values, lengths, validate=False)
-        return _before(_after(self.tokenizer.bos_ids, whole), layout.turn_header("assistant"))
+        owner = tf.boolean_mask(tf.repeat(tf.range(batch_size), messages), real)
+        lengths = tf.math.unsorted_segment_sum(turns.row_lengths(), owner, batch_size)
+        ids = tf.RaggedTensor.from_row_lengths(turns.values, lengths, validate=False)
+        return _append(_prepend(self.tokenizer.bos_ids, ids), template.turn_header("assistant"))
 
-    # -- what signatures do -----------------------------------------------------------------------
+    # -- what the signatures compute --------------------------------------------------------------
 
-    def _written(self, ids: tf.RaggedTensor, *controls) -> Tensors:
-        """What goes on from ragged ids (B, None): ids filled up with -1, and their text."""
-        given = dict(zip(control_specs(), controls, strict=True))
-        rows = tf.cast(ids.nrows(), tf.int32)
-        values = spread(rows, checked(given))
-        settings = settings_of(rows, self.model.config, self.tokenizer.stop_ids, values)
-        stops = StopStrings(self.graph, given["stop"]) if self.graph else None
+    def _generate_from_ids(self, ids: tf.RaggedTensor, *controls: tf.Tensor) -> Tensors:
+        """Continuations of ragged ids (B, None): ids padded with -1, and their text."""
+        named = dict(zip(control_specs(), controls, strict=True))
+        batch_size = tf.cast(ids.nrows(), tf.int32)
+        values = broadcast_controls(batch_size, check_controls(named))
+        params = settings_of(batch_size, self.model.config, self.tokenizer.stop_ids, values)
+        stops = StopStrings(self.graph_tokenizer, named["stop"]) if self.graph_tokenizer else None
         texts = write_texts(
-            self.model, ids.to_tensor(), _count(ids), settings, values["max_new_tokens"],
-            stops and stops.find,
+            self.model, ids.to_tensor(), _num_tokens(ids), params, values["max_new_tokens"],
+            stops.find if stops else None,
         )  # fmt: skip
         real = tf.sequence_mask(texts.written, tf.shape(texts.new)[1])
-        written = {
-            "ids": tf.where(real, texts.new, NOTHING),
+        outputs = {
+            "ids": tf.where(real, texts.new, PAD_ID),
             "num_tokens": texts.written,
             "finish_reason": tf.where(texts.stopped, tf.constant(b"stop"), tf.constant(b"length")),
         }
         if stops:
             last = texts.part(texts.length + texts.written - 1, tf.constant(1))
-            ended = (texts.written > 0) & tf.reduce_any(last == settings.stops, axis=1)
-            shown = texts.written - tf.cast(ended, tf.int32)  # a token that ends is no text
-            written["text"] = stops.cut(stops.decode(texts.new, shown))
-        return written
+            at_stop_id = (texts.written > 0) & tf.reduce_any(last == params.stop_ids, axis=1)
+            shown = texts.written - tf.cast(at_stop_id, tf.int32)  # a stop id is not decoded
+            outputs["text"] = stops.cut(stops.decode(texts.new, shown))
+        return outputs
 
-    def _score(self, texts) -> Tensors:
-        ids = self.graph.encode(texts)
+    def _score(self, texts: tf.Tensor) -> Tensors:
+        """Log-likelihood, number of tokens and perplexity of texts (B,)."""
         start = self.tokenizer.bos_ids or [self._document_start]
-        whole = _after(start, ids)
-        count = _count(whole)
+        ids = _prepend(start, self._tokenizer.encode(texts))
+        length = _num_tokens(ids)
         window = self.model.config.max_length
-        likelihood = log_likelihood(self._logits, window, whole.to_tensor(), count)
-        tokens = count - 1
-        mean = likelihood / tf.cast(tf.maximum(tokens, 1), tf.float32)
+        log_likelihood = _log_likelihood(self._logits, window, ids.to_tensor(), length)
+        num_tokens = length - 1
+        mean = log_likelihood / tf.cast(tf.maximum(num_tokens, 1), tf.float32)
         return {
-            "log_likelihood": likelihood,
-            "num_tokens": tokens,
+            "log_likelihood": log_likelihood,
+            "num_tokens": num_tokens,
             "perplexity": tf.exp(-mean),
         }
 
 
-def _count(ids: tf.RaggedTensor) -> tf.Tensor:
+def _log_likelihood(
+    logits: Callable[[tf.Tensor], tf.Tensor], window: int, ids: tf.Tensor, length: tf.Tensor
+) -> tf.Tensor:
+    """Sum of the log-probabilities (B,) of all tokens but the first.
+
+    A text longer than the context is evaluated in consecutive windows, each of which begins with
+    the last token of the one before.
+
+    Args:
+        logits: the model: ids (B, W) to logits (B, W, V). window: the largest W.
+        ids: (B, T) int32, of which `length` (B,) are real.
+    """
+    ids = tf.pad(ids, [[0, 0], [0, 1]])
+    end = tf.reduce_max(length) - 1
+
+    def add_window(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        inputs = ids[:, start : tf.minimum(start + window, end)]
+        targets = ids[:, start + 1 : tf.minimum(start + window, end) + 1]
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits(inputs))  # (B, W)
+        position = start + 1 + tf.range(tf.shape(targets)[1])
+        real = tf.cast(position[None] < length[:, None], losses.dtype)
+        return start + window, total - tf.reduce_sum(losses * real, axis=1)
+
+    zeros = tf.zeros(tf.shape(length), tf.float32)
+    shapes = (tf.TensorShape([]), tf.TensorShape([None]))
+    return tf.while_loop(lambda start, _: start < end, add_window, (0, zeros), shapes)[1]
+
+
+def _num_tokens(ids: tf.RaggedTensor) -> tf.Tensor:
     return tf.cast(ids.row_lengths(), tf.int32)
 
 
-def _after(beginning: Sequence[int], ids: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Ragged ids with the same beginning in each row."""
-    return tf.concat([_rows_of(beginning, ids), ids], axis=1) if beginning else ids
+def _prepend(tokens: Sequence[int], ids: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Ragged ids with `tokens` before each row."""
+    return tf.concat([_repeat(tokens, ids), ids], axis=1) if tokens else ids
 
 
-def _before(ids: tf.RaggedTensor, end: Sequence[int]) -> tf.RaggedTensor:
-    """Ragged ids with the same end in each row."""
-    return tf.concat([ids, _rows_of(end, ids)], axis=1)
+def _append(ids: tf.RaggedTensor, tokens: Sequence[int]) -> tf.RaggedTensor:
+    """Ragged ids with `tokens` after each row."""
+    return tf.concat([ids, _repeat(tokens, ids)], axis=1)
 
 
-def _rows_of(tokens: Sequence[int], like: tf.RaggedTensor) -> tf.RaggedTensor:
+def _repeat(tokens: Sequence[int], ids: tf.RaggedTensor) -> tf.RaggedTensor:
+    """`tokens` in as many rows as `ids` has."""
     row = tf.constant([list(tokens)], tf.int32)
-    return tf.RaggedTensor.from_tensor(tf.tile(row, [like.nrows(), 1]), ragged_rank=1)
+    return tf.RaggedTensor.from_tensor(tf.tile(row, [ids.nrows(), 1]), ragged_rank=1)

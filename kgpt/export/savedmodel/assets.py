@@ -1,4 +1,4 @@
-"""What lies beside the graph of a SavedModel: a model card, warm-up and example requests.
+"""The files beside the graph of a SavedModel: model card, warm-up and example requests.
 
 assets.extra/README.md                    the model card: signatures, defaults, how to serve
 assets.extra/tokenizer.json ...           the tokenizer and the default sampling, as files
@@ -25,7 +25,7 @@ from kgpt.config import SamplingConfig
 from kgpt.export.savedmodel.controls import default_controls
 from kgpt.export.savedmodel.signatures import ServedModel
 
-KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 GRPC_CLIENT = '''"""Send an example to TensorFlow Serving: python grpc_client.py [localhost:8500]"""
 
 import pathlib
@@ -46,12 +46,12 @@ for name, tensor in reply.outputs.items():
 '''
 
 
-def write_files(folder: Path, out: Path, served: ServedModel) -> None:
-    """Fill the SavedModel in `out`, made from the model in `folder`, with `assets.extra`."""
+def write_assets(folder: Path, out: Path, served: ServedModel) -> None:
+    """Write `assets.extra` of the SavedModel in `out`, made from the model of `folder`."""
     extra = out / "assets.extra"
     requests = extra / "requests"
     requests.mkdir(parents=True)
-    for name in KEPT:
+    for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, extra / name)
     name = model_name(out)
@@ -68,11 +68,12 @@ def write_files(folder: Path, out: Path, served: ServedModel) -> None:
 
 
 def model_name(out: Path) -> str:
-    """What the model is called: the folder that holds its versions."""
+    """The model's name: that of the folder with its numbered versions."""
     return out.absolute().parent.name or "kgpt"
 
 
 def models_config(name: str) -> str:
+    """The contents of TensorFlow Serving's --model_config_file."""
     config = ModelServerConfig()
     entry = config.model_config_list.config.add()
     entry.name, entry.base_path, entry.model_platform = name, f"/models/{name}", "tensorflow"
@@ -80,14 +81,14 @@ def models_config(name: str) -> str:
 
 
 def example_request(served: ServedModel, name: str) -> PredictRequest:
-    """A request with every control that text signatures have."""
+    """A request with every control of the signature for generation."""
     if "generate" in served.signatures:
         return request_for(served, name, "generate", {"prompts": ["Once upon a time"]})
     return request_for(served, name, "generate_ids", {"ids": [[0]]})
 
 
 def warm_up_requests(served: ServedModel, name: str) -> list[PredictRequest]:
-    """A short request for each signature, so that no caller pays for the first run."""
+    """A short request for each signature, so that no client waits for its first run."""
     turn = {"roles": [["user"]], "contents": [["Hello!"]]}
     inputs: dict[str, dict[str, Any]] = {
         "logits": {"ids": [[0, 1]]},
@@ -113,46 +114,46 @@ def request_for(
     inputs: Mapping[str, Any],
     sampling: SamplingConfig | None = None,
 ) -> PredictRequest:
-    """A request to one signature, with controls where it takes them."""
+    """A request to one signature, with those controls that it takes."""
     request = PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = name, signature
-    wanted = served.signatures[signature].input_signature
     sampling = sampling or served.defaults
-    # An empty stop string is none; servers' JSON knows no list without elements.
+    # An empty stop string is ignored; TensorFlow Serving's JSON has no empty lists.
     controls = default_controls(sampling.model_copy(update={"stop": sampling.stop or [""]}))
-    for spec in wanted:
+    for spec in served.specs[signature]:
         value = inputs.get(spec.name, controls.get(spec.name))
         request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(value, spec.dtype))
     return request
 
 
 def as_rest(request: PredictRequest) -> dict[str, Any]:
-    """The body of the same request to /v1/models/NAME:predict."""
+    """The JSON body of the same request to /v1/models/NAME:predict."""
 
-    def plain(tensor):
+    def to_lists(tensor: Any) -> Any:
         values = tf.make_ndarray(tensor).tolist()
         return json.loads(json.dumps(values, default=lambda text: text.decode()))
 
     return {
         "signature_name": request.model_spec.signature_name,
-        "inputs": {name: plain(tensor) for name, tensor in request.inputs.items()},
+        "inputs": {name: to_lists(tensor) for name, tensor in request.inputs.items()},
     }
 
 
 def model_card(name: str, served: ServedModel) -> str:
+    """The model card in Markdown."""
     config, defaults = served.model.config, served.defaults
-    shape = (
+    architecture = (
         f"{config.num_layers} layers of {config.hidden_dim}, {config.num_heads} heads, "
         f"{config.vocab_size} tokens, context {config.max_length}, "
         f"{config.num_parameters():,} parameters"
     )
     set_values = defaults.model_dump(exclude_defaults=True) or {"all": "kgpt's defaults"}
-    lines = [f"# {name}", "", f"A GPT trained with kgpt: {shape}.", "", "## Signatures", ""]
-    for signature, function in sorted(served.signatures.items()):
-        inputs = ", ".join(spec.name for spec in function.input_signature)
+    lines = [f"# {name}", "", f"A GPT trained with kgpt: {architecture}.", "", "## Signatures", ""]
+    for signature, specs in sorted(served.specs.items()):
+        inputs = ", ".join(spec.name for spec in specs)
         lines.append(f"- `{signature}`: {inputs}")
     lines += [f"- without `{missing}`: {reason}" for missing, reason in served.missing.items()]
-    lines += ["", "## Sampling where no controls are given", ""]
+    lines += ["", "## Default sampling", ""]
     lines += [f"- {key}: {value}" for key, value in set_values.items()]
     return "\n".join(lines) + "\n" + SERVING.format(name=name)
 
@@ -160,9 +161,9 @@ def model_card(name: str, served: ServedModel) -> str:
 SERVING = """
 ## Serving
 
-Each control is a list: one value for all texts, or one for each. `seed` -1 is random; `stop` holds
-for all texts. Conversations are two lists a row, `roles` and `contents`; an empty role is no
-message. Ids are filled up with -1.
+Each control is a list: one value for the whole batch, or one for each text. `seed` -1 is random;
+`stop` applies to the whole batch. A conversation is two lists, `roles` and `contents`; a message
+with an empty role is padding. Ids are padded with -1.
 
     docker run -p 8500:8500 -p 8501:8501 -v "$PWD/{name}:/models/{name}" -e MODEL_NAME={name} \\
         tensorflow/serving
