@@ -24,7 +24,7 @@ from pathlib import Path
 
 import httpx
 
-from kgpt.serving.load_test import Load
+from kgpt.serving.load_test import LoadTest
 from tests.tiny import write_tiny_model
 
 BIN = Path(sys.executable).parent
@@ -90,12 +90,14 @@ def forget_ends(folder: Path) -> None:
 def measured(url: str, clients: int, options, **fields) -> dict:
     """Figures of one server, after a moment to warm up; greedy, for both to write the same."""
     fields["temperature"] = 0
-    asyncio.run(Load(url, clients, options.seconds / 4, options.max_tokens, fields=fields).run())
-    load = Load(url, clients, options.seconds, options.max_tokens, fields=fields)
-    outcome = asyncio.run(load.run())
-    if outcome.errors:
-        print("  errors:", outcome.errors[:2], file=sys.stderr)
-    return outcome.as_dict()
+    asyncio.run(
+        LoadTest(url, clients, options.seconds / 4, options.max_tokens, fields=fields).run()
+    )
+    load = LoadTest(url, clients, options.seconds, options.max_tokens, fields=fields)
+    result = asyncio.run(load.run())
+    if result.errors:
+        print("  errors:", result.errors[:2], file=sys.stderr)
+    return result.as_dict()
 
 
 def generate(folder: Path, options, batch: int) -> dict:

@@ -6,7 +6,8 @@ app decodes that JSON back into the same types.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "content_filter", "cancelled", "deadline", "error"]
@@ -71,6 +72,20 @@ class GenerationChunk:
     error: str | None = None
     context_shifted: bool = False
     index: int = 0
+
+
+def merge_chunks(chunks: Sequence[GenerationChunk]) -> GenerationChunk:
+    """All chunks of one completion as a single chunk.
+
+    >>> merge_chunks([GenerationChunk("Hello "), GenerationChunk("you", finish_reason="stop")]).text
+    'Hello you'
+    """
+    return replace(
+        chunks[-1],
+        text="".join(chunk.text for chunk in chunks),
+        tokens=tuple(token for chunk in chunks for token in chunk.tokens),
+        token_ids=tuple(token_id for chunk in chunks for token_id in chunk.token_ids),
+    )
 
 
 @dataclass

@@ -159,10 +159,10 @@ class EndpointsDirective(Generated):
 
     def markdown(self, *arguments: str) -> str:
         from kgpt.config import ServeConfig
-        from kgpt.serving.app import build
-        from kgpt.serving.state import Service
+        from kgpt.serving.app import build_app
+        from kgpt.serving.state import ServerState
 
-        described = build(Service("model", ServeConfig(), load=None)).openapi()
+        described = build_app(ServerState("model", ServeConfig(), load=None)).openapi()
         rows = [
             [f"`{method.upper()} {path}`", operation.get("summary", "")]
             for path, methods in described["paths"].items()

@@ -42,14 +42,14 @@ def bench_serve(
     """
     if clients < 1 or seconds <= 0 or max_tokens < 1:
         raise UsageError("--clients, --seconds and --max-tokens must be above zero.")
-    from kgpt.serving.load_test import Load
+    from kgpt.serving.load_test import LoadTest
 
-    load = Load(url, clients, seconds, max_tokens, key=api_key)
-    outcome = asyncio.run(load.run())
-    if not outcome.finished:
-        reason = f": {outcome.errors[0]}" if outcome.errors else ""
+    load_test = LoadTest(url, clients, seconds, max_tokens, key=api_key)
+    result = asyncio.run(load_test.run())
+    if not result.completed:
+        reason = f": {result.errors[0]}" if result.errors else ""
         raise KgptError(f"No answer came from {url}{reason}.")
-    figures = {"clients": clients, **outcome.as_dict()}
+    figures = {"clients": clients, **result.as_dict()}
     if json_line:
         print(json.dumps(figures))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,6 +13,9 @@ from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.config import ServeConfig
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
+
+if TYPE_CHECKING:
+    from kgpt.generation.generator import TextGenerator
 
 
 def serve(
@@ -32,13 +35,13 @@ def serve(
     prepare_process()
     silence_native_code()
     from kgpt.serving.security import ApiKeys
-    from kgpt.serving.server import address_of, open_socket, run
-    from kgpt.serving.state import Service
+    from kgpt.serving.server import address_of, open_socket, run_server
+    from kgpt.serving.state import ServerState
 
-    keys = ApiKeys.read(Path(config.api_key_file)) if config.api_key_file else None
+    keys = ApiKeys.from_file(Path(config.api_key_file)) if config.api_key_file else None
     name = config.name or Path(model.rstrip("/")).resolve().name
 
-    def load():
+    def load() -> TextGenerator:
         from kgpt.generation.generator import TextGenerator
 
         return TextGenerator(
@@ -49,7 +52,7 @@ def serve(
             dtype=config.dtype,
         )
 
-    service = Service(name, config, load)
+    state = ServerState(name, config, load)
     listener = open_socket(config)
     try:
         print(f"kgpt: serving {name} on {address_of(listener)}", flush=True)
@@ -57,10 +60,10 @@ def serve(
         raise UsageError(
             "The terminal cannot write this model's name; give another --name."
         ) from None
-    code = run(service, listener, keys)
+    code = run_server(state, listener, keys)
     if config.uds:
         Path(config.uds).unlink(missing_ok=True)
-    if service.starting.is_alive():  # in native code, which no Python can end
+    if state.is_loading:  # in native code, which Python cannot interrupt
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

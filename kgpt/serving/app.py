@@ -1,4 +1,4 @@
-"""The application: its endpoints, what guards them, and how they describe themselves."""
+"""The FastAPI application: endpoints, middleware, and the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 import kgpt
-from kgpt.serving import errors, pages, routes
-from kgpt.serving.errors import json_response
-from kgpt.serving.limits import BodyLimit
-from kgpt.serving.metrics import CountRequests
-from kgpt.serving.routes import Served
+from kgpt.serving import pages, routes
+from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_response
+from kgpt.serving.limits import BodyLimitMiddleware
+from kgpt.serving.metrics import RequestCounterMiddleware
+from kgpt.serving.routes import StateDep
 from kgpt.serving.schemas import FIELD_NAMES
-from kgpt.serving.security import ApiKeys, Gate
-from kgpt.serving.state import Service
+from kgpt.serving.security import ApiKeys, AuthMiddleware
+from kgpt.serving.state import ServerState
 
-REFUSALS = {
-    400: "The request asks for something that cannot be done.",
+ERROR_DESCRIPTIONS = {
+    400: "The request is invalid; the message says why.",
     401: "The API key is missing or wrong.",
-    403: "The request names another host, or comes from another site.",
+    403: "The request has a foreign Host or Origin header.",
     404: "There is no such model.",
     408: "The body did not arrive in time.",
     413: "The request is too large.",
-    429: "The queue is full; Retry-After says when to try again.",
-    503: "The model is being warmed up, or the server is about to end.",
+    429: "The queue is full; retry after the seconds in Retry-After.",
+    503: "The model is being warmed up, or the server is shutting down.",
 }
-ERROR = {
+ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -48,56 +48,57 @@ ERROR = {
 }
 
 
-def build(service: Service, keys: ApiKeys | None = None, local_only: bool = True) -> FastAPI:
-    """The ASGI application that serves `service`. Its start begins to load the model.
+def build_app(state: ServerState, keys: ApiKeys | None = None, local_only: bool = True) -> FastAPI:
+    """The ASGI application that serves `state`. Its start-up starts loading the model.
 
     Args:
-        keys: the API keys; without them everybody who can connect is let in.
-        local_only: take requests to this machine's own names alone.
+        keys: the API keys; without them every client is accepted.
+        local_only: accept only requests addressed to this machine's loopback names.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.starting.start()
+        state.start_loading()
         yield
-        service.close()
+        state.close()
 
     app = FastAPI(
         title="kgpt",
         version=kgpt.__version__,
-        description="Text from your own GPT, by the OpenAI API.",
+        description="Text generation with your own GPT through the OpenAI API.",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.service = service
+    app.state.server = state
     app.include_router(routes.router)
     app.include_router(pages.router)
-    app.add_api_route("/health", health, summary="Whether the server is ready")
-    app.add_api_route("/metrics", metrics, summary="Figures for Prometheus")
+    app.add_api_route("/health", health, summary="Status of the server")
+    app.add_api_route("/metrics", metrics, summary="Prometheus metrics")
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    errors.install(app, FIELD_NAMES, service.retry_after)
+    add_error_handlers(app, FIELD_NAMES, state.retry_after)
     paths = frozenset(openapi(app)["paths"]) | {"/", "/docs", "/openapi.json"}
-    app.add_middleware(errors.Defects)
-    app.add_middleware(BodyLimit, max_bytes=service.config.max_body)
-    app.add_middleware(Gate, keys=keys, local_only=local_only)
-    app.add_middleware(CountRequests, metrics=service.metrics, paths=paths)
+    app.add_middleware(ExceptionMiddleware)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=state.config.max_body)
+    app.add_middleware(AuthMiddleware, keys=keys, local_only=local_only)
+    app.add_middleware(RequestCounterMiddleware, metrics=state.metrics, paths=paths)
     return app
 
 
-async def health(service: Served) -> Response:
+async def health(state: StateDep) -> Response:
     """`{status, progress, model}`; 503 unless the status is `ready`."""
-    progress = list(service.progress) if service.progress else None
-    body = {"status": service.state, "progress": progress, "model": service.name}
-    return json_response(body, 200 if service.state == "ready" else 503)
+    progress = list(state.progress) if state.progress else None
+    body = {"status": state.status, "progress": progress, "model": state.name}
+    return json_response(body, 200 if state.status == "ready" else 503)
 
 
-async def metrics(service: Served) -> Response:
-    return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(state: StateDep) -> Response:
+    """Latencies, token counts and queue lengths in Prometheus's text format."""
+    return Response(state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """The schema of the API, with the refusals as they are (FastAPI's own would be 422)."""
+    """The OpenAPI schema, with the errors as they are sent (FastAPI's own would be 422)."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -105,12 +106,12 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas = schema["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas["Error"] = ERROR
+        schemas["Error"] = ERROR_SCHEMA
         content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
         for operations in schema["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
-                for status, description in REFUSALS.items():
+                for status, description in ERROR_DESCRIPTIONS.items():
                     operation["responses"][str(status)] = {
                         "description": description,
                         "content": content,

@@ -1,10 +1,10 @@
-"""Refusals as answers: one sentence in the shape of the OpenAI API, never a traceback."""
+"""HTTP errors: one sentence in the error format of the OpenAI API, never a traceback."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kgpt.config import did_you_mean
 from kgpt.errors import KgptError, QueueFull
 
-SIMPLE_PATHS = "/api/gpt/"  # these answer {"success", "text" or "texts", "error"}
-KINDS = {
+SIMPLE_PATHS = "/api/gpt/"  # endpoints that answer {"success", "text" or "texts", "error"}
+ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -28,13 +28,13 @@ KINDS = {
 log = logging.getLogger("kgpt.serving")
 
 
-class Refusal(Exception):
-    """A request that is not done: an HTTP status and a sentence.
+class APIError(Exception):
+    """An error response: an HTTP status and a sentence.
 
     Args:
-        param: the field of the request that is to blame.
-        code: a short word for programs, as `context_length_exceeded`.
-        retry_after: seconds after which asking again may help.
+        param: the field of the request that is wrong.
+        code: a machine-readable code, such as `context_length_exceeded`.
+        retry_after: seconds after which a retry may succeed.
     """
 
     def __init__(
@@ -51,122 +51,124 @@ class Refusal(Exception):
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
     def as_dict(self) -> dict[str, Any]:
-        """The OpenAI shape: {"error": {"message", "type", "param", "code"}}."""
-        kind = KINDS.get(self.status, "invalid_request_error")
-        kind = "server_error" if self.status >= 500 else kind
+        """OpenAI's error format: {"error": {"message", "type", "param", "code"}}."""
+        error_type = ERROR_TYPES.get(self.status, "invalid_request_error")
+        error_type = "server_error" if self.status >= 500 else error_type
         return {
             "error": {
                 "message": self.message,
-                "type": kind,
+                "type": error_type,
                 "param": self.param,
                 "code": self.code,
             }
         }
 
     def response(self, path: str) -> Response:
-        """The answer to a request for `path`."""
+        """The response to a request for `path`, in the format of that endpoint."""
         body = self.as_dict()
         if path.startswith(SIMPLE_PATHS):
-            texts = "texts" if "batch" in path else "text"
-            body = {"success": False, texts: None, "error": self.message}
+            text_field = "texts" if "batch" in path else "text"
+            body = {"success": False, text_field: None, "error": self.message}
         return json_response(body, self.status, self.headers)
 
 
 def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """JSON in ASCII, so that any string can be sent, lone surrogates too."""
+    """A JSON response in ASCII, which can carry any string, lone surrogates included."""
     return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
-class Defects:
-    """ASGI middleware: what nobody foresaw goes to the log, and the client gets a sentence."""
+class ExceptionMiddleware:
+    """ASGI middleware: logs unexpected exceptions and answers them with a plain 500."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+        response_started = False
 
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def tracked_send(message: Message) -> None:
+            nonlocal response_started
+            response_started = True
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, tracked_send)
         except Exception:
-            if begun or scope["type"] != "http":
+            if response_started or scope["type"] != "http":
                 raise
             log.exception("%s %r failed", scope["method"], scope["path"])
-            refusal = Refusal(500, "The server failed at this request; its log says where.")
-            await refusal.response(scope["path"])(scope, receive, send)
+            error = APIError(500, "The server failed at this request; see the server's log.")
+            await error.response(scope["path"])(scope, receive, send)
 
 
-def install(app: FastAPI, names: Sequence[str], retry_after) -> None:
-    """Make `app` answer what is wrong with a request as a `Refusal`.
+def add_error_handlers(
+    app: FastAPI, field_names: Sequence[str], retry_after: Callable[[], int]
+) -> None:
+    """Make `app` answer every kind of invalid request with an `APIError`.
 
     Args:
-        names: all field names of requests, to suggest the one that was meant.
-        retry_after: a function that estimates when a full queue has room, in seconds.
+        field_names: all field names of requests, to suggest the one that was meant.
+        retry_after: estimates when a full queue accepts requests again, in seconds.
     """
 
-    def refused(request: Request, error: Exception) -> Response:
+    def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, QueueFull):
-            error = Refusal(
+            error = APIError(
                 429,
                 "The server is busy and its queue is full; try again later.",
                 code="queue_full",
                 retry_after=retry_after(),
             )
         elif isinstance(error, KgptError):
-            error = Refusal(400, str(error))
+            error = APIError(400, str(error))
         elif isinstance(error, RequestValidationError):
-            error = _invalid(error.errors(), names)
+            error = _validation_error(error.errors(), field_names)
         elif isinstance(error, HTTPException):
-            error = Refusal(error.status_code, _plain(error, request))
-        assert isinstance(error, Refusal)
+            error = APIError(error.status_code, _http_message(error, request))
+        assert isinstance(error, APIError)
         return error.response(request.url.path)
 
-    for kind in (Refusal, KgptError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, refused)
+    for kind in (APIError, KgptError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)
 
 
-def _plain(error: HTTPException, request: Request) -> str:
+def _http_message(error: HTTPException, request: Request) -> str:
     path = repr(request.url.path[:100])
-    sentences = {
-        400: "The body could not be read; it must be JSON in UTF-8.",
-        404: f"There is nothing at {path}; GET /docs lists what there is.",
-        405: f"{path} does not take {request.method}; GET /docs says what it takes.",
+    messages = {
+        400: "The body could not be parsed; it must be JSON in UTF-8.",
+        404: f"There is no endpoint {path}; GET /docs lists them.",
+        405: f"{path} does not accept {request.method}; GET /docs says what it accepts.",
     }
-    return sentences.get(error.status_code, f"{error.detail}.")
+    return messages.get(error.status_code, f"{error.detail}.")
 
 
-def _invalid(failures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Refusal:
-    """The most telling of pydantic's failures, as a sentence that names the field."""
-    # Of a field with several allowed types, all are reported; those of the wrong type say least.
+def _validation_error(failures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> APIError:
+    """The most specific of pydantic's failures, as a sentence that names the field."""
+    # For a union, pydantic reports each alternative; type mismatches are the least specific.
     failure = next((f for f in failures if not f["type"].endswith("_type")), failures[0])
-    # Parts of a location that are no names of fields name the alternatives of a union.
+    # Other parts of a location name the alternatives of a union.
     path = [part for part in failure["loc"] if isinstance(part, int) or part in names]
     field = ".".join(map(str, path)) or None
     reason = failure["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if failure["type"] == "json_invalid":
-        return Refusal(400, f"The body is not JSON: {failure['ctx']['error']}.")
+        return APIError(400, f"The body is not JSON: {failure['ctx']['error']}.")
     if failure["type"] == "extra_forbidden":
         unknown = str(failure["loc"][-1])[:100]
         hint = did_you_mean(unknown, names) or "GET /docs lists the fields."
-        return Refusal(400, f"Unknown field {unknown!r}; {hint}", param=unknown)
+        return APIError(400, f"Unknown field {unknown!r}; {hint}", param=unknown)
     if failure["type"] == "value_error":
-        return Refusal(400, f"{field}: {reason}." if field else f"{reason}.", param=field)
+        return APIError(400, f"{field}: {reason}." if field else f"{reason}.", param=field)
     if failure["type"] == "missing":
-        return Refusal(400, f"{field or 'The body'} is missing from the request.", param=field)
+        return APIError(400, f"{field or 'The body'} is missing from the request.", param=field)
     if field is None:
-        return Refusal(400, "The body must be a JSON object, sent as application/json.")
-    return Refusal(400, f"{field} {reason}, not {_short(failure)}.", param=field)
+        return APIError(400, "The body must be a JSON object, sent as application/json.")
+    return APIError(400, f"{field} {reason}, not {_abbreviate(failure)}.", param=field)
 
 
-def _short(failure: Mapping[str, Any]) -> str:
-    """The refused value, cut to a length that can be read (and is safe to send back)."""
+def _abbreviate(failure: Mapping[str, Any]) -> str:
+    """The rejected value, shortened so that it is safe to send back."""
     value = failure.get("input")
     if isinstance(value, (list, dict)):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"

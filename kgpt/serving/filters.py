@@ -1,13 +1,13 @@
-"""Output filters: what a server's operator lets through, whatever a request asks for.
+"""Output filters: plugins with which an operator changes or withholds generated text.
 
-A filter is installed as a Python entry point of the group `kgpt.output_filters` and switched on by
-`kgpt serve --output-filter NAME`. The entry point names a function without arguments that makes a
-new filter for each answer:
+A filter is a Python entry point of the group `kgpt.output_filters`, switched on by
+`kgpt serve --output-filter NAME`. The entry point names a function without arguments that returns
+a new filter for each completion:
 
     class NoDigits:
-        def feed(self, text: str) -> str:      # text just written -> text that may be sent now
+        def feed(self, text: str) -> str:      # new text -> text that may be sent now
             return "".join(c for c in text if not c.isdigit())
-        def finish(self) -> str:               # what was held back, when the answer ends
+        def finish(self) -> str:               # buffered text, when the completion ends
             return ""
 """
 
@@ -20,45 +20,51 @@ from typing import Protocol
 from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
 
-GROUP = "kgpt.output_filters"
+ENTRY_POINT_GROUP = "kgpt.output_filters"
 
 
 class OutputFilter(Protocol):
-    """Sees one answer from its beginning to its end."""
+    """Filters the text of one completion."""
 
     def feed(self, text: str) -> str:
-        """What may be sent now, after `text` was written; it may be changed, or held back."""
+        """What may be sent now that `text` was generated; it may be changed or buffered."""
 
     def finish(self) -> str:
-        """What was held back and may be sent, when the answer ends."""
+        """The buffered text that may still be sent when the completion ends."""
 
 
-MakeFilter = Callable[[], OutputFilter]
+FilterFactory = Callable[[], OutputFilter]
 
 
-def load_filters(names: Sequence[str]) -> list[MakeFilter]:
-    """The makers of the filters called `names`, in that order."""
-    known = {entry.name: entry for entry in entry_points(group=GROUP)}
+def load_filters(names: Sequence[str]) -> list[FilterFactory]:
+    """The factories of the filters called `names`, in that order.
+
+    Raises:
+        UsageError: there is no such filter, or it cannot be imported.
+    """
+    installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known) or (
-                f"installed are {', '.join(sorted(known))}." if known else "none is installed."
+        if name not in installed:
+            hint = did_you_mean(name, installed) or (
+                f"installed are {', '.join(sorted(installed))}."
+                if installed
+                else "none is installed."
             )
             raise UsageError(f"No output filter is called {name!r}; {hint}")
     try:
-        return [known[name].load() for name in names]
-    except Exception as error:  # whatever an installed package does when imported
+        return [installed[name].load() for name in names]
+    except Exception as error:  # whatever an installed package raises on import
         raise UsageError(f"The output filter could not be loaded: {error}.") from None
 
 
 class FilterChain:
-    """The filters of one answer, one after another."""
+    """The filters of one completion, one after another."""
 
-    def __init__(self, makers: Sequence[MakeFilter]):
-        self._filters = [make() for make in makers]
+    def __init__(self, factories: Sequence[FilterFactory]):
+        self._filters = [factory() for factory in factories]
 
     def feed(self, text: str, last: bool = False) -> str:
-        """Pass on `text`; with `last`, also what the filters still hold."""
+        """Filter `text`; with `last`, flush what the filters buffer too."""
         for output_filter in self._filters:
             text = output_filter.feed(text) if text else ""
             if last:

@@ -1,140 +1,113 @@
-"""Answers in the shapes of the OpenAI API: chat and plain completions, whole and in chunks."""
+"""Chunks as JSON choices in the formats of the OpenAI API: chat and text completions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
 from typing import Any, Protocol
 
 from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob, Usage
 
-LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot write
+MIN_LOGPROB = -9999.0  # stands for minus infinity, which JSON has no number for
 
 
-@dataclass
-class Written:
-    """One text as far as it is written."""
+class ResponseFormat(Protocol):
+    """How one kind of response is encoded. `logprobs` says whether the request wants them."""
 
-    text: str = ""
-    tokens: list[TokenInfo] = field(default_factory=list)
-    finish_reason: str | None = None
-    stop: str | None = None
-    usage: Usage | None = None
-    offset: int = 0  # characters of the tokens that were sent
+    object_type: str  # "object" of a whole response
+    chunk_type: str  # "object" of a chunk of a stream
+    id_prefix: str
 
-    def add(self, piece: GenerationChunk) -> None:
-        self.text += piece.text
-        self.tokens += piece.tokens
-        self.finish_reason, self.stop = piece.finish_reason, piece.stop
-        self.usage = piece.usage or self.usage
+    def first_choice(self, index: int) -> dict[str, Any] | None:
+        """The choice that opens a stream before there is any text; None if there is none."""
 
+    def delta(self, chunk: GenerationChunk) -> dict[str, Any]:
+        """The choice of one chunk of a stream."""
 
-class Shape(Protocol):
-    """How one kind of answer is written in JSON."""
-
-    kind: str  # "object" of a whole answer
-    chunk_kind: str  # "object" of a chunk
-    prefix: str  # of ids
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """The choice that opens a stream of text `index`, before there is any text."""
-
-    def part(self, piece: GenerationChunk, written: Written) -> dict[str, Any]:
-        """The choice of a chunk; `written` is the text before `piece`."""
-
-    def whole(self, index: int, written: Written) -> dict[str, Any]:
-        """The choice of an answer that is sent at once."""
+    def choice(self, completion: GenerationChunk) -> dict[str, Any]:
+        """The choice of a whole completion."""
 
 
-class ChatShape:
-    """`chat.completion`. `logprobs` says whether they were asked for."""
+class ChatCompletionFormat:
+    """`chat.completion` and `chat.completion.chunk`."""
 
-    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    object_type, chunk_type, id_prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def __init__(self, logprobs: bool):
         self.logprobs = logprobs
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def first_choice(self, index: int) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def part(self, piece: GenerationChunk, written: Written) -> dict[str, Any]:
-        delta = {"content": piece.text} if piece.text else {}
+    def delta(self, chunk: GenerationChunk) -> dict[str, Any]:
         return {
-            "index": piece.index,
-            "delta": delta,
-            "logprobs": self._logprobs(piece.tokens),
-            **ending(piece.finish_reason, piece.stop),
+            "index": chunk.index,
+            "delta": {"content": chunk.text} if chunk.text else {},
+            "logprobs": self._logprobs(chunk),
+            **finish_fields(chunk),
         }
 
-    def whole(self, index: int, written: Written) -> dict[str, Any]:
+    def choice(self, completion: GenerationChunk) -> dict[str, Any]:
         return {
-            "index": index,
-            "message": {"role": "assistant", "content": written.text, "refusal": None},
-            "logprobs": self._logprobs(written.tokens),
-            **ending(written.finish_reason, written.stop),
+            "index": completion.index,
+            "message": {"role": "assistant", "content": completion.text, "refusal": None},
+            "logprobs": self._logprobs(completion),
+            **finish_fields(completion),
         }
 
-    def _logprobs(self, tokens: Sequence[TokenInfo]) -> dict[str, Any] | None:
+    def _logprobs(self, chunk: GenerationChunk) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
-        return {"content": [token_entry(token) for token in tokens], "refusal": None}
+        return {"content": [token_entry(token) for token in chunk.tokens], "refusal": None}
 
 
-class CompletionShape:
-    """`text_completion`. `logprobs` says whether they were asked for."""
+class TextCompletionFormat:
+    """`text_completion`, for whole responses and for chunks."""
 
-    kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
+    object_type, chunk_type, id_prefix = "text_completion", "text_completion", "cmpl"
 
     def __init__(self, logprobs: bool):
         self.logprobs = logprobs
+        self._text_offset: Counter[int] = Counter()  # characters encoded of each completion
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def first_choice(self, index: int) -> dict[str, Any] | None:
         return None
 
-    def part(self, piece: GenerationChunk, written: Written) -> dict[str, Any]:
-        logprobs = self._logprobs(piece.tokens, written.offset)
-        written.offset += sum(map(characters, piece.tokens))
+    def delta(self, chunk: GenerationChunk) -> dict[str, Any]:
         return {
-            "index": piece.index,
-            "text": piece.text,
-            "logprobs": logprobs,
-            **ending(piece.finish_reason, piece.stop),
+            "index": chunk.index,
+            "text": chunk.text,
+            "logprobs": self._logprobs(chunk),
+            **finish_fields(chunk),
         }
 
-    def whole(self, index: int, written: Written) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": written.text,
-            "logprobs": self._logprobs(written.tokens, 0),
-            **ending(written.finish_reason, written.stop),
-        }
+    choice = delta  # a whole completion is encoded like a chunk
 
-    def _logprobs(self, tokens: Sequence[TokenInfo], offset: int) -> dict[str, Any] | None:
-        """OpenAI's four lists, and beside them `content` as in chat, which tells ids apart."""
+    def _logprobs(self, chunk: GenerationChunk) -> dict[str, Any] | None:
+        """OpenAI's four lists, and `content` as in chat, which has token ids and bytes too."""
         if not self.logprobs:
             return None
         offsets = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += characters(token)
+        for token in chunk.tokens:
+            offsets.append(self._text_offset[chunk.index])
+            self._text_offset[chunk.index] += num_characters(token)
         return {
-            "tokens": [spelled(token) for token in tokens],
-            "token_logprobs": [finite(token.logprob) for token in tokens],
+            "tokens": [token_string(token) for token in chunk.tokens],
+            "token_logprobs": [finite(token.logprob) for token in chunk.tokens],
             "top_logprobs": [
-                {spelled(other): finite(other.logprob) for other in reversed(token.top_logprobs)}
-                for token in tokens
+                {token_string(top): finite(top.logprob) for top in reversed(token.top_logprobs)}
+                for token in chunk.tokens
             ],
             "text_offset": offsets,
-            "content": [token_entry(token) for token in tokens],
+            "content": [token_entry(token) for token in chunk.tokens],
         }
 
 
-def ending(reason: str | None, stop: str | None) -> dict[str, Any]:
-    """Why a text ended: "stop" or "length"; `stop_reason` is the stop string met, or "deadline"."""
-    if reason == "deadline":
+def finish_fields(chunk: GenerationChunk) -> dict[str, Any]:
+    """`finish_reason`, and `stop_reason`: the stop string found, or "deadline"."""
+    if chunk.finish_reason == "deadline":
         return {"finish_reason": "length", "stop_reason": "deadline"}
-    return {"finish_reason": reason, "stop_reason": stop}
+    return {"finish_reason": chunk.finish_reason, "stop_reason": chunk.stop}
 
 
 def token_entry(token: TokenInfo) -> dict[str, Any]:
@@ -154,32 +127,27 @@ def logprob_entry(token: TopLogprob) -> dict[str, Any]:
     }
 
 
-def spelled(token: TopLogprob) -> str:
-    """The text of a token; of one that is part of a character, its bytes as OpenAI writes them."""
+def token_string(token: TopLogprob) -> str:
+    """A token's text; for a token that is part of a character, its bytes as OpenAI writes them."""
     if "\ufffd" not in token.text:
         return token.text
     return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
 
 
-def characters(token: TopLogprob) -> int:
-    """How many characters begin in a token: bytes that are no continuation, as UTF-8 has it."""
+def num_characters(token: TopLogprob) -> int:
+    """How many characters start in a token: its bytes that are no UTF-8 continuation bytes."""
     return sum(byte & 0xC0 != 0x80 for byte in token.bytes)
 
 
 def finite(logprob: float) -> float:
-    return max(float(logprob), LEAST_LOGPROB)
+    return max(float(logprob), MIN_LOGPROB)
 
 
-def usage_of(texts: list[Written], n: int) -> dict[str, Any]:
-    """The tokens of all texts; the prompt of n texts counts once."""
-    usages = [text.usage for text in texts if text.usage is not None]
-    prompts = [text.usage for text in texts[::n] if text.usage is not None]
-    read = sum(usage.prompt_tokens for usage in prompts)
-    wrote = sum(usage.completion_tokens for usage in usages)
-    cached = sum(usage.cached_tokens for usage in prompts)
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """`usage` of a response."""
     return {
-        "prompt_tokens": read,
-        "completion_tokens": wrote,
-        "total_tokens": read + wrote,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }

@@ -1,6 +1,6 @@
-"""What a request body may be: so many bytes, so deep, within so many seconds.
+"""Limits on request bodies: size, nesting depth and time to arrive.
 
-Checked before anything is parsed, whether or not the client says how much it will send.
+They are checked before anything is parsed, whether or not the client announces a length.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kgpt.serving.errors import Refusal
+from kgpt.serving.errors import APIError
 
 BODY_TIMEOUT_S = 30.0
-MAX_DEPTH = 32  # levels of lists and objects; requests need five
-DISCARDED = 64 << 20  # bytes of a refused body read so that its sender gets to see the refusal
-DISCARD_TIMEOUT_S = 5.0
-# A string (closed or not), or a bracket. Possessive, so that no input makes it go back.
+MAX_DEPTH = 32  # nested lists and objects; valid requests have at most five
+MAX_DRAINED_BYTES = 64 << 20  # of a rejected body
+DRAIN_TIMEOUT_S = 5.0
+# A string (closed or not), or a bracket. Possessive quantifiers: no input makes it backtrack.
 JSON_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
-class BodyLimit:
-    """ASGI middleware that reads the body, refuses what is too much, and hands on the rest."""
+class BodyLimitMiddleware:
+    """ASGI middleware that reads the whole body, enforces the limits, and passes it on."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout: float = BODY_TIMEOUT_S):
         self.app, self.max_bytes, self.timeout = app, max_bytes, timeout
@@ -32,28 +32,29 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
+        content_length = Headers(scope=scope).get("content-length", "")
         try:
             async with asyncio.timeout(self.timeout):
-                body = await self._read(receive, Headers(scope=scope).get("content-length", ""))
+                body = await self._read_body(receive, content_length)
         except TimeoutError:
-            refusal = Refusal(408, f"The body did not arrive within {self.timeout:g} s.")
-            await refusal.response(scope["path"])(scope, receive, send)
+            error = APIError(408, f"The body did not arrive within {self.timeout:g} s.")
+            await error.response(scope["path"])(scope, receive, send)
             return
-        except Refusal as refusal:
-            await refusal.response(scope["path"])(scope, receive, send)
+        except APIError as error:
+            await error.response(scope["path"])(scope, receive, send)
             return
         if body is not None:
             await self.app(scope, _replay(body, receive), send)
 
-    async def _read(self, receive: Receive, announced: str) -> bytes | None:
-        """The whole body; None if the client went away."""
-        too_large = Refusal(
+    async def _read_body(self, receive: Receive, content_length: str) -> bytes | None:
+        """The whole body; None if the client disconnected."""
+        too_large = APIError(
             413,
-            f"The request is larger than the {self.max_bytes} bytes this server takes.",
+            f"The request is larger than the {self.max_bytes} bytes this server accepts.",
             code="request_too_large",
         )
-        if announced.isdigit() and int(announced[:20]) > self.max_bytes:
-            await discard(receive)
+        if content_length.isdigit() and int(content_length[:20]) > self.max_bytes:
+            await drain_body(receive)
             raise too_large
         parts: list[bytes] = []
         size, more = 0, True
@@ -66,18 +67,18 @@ class BodyLimit:
             more = message.get("more_body", False)
             if size > self.max_bytes:
                 if more:
-                    await discard(receive)
+                    await drain_body(receive)
                 raise too_large
         body = b"".join(parts)
-        if depth(body, MAX_DEPTH) > MAX_DEPTH:
-            raise Refusal(400, f"The body is nested deeper than {MAX_DEPTH} levels.")
+        if json_depth(body, MAX_DEPTH) > MAX_DEPTH:
+            raise APIError(400, f"The body is nested deeper than {MAX_DEPTH} levels.")
         return body
 
 
-def depth(body: bytes, enough: int) -> int:
-    """How deep the lists and objects of a JSON text are nested; no further than just past `enough`.
+def json_depth(body: bytes, limit: int) -> int:
+    """Nesting depth of the lists and objects of a JSON text; stops counting at `limit` + 1.
 
-    >>> depth(b'{"a": [[1]], "b": "[[[["}', 32)
+    >>> json_depth(b'{"a": [[1]], "b": "[[[["}', 32)
     3
     """
     deepest = level = 0
@@ -86,22 +87,22 @@ def depth(body: bytes, enough: int) -> int:
         if character in b"[{":
             level += 1
             deepest = max(deepest, level)
-            if deepest > enough:
+            if deepest > limit:
                 break
         elif character in b"]}":
             level -= 1
     return deepest
 
 
-async def discard(receive: Receive) -> None:
-    """Read the rest of a refused body, within limits.
+async def drain_body(receive: Receive) -> None:
+    """Read and drop the rest of a rejected body, within limits.
 
-    A connection closed on unread data is reset, and the client may never see the answer.
+    Closing a connection with unread data resets it, and the client may never see the response.
     """
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DISCARD_TIMEOUT_S):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
             size = 0
-            while size <= DISCARDED:
+            while size <= MAX_DRAINED_BYTES:
                 message = await receive()
                 size += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
@@ -109,10 +110,10 @@ async def discard(receive: Receive) -> None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once, then what the connection gives."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    """A `receive` that returns `body` once, and then forwards to the connection."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return pending.pop() if pending else await receive()
 
     return replayed

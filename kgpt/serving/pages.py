@@ -1,7 +1,8 @@
-"""The pages a browser sees: a chat, and the documentation of the API. Nothing comes from elsewhere.
+"""The two web pages: a chat, and the documentation of the API.
 
-Each page is one file. Its policy names the hashes of its own style and script, so the browser
-runs nothing else, whatever text a model writes.
+Each page is one file that loads nothing from elsewhere. Its Content-Security-Policy names the
+hashes of its own style and script, so the browser runs nothing else, whatever text a model
+generates.
 """
 
 from __future__ import annotations
@@ -15,32 +16,31 @@ from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
 
 router = APIRouter(include_in_schema=False)
-SHIELD = (
+BASE_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; "
 )
 
 
-def policy(html: str) -> str:
-    """The Content-Security-Policy under which `html` may run its own inline style and script."""
+def content_security_policy(html: str) -> str:
+    """The policy under which `html` may run its own inline style and script, and nothing else."""
 
     def sources(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-        digests = [hashlib.sha256(text.encode()).digest() for text in found]
+        contents = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digests = [hashlib.sha256(text.encode()).digest() for text in contents]
         return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
-    return (
-        SHIELD
-        + f"style-src {sources('style')}; script-src {sources('script')}; frame-ancestors 'none'"
-    )
+    return f"{BASE_POLICY}style-src {sources('style')}; script-src {sources('script')}"
 
 
-def _page(name: str) -> tuple[str, dict[str, str]]:
+def _load_page(name: str) -> tuple[str, dict[str, str]]:
+    """The HTML of a page, and its headers."""
     html = (resources.files("kgpt.serving") / "page" / name).read_text(encoding="utf-8")
-    return html, {"Content-Security-Policy": policy(html)}
+    return html, {"Content-Security-Policy": content_security_policy(html)}
 
 
-CHAT, CHAT_HEADERS = _page("chat.html")
-DOCS, DOCS_HEADERS = _page("docs.html")
+CHAT, CHAT_HEADERS = _load_page("chat.html")
+DOCS, DOCS_HEADERS = _load_page("docs.html")
 
 
 @router.get("/")

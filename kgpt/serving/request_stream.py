@@ -1,4 +1,4 @@
-"""The texts of one request, on their way from the engine's thread to the client."""
+"""The chunks of one HTTP request, on their way from the engine's thread to the event loop."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 from kgpt.config import SamplingConfig
-from kgpt.protocol import GenerationChunk
-from kgpt.serving.errors import Refusal
+from kgpt.protocol import GenerationChunk, Usage
+from kgpt.serving.errors import APIError
 from kgpt.serving.filters import FilterChain
-from kgpt.serving.state import Service
+from kgpt.serving.state import ServerState
 
 if TYPE_CHECKING:
     from kgpt.generation.generator import Handle
 
 
-class Answers:
-    """All texts of one request: begun together, read as they come, cancelled together.
+class RequestStream:
+    """All completions of one request: submitted, streamed and cancelled together.
 
-    While `is_open`, `coming` gives the pieces of whichever text is written on.
+    While `is_open`, `next_chunks` returns new chunks of any of the completions.
     """
 
-    def __init__(self, service: Service):
-        self._service = service
+    def __init__(self, state: ServerState):
+        self._state = state
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, GenerationChunk]] = asyncio.Queue()
+        self._queue: asyncio.Queue[GenerationChunk] = asyncio.Queue()
         self._handles: list[Handle] = []
         self._filters: list[FilterChain] = []
-        self._waiting: set[int] = set()  # texts of which nothing came yet
-        self._open = 0
-        self._begun = time.monotonic()
+        self._awaiting_first_token: set[int] = set()
+        self._num_open = 0
+        self._n = 1
+        self._usages: dict[int, Usage] = {}  # by completion
+        self._arrival = time.monotonic()
 
-    async def begin(
+    async def submit(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: SamplingConfig,
@@ -45,30 +47,34 @@ class Answers:
         top_logprobs: int | None = None,
         stream: bool = False,
     ) -> None:
-        """Put n texts for each prompt in the engine's queue: all of them, or `QueueFull`.
+        """Submit n completions of each prompt to the engine: all of them, or `QueueFull`.
 
-        The texts of one prompt have consecutive seeds, and consecutive numbers.
+        The completions of one prompt have consecutive seeds and consecutive indices.
 
         Args:
-            stream: the client wants chunks as tokens come.
+            stream: the client wants chunks as soon as possible, at some cost in throughput.
         """
-        config, engine = self._service.config, self._service.engine
-        places = config.max_num_seqs + config.max_queue
-        if len(prompts) * n > places:
-            raise Refusal(
+        config, generator = self._state.config, self._state.generator
+        num_completions, capacity = len(prompts) * n, config.max_num_seqs + config.max_queue
+        if num_completions > capacity:
+            raise APIError(
                 400,
-                f"{len(prompts) * n} texts are more than the {places} this server takes at once.",
+                f"{num_completions} completions are more than the {capacity} this server accepts "
+                "at once.",
                 param="n",
             )
-        if self._service.filters and top_logprobs is not None:
-            raise Refusal(400, "This server filters its answers, so it tells no logprobs.")
+        if self._state.filters and top_logprobs is not None:
+            raise APIError(
+                400, "This server filters its output, so logprobs are not available; leave it out."
+            )
         seeds = [None if sampling.seed is None else (sampling.seed + i) % 2**31 for i in range(n)]
-        self._service.running.add(self)
+        self._n = n
+        self._state.active_streams.add(self)
 
-        def submit() -> None:
+        def submit_all() -> None:
             for prompt in prompts:
                 for seed in seeds:
-                    handle = engine.submit(
+                    handle = generator.submit(
                         prompt or "",
                         sampling.model_copy(update={"seed": seed}),
                         self._listener(len(self._handles)),
@@ -79,81 +85,97 @@ class Answers:
                     self._handles.append(handle)
 
         try:
-            self._filters = [FilterChain(self._service.filters) for _ in range(len(prompts) * n)]
-            await self._service.tokenizing(submit)
+            self._filters = [FilterChain(self._state.filters) for _ in range(num_completions)]
+            await self._state.run_with_tokenizer(submit_all)
         except BaseException:
             self.cancel()
             raise
-        self._open = len(self._handles)
-        self._waiting = set(range(self._open))
+        self._num_open = num_completions
+        self._awaiting_first_token = set(range(num_completions))
 
     @property
     def is_open(self) -> bool:
-        """True until the last piece of each text was read."""
-        return self._open > 0
+        """True until the last chunk of every completion has been returned."""
+        return self._num_open > 0
 
     def __len__(self) -> int:
+        """The number of completions."""
         return len(self._handles)
 
-    def _listener(self, index: int) -> Callable[[GenerationChunk], None]:
-        def on_event(event: GenerationChunk) -> None:  # in the engine's thread
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+    def usage(self) -> Usage:
+        """Token counts of all completions; a prompt with n completions counts once."""
+        usages = self._usages.values()
+        prompts = [usage for index, usage in self._usages.items() if index % self._n == 0]
+        return Usage(
+            sum(usage.prompt_tokens for usage in prompts),
+            sum(usage.completion_tokens for usage in usages),
+            sum(usage.cached_tokens for usage in prompts),
+        )
 
-        return on_event
+    def _listener(self, index: int) -> Callable[[GenerationChunk], None]:
+        """The callback for completion `index`; the engine's thread calls it."""
+
+        def on_chunk(chunk: GenerationChunk) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self._queue.put_nowait, replace(chunk, index=index))
+
+        return on_chunk
 
     def cancel(self) -> None:
-        """End the texts still being written; their slots are free after the engine's next step."""
+        """Cancel what is unfinished; its slots are free after the engine's next step."""
         for handle in self._handles:
             handle.cancel()
-        self._service.running.discard(self)
+        self._state.active_streams.discard(self)
 
     def close(self) -> None:
-        """Cancel, for nobody will read on."""
+        """Cancel what is unfinished, and return no more chunks."""
         self.cancel()
-        if self._open:
-            self._service.metrics.finished.labels("cancelled").inc(self._open)
-            self._open = 0
+        if self._num_open:
+            self._state.metrics.completions.labels("cancelled").inc(self._num_open)
+            self._num_open = 0
 
-    async def coming(self, timeout: float | None = None) -> list[GenerationChunk]:
-        """The next pieces, as soon as there is one; none if `timeout` seconds pass without.
+    async def next_chunks(self, timeout: float | None = None) -> list[GenerationChunk]:
+        """All chunks at hand, at least one; none only if `timeout` seconds pass without one.
 
-        To be called while `is_open`.
+        Call it only while `is_open`.
         """
-        events = []
+        chunks = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                events.append(await self._events.get())
-        while not self._events.empty():
-            events.append(self._events.get_nowait())
-        return [self._received(index, event) for index, event in events]
+                chunks.append(await self._queue.get())
+        while not self._queue.empty():
+            chunks.append(self._queue.get_nowait())
+        return [self._process(chunk) for chunk in chunks]
 
-    def _received(self, index: int, event: GenerationChunk) -> GenerationChunk:
-        metrics, elapsed = self._service.metrics, time.monotonic() - self._begun
-        if index in self._waiting and (event.text or event.tokens or event.finish_reason):
-            self._waiting.discard(index)
-            metrics.first_token.observe(elapsed)
-        if event.finish_reason is not None:
-            self._open -= 1
-            if not self._open:
-                self._service.running.discard(self)
-            metrics.ended(event.finish_reason, elapsed)
-        is_last = event.finish_reason is not None
-        return replace(event, text=self._filters[index].feed(event.text, last=is_last), index=index)
+    def _process(self, chunk: GenerationChunk) -> GenerationChunk:
+        """Record metrics and usage of a chunk, and filter its text."""
+        metrics, elapsed = self._state.metrics, time.monotonic() - self._arrival
+        is_last = chunk.finish_reason is not None
+        if chunk.index in self._awaiting_first_token and (chunk.text or chunk.tokens or is_last):
+            self._awaiting_first_token.discard(chunk.index)
+            metrics.time_to_first_token.observe(elapsed)
+        if chunk.usage is not None:
+            self._usages[chunk.index] = chunk.usage
+        if chunk.finish_reason is not None:
+            self._num_open -= 1
+            if not self._num_open:
+                self._state.active_streams.discard(self)
+            metrics.observe_completion(chunk.finish_reason, elapsed)
+        return replace(chunk, text=self._filters[chunk.index].feed(chunk.text, last=is_last))
 
 
 @contextlib.asynccontextmanager
-async def while_connected(request: Request, answers: Answers) -> AsyncIterator[None]:
-    """Cancel `answers` when the client goes away, or the block ends for another reason."""
+async def cancel_on_disconnect(request: Request, stream: RequestStream) -> AsyncIterator[None]:
+    """Cancel `stream` if the client disconnects, and close it when the block is left."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        answers.cancel()  # its last events end the block
+        stream.cancel()  # its last chunks end the block
 
     watching = asyncio.create_task(watch())
     try:
         yield
     finally:
         watching.cancel()
-        answers.close()
+        stream.close()

@@ -1,4 +1,4 @@
-"""From answers to HTTP responses: one JSON object, or a stream of server-sent events."""
+"""From chunks to an HTTP response: one JSON object, or a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -13,116 +13,123 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from kgpt.protocol import GenerationChunk
-from kgpt.serving.errors import Refusal, json_response
-from kgpt.serving.formats import Shape, Written, usage_of
-from kgpt.serving.request_stream import Answers, while_connected
-from kgpt.serving.state import Service
+from kgpt.protocol import GenerationChunk, merge_chunks
+from kgpt.serving.errors import APIError, json_response
+from kgpt.serving.formats import ResponseFormat, usage_body
+from kgpt.serving.request_stream import RequestStream, cancel_on_disconnect
+from kgpt.serving.state import ServerState
 
-SILENCE_S = 15.0  # after so long without text a comment is sent, so that nobody hangs up
+SSE_KEEPALIVE_S = 15.0  # silence after which a comment is sent, so that no proxy times out
 log = logging.getLogger("kgpt.serving")
 
 
-class Reply:
-    """What the chunks of one reply have in common."""
+class ResponseBuilder:
+    """Builds the response to one request, whole or streamed."""
 
-    def __init__(self, service: Service, shape: Shape, answers: Answers, n: int):
-        self.shape, self.answers, self.n = shape, answers, n
-        self.texts = [Written() for _ in range(len(answers))]
-        self.head = {
-            "id": f"{shape.prefix}-{uuid.uuid4().hex}",
+    def __init__(self, state: ServerState, format: ResponseFormat, stream: RequestStream):
+        self.format, self.stream = format, stream
+        self.common = {
+            "id": f"{format.id_prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": service.name,
-            "system_fingerprint": service.fingerprint(),
+            "model": state.name,
+            "system_fingerprint": state.fingerprint(),
         }
 
-    async def whole(self, request: Request) -> Response:
-        """The answer in one piece, once all of it is written."""
-        await collect(request, self.answers, self.texts)
-        choices = [self.shape.whole(i, text) for i, text in enumerate(self.texts)]
-        body = {"object": self.shape.kind, **self.head, "choices": choices}
-        return json_response(body | {"usage": usage_of(self.texts, self.n)})
+    async def json(self, request: Request) -> Response:
+        """One JSON object, once all completions are finished."""
+        completions = await collect(request, self.stream)
+        choices = [self.format.choice(completion) for completion in completions]
+        body = {"object": self.format.object_type, **self.common, "choices": choices}
+        return json_response(body | {"usage": usage_body(self.stream.usage())})
 
-    def stream(self, with_usage: bool) -> Response:
-        """The answer as it is written; `with_usage` ends it with the count of tokens."""
-        return EventStream(self._events(with_usage), self.answers)
+    def events(self, include_usage: bool) -> Response:
+        """Server-sent events; `include_usage` adds a last chunk with the token counts."""
+        return EventStreamResponse(self._events_or_error(include_usage), self.stream)
 
-    async def _events(self, with_usage: bool) -> AsyncIterator[str]:
+    async def _events_or_error(self, include_usage: bool) -> AsyncIterator[str]:
         try:
-            async for text in self._written(with_usage):
+            async for text in self._events(include_usage):
                 yield text
-        except Refusal as refusal:
-            yield event(refusal.as_dict())
+        except APIError as error:
+            yield sse_event(error.as_dict())
         except Exception:
             log.exception("a stream failed")
-            yield event(Refusal(500, "The server failed at this text.").as_dict())
+            yield sse_event(APIError(500, "The server failed at this completion.").as_dict())
 
-    async def _written(self, with_usage: bool) -> AsyncIterator[str]:
-        extra = {"usage": None} if with_usage else {}
-        for index in range(len(self.texts)):
-            if (choice := self.shape.opening(index)) is not None:
-                yield self._chunk([choice], extra)
-        while self.answers.is_open:
-            pieces = await self.answers.coming(SILENCE_S)
-            yield "".join(self._part(piece, extra) for piece in pieces) or ": still at it\n\n"
-        if with_usage:
-            yield self._chunk([], {"usage": usage_of(self.texts, self.n)})
+    async def _events(self, include_usage: bool) -> AsyncIterator[str]:
+        extra = {"usage": None} if include_usage else {}
+        for index in range(len(self.stream)):
+            if (choice := self.format.first_choice(index)) is not None:
+                yield self._event([choice], extra)
+        while self.stream.is_open:
+            chunks = await self.stream.next_chunks(SSE_KEEPALIVE_S)
+            yield "".join(self._chunk_event(chunk, extra) for chunk in chunks) or ": keep-alive\n\n"
+        if include_usage:
+            yield self._event([], {"usage": usage_body(self.stream.usage())})
         yield "data: [DONE]\n\n"
 
-    def _part(self, piece: GenerationChunk, extra: dict[str, Any]) -> str:
-        check(piece)
-        written = self.texts[piece.index]
-        choice = self.shape.part(piece, written)
-        written.add(piece)
-        written.text, written.tokens = "", []  # sent, and needed no more
-        if not (piece.text or piece.tokens or piece.finish_reason):
+    def _chunk_event(self, chunk: GenerationChunk, extra: dict[str, Any]) -> str:
+        """The event of one chunk; empty if a filter has left nothing of it."""
+        raise_if_failed(chunk)
+        choice = self.format.delta(chunk)
+        if not (chunk.text or chunk.tokens or chunk.finish_reason):
             return ""
-        return self._chunk([choice], extra)
+        return self._event([choice], extra)
 
-    def _chunk(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> str:
-        return event({"object": self.shape.chunk_kind, **self.head, "choices": choices} | extra)
+    def _event(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> str:
+        head = {"object": self.format.chunk_type, **self.common, "choices": choices}
+        return sse_event(head | extra)
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events; whatever way it ends, nothing goes on being written."""
+class EventStreamResponse(StreamingResponse):
+    """Server-sent events; however the response ends, its completions are cancelled."""
 
-    def __init__(self, events: AsyncIterator[str], answers: Answers):
+    def __init__(self, events: AsyncIterator[str], stream: RequestStream):
         super().__init__(events, media_type="text/event-stream")
-        self.headers["X-Accel-Buffering"] = "no"  # or some proxies collect the stream
-        self.answers = answers
+        self.headers["X-Accel-Buffering"] = "no"  # tells nginx not to buffer the stream
+        self.stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.answers.close()
+            self.stream.close()
 
 
-async def collect(request: Request, answers: Answers, texts: list[Written]) -> None:
-    """Wait for all of `texts`. A client that goes away ends them."""
-    async with while_connected(request, answers):
-        while answers.is_open:
-            for piece in await answers.coming():
-                check(piece)
-                texts[piece.index].add(piece)
-    if all(text.finish_reason == "deadline" and not text.text for text in texts):
-        raise Refusal(
+async def collect(request: Request, stream: RequestStream) -> list[GenerationChunk]:
+    """Wait for all completions of `stream`, each merged into one chunk.
+
+    Raises:
+        APIError: a completion failed, or none got a slot in time.
+    """
+    chunks: list[list[GenerationChunk]] = [[] for _ in range(len(stream))]
+    async with cancel_on_disconnect(request, stream):
+        while stream.is_open:
+            for chunk in await stream.next_chunks():
+                raise_if_failed(chunk)
+                chunks[chunk.index].append(chunk)
+    completions = [merge_chunks(parts) for parts in chunks]
+    if all(one.finish_reason == "deadline" and not one.text for one in completions):
+        raise APIError(
             429,
-            "The server was too busy to begin with this answer in time; try again later.",
+            "The server was too busy to start this completion in time; try again later.",
             code="deadline",
             retry_after=10,
         )
+    return completions
 
 
-def check(piece: GenerationChunk) -> None:
-    """Raise a `Refusal` if the text did not end well."""
-    if piece.finish_reason == "cancelled":
-        raise Refusal(503, "The server ends, and the answer was cut off.", code="draining")
-    if piece.finish_reason == "error":
-        log.error("the engine failed: %s", piece.error)
-        raise Refusal(500, "The engine failed at this text; the server's log says how.")
+def raise_if_failed(chunk: GenerationChunk) -> None:
+    """Raise an `APIError` if the completion was cancelled or failed."""
+    if chunk.finish_reason == "cancelled":
+        raise APIError(
+            503, "The server is shutting down, and the completion was cut off.", code="draining"
+        )
+    if chunk.finish_reason == "error":
+        log.error("the engine failed: %s", chunk.error)
+        raise APIError(500, "The engine failed at this completion; see the server's log.")
 
 
-def event(content: dict[str, Any]) -> str:
+def sse_event(content: dict[str, Any]) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"

@@ -1,4 +1,4 @@
-"""The endpoints under /v1 and /api/gpt: what comes in, to the engine, and back."""
+"""The endpoints under /v1 and /api/gpt."""
 
 from __future__ import annotations
 
@@ -8,136 +8,139 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from kgpt.config import SamplingConfig
+from kgpt.protocol import GenerationChunk, Usage
 from kgpt.serving.errors import json_response
-from kgpt.serving.formats import ChatShape, CompletionShape, Shape, Written, usage_of
-from kgpt.serving.request_stream import Answers
-from kgpt.serving.responses import Reply, collect
+from kgpt.serving.formats import (
+    ChatCompletionFormat,
+    ResponseFormat,
+    TextCompletionFormat,
+    usage_body,
+)
+from kgpt.serving.request_stream import RequestStream
+from kgpt.serving.responses import ResponseBuilder, collect
 from kgpt.serving.schemas import (
     ChatRequest,
     CompletionRequest,
-    Generation,
+    GenerationRequest,
+    SamplingBody,
     SimpleBatchRequest,
     SimpleRequest,
     TokenizeRequest,
 )
-from kgpt.serving.state import Service
+from kgpt.serving.state import ServerState
 
 router = APIRouter()
 
 
-def service_of(request: Request) -> Service:
-    return request.app.state.service
+def get_state(request: Request) -> ServerState:
+    return request.app.state.server
 
 
-Served = Annotated[Service, Depends(service_of)]
+StateDep = Annotated[ServerState, Depends(get_state)]
 
 
-@router.post("/v1/chat/completions", summary="Answer a conversation")
-async def chat(body: ChatRequest, request: Request, service: Served) -> Response:
-    """As in the OpenAI API. `continue_final_message` goes on with the assistant's last message."""
-    service.check_model(body.model)
+@router.post("/v1/chat/completions", summary="Chat completion")
+async def chat_completions(body: ChatRequest, request: Request, state: StateDep) -> Response:
+    """As in the OpenAI API. `continue_final_message` continues the assistant's last message."""
+    state.check_model(body.model)
     messages = [message.as_dict() for message in body.messages]
-    ids = await service.chat_ids(messages, go_on=bool(body.continue_final_message))
-    top = (body.top_logprobs or 0) if body.logprobs else None
-    return await _reply(body, request, service, [ids], ChatShape(bool(body.logprobs)), top)
+    ids = await state.encode_chat(messages, bool(body.continue_final_message))
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    response_format = ChatCompletionFormat(bool(body.logprobs))
+    return await _respond(body, request, state, [ids], response_format, top_logprobs)
 
 
-@router.post("/v1/completions", summary="Go on with a text")
-async def complete(body: CompletionRequest, request: Request, service: Served) -> Response:
-    """As in the OpenAI API. `max_tokens: 1, logprobs: 20` gives the next token's distribution."""
-    service.check_model(body.model)
-    prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
-    shape = CompletionShape(body.logprobs is not None)
-    return await _reply(body, request, service, prompts, shape, body.logprobs)
+@router.post("/v1/completions", summary="Text completion")
+async def completions(body: CompletionRequest, request: Request, state: StateDep) -> Response:
+    """As in the OpenAI API. `max_tokens: 1, logprobs: 20` returns the next-token distribution."""
+    state.check_model(body.model)
+    prompts = [await state.encode_prompt(prompt) for prompt in body.prompts()]
+    response_format = TextCompletionFormat(body.logprobs is not None)
+    return await _respond(body, request, state, prompts, response_format, body.logprobs)
 
 
-async def _reply(
-    body: Generation,
+async def _respond(
+    body: GenerationRequest,
     request: Request,
-    service: Service,
+    state: ServerState,
     prompts: list[list[int]],
-    shape: Shape,
+    response_format: ResponseFormat,
     top_logprobs: int | None,
 ) -> Response:
-    n = body.n or 1
-    answers = Answers(service)
-    await answers.begin(
-        prompts, service.sampling(body.sampling()), n, top_logprobs, bool(body.stream)
-    )
-    reply = Reply(service, shape, answers, n)
+    sampling = state.resolve_sampling(body.sampling())
+    stream = RequestStream(state)
+    await stream.submit(prompts, sampling, body.n or 1, top_logprobs, bool(body.stream))
+    builder = ResponseBuilder(state, response_format, stream)
     if body.stream:
         options = body.stream_options
-        return reply.stream(options is not None and options.include_usage)
-    return await reply.whole(request)
+        return builder.events(options is not None and options.include_usage)
+    return await builder.json(request)
 
 
-@router.get("/v1/models", summary="The model that is served")
-async def models(service: Served) -> Response:
-    """One model, with what kgpt knows about it beside what the OpenAI API tells."""
-    return json_response({"object": "list", "data": [_model(service)]})
+@router.get("/v1/models", summary="List the model")
+async def list_models(state: StateDep) -> Response:
+    """The served model, with its context, size and default sampling under `kgpt`."""
+    return json_response({"object": "list", "data": [_model_info(state)]})
 
 
-@router.get("/v1/models/{name}", summary="The model that is served, by its name")
-async def model(name: str, service: Served) -> Response:
-    service.check_model(name)
-    return json_response(_model(service))
+@router.get("/v1/models/{name}", summary="The model, by its name")
+async def retrieve_model(name: str, state: StateDep) -> Response:
+    state.check_model(name)
+    return json_response(_model_info(state))
 
 
-def _model(service: Service) -> dict[str, Any]:
-    engine = service.engine
-    facts = {
-        "context": engine.max_context,
-        "chat": engine.chat_template is not None,
-        "parameters": engine.config.num_parameters(),
+def _model_info(state: ServerState) -> dict[str, Any]:
+    generator = state.generator
+    info = {
+        "context": generator.max_context,
+        "chat": generator.chat_template is not None,
+        "parameters": generator.config.num_parameters(),
         "backend": os.environ.get("KERAS_BACKEND"),
-        "max_tokens": service.config.max_tokens,
-        "sampling": engine.default_sampling.model_dump(),
+        "max_tokens": state.config.max_tokens,
+        "sampling": generator.default_sampling.model_dump(),
     }
-    head = {"id": service.name, "object": "model", "created": service.created, "owned_by": "kgpt"}
-    return head | {"kgpt": facts}
+    head = {"id": state.name, "object": "model", "created": state.created, "owned_by": "kgpt"}
+    return head | {"kgpt": info}
 
 
-@router.post("/v1/tokenize", summary="Text or messages as tokens")
-async def tokenize(body: TokenizeRequest, service: Served) -> Response:
-    """The ids a text has for the model, or those of a conversation up to the answer to come."""
-    service.check_model(body.model)
-    engine = service.engine
+@router.post("/v1/tokenize", summary="Tokenize text or messages")
+async def tokenize(body: TokenizeRequest, state: StateDep) -> Response:
+    """Token ids of a text, or of a conversation up to where the answer starts."""
+    state.check_model(body.model)
+    tokenizer = state.generator.tokenizer
     if body.text is not None:
-        ids = await service.tokenizing(engine.tokenizer.encode, body.text)
+        ids = await state.run_with_tokenizer(tokenizer.encode, body.text)
     else:
-        ids = await service.chat_ids([message.as_dict() for message in body.messages or []])
+        ids = await state.encode_chat([message.as_dict() for message in body.messages or []])
 
-    def pieces() -> list[str]:
-        return [engine.tokenizer.decode([token]) for token in ids]
+    def decode_each() -> list[str]:
+        return [tokenizer.decode([token_id]) for token_id in ids]
 
-    tokens = await service.tokenizing(pieces)
+    tokens = await state.run_with_tokenizer(decode_each)
     return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})
 
 
-@router.post("/api/gpt/generate", summary="Go on with a text, in short")
-async def generate(body: SimpleRequest, request: Request, service: Served) -> Response:
-    """`{prompt, config}` to `{success, text, error, usage}`."""
-    texts = await _texts(request, service, [body.prompt], body.config)
-    answer = {"success": True, "text": texts[0].text, "error": None}
-    return json_response(answer | {"usage": usage_of(texts, 1)})
+@router.post("/api/gpt/generate", summary="Text completion, minimal format")
+async def generate(body: SimpleRequest, request: Request, state: StateDep) -> Response:
+    """`{prompt, config}` → `{success, text, error, usage}`."""
+    (completion,), usage = await _complete(request, state, [body.prompt], body.config)
+    response = {"success": True, "text": completion.text, "error": None}
+    return json_response(response | {"usage": usage_body(usage)})
 
 
-@router.post("/api/gpt/batch-generate", summary="Go on with several texts, in short")
-async def batch_generate(body: SimpleBatchRequest, request: Request, service: Served) -> Response:
-    """`{prompts, config}` to `{success, texts, error, usage}`."""
-    texts = await _texts(request, service, body.prompts, body.config)
-    answer = {"success": True, "texts": [text.text for text in texts], "error": None}
-    return json_response(answer | {"usage": usage_of(texts, 1)})
+@router.post("/api/gpt/batch-generate", summary="Text completion of a batch, minimal format")
+async def batch_generate(body: SimpleBatchRequest, request: Request, state: StateDep) -> Response:
+    """`{prompts, config}` → `{success, texts, error, usage}`."""
+    completions, usage = await _complete(request, state, body.prompts, body.config)
+    texts = [completion.text for completion in completions]
+    response = {"success": True, "texts": texts, "error": None}
+    return json_response(response | {"usage": usage_body(usage)})
 
 
-async def _texts(
-    request: Request, service: Service, prompts: list[str], config: Any
-) -> list[Written]:
-    ids = [await service.prompt_ids(prompt) for prompt in prompts]
-    sampling: SamplingConfig = service.sampling(config.sampling() if config else {})
-    answers = Answers(service)
-    await answers.begin(ids, sampling)
-    texts = [Written() for _ in prompts]
-    await collect(request, answers, texts)
-    return texts
+async def _complete(
+    request: Request, state: ServerState, prompts: list[str], config: SamplingBody | None
+) -> tuple[list[GenerationChunk], Usage]:
+    ids = [await state.encode_prompt(prompt) for prompt in prompts]
+    stream = RequestStream(state)
+    await stream.submit(ids, state.resolve_sampling(config.sampling() if config else {}))
+    return await collect(request, stream), stream.usage()

@@ -1,7 +1,7 @@
-"""Who may speak to the server: API keys, loopback, and pages of other sites.
+"""Access control: API keys, and protection of a loopback server from web pages.
 
-A server without keys listens on loopback alone. There any page in the user's browser could reach
-it, so requests that name another host (DNS rebinding) or come from another site are refused.
+A server without keys listens on loopback only. Any web page in the user's browser can reach it
+there, so requests with a foreign Host (DNS rebinding) or Origin header are rejected.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kgpt.errors import UsageError
-from kgpt.serving.errors import Refusal
-from kgpt.serving.limits import discard
+from kgpt.serving.errors import APIError
+from kgpt.serving.limits import drain_body
 
-OPEN_PATHS = ("/", "/docs", "/health", "/openapi.json")  # need no key: they say nothing secret
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-HEADERS = {
+PUBLIC_PATHS = ("/", "/docs", "/health", "/openapi.json")  # need no key: nothing is secret
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
     b"referrer-policy": b"no-referrer",
@@ -30,14 +30,18 @@ HEADERS = {
 
 
 class ApiKeys:
-    """The keys that open a server; kept as digests and compared in constant time."""
+    """The API keys of a server, kept as digests and compared in constant time."""
 
     def __init__(self, keys: list[str]):
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     @classmethod
-    def read(cls, path: Path) -> ApiKeys:
-        """Read a file of keys, one a line; empty lines are skipped."""
+    def from_file(cls, path: Path) -> ApiKeys:
+        """Read a file with one key per line; empty lines are skipped.
+
+        Raises:
+            UsageError: the file cannot be read, or has no valid key.
+        """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -45,21 +49,21 @@ class ApiKeys:
             raise UsageError(f"The API key file {path} cannot be read: {reason}.") from None
         keys = [line.strip() for line in lines if line.strip()]
         if not keys:
-            raise UsageError(f"The API key file {path} holds no key; write one a line.")
+            raise UsageError(f"The API key file {path} has no key; write one per line.")
         if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
-            raise UsageError(f"A key in {path} has a character that no HTTP header can carry.")
+            raise UsageError(f"A key in {path} has a character that HTTP headers cannot carry.")
         return cls(keys)
 
-    def accept(self, header: str | None) -> bool:
-        """True for `Bearer KEY` with one of the keys. Every key is compared, whichever fits."""
+    def accepts(self, header: str | None) -> bool:
+        """True for `Bearer KEY` with one of the keys; all are compared, in constant time."""
         scheme, _, key = (header or "").partition(" ")
         given = hashlib.sha256(key.strip().encode()).digest()
-        fits = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return scheme.lower() == "bearer" and any(fits)
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
 
 
 def is_loopback(host: str) -> bool:
-    """True for an address that only this machine can reach.
+    """True for an address that only this machine can reach: localhost, 127.0.0.0/8, ::1.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
     (True, True, False)
@@ -72,12 +76,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Gate:
-    """ASGI middleware: lets requests in, and adds headers to what goes out.
+class AuthMiddleware:
+    """ASGI middleware: rejects unauthorized requests, and adds security headers to responses.
 
     Args:
-        keys: None when the server has none.
-        local_only: refuse requests that do not name this machine, or come from another site.
+        keys: the valid API keys; None if the server has none.
+        local_only: reject requests with a foreign Host or Origin header.
     """
 
     def __init__(self, app: ASGIApp, keys: ApiKeys | None, local_only: bool):
@@ -90,41 +94,43 @@ class Gate:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                present = {name.lower() for name, _ in message["headers"]}
-                extra = [pair for pair in HEADERS.items() if pair[0] not in present]
+                existing = {name.lower() for name, _ in message["headers"]}
+                extra = [pair for pair in SECURITY_HEADERS.items() if pair[0] not in existing]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        refusal = self._check(scope["path"], Headers(scope=scope))
-        if refusal is None:
+        error = self._check(scope["path"], Headers(scope=scope))
+        if error is None:
             await self.app(scope, receive, send_with_headers)
             return
-        await discard(receive)
-        response = refusal.response(scope["path"])
-        if refusal.status == 401:
+        await drain_body(receive)
+        response = error.response(scope["path"])
+        if error.status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send_with_headers)
 
-    def _check(self, path: str, headers: Headers) -> Refusal | None:
+    def _check(self, path: str, headers: Headers) -> APIError | None:
         host = headers.get("host", "")
-        if self.local_only and host_name(host) not in LOCAL_NAMES:
-            return Refusal(
+        if self.local_only and host_name(host) not in LOOPBACK_NAMES:
+            return APIError(
                 403,
-                f"This server answers to {', '.join(LOCAL_NAMES)} only, "
-                f"not to the host {host[:100]!r}; start it with --api-key-file for other names.",
+                f"This server accepts the host names {', '.join(LOOPBACK_NAMES)} only, "
+                f"not {host[:100]!r}; start it with --api-key-file for others.",
                 code="wrong_host",
             )
         origin = headers.get("origin")
         if self.local_only and origin is not None and urlsplit(origin).netloc != host:
-            return Refusal(403, "Pages of other sites may not use this server.", code="cross_site")
+            return APIError(
+                403, "Web pages of other sites may not use this server.", code="cross_site"
+            )
         if (
             self.keys
-            and path not in OPEN_PATHS
-            and not self.keys.accept(headers.get("authorization"))
+            and path not in PUBLIC_PATHS
+            and not self.keys.accepts(headers.get("authorization"))
         ):
-            return Refusal(
+            return APIError(
                 401,
-                "A valid API key is needed; send it as the header `Authorization: Bearer KEY`.",
+                "A valid API key is required; send it as the header `Authorization: Bearer KEY`.",
                 code="invalid_api_key",
             )
         return None

@@ -1,7 +1,7 @@
-"""The server process: its socket, its signals, its end.
+"""The server process: socket, signals and graceful shutdown.
 
-On the first SIGTERM or Ctrl-C the server drains: it says so in /health, takes no new requests, and
-ends when those running are done, or after a time. A second signal ends it at once.
+On the first SIGTERM or Ctrl-C the server drains: /health says so, new requests are rejected, and it
+exits when active requests are finished or `drain_timeout` is over. A second signal exits at once.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ import uvicorn
 
 from kgpt.config import ServeConfig
 from kgpt.errors import KgptError, UsageError
-from kgpt.serving.app import build
-from kgpt.serving.http_timeouts import TimedProtocol
+from kgpt.serving.app import build_app
+from kgpt.serving.http_timeouts import TimeoutH11Protocol
 from kgpt.serving.security import ApiKeys, is_loopback
-from kgpt.serving.state import Service
+from kgpt.serving.state import ServerState
 
-BACKLOG = 1024  # connections that may wait to be accepted
+BACKLOG = 1024  # connections waiting to be accepted, at most
 KEEP_ALIVE_S = 15
-CLOSING_S = 3  # for the last bytes of the last answers
+SHUTDOWN_TIMEOUT_S = 3  # to send the last bytes of the last responses
 
 
 def open_socket(config: ServeConfig) -> socket.socket:
-    """A socket that listens where `config` says; `UsageError` if that cannot be."""
+    """A listening socket at the address or path of `config`.
+
+    Raises:
+        UsageError: the address is in use, invalid, or public although there are no API keys.
+    """
     if config.uds is not None:
         return _unix_socket(config.uds)
     if not is_loopback(config.host) and config.api_key_file is None:
@@ -59,7 +63,7 @@ def open_socket(config: ServeConfig) -> socket.socket:
 
 
 def _unix_socket(path: str) -> socket.socket:
-    """A Unix socket at `path` for its owner alone. One left by a dead server is replaced."""
+    """A Unix socket that only its owner can open; one left by a dead server is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if os.path.exists(path):
@@ -81,37 +85,37 @@ def _unix_socket(path: str) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Where clients find the socket: a URL, or unix:PATH."""
+    """The URL of a socket, or unix:PATH."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(service: Service, listener: socket.socket, keys: ApiKeys | None) -> int:
-    """Serve until told to end. Returns the exit code: 0 after SIGTERM, 130 after Ctrl-C.
+def run_server(state: ServerState, listener: socket.socket, keys: ApiKeys | None) -> int:
+    """Serve until a signal. Returns the exit code: 0 after SIGTERM, 130 after Ctrl-C.
 
     Raises:
         KgptError: the model could not be loaded.
     """
-    server = Server(service, listener, keys)
+    server = Server(state, listener, keys)
     server.run(sockets=[listener])
-    if isinstance(service.failure, KgptError):
-        raise service.failure
-    if service.failure is not None:
-        raise KgptError(f"The model could not be made ready: {service.failure}.")
+    if isinstance(state.failure, KgptError):
+        raise state.failure
+    if state.failure is not None:
+        raise KgptError(f"The model could not be loaded: {state.failure}.")
     return 130 if server.signals[:1] == [signal.SIGINT] else 0
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, draining on its first signal."""
+    """uvicorn's server that drains on the first signal."""
 
-    def __init__(self, service: Service, listener: socket.socket, keys: ApiKeys | None = None):
+    def __init__(self, state: ServerState, listener: socket.socket, keys: ApiKeys | None = None):
         local_only = keys is None and listener.family != socket.AF_UNIX
         super().__init__(
             uvicorn.Config(
-                build(service, keys, local_only),
-                http=TimedProtocol,
+                build_app(state, keys, local_only),
+                http=TimeoutH11Protocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -119,20 +123,20 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=CLOSING_S,
+                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
                 backlog=BACKLOG,
             )
         )
-        self.service = service
+        self.state = state
         self.signals: list[int] = []
         self._drain_until: float | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals while serving. (uvicorn would raise them again in the end.)"""
+        """Handle signals while serving. (uvicorn's own would raise them again on exit.)"""
         in_main = threading.current_thread() is threading.main_thread()
-        kinds = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-        before = {kind: signal.signal(kind, self.handle_exit) for kind in kinds}
+        signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+        before = {kind: signal.signal(kind, self.handle_exit) for kind in signals}
         try:
             yield
         finally:
@@ -143,17 +147,17 @@ class Server(uvicorn.Server):
         self.signals.append(sig)
         if len(self.signals) > 1:
             self.should_exit = self.force_exit = True
-        self.service.drain()
+        self.state.drain()
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
-        service = self.service
+        state = self.state
         if counter % 10 == 0:
-            service.mark_speed()
-        if service.state == "draining":
+            state.record_throughput()
+        if state.status == "draining":
             if self._drain_until is None:
-                self._drain_until = time.monotonic() + service.config.drain_timeout
-            if not service.running or time.monotonic() > self._drain_until or self.should_exit:
-                service.cancel_all()
+                self._drain_until = time.monotonic() + state.config.drain_timeout
+            if not state.active_streams or time.monotonic() > self._drain_until or self.should_exit:
+                state.cancel_all()
                 return True
-        return await super().on_tick(counter) or service.failure is not None
+        return await super().on_tick(counter) or state.failure is not None

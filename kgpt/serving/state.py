@@ -1,4 +1,4 @@
-"""What the routes share: the engine once it is there, the server's state, and its rules."""
+"""What all endpoints share: the text generator, the server's status, its limits and metrics."""
 
 from __future__ import annotations
 
@@ -15,168 +15,187 @@ from annotated_types import MaxLen
 import kgpt
 from kgpt.config import SamplingConfig, ServeConfig
 from kgpt.errors import UsageError
-from kgpt.serving.errors import Refusal
-from kgpt.serving.filters import MakeFilter, load_filters
+from kgpt.serving.errors import APIError
+from kgpt.serving.filters import FilterFactory, load_filters
 from kgpt.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator
-    from kgpt.serving.request_stream import Answers
+    from kgpt.serving.request_stream import RequestStream
     from kgpt.text.tokenizer import Tokenizer
 
 
-MOST_BANNED = next(
+MAX_BAD_WORDS = next(
     bound.max_length
     for bound in SamplingConfig.model_fields["bad_words"].metadata
     if isinstance(bound, MaxLen)
 )
 
 
-class Service:
-    """One model being served.
+class ServerState:
+    """One served model.
 
     Args:
         name: the model's name in the API.
-        load: makes the engine; called in a thread, for it takes a while.
+        load: loads the generator; called in a thread, since it takes seconds.
     """
 
     def __init__(self, name: str, config: ServeConfig, load: Callable[[], TextGenerator]):
         self.name, self.config = name, config
-        self.filters: list[MakeFilter] = load_filters(config.output_filter)
-        self.state: Literal["starting", "ready", "draining"] = "starting"
-        self.progress: tuple[int, int] | None = None
-        self.failure: BaseException | None = None
+        self.filters: list[FilterFactory] = load_filters(config.output_filter)
+        self.status: Literal["starting", "ready", "draining"] = "starting"
+        self.progress: tuple[int, int] | None = None  # of the warm-up: (done, total)
+        self.failure: BaseException | None = None  # why the model could not be loaded
         self.created = int(time.time())
-        self.running: set[Answers] = set()
-        self.metrics = Metrics(lambda: self._engine and self._engine.stats())
-        self._engine: TextGenerator | None = None
-        self._most_characters = 0  # that may fit the context
+        self.active_streams: set[RequestStream] = set()
+        self.metrics = Metrics(lambda: self._generator.stats() if self._generator else None)
+        self._generator: TextGenerator | None = None
+        self._max_prompt_chars = 0
         self._load = load
-        # One thread: whether special tokens are taken as such is a state of the tokenizer.
-        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
-        self.starting = threading.Thread(target=self._start, name="warm-up", daemon=True)
+        # One thread, since the tokenizer's handling of special tokens is mutable state.
+        self._tokenizer_pool = ThreadPoolExecutor(1, "tokenizer")
+        self._loader = threading.Thread(target=self._start, name="warm-up", daemon=True)
+
+    def start_loading(self) -> None:
+        """Load and warm up the model in a thread."""
+        self._loader.start()
+
+    @property
+    def is_loading(self) -> bool:
+        return self._loader.is_alive()
 
     def _start(self) -> None:
         try:
-            engine = self._load()
-            self._most_characters = engine.max_context * longest_token(engine.tokenizer)
-            self._engine = engine
-            engine.warm_up(self._progressed)
-            if self.state == "starting":
-                self.state = "ready"
+            generator = self._load()
+            self._max_prompt_chars = generator.max_context * max_token_bytes(generator.tokenizer)
+            self._generator = generator
+            generator.warm_up(self._set_progress)
+            if self.status == "starting":
+                self.status = "ready"
         except BaseException as error:
             self.failure = error
 
-    def _progressed(self, done: int, total: int) -> None:
+    def _set_progress(self, done: int, total: int) -> None:
         self.progress = (done, total)
 
     @property
-    def engine(self) -> TextGenerator:
-        """The engine, ready for requests; otherwise a `Refusal` with status 503."""
-        if self.state == "draining":
-            raise Refusal(503, "The server is about to end.", code="draining", retry_after=10)
-        if self._engine is None or self.state == "starting":
+    def generator(self) -> TextGenerator:
+        """The generator, once it accepts requests; before and after, an `APIError` 503."""
+        if self.status == "draining":
+            raise APIError(503, "The server is shutting down.", code="draining", retry_after=10)
+        if self._generator is None or self.status == "starting":
             done, total = self.progress or (0, 0)
-            how_far = f" ({done} of {total})" if total else ""
-            raise Refusal(
-                503, f"The model is being warmed up{how_far}.", code="starting", retry_after=2
+            progress = f" ({done} of {total})" if total else ""
+            raise APIError(
+                503, f"The model is being warmed up{progress}.", code="starting", retry_after=2
             )
-        return self._engine
+        return self._generator
 
-    def mark_speed(self) -> None:
-        """Note how much is written by now, for the figure of tokens per second."""
-        if self._engine is not None:
-            self.metrics.speed.mark(self._engine.stats().generation_tokens)
+    def record_throughput(self) -> None:
+        """Take a sample for the metric of tokens per second."""
+        if self._generator is not None:
+            self.metrics.throughput.record(self._generator.stats().generation_tokens)
 
     def drain(self) -> None:
-        """Take no more requests; those running go on."""
-        self.state = "draining"
+        """Accept no more requests; active ones continue."""
+        self.status = "draining"
 
     def cancel_all(self) -> None:
-        """End what is still being written."""
-        for answers in list(self.running):
-            answers.cancel()
+        """Cancel all active requests."""
+        for stream in list(self.active_streams):
+            stream.cancel()
 
     def close(self) -> None:
-        """Stop the engine. What still runs is cancelled; a warm-up cannot be."""
-        self._tokenizing.shutdown(wait=False, cancel_futures=True)
-        if self._engine is not None and not self.starting.is_alive():
-            self._engine.close(drain=False)
+        """Stop the engine and cancel active requests; a warm-up cannot be interrupted."""
+        self._tokenizer_pool.shutdown(wait=False, cancel_futures=True)
+        if self._generator is not None and not self.is_loading:
+            self._generator.close(drain=False)
 
-    async def tokenizing(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function that uses the tokenizer, without holding up other requests."""
+    async def run_with_tokenizer(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function that uses the tokenizer without blocking the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, work, *arguments)
+        return await loop.run_in_executor(self._tokenizer_pool, function, *args)
 
     def check_model(self, name: str | None) -> None:
-        """Refuse a request for another model. The name is compared, and used for nothing else."""
+        """Reject a request for another model. The name is compared, and used for nothing else."""
         if name is not None and name != self.name:
-            raise Refusal(
+            raise APIError(
                 404,
                 f"There is no model {name[:100]!r} here; this server serves {self.name!r}.",
                 param="model",
                 code="model_not_found",
             )
 
-    def sampling(self, given: dict[str, Any]) -> SamplingConfig:
-        """The sampling of a request: the model's defaults, what was given, the server's rules."""
-        values = self.engine.default_sampling.model_dump() | given
+    def resolve_sampling(self, requested: dict[str, Any]) -> SamplingConfig:
+        """The model's defaults, overridden by a request's fields, within the server's limits."""
+        values = self.generator.default_sampling.model_dump() | requested
         values["max_tokens"] = min(values["max_tokens"], self.config.max_tokens)
-        limit = MOST_BANNED - len(self.config.bad_words)
+        limit = MAX_BAD_WORDS - len(self.config.bad_words)
         if len(values["bad_words"]) > limit:
-            raise UsageError(f"bad_words: at most {limit} phrases are taken here.")
+            raise UsageError(f"bad_words: this server accepts at most {limit} phrases.")
         values["bad_words"] = [*self.config.bad_words, *filter(None, values["bad_words"])]
-        self._check_ids(values["logit_bias"])
+        self._check_token_ids(values["logit_bias"])
         values["stop"] = [stop for stop in values["stop"] if stop]
         return SamplingConfig.parse(values)
 
-    async def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """A prompt as ids, which must leave room in the context."""
-        engine = self.engine
+    async def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
+        """Token ids of a prompt: text is encoded, ids are checked.
+
+        Raises:
+            APIError: the prompt leaves no room in the context.
+        """
+        generator = self.generator
         if isinstance(prompt, str):
-            self._check_length(len(prompt))
-            text_ids = await self.tokenizing(engine.tokenizer.encode, prompt)
-            ids = [*engine.tokenizer.bos_ids, *text_ids]
+            self._check_prompt_chars(len(prompt))
+            text_ids = await self.run_with_tokenizer(generator.tokenizer.encode, prompt)
+            ids = [*generator.tokenizer.bos_ids, *text_ids]
         else:
             ids = list(prompt)
-            self._check_ids(ids)
-        return self._fitting(ids)
+            self._check_token_ids(ids)
+        return self._check_context(ids)
 
-    async def chat_ids(self, messages: list[dict[str, str]], go_on: bool = False) -> list[int]:
-        """A conversation as ids that end where the assistant is to write.
+    async def encode_chat(
+        self, messages: list[dict[str, str]], continue_final_message: bool = False
+    ) -> list[int]:
+        """Token ids of a conversation, up to where the assistant's answer starts.
 
         Args:
-            go_on: write on in the last message, not in a new one.
+            continue_final_message: the answer continues the last message.
         """
-        chat = self.engine.chat_template
-        if chat is None:
+        chat_template = self.generator.chat_template
+        if chat_template is None:
             raise UsageError("This model has no chat template; use POST /v1/completions.")
-        self._check_length(sum(len(message["content"]) for message in messages))
-        options = {"continue_final_message": True} if go_on else {"add_generation_prompt": True}
-        ids, _ = await self.tokenizing(lambda: chat.encode(messages, **options))
-        return self._fitting(ids)
+        self._check_prompt_chars(sum(len(message["content"]) for message in messages))
+        ids, _ = await self.run_with_tokenizer(
+            lambda: chat_template.encode(
+                messages,
+                add_generation_prompt=not continue_final_message,
+                continue_final_message=continue_final_message,
+            )
+        )
+        return self._check_context(ids)
 
-    def _check_ids(self, ids: Iterable[int]) -> None:
-        largest, vocab_size = max(ids, default=0), self.engine.tokenizer.vocab_size
+    def _check_token_ids(self, ids: Iterable[int]) -> None:
+        largest, vocab_size = max(ids, default=0), self.generator.tokenizer.vocab_size
         if largest >= vocab_size:
             raise UsageError(
                 f"The token id {largest} does not exist; the largest is {vocab_size - 1}."
             )
 
-    def _check_length(self, characters: int) -> None:
-        """Refuse what cannot fit before it is turned into tokens, which takes its time."""
-        if characters > self._most_characters:
-            raise Refusal(
+    def _check_prompt_chars(self, count: int) -> None:
+        """Reject a prompt that cannot fit before spending time on its tokenization."""
+        if count > self._max_prompt_chars:
+            raise APIError(
                 400,
-                f"The prompt has {characters} characters, which is more than the model's context "
-                f"of {self.engine.max_context} tokens can hold; shorten it.",
+                f"The prompt has {count} characters, which is more than the model's context "
+                f"of {self.generator.max_context} tokens can hold; shorten it.",
                 code="context_length_exceeded",
             )
 
-    def _fitting(self, ids: list[int]) -> list[int]:
-        context = self.engine.max_context
+    def _check_context(self, ids: list[int]) -> list[int]:
+        context = self.generator.max_context
         if len(ids) >= context:
-            raise Refusal(
+            raise APIError(
                 400,
                 f"The prompt has {len(ids)} tokens, but the model's context is {context} with "
                 "the answer; shorten the prompt.",
@@ -185,18 +204,18 @@ class Service:
         return ids
 
     def retry_after(self) -> int:
-        """Seconds until a full queue may have room: half the queue's time at the usual pace."""
-        stats = self._engine.stats() if self._engine else None
+        """Seconds until a full queue may accept requests: half the time it takes to empty."""
+        stats = self._generator.stats() if self._generator else None
         if stats is None:
             return 1
-        queue = self.metrics.mean_duration * stats.queued / max(stats.max_num_seqs, 1)
-        return round(min(60, max(1, queue / 2)))
+        queue_time = self.metrics.mean_latency * stats.queued / max(stats.max_num_seqs, 1)
+        return round(min(60, max(1, queue_time / 2)))
 
     def fingerprint(self) -> str:
-        """What answers name as `system_fingerprint`: the software that wrote them."""
+        """`system_fingerprint` of responses: kgpt's version and the Keras backend."""
         return f"kgpt-{kgpt.__version__}-{os.environ.get('KERAS_BACKEND', 'unknown')}"
 
 
-def longest_token(tokenizer: Tokenizer) -> int:
-    """The most bytes that one token stands for."""
+def max_token_bytes(tokenizer: Tokenizer) -> int:
+    """The length in bytes of the longest token."""
     return max(len(tokenizer.token_bytes(i) or b"") for i in range(tokenizer.vocab_size)) or 1

@@ -34,7 +34,7 @@ class Job:
     """One text: its bytes to come, and what was sent of it."""
 
     def __init__(self, engine, prompt, sampling: SamplingConfig, on_event, top_logprobs, timeout):
-        self.engine, self.sampling, self.on_event = engine, sampling, on_event
+        self.generator, self.sampling, self.on_event = engine, sampling, on_event
         self.top_logprobs, self.handle = top_logprobs, Handle()
         self.deadline = time.monotonic() + timeout if timeout else None
         self.prompt_tokens = max(len(prompt), 1)
@@ -54,7 +54,7 @@ class Job:
         """Write a byte; True when the text has ended."""
         if self.is_over():
             return True
-        token = self.engine.fail_with or next(self.bytes)
+        token = self.generator.fail_with or next(self.bytes)
         if isinstance(token, str):
             return self.end("error", error=token)
         self.written += 1
@@ -82,7 +82,7 @@ class Job:
 
     def info(self, token: int) -> TokenInfo:
         def entry(kind, token, logprob, *more):
-            spelled = self.engine.tokenizer.decode([token])
+            spelled = self.generator.tokenizer.decode([token])
             return kind(token, spelled, bytes([token]), logprob, *more)
 
         others = [entry(TopLogprob, (token + i) % 256, -0.5 - i, 0.5**i) for i in range(20)]
@@ -98,7 +98,7 @@ def story(prompt, seed):
         yield from (WORDS[digest[0] % len(WORDS)] + " ").encode()
 
 
-class FakeEngine:
+class FakeGenerator:
     """See the top of this file.
 
     Args:

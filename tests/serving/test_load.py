@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kgpt.serving.load_test import Load
-from tests.serving.conftest import eventually
+from kgpt.serving.load_test import LoadTest
+from tests.serving.harness import eventually
 from tests.tiny import write_tiny_model
 
 pytestmark = [
@@ -60,23 +60,31 @@ def resident(process_id):
 def test_many_clients(server):
     child, url = server
     short = min(SECONDS / 4, 20)
-    asyncio.run(Load(url, CLIENTS, short, 48, hang_up=0.1).run())  # until memory is settled
-    alone = asyncio.run(Load(url, 1, short, 48).run())
+    asyncio.run(
+        LoadTest(url, CLIENTS, short, 48, disconnect_rate=0.1).run()
+    )  # until memory is settled
+    alone = asyncio.run(LoadTest(url, 1, short, 48).run())
     memory = []
-    many = Load(url, CLIENTS, SECONDS, 48, hang_up=0.1)
+    many = LoadTest(url, CLIENTS, SECONDS, 48, disconnect_rate=0.1)
     together = asyncio.run(many.run(lambda: memory.append(resident(child.pid))))
     ratio = together.tokens_per_second / alone.tokens_per_second
     print(
         f"\none client {alone.tokens_per_second:.0f} tokens/s, {CLIENTS} clients "
         f"{together.tokens_per_second:.0f} tokens/s ({ratio:.1f} times); "
-        f"{together.finished} answers, {together.hung_up} left midway, "
+        f"{together.completed} answers, {together.disconnected} left midway, "
         f"statuses {dict(together.statuses)}, errors {together.errors[:3]}; "
         f"memory {memory[0]:.0f} to {memory[-1]:.0f} MiB, at most {max(memory):.0f}"
     )
     assert together.errors == []
     assert set(together.statuses) <= {200, 429}
-    assert together.finished > CLIENTS and together.hung_up > 0
-    eventually(lambda: figure(url, "kgpt_slots_active") == figure(url, "kgpt_queue") == 0)
+    assert together.completed > CLIENTS and together.disconnected > 0
+    eventually(
+        lambda: (
+            figure(url, "kgpt_num_requests_running")
+            == figure(url, "kgpt_num_requests_waiting")
+            == 0
+        )
+    )
     tenth = max(len(memory) // 10, 1)
     early, late = sum(memory[:tenth]) / tenth, sum(memory[-tenth:]) / tenth
     assert late < early * 1.05 + 20

@@ -4,8 +4,8 @@ import openai
 import pytest
 
 from kgpt.serving.security import ApiKeys
-from tests.serving.conftest import eventually
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeGenerator
+from tests.serving.harness import eventually
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 
@@ -138,7 +138,7 @@ def test_a_prefilled_answer_is_gone_on_with(server, api):
     more = api.chat.completions.create(
         model="fake", messages=said, seed=1, extra_body={"continue_final_message": True}
     )
-    chat = server.engine.chat_template
+    chat = server.generator.chat_template
     prompt, _ = chat.encode(said, continue_final_message=True)
     assert prompt[-4:] == list(b"Once")
     direct = api.completions.create(model="fake", prompt=prompt, seed=1)
@@ -165,7 +165,7 @@ def test_every_sampling_control_arrives(server, api):
         logit_bias={"5": -100},
         extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.2, "bad_words": ["x"]},
     )
-    got = server.engine.samplings[-1]
+    got = server.generator.samplings[-1]
     assert got.max_tokens == 9 and got.temperature == 0.5 and got.top_p == 0.9
     assert got.presence_penalty == 1 and got.frequency_penalty == -1
     assert got.logit_bias == {5: -100.0} and got.bad_words == ["x"]
@@ -184,7 +184,7 @@ def test_every_sampling_control_arrives(server, api):
         ({"top_logprobs": 3}, "needs logprobs"),
         ({"n": 65}, "n "),
         ({"n": 64, "extra_body": {"beam_size": 2, "contrastive_alpha": 0.5}}, "two searches"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not available"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
         ({"max_tokens": 4, "extra_body": {"min_tokens": 5}}, "min_tokens 5"),
         ({"extra_body": {"continue_final_message": True}}, "the assistant"),
         ({"stop": ["x"] * 65}, "at most 64"),
@@ -199,7 +199,7 @@ def test_bad_requests_are_explained(api, asked, says):
 
 @pytest.mark.parametrize("refused", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}])
 def test_what_cannot_be_honoured_is_refused(api, refused):
-    with pytest.raises(openai.BadRequestError, match="is not available here"):
+    with pytest.raises(openai.BadRequestError, match="is not supported"):
         api.completions.create(model="fake", prompt="a", **refused)
 
 
@@ -212,7 +212,7 @@ def test_another_model_is_not_found(api):
 
 def test_a_model_without_chat_layout_says_so(serve):
     with pytest.raises(openai.BadRequestError, match="no chat template"):
-        client_of(serve(FakeEngine(chat=False))).chat.completions.create(
+        client_of(serve(FakeGenerator(chat=False))).chat.completions.create(
             model="fake", messages=HELLO
         )
 
@@ -228,7 +228,7 @@ def test_keys(serve):
 
 def test_a_full_queue_is_a_rate_limit(serve):
     running = serve(
-        FakeEngine(max_num_seqs=1, max_queue=1, delay=0.01), max_num_seqs=1, max_queue=1
+        FakeGenerator(max_num_seqs=1, max_queue=1, delay=0.01), max_num_seqs=1, max_queue=1
     )
     client = client_of(running)
     asked = {"model": "fake", "messages": HELLO, "max_tokens": 4000, "stream": True}
@@ -239,13 +239,13 @@ def test_a_full_queue_is_a_rate_limit(serve):
     assert caught.value.body["code"] == "queue_full"
     for stream in streams:
         stream.close()
-    eventually(lambda: running.engine.stats().active + running.engine.stats().queued == 0)
+    eventually(lambda: running.generator.stats().active + running.generator.stats().queued == 0)
     assert client.chat.completions.create(model="fake", messages=HELLO).choices
 
 
 def test_an_engine_that_fails_is_a_server_error(serve):
     running = serve()
-    running.engine.fail_with = "out of memory at 0x7f"
+    running.generator.fail_with = "out of memory at 0x7f"
     client = client_of(running)
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model="fake", messages=HELLO)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kgpt.serving.security import ApiKeys
-from tests.serving.conftest import eventually
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeGenerator
+from tests.serving.harness import eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -63,7 +63,7 @@ def screenshot(page, name):
 
 
 def test_chat_streams_and_stops(page, serve):
-    running = serve(FakeEngine(delay=0.02))
+    running = serve(FakeGenerator(delay=0.02))
     page.goto(running.url)
     page.get_by_role("button", name="Sampling").click()
     page.get_by_label("max_tokens").fill("40")
@@ -80,7 +80,7 @@ def test_chat_streams_and_stops(page, serve):
     assert "40 tokens" in whole and "reached max_tokens" in whole
     assert page.locator(".user").text_content() == "Tell me of a <b>boat</b>."
     assert page.locator(".user b").count() == 0
-    assert running.engine.samplings[-1].temperature == 0
+    assert running.generator.samplings[-1].temperature == 0
 
     page.get_by_label("max_tokens").fill("4000")
     page.get_by_label("Message").fill("And then?")
@@ -90,14 +90,14 @@ def test_chat_streams_and_stops(page, serve):
     page.get_by_role("button", name="Stop").click()
     eventually(lambda: page.locator(".writing").count() == 0)
     assert "stopped" in page.locator(".assistant").nth(1).text_content()
-    eventually(lambda: running.engine.stats().active == 0)
+    eventually(lambda: running.generator.stats().active == 0)
     page.get_by_role("button", name="Change between light and dark").click()
     screenshot(page, "chat-dark")
     assert page.problems == []
 
 
 def test_narrow_screen_and_a_model_without_chat(page, serve):
-    running = serve(FakeEngine(chat=False))
+    running = serve(FakeGenerator(chat=False))
     page.set_viewport_size({"width": 390, "height": 720})
     page.goto(running.url)
     eventually(lambda: page.get_by_role("button", name="Send").is_enabled())

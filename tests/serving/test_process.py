@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.conftest import eventually
+from tests.serving.harness import eventually
 
 HERE = Path(__file__).parent
 LONG = {"prompt": "a", "max_tokens": 10**6, "stream": True}

@@ -5,7 +5,7 @@ The tests are those that the engine without a model passes too.
 
 import pytest
 
-from tests.serving.conftest import eventually, start
+from tests.serving.harness import eventually, start
 from tests.serving.test_openai import (  # noqa: F401
     client_of,
     test_a_prefilled_answer_is_gone_on_with,
@@ -75,7 +75,7 @@ def test_banned_words_of_the_server_are_never_written(server, api):
     ask = {"model": "fake", "prompt": "a", "seed": 3, "max_tokens": 40}
     text = api.completions.create(**ask).choices[0].text
     banned = text[5:7]
-    server.service.config.bad_words = [banned]
+    server.state.config.bad_words = [banned]
     try:
         for seed in range(3, 7):
             for more in ({}, {"logit_bias": {str(ord(banned[1])): 100}}):
@@ -83,7 +83,7 @@ def test_banned_words_of_the_server_are_never_written(server, api):
                 answer = api.completions.create(**asked)
                 assert banned not in answer.choices[0].text
     finally:
-        server.service.config.bad_words = []
+        server.state.config.bad_words = []
 
 
 def test_a_client_that_goes_away_frees_its_slot(server, api):
@@ -92,5 +92,5 @@ def test_a_client_that_goes_away_frees_its_slot(server, api):
     for stream in streams:
         next(iter(stream))
         stream.close()
-    eventually(lambda: server.engine.stats().active + server.engine.stats().queued == 0)
-    assert not server.service.running
+    eventually(lambda: server.generator.stats().active + server.generator.stats().queued == 0)
+    assert not server.state.active_streams

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.serving.conftest import eventually
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeGenerator
+from tests.serving.harness import eventually
 
 pytestmark = pytest.mark.slow
 CASES = int(os.environ.get("KGPT_SCHEMA_CASES", "2000"))
@@ -19,7 +19,7 @@ CASES = int(os.environ.get("KGPT_SCHEMA_CASES", "2000"))
 def test_no_request_is_answered_with_a_server_error(serve):
     schemathesis = pytest.importorskip("schemathesis")
     options = {"max_num_seqs": 64, "max_queue": 4096}
-    running = serve(FakeEngine(**options), max_tokens=16, **options)
+    running = serve(FakeGenerator(**options), max_tokens=16, **options)
     api = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
     operations = [found.ok() for found in api.get_all_operations()]
     posts = [operation for operation in operations if operation.method == "post"]
@@ -52,4 +52,4 @@ def test_no_request_is_answered_with_a_server_error(serve):
     print(dict(statuses))
     assert sum(statuses.values()) >= CASES
     assert statuses[200] > CASES // 10 and statuses[400] > CASES // 10
-    eventually(lambda: running.engine.stats().active == 0)
+    eventually(lambda: running.generator.stats().active == 0)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from kgpt.config import ServeConfig
 from kgpt.errors import UsageError
-from kgpt.serving.http_timeouts import TimedProtocol
-from kgpt.serving.limits import depth
+from kgpt.serving.http_timeouts import TimeoutH11Protocol
+from kgpt.serving.limits import json_depth
 from kgpt.serving.security import ApiKeys
 from kgpt.serving.server import open_socket
-from tests.serving.conftest import eventually
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeGenerator
+from tests.serving.harness import eventually
 
 JSON = {"content-type": "application/json"}
 
@@ -36,15 +36,15 @@ def test_another_address_needs_keys(tmp_path):
 def test_files_without_usable_keys_are_refused(tmp_path, content):
     (tmp_path / "keys").write_text(content, encoding="utf-8")
     with pytest.raises(UsageError):
-        ApiKeys.read(tmp_path / "keys")
+        ApiKeys.from_file(tmp_path / "keys")
 
 
 def test_keys_are_read_one_a_line(tmp_path):
     (tmp_path / "keys").write_text("one\n\n two \r\n")
-    keys = ApiKeys.read(tmp_path / "keys")
-    assert keys.accept("Bearer one") and keys.accept("bearer two")
+    keys = ApiKeys.from_file(tmp_path / "keys")
+    assert keys.accepts("Bearer one") and keys.accepts("bearer two")
     for header in (None, "", "one", "Bearer", "Bearer on", "Bearer three", "Basic one", "Bearer é"):
-        assert not keys.accept(header)
+        assert not keys.accepts(header)
 
 
 def test_keys_guard_all_but_what_says_nothing(serve):
@@ -155,18 +155,18 @@ def test_depth_is_that_of_the_parsed_json(value):
             item = list(item.values())
         return 1 + max(map(deep, item), default=0) if isinstance(item, list) else 0
 
-    assert depth(json.dumps(value).encode(), 10_000) == deep(value)
+    assert json_depth(json.dumps(value).encode(), 10_000) == deep(value)
 
 
 def test_depth_takes_linear_time():
     begun = time.process_time()
-    assert depth(b'"' + b'\\"' * 1_000_000, 32) == 0
-    assert depth(b'"' * 1_000_001, 32) == 0
+    assert json_depth(b'"' + b'\\"' * 1_000_000, 32) == 0
+    assert json_depth(b'"' * 1_000_001, 32) == 0
     assert time.process_time() - begun < 5
 
 
 def test_slow_headers_are_cut_off_and_others_served(serve, monkeypatch):
-    monkeypatch.setattr(TimedProtocol, "header_timeout", 0.3)
+    monkeypatch.setattr(TimeoutH11Protocol, "header_timeout", 0.3)
     running = serve()
     host, port = running.url.removeprefix("http://").split(":")
     slow = [socket.create_connection((host, int(port))) for _ in range(50)]
@@ -190,7 +190,7 @@ def test_slow_headers_are_cut_off_and_others_served(serve, monkeypatch):
 
 
 def test_a_connection_that_says_nothing_is_closed(serve, monkeypatch):
-    monkeypatch.setattr(TimedProtocol, "header_timeout", 0.2)
+    monkeypatch.setattr(TimeoutH11Protocol, "header_timeout", 0.2)
     host, port = serve().url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as silent:
         assert silent.recv(10) == b""
@@ -199,7 +199,7 @@ def test_a_connection_that_says_nothing_is_closed(serve, monkeypatch):
 def test_slow_bodies_are_refused(serve, monkeypatch):
     from kgpt.serving import limits
 
-    monkeypatch.setattr(limits.BodyLimit.__init__, "__defaults__", (0.2,))
+    monkeypatch.setattr(limits.BodyLimitMiddleware.__init__, "__defaults__", (0.2,))
     host, port = serve().url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as slow:
         slow.sendall(
@@ -209,8 +209,8 @@ def test_slow_bodies_are_refused(serve, monkeypatch):
 
 
 def test_who_never_reads_is_dropped(serve, monkeypatch):
-    monkeypatch.setattr(TimedProtocol, "reader_timeout", 0.2)
-    engine = FakeEngine(max_context=10_000_000)
+    monkeypatch.setattr(TimeoutH11Protocol, "write_timeout", 0.2)
+    engine = FakeGenerator(max_context=10_000_000)
     engine.default_sampling.max_tokens = 1_000_000
     running = serve(engine, max_tokens=10_000_000)
     host, port = running.url.removeprefix("http://").split(":")
@@ -223,8 +223,8 @@ def test_who_never_reads_is_dropped(serve, monkeypatch):
         + b"Content-Length: %d\r\n\r\n" % len(body)
         + body
     )
-    eventually(lambda: running.engine.stats().requests == 1)
-    eventually(lambda: running.engine.stats().active == 0)
+    eventually(lambda: running.generator.stats().requests == 1)
+    eventually(lambda: running.generator.stats().active == 0)
     deaf.close()
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from kgpt.errors import CheckpointError, UsageError
 from kgpt.serving import filters
-from kgpt.serving.metrics import Speed
-from tests.serving.conftest import eventually
-from tests.serving.fakes import FakeEngine
+from kgpt.serving.metrics import Throughput
+from tests.serving.fakes import FakeGenerator
+from tests.serving.harness import eventually
 
 LONG = {"prompt": "a", "max_tokens": 100_000, "stream": True}
 
@@ -24,9 +24,9 @@ def figure(http, name):
 
 def test_health_tells_how_far_the_warm_up_is(serve):
     warm = threading.Event()
-    running = serve(FakeEngine(warm=warm), wait=False)
+    running = serve(FakeGenerator(warm=warm), wait=False)
     with running.client() as http:
-        eventually(lambda: running.service.progress == (1, 2))
+        eventually(lambda: running.state.progress == (1, 2))
         answer = http.get("/health")
         assert answer.status_code == 503
         assert answer.json() == {"status": "starting", "progress": [1, 2], "model": "fake"}
@@ -40,45 +40,47 @@ def test_health_tells_how_far_the_warm_up_is(serve):
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(serve):
-    class Broken(FakeEngine):
+    class Broken(FakeGenerator):
         def warm_up(self, progress=None):
             raise CheckpointError("The weights are damaged.")
 
     running = serve(Broken(), wait=False)
     running.thread.join(60)
     assert not running.thread.is_alive()
-    assert str(running.service.failure) == "The weights are damaged."
+    assert str(running.state.failure) == "The weights are damaged."
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_slot(serve, stream):
-    running = serve(FakeEngine(max_context=10**6, delay=0.001), max_tokens=10**6)
+    running = serve(FakeGenerator(max_context=10**6, delay=0.001), max_tokens=10**6)
     ask = {**LONG, "stream": stream, "n": 3}
 
     async def ask_and_go_away():
         async with httpx.AsyncClient(base_url=running.url, timeout=30) as http:
             asking = asyncio.create_task(http.post("/v1/completions", json=ask))
-            while running.engine.stats().active < 3:
+            while running.generator.stats().active < 3:
                 await asyncio.sleep(0.01)
             asking.cancel()
 
     asyncio.run(asyncio.wait_for(ask_and_go_away(), 30))
-    eventually(lambda: running.engine.stats().active == 0 and not running.service.running)
+    eventually(lambda: running.generator.stats().active == 0 and not running.state.active_streams)
     with running.client() as http:
-        eventually(lambda: 'kgpt_answers_total{reason="cancelled"}' in http.get("/metrics").text)
-        assert figure(http, 'kgpt_answers_total{reason="cancelled"}') == 3
+        eventually(
+            lambda: 'kgpt_completions_total{finish_reason="cancelled"}' in http.get("/metrics").text
+        )
+        assert figure(http, 'kgpt_completions_total{finish_reason="cancelled"}') == 3
 
 
 def test_all_texts_are_queued_or_none(serve):
     running = serve(
-        FakeEngine(max_num_seqs=2, max_queue=2, delay=0.001), max_num_seqs=2, max_queue=2
+        FakeGenerator(max_num_seqs=2, max_queue=2, delay=0.001), max_num_seqs=2, max_queue=2
     )
     with running.client() as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
         text = answer.iter_text()
         next(text)
         full = http.post("/v1/completions", json={"prompt": "b", "n": 4})
         assert full.status_code == 429
-        eventually(lambda: running.engine.stats().active == 1)
+        eventually(lambda: running.generator.stats().active == 1)
         never = http.post("/v1/completions", json={"prompt": "b", "n": 5})
         assert never.status_code == 400 and "more than the 4" in never.json()["error"]["message"]
         batch = http.post("/api/gpt/batch-generate", json={"prompts": ["a"] * 4})
@@ -86,7 +88,7 @@ def test_all_texts_are_queued_or_none(serve):
 
 
 def test_a_deadline_ends_a_text_as_far_as_it_is(serve):
-    running = serve(FakeEngine(delay=0.02), timeout=1.0)
+    running = serve(FakeGenerator(delay=0.02), timeout=1.0)
     with running.client() as http:
         answer = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 4000}).json()
         (choice,) = answer["choices"]
@@ -96,12 +98,12 @@ def test_a_deadline_ends_a_text_as_far_as_it_is(serve):
 
 
 def test_a_text_that_never_began_is_too_late(serve):
-    running = serve(FakeEngine(max_num_seqs=1, delay=0.01), timeout=30)
+    running = serve(FakeGenerator(max_num_seqs=1, delay=0.01), timeout=30)
     with running.client() as http:
         with http.stream("POST", "/v1/completions", json=LONG) as answer:
             text = answer.iter_text()
             next(text)
-            running.service.config.timeout = 0.001
+            running.state.config.timeout = 0.001
             late = http.post("/v1/completions", json={"prompt": "b"})
         assert late.status_code == 429 and late.json()["error"]["code"] == "deadline"
 
@@ -113,11 +115,11 @@ def test_the_servers_rules_cannot_be_removed(serve):
             asked = {"prompt": "a", "config": {"max_tokens": 50, **config}}
             answer = http.post("/api/gpt/generate", json=asked)
             assert answer.json()["usage"]["completion_tokens"] <= 30
-            used = running.engine.samplings[-1]
+            used = running.generator.samplings[-1]
             assert used.bad_words == ["secret"] and used.max_tokens <= 30
         own = {"prompt": "a", "config": {"bad_words": ["mine"]}}
         http.post("/api/gpt/generate", json=own)
-        assert running.engine.samplings[-1].bad_words == ["secret", "mine"]
+        assert running.generator.samplings[-1].bad_words == ["secret", "mine"]
         many = {"prompt": "a", "config": {"bad_words": ["x"] * 64}}
         assert "at most 63" in http.post("/api/gpt/generate", json=many).json()["error"]
 
@@ -175,7 +177,7 @@ def test_a_filter_that_fails_lets_nothing_through(serve, monkeypatch):
         assert whole.status_code == 500 and "broken" not in whole.text
         stream = http.post("/v1/completions", json={"prompt": "a", "stream": True})
         assert "server_error" in stream.text and '"text"' not in stream.text
-        eventually(lambda: running.engine.stats().active == 0)
+        eventually(lambda: running.generator.stats().active == 0)
 
 
 def test_an_unknown_filter_is_explained(serve):
@@ -189,33 +191,36 @@ def test_metrics_count_what_happened(serve):
         http.post("/v1/completions", json={"prompt": "abc", "max_tokens": 7})
         http.post("/v1/completions", json={"prompt": "a", "temperature": -1})
         http.get("/made/up/path")
-        assert figure(http, "kgpt_tokens_in_total") == 3
-        assert figure(http, "kgpt_tokens_out_total") == 7
-        assert figure(http, "kgpt_slots") == 8 and figure(http, "kgpt_slots_active") == 0
-        assert figure(http, "kgpt_queue") == 0
+        assert figure(http, "kgpt_prompt_tokens_total") == 3
+        assert figure(http, "kgpt_generation_tokens_total") == 7
+        assert (
+            figure(http, "kgpt_max_num_seqs") == 8
+            and figure(http, "kgpt_num_requests_running") == 0
+        )
+        assert figure(http, "kgpt_num_requests_waiting") == 0
         assert figure(http, "kgpt_time_to_first_token_seconds_count") == 1
-        assert figure(http, 'kgpt_answers_total{reason="length"}') == 1
-        path = 'kgpt_requests_total{path="/v1/completions",status='
+        assert figure(http, 'kgpt_completions_total{finish_reason="length"}') == 1
+        path = 'kgpt_http_requests_total{path="/v1/completions",status='
         assert figure(http, path + '"200"}') == figure(http, path + '"400"}') == 1
-        assert figure(http, 'kgpt_requests_total{path="other",status="404"}') == 1
+        assert figure(http, 'kgpt_http_requests_total{path="other",status="404"}') == 1
         assert "made" not in http.get("/metrics").text
 
 
-def test_speed_is_tokens_over_time(monkeypatch):
+def test_throughput_is_tokens_over_time(monkeypatch):
     from kgpt.serving import metrics
 
     now = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-    speed = Speed(window=10)
-    assert speed.rate() == 0
+    throughput = Throughput(window=10)
+    assert throughput.rate() == 0
     for total in range(0, 2100, 100):  # 100 tokens a second, for 20 seconds
-        speed.mark(total)
+        throughput.record(total)
         now[0] += 1
-    assert speed.rate() == pytest.approx(100)
+    assert throughput.rate() == pytest.approx(100)
     for _ in range(11):
-        speed.mark(2000)
+        throughput.record(2000)
         now[0] += 1
-    assert speed.rate() == 0
+    assert throughput.rate() == 0
 
 
 def test_tokenize(client):
@@ -255,7 +260,7 @@ def test_the_schema_has_the_bounds_of_the_configuration(client):
 
 
 def test_draining_lets_answers_finish_and_takes_no_more(serve):
-    running = serve(FakeEngine(delay=0.005))
+    running = serve(FakeGenerator(delay=0.005))
     with running.client() as http:
         ask = {"prompt": "a", "max_tokens": 100, "stream": True}
         with http.stream("POST", "/v1/completions", json=ask) as answer:
@@ -267,11 +272,13 @@ def test_draining_lets_answers_finish_and_takes_no_more(serve):
             assert refused.status_code == 503 and "retry-after" in refused.headers
             assert [line for line in lines if line][-1] == "data: [DONE]"
     running.thread.join(60)
-    assert not running.thread.is_alive() and running.engine.closed
+    assert not running.thread.is_alive() and running.generator.closed
 
 
 def test_draining_ends_in_time(serve):
-    running = serve(FakeEngine(delay=0.005, max_context=10**6), drain_timeout=0.3, max_tokens=10**6)
+    running = serve(
+        FakeGenerator(delay=0.005, max_context=10**6), drain_timeout=0.3, max_tokens=10**6
+    )
     with running.client() as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
         lines = answer.iter_lines()
         next(lines)
