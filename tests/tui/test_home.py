@@ -7,7 +7,7 @@ import pytest
 from kgpt.config import Config
 from kgpt_tui.home import screen as home
 from kgpt_tui.runs.watch import WatchScreen
-from kgpt_tui.train import launch
+from kgpt_tui.shared import launch
 from kgpt_tui.train.data_preparation import DataPreparation, PreparationError
 from kgpt_tui.train.screen import TrainScreen
 from tests.tui.driving import drive, wait_until

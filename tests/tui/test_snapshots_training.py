@@ -11,7 +11,7 @@ from kgpt_tui.runs.compare import CompareScreen
 from kgpt_tui.runs.run_list import RunList
 from kgpt_tui.runs.run_monitor import RunMonitor
 from kgpt_tui.runs.watch import WatchScreen
-from kgpt_tui.train import launch
+from kgpt_tui.shared import launch
 from tests.tui.driving import SIZES, drive, wait_until
 from tests.tui.fake_trainer import make_run
 from tests.tui.snapshots import matches_snapshot, settle

@@ -7,7 +7,7 @@ import pytest
 from kgpt.config import Config
 from kgpt.errors import RunError, UsageError
 from kgpt_tui.runs.watch import WatchScreen
-from kgpt_tui.train import launch
+from kgpt_tui.shared import launch
 from kgpt_tui.train import screen as train
 from kgpt_tui.train.cost import Throughput, estimate_cost
 from kgpt_tui.train.option_rows import Choice, OptionRow

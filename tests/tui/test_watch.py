@@ -13,8 +13,8 @@ from kgpt_tui.runs.run_header import RunHeader
 from kgpt_tui.runs.samples_view import SamplesView
 from kgpt_tui.runs.screen import RunsScreen
 from kgpt_tui.runs.watch import WatchScreen
+from kgpt_tui.shared import launch
 from kgpt_tui.shared.dialogs import ChoiceDialog, InputDialog
-from kgpt_tui.train import launch
 from tests.tui.driving import drive, said, wait_until
 from tests.tui.fake_trainer import add_sample, dead_pid, make_run, metric, set_status
 

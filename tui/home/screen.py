@@ -22,11 +22,11 @@ from kgpt_tui.models.discovery import FoundModel, read_data_set
 from kgpt_tui.models.discovery import models as find_models
 from kgpt_tui.runs.run_list import RunList, RunRow
 from kgpt_tui.runs.run_state import state_badge
+from kgpt_tui.shared import launch
 from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.display import one_line, sanitize
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
-from kgpt_tui.train import launch
 from kgpt_tui.train.data_preparation import DataPreparation, PreparationError
 
 DEMO = "tinyworld"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 
 from kgpt.runs import ENDED, Run, RunStatus
-from kgpt_tui.train import launch
+from kgpt_tui.shared import launch
 
 ACTIVE_STATES = (
     "starting", "compiling", "training", "paused", "validating", "sampling", "saving",

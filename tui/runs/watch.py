@@ -22,13 +22,13 @@ from kgpt_tui.runs.run_header import RunHeader
 from kgpt_tui.runs.run_log import RunLog
 from kgpt_tui.runs.run_monitor import RunMonitor
 from kgpt_tui.runs.samples_view import SamplesView, sample_content
+from kgpt_tui.shared import launch
 from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.dialogs import ChoiceDialog, DismissOnceMixin, InputDialog
 from kgpt_tui.shared.display import sanitize
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
 from kgpt_tui.shared.tabs import Tabs
-from kgpt_tui.train import launch
 
 COMMAND_TIMEOUT_S = 60.0  # how long a command is shown as pending
 VIEWS = ("charts", "samples", "log", "config")

@@ -7,8 +7,8 @@ from typing import Any
 from textual.app import App
 
 from kgpt.errors import KgptError
+from kgpt_tui.shared import launch
 from kgpt_tui.shared.dialogs import ChoiceDialog
-from kgpt_tui.train import launch
 
 
 async def quit_app(app: App[Any]) -> None:

@@ -17,10 +17,10 @@ from kgpt.config import presets
 from kgpt.errors import KgptError
 from kgpt.runs import new_run
 from kgpt_tui.models.discovery import FoundData, data_sets, read_data_set
+from kgpt_tui.shared import launch
 from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.display import sanitize
 from kgpt_tui.shared.key_bar import KeyBar
-from kgpt_tui.train import launch
 from kgpt_tui.train.cost import Throughput, estimate_cost
 from kgpt_tui.train.cost_panel import CostPanel
 from kgpt_tui.train.measurement import measure_throughput, past_throughputs
