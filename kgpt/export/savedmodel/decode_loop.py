@@ -1,20 +1,22 @@
-"""Writing texts inside a TensorFlow graph: the decode path of `kgpt.generation`, in a loop.
+"""Generation inside a TensorFlow graph: the decode path of `kgpt.generation` in a loop.
 
-`prefill` and `decode_n_tokens` are traced as they are. Around them is what `ModelRunner` does
-on the host: read the prompts, write, look for stop strings, and read the last part of a text anew
-when it has outgrown a model whose positions end.
+`prefill` and `decode_n_tokens` are traced as they are. The loop around them does what `ModelRunner`
+does on the host: prefill, decode, look for stop strings, and prefill the last part of a sequence
+again when it has outgrown the positions of the model (context shift).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from keras import ops
 
+from kgpt.config import ModelConfig
 from kgpt.generation.context_shift import tokens_kept
-from kgpt.generation.decode import MAX_DECODE_STEPS, decode_n_tokens, prefill
+from kgpt.generation.decode import MAX_DECODE_STEPS, decode_n_tokens
+from kgpt.generation.decode import prefill as prefill_chunk
 from kgpt.generation.runner import PREFILL_CHUNK_SIZES
 from kgpt.generation.sequence import (
     NO_LIMIT,
@@ -26,172 +28,188 @@ from kgpt.generation.sequence import (
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import init_kv_cache
 
+Cache = Any  # a (keys, values) pair for each layer
+FindStop = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
-class Texts(NamedTuple):
-    """Prompts and what has been written after them."""
+
+class SequenceBatch(NamedTuple):
+    """Prompts and the tokens generated after them."""
 
     prompt: tf.Tensor  # (B, L) int32
-    length: tf.Tensor  # (B,) int32, tokens of each prompt, at least one
-    new: tf.Tensor  # (B, M) int32
-    written: tf.Tensor  # (B,) int32
+    prompt_length: tf.Tensor  # (B,) int32, tokens of each prompt, at least one
+    generated: tf.Tensor  # (B, M) int32
+    num_generated: tf.Tensor  # (B,) int32
     stopped: tf.Tensor  # (B,) bool: ended by a stop string or stop id
 
-    def part(self, first: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        """(B, size) ids from place `first` (B,) of each text on; 0 where it has ended."""
-        place = first[:, None] + tf.range(size)[None]
-        whole = tf.concat([self.prompt, self.new, tf.zeros_like(self.prompt[:, :1])], axis=1)
-        inside = tf.where(
-            place < self.length[:, None],
-            place,
-            place - self.length[:, None] + tf.shape(self.prompt)[1],
+    @property
+    def length(self) -> tf.Tensor:
+        """(B,) int32, tokens of each sequence."""
+        return self.prompt_length + self.num_generated
+
+    def slice(self, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        """(B, size) ids from position `start` (B,) of each sequence; 0 after its end."""
+        position = start[:, None] + tf.range(size)[None]
+        ids = tf.concat([self.prompt, self.generated, tf.zeros_like(self.prompt[:, :1])], axis=1)
+        prompt_length = self.prompt_length[:, None]
+        index = tf.where(
+            position < prompt_length,
+            position,
+            position - prompt_length + tf.shape(self.prompt)[1],
         )
-        end = tf.shape(whole)[1] - 1
-        known = place < (self.length + self.written)[:, None]
-        return tf.gather(whole, tf.where(known, inside, end), batch_dims=1)
+        end = tf.shape(ids)[1] - 1
+        return tf.gather(ids, tf.where(position < self.length[:, None], index, end), batch_dims=1)
 
 
-def write_texts(
+def generate(
     model: GPT,
     prompt: tf.Tensor,
-    length: tf.Tensor,
-    settings: SamplingParams,
-    budget: tf.Tensor,
-    find_stop: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
-) -> Texts:
-    """Write up to `budget` (B,) tokens after each prompt.
+    prompt_length: tf.Tensor,
+    params: SamplingParams,
+    max_new_tokens: tf.Tensor,
+    find_stop: FindStop | None = None,
+) -> SequenceBatch:
+    """Generate up to `max_new_tokens` (B,) tokens after each prompt.
 
     Args:
-        prompt: (B, L) ids, of which `length` (B,) are real.
-        settings: from `settings_of`.
-        find_stop: given the new ids (B, M) and how many of them there were before and are now,
-            how many there are up to the end of the first stop string; -1 without one.
+        prompt: (B, L) ids, of which `prompt_length` (B,) are real.
+        params: from `sampling_params`.
+        find_stop: from the generated ids (B, M) and their number before and after the latest call
+            to the number up to the end of the first stop string; -1 without one.
     """
     config = model.config
-    rows, longest = tf.shape(prompt)[0], tf.maximum(tf.reduce_max(budget), 0)
-    zeros = tf.zeros_like(length)
-    texts = Texts(prompt, length, tf.zeros([rows, longest], tf.int32), zeros, zeros > 0)
-    places = tf.minimum(tf.shape(prompt)[1] + longest, config.max_length)
-    cache = init_kv_cache(config, rows, places, model.dtype_policy.compute_dtype)
-    progress = beginning(texts, budget, config.known_vocab_size)
+    batch_size, longest = tf.shape(prompt)[0], tf.maximum(tf.reduce_max(max_new_tokens), 0)
+    zeros = tf.zeros_like(prompt_length)
+    generated = tf.zeros([batch_size, longest], tf.int32)
+    batch = SequenceBatch(prompt, prompt_length, generated, zeros, zeros > 0)
+    cache_len = tf.minimum(tf.shape(prompt)[1] + longest, config.max_length)
+    cache = init_kv_cache(config, batch_size, cache_len, model.dtype_policy.compute_dtype)
+    state = init_state(batch, max_new_tokens, config.known_vocab_size)
 
-    def more(texts, unread, cache, progress):
-        return tf.reduce_any(progress.running)
+    def any_running(
+        batch: SequenceBatch, pending: tf.Tensor, cache: Cache, state: DecodeState
+    ) -> tf.Tensor:
+        return tf.reduce_any(state.running)
 
-    def turn(texts, unread, cache, progress):
-        cache, progress = tf.cond(
-            tf.reduce_any(unread),
-            lambda: read(model, cache, texts, progress, unread),
-            lambda: (cache, progress),
+    def step(
+        batch: SequenceBatch, pending: tf.Tensor, cache: Cache, state: DecodeState
+    ) -> tuple[SequenceBatch, tf.Tensor, Cache, DecodeState]:
+        cache, state = tf.cond(
+            tf.reduce_any(pending),
+            lambda: prefill(model, cache, batch, state, pending),
+            lambda: (cache, state),
         )
-        cache, progress, out = decode_n_tokens(
-            model.decode_step, cache, settings, progress, MAX_DECODE_STEPS
+        cache, state, out = decode_n_tokens(
+            model.decode_step, cache, params, state, MAX_DECODE_STEPS
         )
-        before = texts.written
-        texts = add(texts, out.tokens, settings.stop_ids)
+        before = batch.num_generated
+        batch = append(batch, out.tokens, params.stop_ids)
         if find_stop is not None:
-            found = find_stop(texts.new, before, texts.written)
-            texts = texts._replace(
-                written=tf.where(found >= 0, found, texts.written),
-                stopped=texts.stopped | (found >= 0),
+            found = find_stop(batch.generated, before, batch.num_generated)
+            batch = batch._replace(
+                num_generated=tf.where(found >= 0, found, batch.num_generated),
+                stopped=batch.stopped | (found >= 0),
             )
-        goes_on = ~texts.stopped & (progress.remaining_tokens > 0)
-        # A text that goes on, but not in its row, has used up the model's positions.
-        unread = goes_on & ~progress.running
-        return texts, unread, cache, progress._replace(running=goes_on)
+        unfinished = ~batch.stopped & (state.remaining_tokens > 0)
+        # An unfinished sequence that is no longer running has used up the model's positions.
+        pending = unfinished & ~state.running
+        return batch, pending, cache, state._replace(running=unfinished)
 
-    start = (texts, progress.running, cache, progress)
-    return tf.while_loop(more, turn, start, _shapes(cache, progress))[0]
+    start = (batch, state.running, cache, state)
+    return tf.while_loop(any_running, step, start, _loop_shapes(cache, state))[0]
 
 
-def read(model: GPT, cache, texts: Texts, progress: DecodeState, unread):
-    """Read the unread texts (B,), but their last tokens, into the cache from position 0.
+def prefill(
+    model: GPT, cache: Cache, batch: SequenceBatch, state: DecodeState, pending: tf.Tensor
+) -> tuple[Cache, DecodeState]:
+    """Prefill the `pending` (B,) sequences, except their last tokens, from cache position 0.
 
-    Of a text longer than the context its last part is read, as much as `ModelRunner` takes.
+    Of a sequence longer than the context, the last `tokens_kept` tokens are prefilled.
     """
     config = model.config
-    kept = tokens_kept(config, config.max_length)
-    whole = texts.length + texts.written
-    first = tf.where(whole > config.max_length, whole - kept, tf.zeros_like(whole))
-    count = tf.where(unread, whole - 1 - first, tf.zeros_like(whole))
-    most = tf.reduce_max(count)
-    size = tf.clip_by_value(most, 1, PREFILL_CHUNK_SIZES[0])
+    start = tf.where(
+        batch.length > config.max_length,
+        batch.length - tokens_kept(config, config.max_length),
+        tf.zeros_like(batch.length),
+    )
+    count = tf.where(pending, batch.length - 1 - start, tf.zeros_like(start))
+    longest = tf.reduce_max(count)
+    size = tf.clip_by_value(longest, 1, PREFILL_CHUNK_SIZES[0])
 
-    def piece(start, cache):
-        here = tf.clip_by_value(count - start, 0, size)
-        ids = texts.part(first + start, size)
-        return start + size, prefill(model, cache, ids, tf.zeros_like(count) + start, here)
+    def next_chunk(position: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
+        real = tf.clip_by_value(count - position, 0, size)
+        ids = batch.slice(start + position, size)
+        positions = tf.zeros_like(count) + position
+        return position + size, prefill_chunk(model, cache, ids, positions, real)
 
     shapes = (tf.TensorShape([]), _cache_shapes(cache))
-    cache = tf.while_loop(lambda start, _: start < most, piece, (0, cache), shapes)[1]
-    return cache, progress._replace(cache_position=tf.where(unread, count, progress.cache_position))
+    cache = tf.while_loop(lambda position, _: position < longest, next_chunk, (0, cache), shapes)[1]
+    return cache, state._replace(cache_position=tf.where(pending, count, state.cache_position))
 
 
-def beginning(texts: Texts, budget, vocab_size: int) -> DecodeState:
-    """The progress of texts of which nothing has been read."""
-    rows, size = tf.unstack(tf.shape(texts.prompt))
-    last = texts.length - 1
-    real = tf.where(tf.sequence_mask(texts.length, size))  # (N, 2): row, place
-    ids = tf.gather_nd(texts.prompt, real)
-    seen = tf.scatter_nd(
+def init_state(batch: SequenceBatch, max_new_tokens: tf.Tensor, vocab_size: int) -> DecodeState:
+    """The state of sequences that have not been prefilled."""
+    batch_size, size = tf.unstack(tf.shape(batch.prompt))
+    real = tf.where(tf.sequence_mask(batch.prompt_length, size))  # (N, 2): sequence, position
+    ids = tf.gather_nd(batch.prompt, real)
+    prompt_counts = tf.scatter_nd(
         tf.stack([tf.cast(real[:, 0], tf.int32), ids], axis=1),
         tf.ones_like(ids),
-        [rows, vocab_size],
+        [batch_size, vocab_size],
     )
-    zeros = tf.zeros_like(last)
+    zeros = tf.zeros_like(batch.prompt_length)
     return make_decode_state(
-        texts.prompt,
-        texts.length,
-        budget,
+        batch.prompt,
+        batch.prompt_length,
+        max_new_tokens,
         cache_position=zeros,
         num_generated=zeros,
-        prompt_mask=seen > 0,
-        token_counts=tf.zeros([rows, vocab_size], tf.int32),
+        prompt_mask=prompt_counts > 0,
+        token_counts=tf.zeros([batch_size, vocab_size], tf.int32),
         xp=ops,
     )
 
 
-def add(texts: Texts, tokens, stops) -> Texts:
-    """`texts` with tokens (B, MAX_DECODE_STEPS) at their ends; -1 is none."""
+def append(batch: SequenceBatch, tokens: tf.Tensor, stop_ids: tf.Tensor) -> SequenceBatch:
+    """`batch` with tokens (B, MAX_DECODE_STEPS) appended; -1 is none."""
     real = tf.where(tokens >= 0)
     row, step = tf.unstack(tf.cast(real, tf.int32), axis=1)
-    places = tf.stack([row, tf.gather(texts.written, row) + step], axis=1)
-    ended = tf.reduce_any(
-        (tokens[:, :, None] == stops[:, None]) & (tokens >= 0)[:, :, None], [1, 2]
+    index = tf.stack([row, tf.gather(batch.num_generated, row) + step], axis=1)
+    stopped = tf.reduce_any(
+        (tokens[:, :, None] == stop_ids[:, None]) & (tokens >= 0)[:, :, None], [1, 2]
     )
-    return texts._replace(
-        new=tf.tensor_scatter_nd_update(texts.new, places, tf.gather_nd(tokens, real)),
-        written=texts.written + tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), axis=1),
-        stopped=texts.stopped | ended,
+    return batch._replace(
+        generated=tf.tensor_scatter_nd_update(batch.generated, index, tf.gather_nd(tokens, real)),
+        num_generated=batch.num_generated + tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), axis=1),
+        stopped=batch.stopped | stopped,
     )
 
 
-def settings_of(rows: tf.Tensor, config, stop_ids, values: dict[str, tf.Tensor]) -> SamplingParams:
-    """The `SamplingParams` of `rows` texts.
-
-    Args:
-        config: the `ModelConfig`.
-        stop_ids: ids that end a text.
-        values: of each setting by name, (B,) or (1,) for all; what is missing is off.
-    """
+def sampling_params(
+    batch_size: tf.Tensor,
+    config: ModelConfig,
+    stop_ids: Iterable[int],
+    controls: dict[str, tf.Tensor],
+) -> SamplingParams:
+    """The `SamplingParams` of a batch; `controls` are (B,) or (1,), and off if left out."""
     return make_sampling_params(
-        values,
-        rows,
-        config.vocab_size,
+        controls,
+        batch_size,
+        config.known_vocab_size,
         stop_ids=stop_ids,
         max_position=NO_LIMIT if config.position == "rotary" else config.max_length,
         xp=ops,
     )
 
 
-def _cache_shapes(cache):
+def _cache_shapes(cache: Cache) -> list[tuple[tf.TensorShape, ...]]:
     return [
         tuple(tf.TensorShape([None, x.shape[1], None, x.shape[3]]) for x in pair) for pair in cache
     ]
 
 
-def _shapes(cache, progress: DecodeState):
-    """What of the loop's tensors is known beforehand: everything but rows and lengths."""
-    flat, table = tf.TensorShape([None]), tf.TensorShape([None, None])
-    texts = Texts(table, flat, table, flat, flat)
-    known = DecodeState(*(tf.TensorShape([None, *part.shape[1:]]) for part in progress))
-    return texts, flat, _cache_shapes(cache), known
+def _loop_shapes(cache: Cache, state: DecodeState) -> tuple[Any, ...]:
+    """The static shapes of the loop's variables: all but batch size and lengths."""
+    vector, matrix = tf.TensorShape([None]), tf.TensorShape([None, None])
+    batch = SequenceBatch(matrix, vector, matrix, vector, vector)
+    states = DecodeState(*(tf.TensorShape([None, *part.shape[1:]]) for part in state))
+    return batch, vector, _cache_shapes(cache), states

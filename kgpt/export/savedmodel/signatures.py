@@ -19,7 +19,7 @@ from kgpt.export.savedmodel.controls import (
     control_specs,
     default_controls,
 )
-from kgpt.export.savedmodel.decode_loop import settings_of, write_texts
+from kgpt.export.savedmodel.decode_loop import generate, sampling_params
 from kgpt.export.savedmodel.stop_strings import StopStrings
 from kgpt.export.savedmodel.tokenizer import GraphTokenizer, UnsupportedTokenizer
 from kgpt.model.gpt import GPT
@@ -152,12 +152,12 @@ class ServedModel:
         """A signature that continues `encode(*inputs)`; with `controls`, they are inputs too."""
         defaults = default_controls(self.defaults).values()
 
-        def generate(*inputs: tf.Tensor) -> Tensors:
+        def signature(*inputs: tf.Tensor) -> Tensors:
             settings = inputs[len(specs) :] if controls else defaults
             outputs = self._generate(encode(*inputs[: len(specs)]), *settings)
             return {name: outputs[name] for name in ("text", "num_tokens", "finish_reason")}
 
-        return traced(generate, [*specs, *(control_specs().values() if controls else ())])
+        return traced(signature, [*specs, *(control_specs().values() if controls else ())])
 
     # -- from text to ids -------------------------------------------------------------------------
 
@@ -198,23 +198,23 @@ class ServedModel:
         named = dict(zip(control_specs(), controls, strict=True))
         batch_size = tf.cast(ids.nrows(), tf.int32)
         values = broadcast_controls(batch_size, check_controls(named))
-        params = settings_of(batch_size, self.model.config, self.tokenizer.stop_ids, values)
+        params = sampling_params(batch_size, self.model.config, self.tokenizer.stop_ids, values)
         stops = StopStrings(self.graph_tokenizer, named["stop"]) if self.graph_tokenizer else None
-        texts = write_texts(
+        batch = generate(
             self.model, ids.to_tensor(), _num_tokens(ids), params, values["max_new_tokens"],
             stops.find if stops else None,
         )  # fmt: skip
-        real = tf.sequence_mask(texts.written, tf.shape(texts.new)[1])
+        real = tf.sequence_mask(batch.num_generated, tf.shape(batch.generated)[1])
         outputs = {
-            "ids": tf.where(real, texts.new, PAD_ID),
-            "num_tokens": texts.written,
-            "finish_reason": tf.where(texts.stopped, tf.constant(b"stop"), tf.constant(b"length")),
+            "ids": tf.where(real, batch.generated, PAD_ID),
+            "num_tokens": batch.num_generated,
+            "finish_reason": tf.where(batch.stopped, tf.constant(b"stop"), tf.constant(b"length")),
         }
         if stops:
-            last = texts.part(texts.length + texts.written - 1, tf.constant(1))
-            at_stop_id = (texts.written > 0) & tf.reduce_any(last == params.stop_ids, axis=1)
-            shown = texts.written - tf.cast(at_stop_id, tf.int32)  # a stop id is not decoded
-            outputs["text"] = stops.cut(stops.decode(texts.new, shown))
+            last = batch.slice(batch.length - 1, tf.constant(1))
+            at_stop_id = (batch.num_generated > 0) & tf.reduce_any(last == params.stop_ids, axis=1)
+            shown = batch.num_generated - tf.cast(at_stop_id, tf.int32)  # a stop id is not decoded
+            outputs["text"] = stops.cut(stops.decode(batch.generated, shown))
         return outputs
 
     def _score(self, texts: tf.Tensor) -> Tensors:

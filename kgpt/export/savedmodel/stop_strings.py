@@ -1,4 +1,4 @@
-"""Stop strings in a TensorFlow graph: where a text ends, and after which token that is known."""
+"""Stop strings in a TensorFlow graph: where a text ends, and which token completes the string."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from kgpt.generation.decode import MAX_DECODE_STEPS
 
 
 class StopStrings:
-    """Looks for strings in texts.
+    """Finds stop strings in texts.
 
     Args:
-        graph: turns ids into text.
-        stops: (S,) strings; empty ones are none.
+        tokenizer: decodes the ids.
+        stops: (S,) strings; empty ones are ignored.
     """
 
-    def __init__(self, graph: GraphTokenizer, stops: tf.Tensor):
-        self.graph = graph
+    def __init__(self, tokenizer: GraphTokenizer, stops: tf.Tensor):
+        self.tokenizer = tokenizer
         stops = tf.boolean_mask(stops, stops != b"")
         stops = tf.strings.unicode_transcode(stops, "UTF-8", "UTF-8", errors="replace")
         literal = tf.strings.regex_replace(stops, r"[!-/:-@\[-`{-~]", r"\\\0")
@@ -36,35 +36,38 @@ class StopStrings:
             lambda: texts,
         )
 
-    def find(self, new: tf.Tensor, before: tf.Tensor, written: tf.Tensor) -> tf.Tensor:
-        """How many tokens complete the first stop string (B,); -1 where there is none.
+    def find(self, generated: tf.Tensor, before: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """The number of tokens up to the end of the first stop string (B,); -1 without one.
 
         Args:
-            new: (B, M) ids, of which `written` (B,) are real; up to `before` (B,) there is none.
+            generated: (B, M) ids, of which `count` (B,) are real.
+            before: (B,) ids that are known to contain no stop string.
         """
-        nowhere = tf.fill(tf.shape(written), -1)
+        not_found = tf.fill(tf.shape(count), -1)
 
-        def look():
-            whole = self.decode(new, written)
+        def search() -> tf.Tensor:
+            whole = self.decode(generated, count)
             return tf.cond(
                 tf.reduce_any(self.cut(whole) != whole),
-                lambda: self._first(new, before, written),
-                lambda: nowhere,
+                lambda: self._first(generated, before, count),
+                lambda: not_found,
             )
 
-        return tf.cond(self.any, look, lambda: nowhere)
+        return tf.cond(self.any, search, lambda: not_found)
 
-    def _first(self, new, before, written):
-        """Look at each text as it was after each of its latest tokens."""
+    def _first(self, generated: tf.Tensor, before: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """Decode each text after each of its latest tokens, and find the first that has a stop."""
         counts = tf.minimum(
-            before[:, None] + tf.range(1, MAX_DECODE_STEPS + 1)[None], written[:, None]
+            before[:, None] + tf.range(1, MAX_DECODE_STEPS + 1)[None], count[:, None]
         )
-        texts = self.decode(tf.repeat(new, MAX_DECODE_STEPS, axis=0), tf.reshape(counts, [-1]))
+        texts = self.decode(
+            tf.repeat(generated, MAX_DECODE_STEPS, axis=0), tf.reshape(counts, [-1])
+        )
         stopped = tf.reshape(self.cut(texts) != texts, tf.shape(counts))
-        fresh = tf.reduce_any(stopped, axis=1) & (written > before)
+        found = tf.reduce_any(stopped, axis=1) & (count > before)
         first = tf.argmax(tf.cast(stopped, tf.int32), axis=1)
-        return tf.where(fresh, tf.gather(counts, first, batch_dims=1), -1)
+        return tf.where(found, tf.gather(counts, first, batch_dims=1), -1)
 
-    def decode(self, new: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def decode(self, generated: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """Texts of the first `count` (B,) of ids (B, M), without special tokens."""
-        return self.graph.decode(tf.RaggedTensor.from_tensor(new, lengths=count))
+        return self.tokenizer.decode(tf.RaggedTensor.from_tensor(generated, lengths=count))
