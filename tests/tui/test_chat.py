@@ -9,71 +9,17 @@ from kgpt_tui.chat.composer import Composer
 from kgpt_tui.chat.conversation_list import Entries
 from kgpt_tui.chat.message_list import MOUNTED, MessageList
 from kgpt_tui.chat.message_view import MessageView
-from kgpt_tui.chat.sampling_panel import FieldRow, PresetRow
+from kgpt_tui.chat.presets import PresetRow
+from kgpt_tui.chat.sampling_panel import FieldRow
 from kgpt_tui.chat.screen import ChatScreen
 from kgpt_tui.chat.store import Store
 from kgpt_tui.chat.token_panel import Alternatives, TokenPanel
 from kgpt_tui.models.screen import ModelScreen
 from kgpt_tui.shared.dialogs import InputDialog
 from kgpt_tui.shared.text_dialog import TextDialog
+from tests.tui.chatting import chat, conversation
 from tests.tui.driving import drive, said, screen_text, wait_until
-from tests.tui.fake_server import ANSWER, FakeServer
-
-
-class Chat:
-    """The chat screen in the hands of a test."""
-
-    def __init__(self, app, pilot, fake):
-        self.app, self.pilot, self.fake = app, pilot, fake
-        self.screen = app.screen
-        self.session = app.screen.session
-
-    @property
-    def path(self):
-        return self.session.conversation.path
-
-    @property
-    def texts(self):
-        return [message.content for message in self.path]
-
-    async def until(self, holds, what=""):
-        await wait_until(self.pilot, holds, what)
-
-    async def press(self, *keys):
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
-
-    async def write(self, text):
-        self.screen.query_one(Composer).focus()
-        self.screen.query_one(Composer).fill(text)
-        await self.press("enter")
-
-    async def done(self):
-        await self.until(lambda: self.screen.answering is None, "the end of the answer")
-
-    async def ask(self, text="hello"):
-        await self.write(text)
-        await self.until(lambda: text in self.texts, "the question")
-        await self.done()
-
-
-def chat(script, tmp_path, size=(120, 40), theme=None, **fake_options):
-    """Run `script(chat)` on a chat screen that is connected to a fake server."""
-
-    async def opened(app, pilot):
-        async with FakeServer(**fake_options) as fake:
-            app.switch_mode("chat")
-            await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen))
-            screen = app.screen
-            await wait_until(pilot, lambda: screen.focused is not None)
-            screen._connect(fake.address, None)
-            await wait_until(pilot, lambda: screen.session.facts is not None)
-            await script(Chat(app, pilot, fake))
-            screen.stop_answer()
-            if screen.session.client:
-                await screen.session.client.close()
-
-    drive(opened, tmp_path, size, theme)
+from tests.tui.fake_server import ANSWER
 
 
 def test_enter_sends_and_the_answer_is_drawn_and_kept(tmp_path):
@@ -411,16 +357,16 @@ def test_what_was_being_written_survives_a_crash(tmp_path):
         await chat.until(lambda: "moon" in chat.texts[-1])
         chat.screen.query_one(Composer).fill("my draft")
         await chat.pilot.pause()
-        chat.screen.autosave()
+        chat.controller.autosave()
         partial.append(chat.texts[-1])
-        chat.screen.autosave = lambda: None  # nothing more is written
+        chat.controller.autosave = lambda: None  # nothing more is written
 
     async def after(app, pilot):
         app.switch_mode("chat")
         await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen))
         screen = app.screen
         await wait_until(pilot, lambda: screen.query_one(Composer).text == "my draft")
-        answer = screen.session.conversation.path[-1]
+        answer = screen.controller.path[-1]
         assert answer.content == partial[0] and answer.finish == "interrupted"
 
     partial = []
@@ -451,9 +397,7 @@ def test_hostile_text_stays_in_its_place(tmp_path, rendering):
 
 def test_long_chats_mount_few_messages_and_load_earlier_ones(tmp_path):
     async def script(chat):
-        from tests.tui.test_store import conversation
-
-        await chat.screen.adopt(conversation(*(f"message {n}" for n in range(100))))
+        await chat.controller.adopt(conversation(*(f"message {n}" for n in range(100))))
         assert len(chat.screen.query(MessageView)) == MOUNTED
         messages = chat.screen.query_one(MessageList)
         messages.focus()

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from kgpt_tui.shared.settings import DARK, LIGHT
+from tests.tui.chatting import chat
 from tests.tui.driving import SIZES, wait_until
 from tests.tui.snapshots import matches_snapshot, picture
-from tests.tui.test_chat import chat
 
 KEEPING = os.environ.get("KGPT_SNAPSHOTS") == "write"
 ANSWER = "The moon is a *quiet* lamp.\n\n- `keeps` its light\n- [/b] is text"

@@ -5,8 +5,7 @@ import time
 
 from kgpt_tui.chat.composer import Composer
 from kgpt_tui.chat.message_list import MessageList
-from tests.tui.test_chat import chat
-from tests.tui.test_store import conversation
+from tests.tui.chatting import chat, conversation
 
 LONG = "A paragraph of an answer, with *Markdown* and `code` in it. " * 6
 
@@ -22,7 +21,7 @@ def test_five_hundred_messages(tmp_path, capsys):
 
     async def script(chat):
         made = conversation(*(f"{n} {LONG}" for n in range(500)))
-        await timed(chat, "open", lambda: chat.screen.adopt(made), times=1)
+        await timed(chat, "open", lambda: chat.controller.adopt(made), times=1)
         messages, composer = chat.screen.query_one(MessageList), chat.screen.query_one(Composer)
         composer.focus()
         await chat.pilot.pause()

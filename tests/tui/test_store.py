@@ -16,17 +16,11 @@ from kgpt.protocol import TokenInfo, TopLogprob
 from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.migrations import STEPS, migrate
 from kgpt_tui.chat.store import Store, StoreError
+from tests.tui.chatting import conversation
 
 LEGACY = Path(__file__).parents[1] / "legacy" / "chats.sqlite"  # made by version 2 of the store
 CANDIDATES = (TopLogprob(3, " a", b" a", -0.5, 0.7), TopLogprob(9, "\ud800", b"\xff", -2.0))
 TOKEN = TokenInfo(3, " a", b" a", -0.5, 0.7, CANDIDATES)
-
-
-def conversation(*texts: str, title: str = "A title") -> Conversation:
-    made = Conversation(title=title)
-    for place, text in enumerate(texts):
-        made.add(Message("user" if place % 2 == 0 else "assistant", text, made.leaf))
-    return made
 
 
 def save(store: Store, made: Conversation) -> Conversation:

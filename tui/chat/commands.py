@@ -1,6 +1,7 @@
 """The slash commands of the chat: one function each, declared once.
 
-They are completed while typing, listed in the command palette, and run on the chat screen.
+They are completed while typing, listed in the command palette, and run on a `CommandHost`, which
+is the chat screen.
 """
 
 from __future__ import annotations
@@ -9,15 +10,41 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from kgpt.errors import UsageError
-from kgpt_tui.chat.import_export import export, read_conversation
+from kgpt_tui.chat.controller import ChatController
+from kgpt_tui.chat.conversation import Message
 
 if TYPE_CHECKING:
-    from kgpt_tui.chat.screen import ChatScreen
+    from kgpt_tui.chat.sampling_panel import SamplingPanel
+    from kgpt_tui.chat.sides import PanelName
 
-Function = Callable[[Any, str], Awaitable[None] | None]
+
+class CommandHost(Protocol):
+    """What a command can do: change the chat by the controller, and show things."""
+
+    @property
+    def controller(self) -> ChatController: ...
+
+    @property
+    def sampling_panel(self) -> SamplingPanel: ...
+
+    def use_model(self, model: str) -> None: ...
+    def action_models(self) -> None: ...
+    def edit_system(self) -> None: ...
+    def edit_message(self, message: Message) -> None: ...
+    def copy_message(self, message: Message) -> None: ...
+    def inspect_message(self, message: Message) -> None: ...
+    def action_panel(self, name: PanelName) -> None: ...
+    def action_sidebar(self) -> None: ...
+    def search_chats(self, words: str) -> None: ...
+    async def toggle_markdown(self) -> None: ...
+    def show_help(self) -> None: ...
+    async def quit_app(self) -> None: ...
+
+
+Function = Callable[[CommandHost, str], Awaitable[None] | None]
 
 
 @dataclass(frozen=True)
@@ -48,16 +75,16 @@ def command(argument: str = "") -> Callable[[Function], Function]:
     return declare
 
 
-async def run(screen: ChatScreen, line: str) -> None:
-    """Do what `line`, without its slash, says."""
+async def run(host: CommandHost, line: str) -> None:
+    """Run the command in `line`, which is without its slash."""
     name, _, argument = line.partition(" ")
     found = [n for n in COMMANDS if n == name] or [n for n in COMMANDS if n.startswith(name)]
     if not name or not found:
         raise UsageError(f"There is no command /{name}; type / to see them all.")
     chosen = COMMANDS[found[0]]
     if chosen.needs_argument and not argument.strip():
-        raise UsageError(f"/{chosen.name} wants {chosen.argument}.")
-    result: Any = chosen.function(screen, argument.strip())
+        raise UsageError(f"/{chosen.name} needs {chosen.argument}.")
+    result = chosen.function(host, argument.strip())
     if isawaitable(result):
         await result
 
@@ -70,147 +97,148 @@ def matching(text: str) -> list[Command]:
 
 
 @command()
-async def new(screen: ChatScreen, argument: str) -> None:
+async def new(host: CommandHost, argument: str) -> None:
     """Begin another chat."""
-    await screen.action_new()
+    await host.controller.new()
 
 
 @command("[run or directory]")
-def model(screen: ChatScreen, argument: str) -> None:
+def model(host: CommandHost, argument: str) -> None:
     """Choose the model that answers."""
     if argument:
-        screen.use_model(argument)
+        host.use_model(argument)
     else:
-        screen.action_models()
+        host.action_models()
 
 
 @command("[text]")
-def system(screen: ChatScreen, argument: str) -> None:
+def system(host: CommandHost, argument: str) -> None:
     """The system prompt of this chat."""
     if argument:
-        screen.set_system(argument)
+        host.controller.set_system(argument)
     else:
-        screen.action_system()
+        host.edit_system()
 
 
 @command("<name=value>")
-def _set(screen: ChatScreen, argument: str) -> None:
+def _set(host: CommandHost, argument: str) -> None:
     """Set a sampling field, as in /set temperature=0.7."""
     name, _, value = argument.replace("-", "_", 1).partition("=")
-    screen.set_field(name.strip(), value.strip())
+    host.sampling_panel.change_text(name.strip(), value.strip())
 
 
 @command("<name>")
-def preset(screen: ChatScreen, argument: str) -> None:
+def preset(host: CommandHost, argument: str) -> None:
     """Use a preset of sampling settings."""
-    screen.use_preset(argument)
+    host.sampling_panel.use_preset(argument)
 
 
 @command("[name]")
-def save_preset(screen: ChatScreen, argument: str) -> None:
+def save_preset(host: CommandHost, argument: str) -> None:
     """Keep the sampling settings as a preset."""
-    screen.save_preset(argument)
+    if argument:
+        host.sampling_panel.save_preset(argument)
+    else:
+        host.sampling_panel.ask_preset_name()
 
 
 @command()
-def regenerate(screen: ChatScreen, argument: str) -> None:
+async def regenerate(host: CommandHost, argument: str) -> None:
     """Another answer to the same question."""
-    screen.act("regenerate")
+    await host.controller.regenerate(host.controller.last_message())
 
 
 @command()
-def continue_(screen: ChatScreen, argument: str) -> None:
-    """Let the last answer go on."""
-    screen.act("continue")
+async def continue_(host: CommandHost, argument: str) -> None:
+    """Continue the last answer."""
+    await host.controller.continue_answer(host.controller.last_message())
 
 
 @command("<text>")
-async def prefill(screen: ChatScreen, argument: str) -> None:
+async def prefill(host: CommandHost, argument: str) -> None:
     """Begin the next answer with these words."""
-    await screen.prefill(argument)
+    await host.controller.prefill("", argument)
 
 
 @command()
-def edit(screen: ChatScreen, argument: str) -> None:
+def edit(host: CommandHost, argument: str) -> None:
     """Change the last question and send it again."""
-    screen.act("edit", own=True)
+    host.edit_message(host.controller.last_message(of_user=True))
 
 
 @command()
-def copy(screen: ChatScreen, argument: str) -> None:
+def copy(host: CommandHost, argument: str) -> None:
     """Copy the last answer."""
-    screen.act("copy")
+    host.copy_message(host.controller.last_message())
 
 
 @command()
-def tokens(screen: ChatScreen, argument: str) -> None:
+def tokens(host: CommandHost, argument: str) -> None:
     """Inspect the tokens of the last answer."""
-    screen.act("inspect")
+    host.inspect_message(host.controller.last_message())
 
 
 @command()
-def sampling(screen: ChatScreen, argument: str) -> None:
+def sampling(host: CommandHost, argument: str) -> None:
     """Show or hide the sampling controls."""
-    screen.action_panel("sampling")
+    host.action_panel("sampling")
 
 
 @command()
-def chats(screen: ChatScreen, argument: str) -> None:
+def chats(host: CommandHost, argument: str) -> None:
     """Show or hide the list of chats."""
-    screen.action_sidebar()
+    host.action_sidebar()
 
 
 @command("<words>")
-def search(screen: ChatScreen, argument: str) -> None:
+def search(host: CommandHost, argument: str) -> None:
     """Search all chats."""
-    screen.search(argument)
+    host.search_chats(argument)
 
 
 @command("<title>")
-def title(screen: ChatScreen, argument: str) -> None:
+def title(host: CommandHost, argument: str) -> None:
     """Name this chat."""
-    screen.rename(argument)
+    host.controller.rename(argument)
 
 
 @command("<auto, chat or text>")
-def layout(screen: ChatScreen, argument: str) -> None:
-    """Talk in turns, or let the model go on with a text."""
-    screen.set_layout(argument)
+async def mode(host: CommandHost, argument: str) -> None:
+    """Chat in turns, or let the model continue a text."""
+    await host.controller.set_mode(argument)
 
 
 @command()
-def markdown(screen: ChatScreen, argument: str) -> None:
+async def markdown(host: CommandHost, argument: str) -> None:
     """Switch between plain text and Markdown."""
-    screen.act("markdown")
+    await host.toggle_markdown()
 
 
 @command("<file.md or file.json>")
-def _export(screen: ChatScreen, argument: str) -> None:
+def _export(host: CommandHost, argument: str) -> None:
     """Write this chat to a file."""
-    path = Path(argument).expanduser()
-    export(screen.session.conversation, path)
-    screen.say(f"Written to {path}.")
+    host.controller.export(Path(argument).expanduser())
 
 
 @command("<file.md or file.json>")
-async def _import(screen: ChatScreen, argument: str) -> None:
+async def _import(host: CommandHost, argument: str) -> None:
     """Read a chat from a file."""
-    await screen.adopt(read_conversation(Path(argument).expanduser()))
+    await host.controller.import_file(Path(argument).expanduser())
 
 
 @command()
-async def delete(screen: ChatScreen, argument: str) -> None:
-    """Put this chat away; u in the list brings it back."""
-    await screen.delete_conversation()
+async def delete(host: CommandHost, argument: str) -> None:
+    """Delete this chat; u in the list brings it back."""
+    await host.controller.delete()
 
 
 @command()
-def help_(screen: ChatScreen, argument: str) -> None:
+def help_(host: CommandHost, argument: str) -> None:
     """Every key of this screen."""
-    screen.app.action_help()  # type: ignore[attr-defined]
+    host.show_help()
 
 
 @command()
-async def quit_(screen: ChatScreen, argument: str) -> None:
+async def quit_(host: CommandHost, argument: str) -> None:
     """Leave kgpt."""
-    await screen.app.action_quit()
+    await host.quit_app()

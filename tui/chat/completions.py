@@ -1,4 +1,4 @@
-"""Slash commands that fit what is typed, above the composer."""
+"""The slash commands that begin with the typed text, listed above the composer."""
 
 from __future__ import annotations
 

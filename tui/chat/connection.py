@@ -1,152 +1,125 @@
-"""The chat's server: starting, connecting, changing the model, and what the screen says of it."""
+"""The connection of a chat to its model: starting, connecting, changing the model. No Textual."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
-
-from textual import work
-from textual.content import Content
-from textual.message_pump import MessagePump
-from textual.widgets import Static
+from typing import Any, Literal, Protocol
 
 from kgpt.errors import KgptError
-from kgpt.formatting import count
-from kgpt_tui import screens
-from kgpt_tui.chat.session import ChatSession, last_answer
+from kgpt_tui.chat.session import ChatSession
+from kgpt_tui.models.client import Client
 from kgpt_tui.models.server import Server, wait_until_ready
-from kgpt_tui.shared.display import one_line
 
-Base: Any = MessagePump  # its kind collects `@on` methods
-
-WATCH_S = 2.0
-METER = 8
+Severity = Literal["information", "warning", "error"]
 
 
-class ChatServer(Base):
-    """Part of the chat screen."""
+class ConnectionListener(Protocol):
+    """Hears how the connection changes."""
 
-    session: ChatSession
+    async def model_connected(self, model: str) -> None:
+        """`model` (as the user named it, empty for a server elsewhere) is ready."""
 
-    def setup_server(self) -> None:
-        self.server = Server()
-        self.server_busy = ""
-        self.server_problem = ""
+    def connection_changed(self) -> None: ...
 
-    def connect_first(self, model: str | None, address: str | None, key_file: Path | None) -> None:
-        """What the command line asked for."""
-        self.set_interval(WATCH_S, self._watch)
-        if address:
-            self._connect(address, key_file)
-        elif model:
-            self.use_model(model)
+    def say(self, text: str, severity: Severity = "information") -> None: ...
+
+    def task_failed(self, error: BaseException) -> None: ...
+
+
+class ModelConnection:
+    """Gives the session its client; `busy` says what is being waited for, `problem` what failed."""
+
+    def __init__(
+        self, session: ChatSession, listener: ConnectionListener, server: Server | None = None
+    ):
+        self.server = server or Server()
+        self.busy = ""
+        self.problem = ""
+        self._session = session
+        self._listener = listener
+        self._task: asyncio.Task[None] | None = None
 
     def use_model(self, model: str) -> None:
         """Serve `model` (a directory, run or run@step) from now on."""
-        if self.answering is not None:
-            self.stop_answer()
-        self._start(model)
 
-    @work(group="server", exclusive=True)
-    async def _start(self, model: str) -> None:
-        self.session.client = self.session.facts = None
-        try:
-            self._tell(f"starting {model}")
-            client = await self.server.start(model, self._tell)
-            facts = await client.model()
-        except KgptError as error:
-            self._failed(error)
-            return
-        self.app.save_settings(last_model=model)  # type: ignore[attr-defined]
-        await self._connected(client, facts)
+        async def open_client() -> Client:
+            self._report(f"starting {model}")
+            return await self.server.start(model, self._report)
 
-    @work(group="server", exclusive=True)
-    async def _connect(self, address: str, key_file: Path | None) -> None:
-        self.session.client = self.session.facts = None
-        try:
-            self._tell(f"connecting to {address}")
+        self._open(open_client, model)
+
+    def connect(self, address: str, key_file: Path | None = None) -> None:
+        """Use the server at `address` from now on."""
+
+        async def open_client() -> Client:
+            self._report(f"connecting to {address}")
             client = await self.server.connect(address, key_file)
-            await wait_until_ready(client, self._tell)
+            await wait_until_ready(client, self._report)
+            return client
+
+        self._open(open_client)
+
+    def _open(self, open_client: Callable[[], Awaitable[Client]], model: str = "") -> None:
+        """Connect in a task of its own, once an attempt still under way is cancelled."""
+        self._task = start_task(self._connect(self._task, open_client, model), self._listener)
+
+    async def _connect(
+        self,
+        previous: asyncio.Task[None] | None,
+        open_client: Callable[[], Awaitable[Client]],
+        model: str,
+    ) -> None:
+        await cancel(previous)
+        self._session.client = self._session.facts = None
+        try:
+            client = await open_client()
             facts = await client.model()
         except KgptError as error:
-            self._failed(error)
+            self._fail(str(error))
             return
-        await self._connected(client, facts)
+        self.busy = self.problem = ""
+        self._session.client, self._session.facts = client, facts
+        self._session.conversation.model = facts.id
+        await self._listener.model_connected(model)
 
-    async def _connected(self, client, facts) -> None:
-        self.server_busy = self.server_problem = ""
-        self.session.client, self.session.facts = client, facts
-        self.session.conversation.model = facts.id
-        await self.redraw()
-        self.predict()
+    def _report(self, progress: str) -> None:
+        self.busy, self.problem = progress, ""
+        self._listener.connection_changed()
 
-    def _tell(self, what: str) -> None:
-        self.server_busy, self.server_problem = what, ""
-        self.draw_frame()
+    def _fail(self, problem: str) -> None:
+        self.busy, self.problem = "", problem
+        self._listener.say(problem, "error")
+        self._listener.connection_changed()
 
-    def _failed(self, error: KgptError) -> None:
-        self.server_busy, self.server_problem = "", str(error)
-        self.say(str(error), "error")
-        self.draw_frame()
+    def check(self) -> None:
+        """Report it where the app's own engine has ended."""
+        if self._session.client is not None and (reason := self.server.has_ended()):
+            self._session.client = None
+            self._fail(f"{reason} Choose a model again: ctrl+l.")
 
-    def _watch(self) -> None:
-        """Say so when the own engine has ended."""
-        if self.session.client is not None and (said := self.server.has_ended()):
-            self.session.client = None
-            self.server_problem = f"{said} Choose a model again: ctrl+l."
-            self.say(self.server_problem, "error")
-            self.draw_frame()
-
-    def leave(self) -> None:
-        """The app ends, and an engine of its own with it."""
+    def close(self) -> None:
+        """End an engine of the app's own, as the app ends."""
         self.server.kill()
-        self.autosave()
 
-    def action_models(self) -> None:
-        current = self.server.model
-        self.app.push_screen(
-            screens.make("models", current), lambda model: self.use_model(model) if model else None
-        )
 
-    # -- what is said of it ------------------------------------------------------------------
+def start_task(
+    coroutine: Coroutine[Any, Any, None], listener: ConnectionListener
+) -> asyncio.Task[None]:
+    """Run `coroutine` beside the caller; an error nobody expected is reported to `listener`."""
 
-    def server_line(self) -> Content:
-        """The model, and whether it is ready."""
-        if self.server_busy:
-            return Content.assemble(
-                ("◌ ", "$warning"), (one_line(self.server_busy, 60), "$warning")
-            )
-        if self.session.client is None:
-            return Content.assemble(("○ no model", "$foreground-muted"))
-        facts = self.session.facts
-        assert facts is not None
-        name = self.server.model or facts.id
-        parts = [("● ", "$success"), (one_line(name, 32), "$foreground")]
-        if not self.has_class("-narrow"):
-            size = f" {count(facts.parameters)}" if facts.parameters else ""
-            backend = f" {facts.backend}" if facts.backend else ""
-            kind = " · text" if self.session.is_text else ""
-            parts.append((f"{size}{backend}{kind}", "$foreground-muted"))
-        return Content.assemble(*parts)
+    def finished(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            listener.task_failed(error)
 
-    def draw_status(self) -> None:
-        self.query_one("#status", Static).update(self.status_line())
+    task = asyncio.create_task(coroutine)
+    task.add_done_callback(finished)
+    return task
 
-    def status_line(self) -> Content:
-        """Context used, tokens, tokens a second; while writing also how to stop."""
-        answer = self.answering or last_answer(self.session.conversation.path)
-        parts: list[tuple[str, str]] = []
-        context = self.session.facts.context if self.session.facts else 0
-        used = answer.prompt_tokens + len(answer.tokens) if answer else 0
-        if context:
-            share = min(1.0, used / context)
-            full = round(share * METER)
-            colour = "$error" if share > 0.95 else ("$warning" if share > 0.8 else "$primary")
-            parts += [("━" * full, colour), ("─" * (METER - full), "$border")]
-            parts.append((f" {used}/{context} context", "$foreground-muted"))
-        if answer is not None and answer.tokens:
-            parts.append((f"  {len(answer.tokens)} tokens", "$foreground-muted"))
-            parts.append((f"  {answer.speed:.1f}/s", "$foreground-muted"))
-        if self.answering is not None:
-            parts.insert(0, ("writing, esc stops  ", "$accent"))
-        return Content.assemble(*parts) if parts else Content("")
+
+async def cancel(task: asyncio.Task[None] | None) -> None:
+    """Cancel `task` and wait until it has cleaned up."""
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait({task})

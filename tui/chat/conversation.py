@@ -14,6 +14,7 @@ from typing import Any, Literal
 from kgpt.protocol import TokenInfo
 
 Role = Literal["system", "user", "assistant", "text"]
+Mode = Literal["auto", "chat", "text"]  # auto: chat where the model has a chat template
 
 
 def new_id() -> int:
@@ -57,7 +58,7 @@ class Conversation:
     system: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
     model: str = ""
-    mode: Literal["auto", "chat", "text"] = "auto"
+    mode: Mode = "auto"
     draft: str = ""
     pinned: bool = False
     created: float = field(default_factory=time.time)

@@ -1,8 +1,9 @@
-"""The list of conversations, with a search over all that was said."""
+"""The list of conversations, with a search over the text of all messages."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -23,13 +24,13 @@ class Entries(OptionList):
     HELP_TITLE = "Conversations"
     BINDINGS = [
         Binding("enter", "select", "Open", id="conversations.open"),
-        Binding("p", "do('pin')", "Pin", id="conversations.pin"),
-        Binding("r", "do('rename')", "Rename", id="conversations.rename"),
-        Binding("d,delete", "do('delete')", "Delete", id="conversations.delete"),
-        Binding("u", "do('undo')", "Undo", id="conversations.undo"),
+        Binding("p", "pin", "Pin", id="conversations.pin"),
+        Binding("r", "rename", "Rename", id="conversations.rename"),
+        Binding("d,delete", "delete", "Delete", id="conversations.delete"),
+        Binding("u", "undo", "Undo", id="conversations.undo"),
         Binding("j", "cursor_down", "Down", id="conversations.down", show=False),
         Binding("k", "cursor_up", "Up", id="conversations.up", show=False),
-        Binding("slash", "screen.search", "Search", id="conversations.search", show=False),
+        Binding("slash", "search", "Search", id="conversations.search", show=False),
     ]
 
     @property
@@ -38,10 +39,23 @@ class Entries(OptionList):
         option = None if self.highlighted is None else self.get_option_at_index(self.highlighted)
         return option.entry if isinstance(option, EntryOption) else None
 
-    def action_do(self, name: str) -> None:
-        entry = self.chosen
-        if entry is not None or name == "undo":
-            self.post_message(ConversationList.Act(name, entry))
+    def action_pin(self) -> None:
+        if (entry := self.chosen) is not None:
+            self.post_message(ConversationList.Pin(entry))
+
+    def action_rename(self) -> None:
+        if (entry := self.chosen) is not None:
+            self.post_message(ConversationList.Rename(entry))
+
+    def action_delete(self) -> None:
+        if (entry := self.chosen) is not None:
+            self.post_message(ConversationList.Delete(entry))
+
+    def action_undo(self) -> None:
+        self.post_message(ConversationList.Undo())
+
+    def action_search(self) -> None:
+        self.post_message(ConversationList.Search())
 
 
 class EntryOption(Option):
@@ -55,16 +69,32 @@ class EntryOption(Option):
 class ConversationList(Vertical):
     """Search above, conversations below."""
 
-    class Act(Event):
-        """Something is to be done with a conversation."""
+    @dataclass
+    class Open(Event):
+        entry: Entry
 
-        def __init__(self, name: str, entry: Entry | None):
-            super().__init__()
-            self.name = name
-            self.entry = entry
+    @dataclass
+    class Pin(Event):
+        """Pin the conversation, or unpin it."""
+
+        entry: Entry
+
+    @dataclass
+    class Rename(Event):
+        entry: Entry
+
+    @dataclass
+    class Delete(Event):
+        entry: Entry
+
+    class Undo(Event):
+        """Bring back the conversation deleted last."""
+
+    class Search(Event):
+        """Go to the search field."""
 
     class Searched(Event):
-        """Other words are searched for."""
+        """The search words changed."""
 
     def __init__(self) -> None:
         super().__init__(id="conversations")
@@ -73,6 +103,16 @@ class ConversationList(Vertical):
         yield Input(placeholder="Search all chats", id="search", compact=True)
         yield Entries(id="entries", compact=True, markup=False)
 
+    def search(self, words: str) -> None:
+        """Search for `words`."""
+        self.query_one(Input).value = words
+
+    def focus_list(self) -> None:
+        self.query_one(Entries).focus()
+
+    def focus_search(self) -> None:
+        self.query_one(Input).focus()
+
     @property
     def words(self) -> str:
         return self.query_one(Input).value
@@ -80,19 +120,19 @@ class ConversationList(Vertical):
     def show(self, entries: list[Entry], current: int) -> None:
         """Draw the list; the cursor stays on its conversation, also where the order changes."""
         options = self.query_one(Entries)
-        place, chosen = options.highlighted, options.chosen
+        index, chosen = options.highlighted, options.chosen
         options.clear_options()
         width = max(16, options.size.width - 2)
         options.add_options(EntryOption(entry, entry.id == current, width) for entry in entries)
         if not entries:
-            said = "Nothing found." if self.words else "Your chats will be here."
-            options.add_option(Option(Content.styled(said, "$foreground-muted"), disabled=True))
-        elif place is not None:
+            hint = "Nothing found." if self.words else "Your chats will be here."
+            options.add_option(Option(Content.styled(hint, "$foreground-muted"), disabled=True))
+        elif index is not None:
             ids = [entry.id for entry in entries]
-            known = chosen is not None and chosen.id in ids
-            options.highlighted = (
-                ids.index(chosen.id) if chosen and known else min(place, len(ids) - 1)
-            )
+            if chosen is not None and chosen.id in ids:
+                options.highlighted = ids.index(chosen.id)
+            else:
+                options.highlighted = min(index, len(ids) - 1)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
@@ -106,7 +146,7 @@ class ConversationList(Vertical):
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if isinstance(event.option, EntryOption):
-            self.post_message(self.Act("open", event.option.entry))
+            self.post_message(self.Open(event.option.entry))
 
 
 def _line(entry: Entry, current: bool, width: int) -> Content:

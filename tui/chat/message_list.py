@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
@@ -11,6 +14,7 @@ from textual.widgets import Static
 
 from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.message_view import MessageView
+from kgpt_tui.chat.token_colors import Palette
 
 MOUNTED = 20
 
@@ -32,40 +36,78 @@ class MessageList(VerticalScroll):
         Binding("down,j", "choose(1)", "Next", id="messages.down", show=False),
         Binding("home,g", "choose(-9999)", "First", id="messages.first", show=False),
         Binding("end,G", "choose(9999)", "Last", id="messages.last", show=False),
-        Binding("left", "do('sibling', -1)", "Alternative", id="messages.left"),
-        Binding("right", "do('sibling', 1)", "Next alternative", id="messages.right", show=False),
-        Binding("r", "do('regenerate')", "Regenerate", id="messages.regenerate"),
-        Binding("e", "do('edit')", "Edit", id="messages.edit"),
-        Binding("c", "do('continue')", "Continue", id="messages.continue"),
-        Binding("y", "do('copy')", "Copy", id="messages.copy"),
-        Binding("m", "do('markdown')", "Markdown", id="messages.markdown", show=False),
-        Binding("x,delete", "do('remove')", "Delete branch", id="messages.delete", show=False),
-        Binding("u", "do('put_back')", "Undo delete", id="messages.undo", show=False),
-        Binding("enter,t", "do('inspect')", "Tokens", id="messages.inspect"),
+        Binding("left", "sibling(-1)", "Alternative", id="messages.left"),
+        Binding("right", "sibling(1)", "Next alternative", id="messages.right", show=False),
+        Binding("r", "regenerate", "Regenerate", id="messages.regenerate"),
+        Binding("e", "edit", "Edit", id="messages.edit"),
+        Binding("c", "continue", "Continue", id="messages.continue"),
+        Binding("y", "copy", "Copy", id="messages.copy"),
+        Binding("m", "markdown", "Markdown", id="messages.markdown", show=False),
+        Binding("x,delete", "remove", "Delete branch", id="messages.delete", show=False),
+        Binding("u", "undo", "Undo delete", id="messages.undo", show=False),
+        Binding("enter,t", "inspect", "Tokens", id="messages.inspect"),
         Binding("o", "earlier", "Load earlier", id="messages.earlier", show=False),
         Binding("i", "leave", "Write", id="messages.leave", show=False),
     ]
 
-    class Act(Event):
-        """Something is to be done with the chosen message."""
+    @dataclass
+    class Sibling(Event):
+        """Show the alternative `offset` siblings after `message`."""
 
-        def __init__(self, name: str, message: Message, *arguments):
-            super().__init__()
-            self.name = name
-            self.message = message
-            self.arguments = arguments
+        message: Message
+        offset: int
 
+    @dataclass
+    class Regenerate(Event):
+        message: Message
+
+    @dataclass
+    class Edit(Event):
+        message: Message
+
+    @dataclass
+    class Continue(Event):
+        message: Message
+
+    @dataclass
+    class Copy(Event):
+        message: Message
+
+    @dataclass
+    class Remove(Event):
+        """Delete `message` and all below it."""
+
+        message: Message
+
+    @dataclass
+    class Inspect(Event):
+        """Show the tokens of `message`."""
+
+        message: Message
+
+    class ToggleMarkdown(Event):
+        """Switch between plain text and Markdown."""
+
+    class Undo(Event):
+        """Bring back what was deleted last."""
+
+    class Leave(Event):
+        """Go to the composer."""
+
+    @dataclass
     class Moved(Event):
         """Another message is chosen."""
+
+        message: Message | None
 
     def __init__(self) -> None:
         super().__init__(id="messages")
         self.path: list[Message] = []
-        self.first = 0  # place in the path of the first message that is mounted
+        self.first = 0  # index in the path of the first message that is mounted
         self.chosen: Message | None = None
         self._conversation = Conversation()
         self._markdown = False
-        self._said_earlier = -1
+        self._shown_earlier = -1
 
     def compose(self) -> ComposeResult:
         yield Earlier(id="earlier")
@@ -96,11 +138,11 @@ class MessageList(VerticalScroll):
         views = list(self.query(MessageView))
         kept = 0
         for view, message in zip(views, self.path[self.first :], strict=False):
-            place = self._place(message)
+            number = self._sibling_number(message)
             if view.message is not message or view.markdown != self._wants_markdown(message):
                 break
-            if view.place != place:
-                view.place = place
+            if view.sibling_number != number:
+                view.sibling_number = number
                 view.refresh_text()
             kept += 1
         if views[kept:]:
@@ -108,12 +150,12 @@ class MessageList(VerticalScroll):
         return kept
 
     def _view(self, message: Message) -> MessageView:
-        return MessageView(message, self._place(message), self._wants_markdown(message))
+        return MessageView(message, self._sibling_number(message), self._wants_markdown(message))
 
     def _wants_markdown(self, message: Message) -> bool:
         return self._markdown and message.role == "assistant"
 
-    def _place(self, message: Message) -> tuple[int, int]:
+    def _sibling_number(self, message: Message) -> tuple[int, int]:
         siblings = self._conversation.siblings(message)
         return siblings.index(message) + 1, len(siblings)
 
@@ -128,14 +170,14 @@ class MessageList(VerticalScroll):
         view = self.view(message)
         if view is not None:
             view.scroll_visible(animate=False)
-        self.post_message(self.Moved())
+        self.post_message(self.Moved(message))
 
     def _mark(self) -> None:
         for view in self.query(MessageView):
             view.set_class(view.message is self.chosen, "-chosen")
         earlier = self.query_one("#earlier", Static)
-        if (self.first > 0, self.first) != (earlier.display, self._said_earlier):
-            earlier.display, self._said_earlier = self.first > 0, self.first
+        if (self.first > 0, self.first) != (earlier.display, self._shown_earlier):
+            earlier.display, self._shown_earlier = self.first > 0, self.first
             earlier.update(f"↑ {self.first} earlier messages")  # each update is a new layout
         self.query_one("#empty").display = not self.path
 
@@ -151,19 +193,59 @@ class MessageList(VerticalScroll):
     async def action_choose(self, offset: int) -> None:
         if not self.path:
             return
-        place = self.path.index(self.chosen) if self.chosen in self.path else len(self.path)
-        place = max(0, min(place + offset, len(self.path) - 1))
-        while place < self.first:
+        chosen = self.chosen
+        index = self.path.index(chosen) if chosen in self.path else len(self.path)
+        index = max(0, min(index + offset, len(self.path) - 1))
+        while index < self.first:
             await self.action_earlier()
-        self.choose(self.path[place])
+        self.choose(self.path[index])
 
-    def action_do(self, name: str, *arguments) -> None:
-        chosen = self.chosen or (self.path[-1] if self.path else None)
-        if chosen is not None or name == "put_back":
-            self.post_message(self.Act(name, chosen or Message("user", ""), *arguments))
+    def _target(self) -> Message | None:
+        """What keys act on: the chosen message, or else the last one."""
+        return self.chosen or (self.path[-1] if self.path else None)
+
+    def _post(self, event: Callable[[Message], Event]) -> None:
+        if (message := self._target()) is not None:
+            self.post_message(event(message))
+
+    def action_sibling(self, offset: int) -> None:
+        self._post(lambda message: self.Sibling(message, offset))
+
+    def action_regenerate(self) -> None:
+        self._post(self.Regenerate)
+
+    def action_edit(self) -> None:
+        self._post(self.Edit)
+
+    def action_continue(self) -> None:
+        self._post(self.Continue)
+
+    def action_copy(self) -> None:
+        self._post(self.Copy)
+
+    def action_remove(self) -> None:
+        self._post(self.Remove)
+
+    def action_inspect(self) -> None:
+        self._post(self.Inspect)
+
+    def action_markdown(self) -> None:
+        self.post_message(self.ToggleMarkdown())
+
+    def action_undo(self) -> None:
+        self.post_message(self.Undo())
 
     def action_leave(self) -> None:
-        self.screen.query_one("#composer").focus()
+        self.post_message(self.Leave())
+
+    def color_tokens(self, message: Message | None, palette: Palette, position: int) -> None:
+        """Shade the tokens of `message`, the one at `position` under the cursor; no others."""
+        for view in self.query(MessageView):
+            colored = view.message is message
+            wanted = (palette, position) if colored else (None, None)
+            if (view.palette, view.token) != wanted:
+                view.palette, view.token = wanted
+                view.refresh_text()
 
     def on_focus(self) -> None:
         if self.chosen is None and self.path:

@@ -13,7 +13,7 @@ from textual.message import Message as Event
 from textual.widgets import Static
 
 from kgpt_tui.chat.conversation import Message
-from kgpt_tui.chat.token_colors import Palette, coloured
+from kgpt_tui.chat.token_colors import Palette, colored
 from kgpt_tui.shared.display import sanitize
 
 REFRESH_S = 0.05
@@ -34,14 +34,16 @@ class MessageView(Vertical):
             self.message = message
             self.token = token
 
-    def __init__(self, message: Message, place: tuple[int, int] = (1, 1), markdown: bool = False):
+    def __init__(
+        self, message: Message, sibling_number: tuple[int, int] = (1, 1), markdown: bool = False
+    ):
         super().__init__(classes=f"message -{message.role}")
         self.message = message
-        self.place = place
+        self.sibling_number = sibling_number  # this one, and how many there are
         self.markdown = markdown
         self.live = False
         self.token: int | None = None  # the token under the inspector's cursor
-        self.palette: Palette | None = None  # given while the tokens are coloured
+        self.palette: Palette | None = None  # given while the tokens are colored
         self._due = 0.0
 
     def compose(self) -> ComposeResult:
@@ -62,7 +64,7 @@ class MessageView(Vertical):
         message = self.message
         who = {"user": "You", "system": "System"}.get(message.role) or message.model or "Model"
         parts: list[tuple[str, str]] = [(sanitize(who), "bold")]
-        number, of = self.place
+        number, of = self.sibling_number
         if of > 1:
             parts.append((f"  ‹ {number}/{of} ›", "$accent"))
         if message.is_answer and message.tokens:
@@ -77,7 +79,7 @@ class MessageView(Vertical):
         message = self.message
         parts: list[Content] = []
         if self.palette is not None and message.tokens:
-            parts.append(coloured(message, self.palette, self.token))
+            parts.append(colored(message, self.palette, self.token))
         elif self.markdown and message.content.strip() and not message.error:
             return Markdown(sanitize(message.content), code_theme="ansi_dark", hyperlinks=False)
         else:

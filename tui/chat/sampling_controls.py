@@ -12,14 +12,6 @@ from pydantic.fields import FieldInfo
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "model": {},
-    "greedy": {"temperature": 0.0},
-    "balanced": {"temperature": 0.8, "top_p": 0.95},
-    "creative": {"temperature": 1.1, "min_p": 0.05, "repetition_penalty": 1.05},
-    "code": {"temperature": 0.3, "top_p": 0.9},
-}
-KEPT_BY_PRESETS = ("max_tokens", "min_tokens", "stop", "bad_words", "seed", "logit_bias")
 MIDDLE = 40.0  # the value at half of a bar without end, where the default says none
 
 
@@ -108,8 +100,8 @@ class Control:
             return f"{len(value)} given" if value else "none"
         return f"{value:.2f}" if self.kind is float else str(value)
 
-    def written(self, value: Any) -> str:
-        """The value as `read` takes it."""
+    def editable(self, value: Any) -> str:
+        """The value as text that `parse` accepts."""
         if value is None:
             return ""
         if self.kind is list:
@@ -118,8 +110,8 @@ class Control:
             return "\n".join(f"{key}: {bias:g}" for key, bias in value.items())
         return self.text(value) if self.kind is bool else f"{value}"
 
-    def read(self, text: str) -> Any:
-        """What the user wrote, unchecked: `SamplingConfig` says what is wrong with it."""
+    def parse(self, text: str) -> Any:
+        """The value of a typed text, unvalidated: `SamplingConfig` says what is wrong with it."""
         lines = [line for line in text.split("\n") if line]
         if self.kind is list:
             return [_unescaped(line) for line in lines]
@@ -136,12 +128,13 @@ def controls() -> dict[str, Control]:
     return {name: Control(name, field) for name, field in SamplingConfig.model_fields.items()}
 
 
-def with_preset(
-    base: SamplingConfig, now: SamplingConfig, values: dict[str, Any]
-) -> SamplingConfig:
-    """`base` changed by a preset, keeping what presets leave alone (stop strings, length, ...)."""
-    kept = {name: getattr(now, name) for name in KEPT_BY_PRESETS if name not in values}
-    return SamplingConfig.parse(base.model_dump() | kept | values)
+def problem_with(sampling: SamplingConfig, control: Control, text: str) -> str:
+    """What is wrong with `text` as the value of a field, or an empty string."""
+    try:
+        SamplingConfig.parse(sampling.model_dump() | {control.name: control.parse(text)})
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def _bounds(field: FieldInfo) -> tuple[float, float]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
@@ -12,13 +15,25 @@ from textual.content import Content
 from textual.events import Click, MouseDown, MouseMove, MouseUp
 from textual.message import Message as Event
 from textual.reactive import reactive
-from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Static
 
 from kgpt.config import SamplingConfig, sentence
-from kgpt_tui.chat.sampling_controls import Control, controls
-from kgpt_tui.shared.display import one_line
+from kgpt.errors import UsageError
+from kgpt_tui.chat.migrations import renamed_sampling_fields
+from kgpt_tui.chat.presets import (
+    PRESETS,
+    Preset,
+    PresetRow,
+    changed_fields,
+    matching_preset,
+    with_preset,
+)
+from kgpt_tui.chat.sampling_controls import Control, controls, problem_with
+from kgpt_tui.shared.app_protocol import kgpt_app
+from kgpt_tui.shared.dialogs import InputDialog
+from kgpt_tui.shared.display import sanitize
+from kgpt_tui.shared.text_dialog import TextDialog
 
 BAR, VALUE = 9, 8
 
@@ -37,25 +52,23 @@ class FieldRow(Widget, can_focus=True):
         Binding("enter", "type", "Type", id="sampling.type"),
         Binding("space", "switch", "Switch", id="sampling.toggle", show=False),
         Binding("backspace,delete", "reset", "Reset", id="sampling.reset"),
-        Binding("s", "screen.save_preset", "Save preset", id="sampling.save", show=False),
+        Binding("s", "save_preset", "Save preset", id="sampling.save", show=False),
     ]
     value: reactive[Any] = reactive(None)
 
+    @dataclass
     class Changed(Event):
         """The user chose another value."""
 
-        def __init__(self, control: Control, value: Any):
-            super().__init__()
-            self.field = control
-            self.value = value
+        field: Control
+        value: Any
 
-    class Typed(Event):
+    @dataclass
+    class Edit(Event):
         """The user wants to type the value."""
 
-        def __init__(self, control: Control, value: Any):
-            super().__init__()
-            self.field = control
-            self.value = value
+        field: Control
+        value: Any
 
     def __init__(self, control: Control, value: Any, default: Any):
         super().__init__(id=f"field-{control.name}")
@@ -95,11 +108,14 @@ class FieldRow(Widget, can_focus=True):
     def action_reset(self) -> None:
         self._change(self.default)
 
+    def action_save_preset(self) -> None:
+        self.post_message(PresetRow.Save())
+
     def action_type(self) -> None:
         if self.control.kind is bool:
             self._change(not self.value)
         else:
-            self.post_message(self.Typed(self.control, self.value))
+            self.post_message(self.Edit(self.control, self.value))
 
     def on_click(self, event: Click) -> None:
         if event.chain == 2 or not self.control.is_number:
@@ -129,61 +145,14 @@ class FieldRow(Widget, can_focus=True):
         self._change(self.control.at_share((x - self._bar_at() + 0.5) / BAR))
 
 
-class PresetRow(Widget, can_focus=True):
-    """The names of the presets; left and right choose."""
-
-    HELP_TITLE = "Presets"
-    BINDINGS = [
-        Binding("left,h", "step(-1)", "Preset before", id="presets.before"),
-        Binding("right,l", "step(1)", "Preset after", id="presets.after"),
-        Binding("down,j", "app.focus_next", "Down", id="presets.down", show=False),
-        Binding("up,k", "app.focus_previous", "Up", id="presets.up", show=False),
-        Binding("s", "screen.save_preset", "Save as preset", id="presets.save"),
-        Binding("x,delete", "screen.forget_preset", "Forget", id="presets.forget", show=False),
-    ]
-
-    class Chosen(Event):
-        """A preset is to be used."""
-
-        def __init__(self, name: str):
-            super().__init__()
-            self.name = name
-
-    def __init__(self) -> None:
-        super().__init__(id="presets")
-        self.names: list[str] = []
-        self.chosen = ""
-
-    def render(self) -> Content:
-        parts = [
-            Content.styled("Preset ", "bold $accent" if self.has_focus else "$foreground-muted")
-        ]
-        for name in self.names:
-            style = "bold reverse $accent" if name == self.chosen else "$foreground"
-            label = Content.styled(f" {one_line(name, 16)} ", style)
-            click = Style.from_meta({"preset": name})
-            parts.append(label.stylize(click))
-        return Content("").join(parts)
-
-    def action_step(self, offset: int) -> None:
-        if self.names:
-            place = self.names.index(self.chosen) + offset if self.chosen in self.names else 0
-            self.post_message(self.Chosen(self.names[place % len(self.names)]))
-
-    def on_click(self, event: Click) -> None:
-        if name := event.style.meta.get("preset"):
-            self.post_message(self.Chosen(name))
-
-
 class SamplingPanel(Vertical):
-    """All fields; the screen keeps the values and hears of changes."""
+    """All fields and presets; posts `Changed` with the new sampling settings."""
 
+    @dataclass
     class Changed(Event):
-        """The sampling is another one now."""
+        """The user changed the sampling settings."""
 
-        def __init__(self, sampling: SamplingConfig):
-            super().__init__()
-            self.sampling = sampling
+        sampling: SamplingConfig
 
     def __init__(self) -> None:
         super().__init__(id="sampling")
@@ -198,6 +167,12 @@ class SamplingPanel(Vertical):
                 yield FieldRow(control, value, value)
         yield Static(id="field-help", markup=False)
 
+    @property
+    def presets(self) -> dict[str, Preset]:
+        """Those built in and those of the user."""
+        own = kgpt_app(self).settings.presets
+        return PRESETS | {name: renamed_sampling_fields(own[name]) for name in own}
+
     def show(self, sampling: SamplingConfig, default: SamplingConfig) -> None:
         """Draw these values; `default` is what reset goes back to."""
         self.sampling, self._default = sampling, default
@@ -205,45 +180,112 @@ class SamplingPanel(Vertical):
             row.default = getattr(default, row.control.name)
             row.value = getattr(sampling, row.control.name)
             row.refresh()
-        self._say()
+        self._show_presets()
+        self._show_help()
 
-    def show_presets(self, names: list[str], chosen: str) -> None:
-        row = self.query_one(PresetRow)
-        row.names, row.chosen = names, chosen
-        row.refresh(layout=True)
+    def _show_presets(self) -> None:
+        presets = self.presets
+        chosen = matching_preset(self._default, self.sampling, presets)
+        self.query_one(PresetRow).show(list(presets), chosen)
 
-    def on_field_row_changed(self, event: FieldRow.Changed) -> None:
-        event.stop()
-        self.change(event.field.name, event.value)
+    def focus_first(self) -> None:
+        self.query_one(FieldRow).focus()
 
-    def change(self, name: str, value: Any) -> str:
+    def use_preset(self, name: str) -> None:
+        """Set the fields to a preset."""
+        presets = self.presets
+        if name not in presets:
+            raise UsageError(f"There is no preset {name}; there are {', '.join(presets)}.")
+        self.post_message(self.Changed(with_preset(self._default, self.sampling, presets[name])))
+
+    def save_preset(self, name: str | None) -> None:
+        """Keep the settings as a preset of the user."""
+        if name:
+            preset = changed_fields(self._default, self.sampling)
+            own = kgpt_app(self).settings.presets | {name: preset}
+            kgpt_app(self).save_settings(presets=own)
+            self._show_presets()
+            self.notify(sanitize(f"Kept as the preset {name}."), markup=False)
+
+    @on(PresetRow.Save)
+    def ask_preset_name(self) -> None:
+        """Keep the settings as a preset, under a name that is asked for."""
+        dialog = InputDialog("Save preset", "A name for these sampling settings.")
+        self.app.push_screen(dialog, lambda name: self.save_preset((name or "").strip()))
+
+    @on(PresetRow.Forget)
+    def _forget_preset(self, event: PresetRow.Forget) -> None:
+        own = dict(kgpt_app(self).settings.presets)
+        if own.pop(event.name, None) is not None:
+            kgpt_app(self).save_settings(presets=own)
+            self._show_presets()
+
+    def change_text(self, name: str, text: str) -> None:
+        """Set a field from typed text."""
+        known = controls()
+        if name not in known:
+            raise UsageError(f"There is no sampling field {name}; they are {', '.join(known)}.")
+        if problem := self._change(name, known[name].parse(text)):
+            raise UsageError(problem)
+
+    def _change(self, name: str, value: Any) -> str:
         """Set one field; returns what is wrong with the value, or an empty string."""
+        problem = ""
         try:
             values = self.sampling.model_dump() | {name: value}
             self.sampling = SamplingConfig.model_validate(values)
         except ValidationError as error:
             problem = sentence(error, SamplingConfig)
-            self.query_one(f"#field-{name}", FieldRow).value = getattr(self.sampling, name)
-            self._say(problem)
-            return problem
         self.query_one(f"#field-{name}", FieldRow).value = getattr(self.sampling, name)
-        self._say()
-        self.post_message(self.Changed(self.sampling))
-        return ""
+        self._show_help(problem)
+        if not problem:
+            self.post_message(self.Changed(self.sampling))
+        return problem
+
+    @on(FieldRow.Changed)
+    def _field_changed(self, event: FieldRow.Changed) -> None:
+        event.stop()
+        self._change(event.field.name, event.value)
+
+    @on(FieldRow.Edit)
+    def _edit_field(self, event: FieldRow.Edit) -> None:
+        event.stop()
+        control = event.field
+
+        def accept(text: str | None) -> None:
+            if text is not None:
+                self._change(control.name, control.parse(text))
+
+        title, text = control.name.replace("_", " "), control.editable(event.value)
+        hint = f"{control.help} ({control.bounds})"
+        problem = partial(problem_with, self.sampling, control)
+        if control.is_number:
+            self.app.push_screen(InputDialog(title, hint, text, problem), accept)
+        else:
+            self.app.push_screen(TextDialog(title, text, hint, problem), accept)
+
+    @on(PresetRow.Chosen)
+    def _preset_chosen(self, event: PresetRow.Chosen) -> None:
+        event.stop()
+        try:
+            self.use_preset(event.name)
+        except UsageError as error:
+            self.notify(sanitize(str(error)), severity="error", markup=False)
 
     def on_descendant_focus(self) -> None:
-        self._say()
+        self._show_help()
 
     def on_descendant_blur(self) -> None:
-        self._say()
+        self._show_help()
 
-    def _say(self, problem: str = "") -> None:
+    def _show_help(self, problem: str = "") -> None:
+        """What the focused field means, or what is wrong with the value it was given."""
         row = self.screen.focused
-        said = Content("")
+        text = Content("")
         if problem:
-            said = Content.styled(problem, "$error")
+            text = Content.styled(problem, "$error")
         elif isinstance(row, FieldRow):
-            said = Content.assemble(
+            text = Content.assemble(
                 (row.control.help, "$foreground"), (f" ({row.control.bounds})", "$foreground-muted")
             )
-        self.query_one("#field-help", Static).update(said)
+        self.query_one("#field-help", Static).update(text)

@@ -1,69 +1,56 @@
-"""The chat: conversations at the left, messages and composer in the middle, controls at the right.
+"""The chat: conversations at the left, messages and composer in the middle, panels at the right.
 
-What is drawn and where; what happens with messages is in `chat_actions`, with servers in
-`chat_server`, with sampling and tokens in `chat_panels`.
+The screen hands what its widgets post to the `ChatController`; `ChatView` draws what that changes.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.containers import Horizontal, Vertical
-from textual.content import Content
 from textual.events import Click
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, OptionList, Static, TextArea
+from textual.widgets import OptionList, Static
 
 from kgpt.errors import KgptError
+from kgpt_tui import screens
 from kgpt_tui.chat import commands
-from kgpt_tui.chat.actions import ChatActions
+from kgpt_tui.chat.clipboard import copy_outside
+from kgpt_tui.chat.command_palette import CommandProvider
 from kgpt_tui.chat.completions import Completions
 from kgpt_tui.chat.composer import Composer
-from kgpt_tui.chat.connection import ChatServer
+from kgpt_tui.chat.controller import ChatController
+from kgpt_tui.chat.conversation import Message
 from kgpt_tui.chat.conversation_list import ConversationList
 from kgpt_tui.chat.message_list import MessageList
-from kgpt_tui.chat.panels import ChatPanels
+from kgpt_tui.chat.message_view import MessageView
 from kgpt_tui.chat.sampling_panel import SamplingPanel
-from kgpt_tui.chat.session import ChatSession
+from kgpt_tui.chat.session import last_answer
+from kgpt_tui.chat.sides import WIDE, PanelName, SidePanel, Sides
 from kgpt_tui.chat.store import Store
 from kgpt_tui.chat.token_panel import NextTokens, TokenPanel
-from kgpt_tui.shared.display import one_line, sanitize
+from kgpt_tui.chat.view import ChatView
+from kgpt_tui.shared.app_protocol import kgpt_app
+from kgpt_tui.shared.dialogs import InputDialog
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.settings import data_folder
+from kgpt_tui.shared.text_dialog import TextDialog
 
 AUTOSAVE_S = 1.0
+SERVER_CHECK_S = 2.0
 
 
-class CommandProvider(Provider):
-    """The slash commands, in the command palette."""
-
-    async def discover(self) -> Hits:
-        for command in commands.COMMANDS.values():
-            yield DiscoveryHit(f"/{command.name}", self._runner(command), help=command.help)
-
-    async def search(self, query: str) -> Hits:
-        matcher = self.matcher(query)
-        for command in commands.COMMANDS.values():
-            if score := matcher.match(f"/{command.name} {command.help}"):
-                yield Hit(score, f"/{command.name}", self._runner(command), help=command.help)
-
-    def _runner(self, command: commands.Command):
-        screen = self.screen
-        assert isinstance(screen, ChatScreen)
-        return lambda: screen.begin_command(command)
-
-
-class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
+class ChatScreen(Screen[None]):
     """One conversation at a time."""
 
     CSS_PATH = "chat.tcss"
     COMMANDS = {CommandProvider}
     HELP_TITLE = "Chat"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-normal"), (110, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-normal"), (WIDE, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-medium"), (34, "-tall")]
     BINDINGS = [
         Binding("escape", "stop", "Stop", id="chat.stop", priority=True),
@@ -84,12 +71,15 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
     def __init__(self, model: str | None = None, server: str | None = None):
         super().__init__(id="chat")
         self._wanted = (model, server)
-        self.session = ChatSession(Store(None))
-        self.setup_actions()
-        self.setup_server()
-        self.setup_panels()
+        self.view = ChatView(self)
+        self.sides = Sides(self)
+
+    @property
+    def controller(self) -> ChatController:
+        return self.view.controller
 
     def compose(self) -> ComposeResult:
+        completions = Completions()
         with Horizontal(id="top"):
             yield Static(id="title", markup=False)
             yield Static(id="model", markup=False)
@@ -97,160 +87,346 @@ class ChatScreen(ChatActions, ChatServer, ChatPanels, Screen[None]):
             yield ConversationList()
             with Vertical(id="centre"):
                 yield MessageList()
-                yield Completions()
-                yield Composer()
+                yield completions
+                yield Composer(completions)
                 yield Static(id="status", markup=False)
-            with Vertical(id="panel"):
-                with ContentSwitcher(initial="sampling", id="panels"):
-                    yield SamplingPanel()
-                    yield TokenPanel()
-                yield NextTokens()
+            yield SidePanel()
         yield KeyBar(show_command_palette=False)
 
     async def on_mount(self) -> None:
-        options = self.app.options  # type: ignore[attr-defined]
-        folder: Path = options.data or data_folder()
-        self.session = ChatSession(Store(folder / "chats.db"))
-        if self.session.store.problem:
-            self.say(self.session.store.problem, "warning")
-        self.query_one(Composer).focus()
-        self.open_panels()
-        await self.restore()
-        self.set_interval(AUTOSAVE_S, self.autosave)
-        model, server = self._wanted
-        self.connect_first(model or options.model, server or options.server, options.api_key_file)
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._fit)
+        options = kgpt_app(self).options
+        store = Store((options.data or data_folder()) / "chats.db")
+        self.view.controller = ChatController(store, self.view)
+        if store.problem:
+            self.view.say(store.problem, "warning")
+        self.view.composer.focus()
+        self.sides.restore()
+        self.view.composer.prompts = await self.controller.restore()
+        self.set_interval(AUTOSAVE_S, lambda: self.controller.autosave())
+        self.set_interval(SERVER_CHECK_S, self.controller.connection.check)
+        model, server = self._wanted[0] or options.model, self._wanted[1] or options.server
+        if server:
+            self.controller.connection.connect(server, options.api_key_file)
+        elif model:
+            self.use_model(model)
 
     def on_unmount(self) -> None:
-        self.leave()
+        self.controller.close()
 
-    def say(self, text: str, severity: str = "information") -> None:
-        """A message in the corner; `text` is data."""
-        self.notify(sanitize(text), severity=severity, markup=False)  # type: ignore[arg-type]
-
-    @property
-    def uses_markdown(self) -> bool:
-        """True if answers are drawn as Markdown: when wanted, or by default for chat models."""
-        rendering = self.app.settings.rendering  # type: ignore[attr-defined]
-        return rendering == "markdown" or (rendering == "auto" and not self.session.is_text)
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.view.draw_fitted)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("stop", "back"):
-            return (self.answering is not None) == (action == "stop")
+            return (self.controller.answering is not None) == (action == "stop")
         return True
 
-    # -- drawing -----------------------------------------------------------------------------
-
-    async def redraw(self, keep: bool = True) -> None:
-        """Draw the conversation as it is now."""
-        await self.query_one(MessageList).show(
-            self.session.conversation, self.uses_markdown, keep=keep
-        )
-        self.draw_frame()
-        self.draw_entries()
-        self.draw_tokens()
-
-    def draw_frame(self) -> None:
-        """Title, model, status and what an empty chat says."""
-        session = self.session
-        title = one_line(session.conversation.title or "New chat", 200)
-        if session.conversation.system:
-            title += "  ⚙"
-        self.query_one("#title", Static).update(Content.styled(title, "bold"))
-        self.query_one("#model", Static).update(self.server_line())
-        self.query_one("#status", Static).update(self.status_line())
-        self.query_one("#empty", Static).update(self._welcome())
-        composer = self.query_one(Composer)
-        composer.placeholder = "Write a text to go on with…" if session.is_text else "Message…"
-
-    def _fit(self) -> None:
-        """What was cut to the width is cut anew."""
-        self.draw_frame()
-        self.draw_entries()
-        self.draw_tokens()
-
-    def _welcome(self) -> Content:
-        lines = [Content.styled("kgpt", "bold $primary"), Content("")]
-        if self.server_problem:
-            lines += [Content.styled(sanitize(self.server_problem), "$error"), Content("")]
-        if self.session.client is None and not self.server_busy:
-            lines.append(Content("No model is loaded."))
-            keys = [("ctrl+l", "choose one"), ("F5", "train one"), ("ctrl+b", "read old chats")]
-        elif self.session.is_text:
-            lines.append(Content("This model goes on with what you write."))
-            keys = [("enter", "let it go on"), ("ctrl+s", "sampling"), ("ctrl+t", "tokens")]
-        else:
-            lines.append(Content("Say something."))
-            keys = [("/", "commands"), ("ctrl+s", "sampling"), ("ctrl+t", "token inspector")]
-        rows = [
-            Content.assemble((f"{key:>8}", "bold $accent"), (f"  {what:<16}", "$foreground-muted"))
-            for key, what in keys
-        ]
-        return Content("\n").join([*lines, Content(""), *rows])
-
-    # -- the composer ------------------------------------------------------------------------
-
-    @on(Composer.Sent)
-    async def _sent(self, event: Composer.Sent) -> None:
-        composer, text = self.query_one(Composer), event.text
-        if text.startswith("/") and not text.startswith("//"):
-            composer.clear()
-            self.run_command(text[1:])
-            return
-        if text.startswith("//"):
-            text = text[1:]
-        if not text.strip() and not self.session.is_text:
-            return
-        if await self.send(text):
-            composer.remember(text)
-            composer.clear()
-            self.session.conversation.draft = ""
-
-    @work(group="command")
-    async def run_command(self, line: str) -> None:
-        """Run a slash command; what goes wrong is said."""
+    @contextmanager
+    def _errors_shown(self) -> Iterator[None]:
         try:
-            await commands.run(self, line)
+            yield
         except KgptError as error:
-            self.say(str(error), "error")
+            self.view.say(str(error), "error")
 
-    def begin_command(self, command: commands.Command) -> None:
-        """Run a command, or put it in the composer if it wants more words."""
-        if command.needs_argument:
-            self.query_one(Composer).fill(f"/{command.name} ")
-            self.query_one(Composer).focus()
-        else:
-            self.run_command(command.name)
+    # -- the model ---------------------------------------------------------------------------
 
-    @on(TextArea.Changed, "#composer")
-    def _typed(self) -> None:
-        composer = self.query_one(Composer)
-        self.query_one(Completions).show(commands.matching(composer.text))
-        self.session.conversation.draft = composer.text
-        self.predict()
+    def use_model(self, model: str) -> None:
+        """Serve `model` (a directory, run or run@step) from now on."""
+        self.controller.stop()
+        self.controller.connection.use_model(model)
 
-    def accept_completion(self, only_partial: bool = False) -> bool:
-        """Take the completion under the cursor; with `only_partial` not where nothing is added."""
-        completions, composer = self.query_one(Completions), self.query_one(Composer)
-        chosen = completions.chosen
-        if chosen is None:
-            return False
-        if only_partial and (composer.text == f"/{chosen.name}" or not chosen.needs_argument):
-            composer.fill(f"/{chosen.name}")
-            return False
-        composer.fill(f"/{chosen.name} ")
-        return True
-
-    def move_completion(self, offset: int) -> bool:
-        return self.query_one(Completions).move(offset)
-
-    @on(OptionList.OptionSelected, "#completions")
-    def _completion_clicked(self, event: OptionList.OptionSelected) -> None:
-        self.accept_completion()
-        self.query_one(Composer).focus()
+    def action_models(self) -> None:
+        current = self.controller.connection.server.model
+        self.app.push_screen(
+            screens.make("models", current), lambda model: self.use_model(model) if model else None
+        )
 
     def on_click(self, event: Click) -> None:
         if event.widget is not None and event.widget.id == "model":
             self.action_models()
+
+    # -- the composer and commands -----------------------------------------------------------
+
+    @on(Composer.Sent)
+    async def _sent(self, event: Composer.Sent) -> None:
+        composer, text = self.view.composer, event.text
+        if text.startswith("/") and not text.startswith("//"):
+            composer.clear()
+            self.run_command(text[1:])
+            return
+        text = text[1:] if text.startswith("//") else text
+        if not text.strip() and not self.controller.session.is_text:
+            return
+        if await self.controller.send(text):
+            composer.remember(text)
+            composer.clear()
+            self.controller.conversation.draft = ""
+
+    @on(Composer.Typed)
+    def _typed(self) -> None:
+        self.controller.conversation.draft = self.view.composer.text
+        self.view.predict()
+
+    @on(OptionList.OptionSelected, "#completions")
+    def _completion_clicked(self) -> None:
+        self.view.composer.complete()
+        self.view.composer.focus()
+
+    @work(group="command")
+    async def run_command(self, line: str) -> None:
+        """Run a slash command; an error is shown."""
+        with self._errors_shown():
+            await commands.run(self, line)
+
+    @on(CommandProvider.Chosen)
+    def _command_chosen(self, event: CommandProvider.Chosen) -> None:
+        if event.command.needs_argument:
+            self.view.composer.fill(f"/{event.command.name} ")
+            self.view.composer.focus()
+        else:
+            self.run_command(event.command.name)
+
+    def show_help(self) -> None:
+        kgpt_app(self).action_help()
+
+    async def quit_app(self) -> None:
+        await self.app.action_quit()
+
+    def edit_system(self) -> None:
+        """Change the system prompt."""
+        dialog = TextDialog("System prompt", self.controller.conversation.system)
+        self.app.push_screen(
+            dialog, lambda text: None if text is None else self.controller.set_system(text)
+        )
+
+    # -- messages ----------------------------------------------------------------------------
+
+    def action_stop(self) -> None:
+        """Escape while an answer is generated."""
+        self.controller.stop()
+
+    async def action_regenerate(self) -> None:
+        with self._errors_shown():
+            await self.controller.regenerate(self.controller.last_message())
+
+    async def action_continue(self) -> None:
+        with self._errors_shown():
+            await self.controller.continue_answer(self.controller.last_message())
+
+    def action_copy(self) -> None:
+        with self._errors_shown():
+            self.copy_message(self.view.messages.chosen or self.controller.last_message())
+
+    def action_page(self, pages: int) -> None:
+        messages = self.view.messages
+        messages.scroll_relative(y=pages * max(1, messages.size.height - 2), animate=False)
+
+    @on(MessageList.Regenerate)
+    async def _regenerate(self, event: MessageList.Regenerate) -> None:
+        await self.controller.regenerate(event.message)
+
+    @on(MessageList.Continue)
+    async def _continue(self, event: MessageList.Continue) -> None:
+        with self._errors_shown():
+            await self.controller.continue_answer(event.message)
+
+    @on(MessageList.Sibling)
+    async def _show_sibling(self, event: MessageList.Sibling) -> None:
+        with self._errors_shown():
+            await self.controller.show_sibling(event.message, event.offset)
+
+    @on(MessageList.Remove)
+    async def _remove(self, event: MessageList.Remove) -> None:
+        with self._errors_shown():
+            await self.controller.remove(event.message)
+
+    @on(MessageList.Undo)
+    async def _undo_remove(self) -> None:
+        await self.controller.undo_remove()
+
+    @on(MessageList.Edit)
+    def _edit(self, event: MessageList.Edit) -> None:
+        self.edit_message(event.message)
+
+    def edit_message(self, message: Message) -> None:
+        title = "Edit and send again" if message.role == "user" else "Edit the answer"
+        self.app.push_screen(
+            TextDialog(title, message.content), lambda text: self.controller.edit(message, text)
+        )
+
+    @on(MessageList.Copy)
+    def _copy(self, event: MessageList.Copy) -> None:
+        self.copy_message(event.message)
+
+    def copy_message(self, message: Message) -> None:
+        self.app.copy_to_clipboard(message.content.encode("utf-8", "replace").decode())
+        tool = copy_outside(message.content)
+        self.view.say(f"Copied {len(message.content)} characters{tool}.")
+
+    @on(MessageList.ToggleMarkdown)
+    async def toggle_markdown(self) -> None:
+        wanted = "plain" if self.view.uses_markdown else "markdown"
+        kgpt_app(self).save_settings(rendering=wanted)
+        await self.view.redraw()
+
+    @on(MessageList.Leave)
+    def _leave_messages(self) -> None:
+        self.view.composer.focus()
+
+    # -- conversations -----------------------------------------------------------------------
+
+    async def action_new(self) -> None:
+        await self.controller.new()
+        self.view.composer.focus()
+
+    @on(ConversationList.Open)
+    async def _open(self, event: ConversationList.Open) -> None:
+        with self._errors_shown():
+            await self.controller.open(event.entry.id)
+        self._close_overlays()
+
+    @on(ConversationList.Pin)
+    def _pin(self, event: ConversationList.Pin) -> None:
+        with self._errors_shown():
+            self.controller.toggle_pin(event.entry)
+
+    @on(ConversationList.Rename)
+    def _rename(self, event: ConversationList.Rename) -> None:
+        def accept(title: str | None) -> None:
+            with self._errors_shown():
+                if title:
+                    self.controller.rename(title, event.entry.id)
+
+        dialog = InputDialog("Rename", "The title of this chat.", event.entry.title)
+        self.app.push_screen(dialog, accept)
+
+    @on(ConversationList.Delete)
+    async def _delete(self, event: ConversationList.Delete) -> None:
+        with self._errors_shown():
+            await self.controller.delete(event.entry.id)
+
+    @on(ConversationList.Undo)
+    def _undo_delete(self) -> None:
+        with self._errors_shown():
+            self.controller.undo_delete()
+
+    @on(ConversationList.Searched)
+    def _searched(self) -> None:
+        self.view.draw_entries()
+
+    @on(ConversationList.Search)
+    def action_search(self) -> None:
+        self.sides.open_conversations().focus_search()
+        self.call_after_refresh(self.view.draw_entries)
+
+    def search_chats(self, words: str) -> None:
+        """Search all chats for `words`."""
+        listed = self.sides.open_conversations()
+        listed.search(words)
+        listed.focus_list()
+        self.call_after_refresh(self.view.draw_entries)
+
+    # -- the sides ---------------------------------------------------------------------------
+
+    @property
+    def sampling_panel(self) -> SamplingPanel:
+        return self.query_one(SamplingPanel)
+
+    @on(SamplingPanel.Changed)
+    def _sampling_changed(self, event: SamplingPanel.Changed) -> None:
+        self.controller.set_sampling(event.sampling)
+
+    def action_sidebar(self) -> None:
+        self.sides.toggle_conversations()
+        self.call_after_refresh(self.view.draw_entries)
+
+    def action_panel(self, name: PanelName) -> None:
+        """Open a panel and go there; close it when it was there already."""
+        panel = self.view.tokens
+        if name == "tokens" and panel.answer is None:
+            answer = self.view.messages.chosen or last_answer(self.controller.path)
+            if answer is not None and answer.tokens:
+                panel.inspect(answer)
+        self.sides.toggle_panel(name)
+        self.view.draw_tokens()
+        self.view.predict()
+
+    def action_back(self) -> None:
+        """Escape: close what lies over the messages; else go between them and the composer."""
+        composer = self.view.composer
+        if self._close_overlays():
+            return
+        if self.focused is not composer:
+            self.view.tokens.inspect(None)
+            self.view.draw_tokens()
+            composer.focus()
+        elif composer.text.startswith("/"):
+            composer.clear()
+        else:
+            self.view.messages.focus()
+
+    def _close_overlays(self) -> bool:
+        closed = self.sides.close_overlays()
+        if closed:
+            self.view.draw_tokens()
+        return closed
+
+    @on(MessageList.Inspect)
+    def _inspect(self, event: MessageList.Inspect) -> None:
+        self.inspect_message(event.message)
+
+    def inspect_message(self, message: Message, position: int = 0) -> None:
+        """Show the tokens of an answer in the inspector."""
+        if not message.tokens:
+            self.view.say("Nothing is known about the tokens of this message.", "warning")
+            return
+        self.view.tokens.inspect(message, position)
+        self.sides.open_panel("tokens")
+        self.view.draw_tokens()
+        self.view.tokens.focus_list()
+
+    @on(MessageView.Chosen)
+    def _message_clicked(self, event: MessageView.Chosen) -> None:
+        self.view.messages.choose(event.message)
+        if event.token is not None:
+            self.inspect_message(event.message, event.token)
+
+    @on(MessageList.Moved)
+    def _message_moved(self, event: MessageList.Moved) -> None:
+        if self.view.tokens.is_open and event.message is not None and event.message.tokens:
+            self.view.tokens.inspect(event.message)
+            self.view.draw_tokens()
+
+    @on(TokenPanel.Moved)
+    def _token_moved(self) -> None:
+        self.view.color_tokens()
+
+    @on(TokenPanel.ToggleColoring)
+    def _toggle_coloring(self) -> None:
+        app = kgpt_app(self)
+        by = "entropy" if app.settings.colouring == "probability" else "probability"
+        app.save_settings(colouring=by)
+        self.view.draw_tokens()
+
+    @on(TokenPanel.Branch)
+    async def _branch(self, event: TokenPanel.Branch) -> None:
+        sibling = self.controller.branch(event.answer, event.position, event.token)
+        if sibling is not None:
+            self.view.tokens.inspect(sibling, event.position)
+            await self.controller.generate(sibling)
+
+    @on(NextTokens.Due)
+    @work(group="predict", exclusive=True)
+    async def _predict(self) -> None:
+        """Ask for the next token after the typed text."""
+        next_tokens, session = self.query_one(NextTokens), self.controller.session
+        if not self.has_class("-panel") or self.controller.answering is not None:
+            return
+        if session.client is None:
+            next_tokens.show([], "Load a model to see its next token.")
+            return
+        try:
+            typed = self.view.composer.text
+            next_tokens.show(await session.next_tokens("" if typed.startswith("/") else typed))
+        except KgptError as error:
+            next_tokens.show([], str(error))

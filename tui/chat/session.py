@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError, UsageError
 from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob
-from kgpt_tui.chat.conversation import Conversation, Message
+from kgpt_tui.chat.conversation import Conversation, Message, Role
 from kgpt_tui.chat.store import Store
 from kgpt_tui.models.client import Client, ModelFacts, ServerError
 from kgpt_tui.shared.display import one_line
@@ -64,6 +64,11 @@ class ChatSession:
         for message in self.conversation.messages.values():
             if message.is_answer and not message.finish:
                 message.finish = "interrupted"
+
+    def adopt(self, conversation: Conversation) -> None:
+        """Go on with `conversation`, of which nothing is stored yet."""
+        self.conversation = conversation
+        self._dirty = set(conversation.messages)
 
     def touch(self, *messages: Message) -> None:
         """Note that these messages are to be written."""
@@ -117,12 +122,12 @@ class ChatSession:
         self.touch(self.conversation.add(edited))
         return edited
 
-    def branch(self, answer: Message, place: int, chosen: TopLogprob) -> Message:
-        """A sibling that is equal up to token `place`, where it has `chosen`; then goes on."""
+    def branch(self, answer: Message, position: int, chosen: TopLogprob) -> Message:
+        """A sibling that is equal up to token `position`, where it has `chosen`; then goes on."""
         if not chosen.text or "\ufffd" in chosen.text:
             raise UsageError("That token is no text of its own, so no answer can begin with it.")
-        token = answer.tokens[place]
-        kept = answer.tokens[:place]
+        token = answer.tokens[position]
+        kept = answer.tokens[:position]
         instead = TokenInfo(**vars(chosen), top_logprobs=token.top_logprobs)
         sibling = self._answer(answer.parent)
         sibling.prefix = answer.prefix
@@ -131,8 +136,8 @@ class ChatSession:
         return sibling
 
     def _answer(self, parent: int | None, *others: Message) -> Message:
-        role = "text" if self.is_text else "assistant"
-        answer = self.conversation.add(Message(role, "", parent))  # type: ignore[arg-type]
+        role: Role = "text" if self.is_text else "assistant"
+        answer = self.conversation.add(Message(role, "", parent))
         self.touch(answer, *others)
         return answer
 

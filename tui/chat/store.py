@@ -43,6 +43,7 @@ class Store:
     """The conversations in one file (None: in memory)."""
 
     def __init__(self, path: Path | None):
+        self.path = path
         self.problem = ""
         try:
             self._database = self._open(path)

@@ -15,6 +15,8 @@ from kgpt.protocol import TokenInfo
 from kgpt_tui.chat.conversation import Message
 from kgpt_tui.shared.display import sanitize
 
+Coloring = Literal["probability", "entropy"]
+
 LEVELS = 6  # shades from "could be anything" to "certain"
 STRENGTH = 0.42  # of the shade over the background
 
@@ -23,14 +25,14 @@ STRENGTH = 0.42  # of the shade over the background
 class Palette:
     """The shades of one theme, from unsure to sure."""
 
-    by: Literal["probability", "entropy"]
+    by: Coloring
     shades: tuple[Color, ...]
     text: Color
     cursor: Color
     ground: Color
 
     @classmethod
-    def of(cls, variables: Mapping[str, str], by: Literal["probability", "entropy"]) -> Palette:
+    def of(cls, variables: Mapping[str, str], by: Coloring) -> Palette:
         """From a theme's variables."""
         ground = Color.parse(variables["background"])
         low, middle, high = (Color.parse(variables[n]) for n in ("error", "warning", "success"))
@@ -44,8 +46,8 @@ class Palette:
 
     def shade(self, token: TokenInfo) -> Color:
         sure = math.exp(token.logprob) if self.by == "probability" else 1 - entropy(token)
-        place = round(math.sqrt(min(max(sure, 0.0), 1.0)) * (LEVELS - 1))
-        return self.shades[place]
+        level = round(math.sqrt(min(max(sure, 0.0), 1.0)) * (LEVELS - 1))
+        return self.shades[level]
 
 
 def entropy(token: TokenInfo) -> float:
@@ -58,18 +60,18 @@ def entropy(token: TokenInfo) -> float:
     return bits / math.log(len(chances))
 
 
-def coloured(message: Message, palette: Palette, cursor: int | None) -> Content:
-    """The text of an answer with a shade behind each token; a click finds the token's place."""
+def colored(message: Message, palette: Palette, cursor: int | None) -> Content:
+    """The text of an answer with a shade behind each token; a click finds the token's index."""
     parts: list[Content | tuple[str, Style]] = []
     if message.prefix:
         parts.append((sanitize(message.prefix), Style(foreground=palette.text, dim=True)))
-    for place, token in enumerate(message.tokens):
-        style = Style.from_meta({"token": place}) + (
+    for index, token in enumerate(message.tokens):
+        style = Style.from_meta({"token": index}) + (
             Style(background=palette.cursor, foreground=palette.ground, bold=True)
-            if place == cursor
+            if index == cursor
             else Style(background=palette.shade(token), foreground=palette.text)
         )
         text = sanitize(token.text)
         # A line break alone could not be seen under the cursor.
-        parts.append((f"⏎{text}" if place == cursor and text.startswith("\n") else text, style))
+        parts.append((f"⏎{text}" if index == cursor and text.startswith("\n") else text, style))
     return Content.assemble(*parts)

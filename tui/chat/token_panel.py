@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message as Event
+from textual.timer import Timer
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from kgpt.protocol import TokenInfo, TopLogprob
-from kgpt_tui.chat.token_colors import entropy
+from kgpt_tui.chat.conversation import Message
+from kgpt_tui.chat.token_colors import Coloring, entropy
 from kgpt_tui.shared.display import token_text
 
-NAME, NUMBERS = 11, 13
+NAME, NUMBERS = 11, 13  # columns
+PREDICT_DELAY_S = 0.25  # without typing, before the next token is predicted
 
 
 class Alternatives(OptionList):
@@ -36,46 +41,86 @@ class Alternatives(OptionList):
         Binding("j", "cursor_down", "Down", id="tokens.down", show=False),
         Binding("k", "cursor_up", "Up", id="tokens.up", show=False),
         Binding("enter", "select", "Branch", id="tokens.branch"),
-        Binding("p", "colouring", "Colours", id="tokens.colouring"),
+        Binding("p", "coloring", "Colours", id="tokens.colouring"),
     ]
 
-    class Recolour(Event):
-        """The other kind of colours is wanted."""
-
-    def __init__(self) -> None:
+    def __init__(self, panel: TokenPanel) -> None:
         super().__init__(id="alternatives", compact=True, markup=False)
+        self._panel = panel
 
     def action_step(self, offset: int) -> None:
-        self.screen.step_token(offset)  # type: ignore[attr-defined]
+        self._panel.step(offset)  # at once, so that the next key finds the list of the new token
 
-    def action_colouring(self) -> None:
-        self.post_message(self.Recolour())
+    def action_coloring(self) -> None:
+        self.post_message(TokenPanel.ToggleColoring())
 
 
 class TokenPanel(Vertical):
-    """The inspector of an answer's tokens."""
+    """The inspector of an answer's tokens: `answer` and the `position` of the token shown."""
+
+    class Moved(Event):
+        """Another token, or none, is inspected."""
+
+    class ToggleColoring(Event):
+        """Colour tokens by the other of probability and entropy."""
+
+    @dataclass
+    class Branch(Event):
+        """Continue `answer` with another token at `position`."""
+
+        answer: Message
+        position: int
+        token: TopLogprob
 
     def __init__(self) -> None:
         super().__init__(id="tokens")
-        self.token: TokenInfo | None = None
+        self.answer: Message | None = None
+        self.position = 0
+        self._by: Coloring = "probability"
 
     def compose(self) -> ComposeResult:
         yield Static(id="token", markup=False)
-        yield Alternatives()
+        yield Alternatives(self)
         yield Static(id="legend")
 
-    def show(self, token: TokenInfo | None, place: int = 0, of: int = 0, by: str = "") -> None:
-        """Draw one token of an answer; None says how to get one."""
-        self.token = token
+    @property
+    def is_open(self) -> bool:
+        """True if the panel can be seen."""
+        return self.display and self.screen.has_class("-panel")
+
+    @property
+    def token(self) -> TokenInfo | None:
+        """The token under the cursor."""
+        if self.answer is None or not self.answer.tokens:
+            return None
+        return self.answer.tokens[min(self.position, len(self.answer.tokens) - 1)]
+
+    def inspect(self, answer: Message | None, position: int = 0) -> None:
+        """Go to a token of `answer`; `render_token` draws it."""
+        self.answer, self.position = answer, position
+
+    def step(self, offset: int) -> None:
+        """Go `offset` tokens along the answer."""
+        if self.answer is not None:
+            last = len(self.answer.tokens) - 1
+            self.position = min(max(self.position + offset, 0), last)
+            self.render_token()
+            self.post_message(self.Moved())
+
+    def render_token(self, by: Coloring | None = None) -> None:
+        """Draw the token under the cursor; without one, how to get one."""
+        self._by = by or self._by
+        token, answer = self.token, self.answer
         heading, options = self.query_one("#token", Static), self.query_one(Alternatives)
         options.clear_options()
         options.display = token is not None
-        self.query_one("#legend", Static).update(_legend(by))
-        if token is None:
-            said = "Choose an answer with ↑ ↓ and press enter to see how sure the model was of "
-            heading.update(Content.styled(said + "each token.", "$foreground-muted"))
+        self.query_one("#legend", Static).update(_legend(self._by) if token else "")
+        if token is None or answer is None:
+            hint = "Choose an answer with ↑ ↓ and press enter to see how sure the model was of "
+            heading.update(Content.styled(hint + "each token.", "$foreground-muted"))
             return
-        heading.update(_facts(token, place, of))
+        self.position = min(self.position, len(answer.tokens) - 1)
+        heading.update(_facts(token, self.position, len(answer.tokens)))
         width = max(24, self.size.width - 2)
         options.add_options(
             Option(bar(other, width, other.id == token.id and other.text == token.text))
@@ -85,23 +130,37 @@ class TokenPanel(Vertical):
         own = (token.id, token.text)
         options.highlighted = names.index(own) if own in names else (0 if names else None)
 
-    @property
-    def chosen(self) -> TopLogprob | None:
-        """The alternative under the cursor."""
-        place = self.query_one(Alternatives).highlighted
-        return self.token.top_logprobs[place] if self.token and place is not None else None
+    def focus_list(self) -> None:
+        self.query_one(Alternatives).focus()
+
+    @on(Alternatives.OptionSelected)
+    def _branch(self, event: Alternatives.OptionSelected) -> None:
+        event.stop()
+        if self.answer is not None and (token := self.token) is not None:
+            chosen = token.top_logprobs[event.option_index]
+            self.post_message(self.Branch(self.answer, self.position, chosen))
 
 
 class NextTokens(Static):
-    """What the model would write next, before and after the sampling controls."""
+    """The most likely next tokens, before and after the sampling controls."""
+
+    class Due(Event):
+        """The prediction is to be made anew."""
 
     def __init__(self) -> None:
         super().__init__(id="next", markup=False)
+        self._timer: Timer | None = None
 
-    def show(self, tokens: Sequence[TopLogprob], said: str = "") -> None:
+    def schedule(self) -> None:
+        """Post `Due` soon, unless something changes before."""
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(PREDICT_DELAY_S, lambda: self.post_message(self.Due()))
+
+    def show(self, tokens: Sequence[TopLogprob], hint: str = "") -> None:
         heading = Content.styled("Next token", "bold $primary")
         if not tokens:
-            self.update(Content("\n").join([heading, Content.styled(said, "$foreground-muted")]))
+            self.update(Content("\n").join([heading, Content.styled(hint, "$foreground-muted")]))
             return
         rows = max(1, self.size.height - 1)
         width = max(24, self.size.width)
@@ -147,21 +206,19 @@ def percent(chance: float) -> str:
     return f"{100 * chance:.0f}%" if chance >= 0.0995 else f"{100 * chance:.1f}%"
 
 
-def _facts(token: TokenInfo, place: int, of: int) -> Content:
+def _facts(token: TokenInfo, position: int, count: int) -> Content:
     chance = math.exp(min(token.logprob, 0.0))
     known = len(token.top_logprobs)
     better = sum(other.logprob > token.logprob + 1e-9 for other in token.top_logprobs)
     rank = f"rank {better + 1}" if better < known else f"rank over {known}"
     return Content.assemble(
         (token_text(token.text), "bold $accent"),
-        (f"  token {place + 1} of {of}\n", "$foreground-muted"),
+        (f"  token {position + 1} of {count}\n", "$foreground-muted"),
         (percent(chance), "bold"), (f" · {rank} · {entropy(token):.0%} open", "$foreground"),
     )  # fmt: skip
 
 
-def _legend(by: str) -> Content:
-    if not by:
-        return Content("")
+def _legend(by: Coloring) -> Content:
     kind = "likely" if by == "probability" else "certain"
     return Content.assemble(
         (" un", "$error"), (f"{kind} ", "$error"), ("─ ", "$foreground-muted"),

@@ -40,6 +40,8 @@ class AppProtocol(Protocol):
 
     def open_train(self) -> None: ...
 
+    def action_help(self) -> None: ...
+
 
 def kgpt_app(node: DOMNode) -> AppProtocol:
     """The app that `node` belongs to, typed as kgpt's."""

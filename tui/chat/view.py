@@ -1,0 +1,183 @@
+"""Draws a chat: the listener of the controller, which changes the widgets of the screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Static
+
+from kgpt.errors import KgptError
+from kgpt_tui.chat import status
+from kgpt_tui.chat.composer import Composer
+from kgpt_tui.chat.connection import Severity
+from kgpt_tui.chat.controller import ChatController
+from kgpt_tui.chat.conversation import Message
+from kgpt_tui.chat.conversation_list import ConversationList
+from kgpt_tui.chat.message_list import MessageList
+from kgpt_tui.chat.sampling_panel import SamplingPanel
+from kgpt_tui.chat.store import Store
+from kgpt_tui.chat.token_colors import Palette
+from kgpt_tui.chat.token_panel import NextTokens, TokenPanel
+from kgpt_tui.shared.app_protocol import kgpt_app
+from kgpt_tui.shared.display import sanitize
+
+PROGRESS_S = 0.05  # between drawings of an answer that grows
+
+
+class ChatView:
+    """The widgets of `screen`, drawn from its controller."""
+
+    def __init__(self, screen: Screen[Any]):
+        self.controller = ChatController(Store(None), self)  # until the screen has its store
+        self._screen = screen
+        self._progress: Timer | None = None
+
+    @property
+    def messages(self) -> MessageList:
+        return self._screen.query_one(MessageList)
+
+    @property
+    def composer(self) -> Composer:
+        return self._screen.query_one(Composer)
+
+    @property
+    def tokens(self) -> TokenPanel:
+        return self._screen.query_one(TokenPanel)
+
+    @property
+    def uses_markdown(self) -> bool:
+        """True if answers are drawn as Markdown: when wanted, or by default for chat models."""
+        rendering = kgpt_app(self._screen).settings.rendering
+        is_text = self.controller.session.is_text
+        return rendering == "markdown" or (rendering == "auto" and not is_text)
+
+    # -- what the controller reports ---------------------------------------------------------
+
+    def say(self, text: str, severity: Severity = "information") -> None:
+        """A message in the corner; `text` is data."""
+        self._screen.notify(sanitize(text), severity=severity, markup=False)
+
+    def task_failed(self, error: BaseException) -> None:
+        """End the app, as an error in a handler does."""
+
+        async def fail() -> None:
+            raise error
+
+        self._screen.run_worker(fail())
+
+    async def model_connected(self, model: str) -> None:
+        if model:
+            kgpt_app(self._screen).save_settings(last_model=model)
+        await self.redraw()
+        self.predict()
+
+    def connection_changed(self) -> None:
+        self.draw_frame()
+
+    async def messages_changed(self, chosen: Message | None = None) -> None:
+        await self.redraw()
+        if chosen is not None:
+            self.messages.choose(chosen)
+
+    async def conversation_opened(self) -> None:
+        self.composer.fill(self.controller.conversation.draft)
+        self.messages.chosen = None
+        self.tokens.inspect(None)
+        await self.redraw(keep=False)
+        self.draw_sampling()
+
+    async def generation_started(self, answer: Message) -> None:
+        messages = self.messages
+        messages.chosen = None
+        await self.redraw()
+        messages.anchor()
+        if view := messages.view(answer):
+            view.live = True
+            view.refresh_text()
+        self._progress = self._screen.set_interval(PROGRESS_S, self._draw_progress)
+        self._screen.refresh_bindings()
+
+    def generation_finished(self, answer: Message) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if not self._screen.is_mounted:
+            return
+        if view := self.messages.view(answer):
+            view.live = False
+            view.refresh_text()
+        self.draw_fitted()
+        self.predict()
+        self._screen.refresh_bindings()
+
+    def details_changed(self) -> None:
+        self.draw_frame()
+        self.draw_entries()
+
+    def sampling_changed(self) -> None:
+        self.draw_sampling()
+        self.predict()
+
+    def predict(self) -> None:
+        self._screen.query_one(NextTokens).schedule()
+
+    # -- drawing -----------------------------------------------------------------------------
+
+    async def redraw(self, keep: bool = True) -> None:
+        """Draw everything; `keep` leaves as many messages mounted as there are."""
+        await self.messages.show(self.controller.conversation, self.uses_markdown, keep=keep)
+        self.draw_fitted()
+
+    def draw_fitted(self) -> None:
+        """Draw what is cut to the width of the screen."""
+        self.draw_frame()
+        self.draw_entries()
+        self.draw_tokens()
+
+    def draw_frame(self) -> None:
+        """Title, model, status and what an empty chat says."""
+        controller, narrow = self.controller, self._screen.has_class("-narrow")
+        self._static("#title").update(status.title_line(controller))
+        self._static("#model").update(status.model_line(controller, narrow))
+        self._static("#status").update(status.status_line(controller))
+        self._static("#empty").update(status.greeting(controller))
+        is_text = controller.session.is_text
+        self.composer.placeholder = "Write a text to continue…" if is_text else "Message…"
+
+    def _static(self, selector: str) -> Static:
+        return self._screen.query_one(selector, Static)
+
+    def _draw_progress(self) -> None:
+        if view := self.messages.view(self.controller.answering):
+            view.refresh_text(now=False)
+        self._static("#status").update(status.status_line(self.controller))
+
+    def draw_entries(self) -> None:
+        """List the conversations, or those that were searched for."""
+        listed = self._screen.query_one(ConversationList)
+        try:
+            entries = self.controller.session.store.entries(listed.words)
+        except KgptError:  # a locked database: the list stays as it is
+            return
+        listed.show(entries, self.controller.conversation.id)
+
+    def draw_sampling(self) -> None:
+        session = self.controller.session
+        self._screen.query_one(SamplingPanel).show(session.sampling, session.default_sampling)
+
+    def draw_tokens(self) -> None:
+        """Colour the inspected answer, and show the token under the cursor."""
+        panel = self.tokens
+        if panel.answer is not None and panel.answer not in self.controller.path:
+            panel.inspect(None)
+        self.color_tokens()
+        panel.render_token(kgpt_app(self._screen).settings.colouring)
+
+    def color_tokens(self) -> None:
+        """Shade the tokens of the inspected answer."""
+        panel = self.tokens
+        by = kgpt_app(self._screen).settings.colouring
+        palette = Palette.of(self._screen.app.theme_variables, by)
+        answer = panel.answer if panel.is_open else None
+        self.messages.color_tokens(answer, palette, panel.position)
