@@ -11,8 +11,18 @@ from cyclopts import App, CoercionError, CycloptsError
 from pydantic import BaseModel, ValidationError
 
 from kgpt import __version__
-from kgpt.config import sentence
+from kgpt.config import options as config_options
+from kgpt.config import presets, sentence
 from kgpt.errors import KgptError
+
+
+def _options_help() -> str:
+    """Every configuration key as a flag, for the end of `kgpt train --help`."""
+    lines = [f"The presets are {', '.join(presets())}. Any key of a configuration can be set:", ""]
+    for section, key, field in config_options():
+        lines.append(f"* `--{section}.{key.replace('_', '-')}`: {field.description}")
+    return "\n".join(lines)
+
 
 NEEDED: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false"}
 
@@ -31,17 +41,22 @@ app.command(data)
 app.command(runs)
 app.command(bench)
 app.command("kgpt.cli.demo:demo", help="From nothing to a chat: corpus, training, questions.")
-app.command("kgpt.cli.train:train", help="Train a model, or go on with a run.")
+app.command(
+    "kgpt.cli.train:train",
+    help="Train a model, or go on with a run.",
+    help_epilogue=_options_help(),
+    help_format="markdown",
+)
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
 app.command("kgpt.cli.export:export", help="Write a model for other software.")
 app.command("kgpt.cli.import_:import_model", name="import", help="Bring in a model from elsewhere.")
 app.command("kgpt.cli.info:info", help="What a model is made of, and what it needs.")
-app.command("kgpt.cli.quantize:quantize", help="Store a model in 8 or 4 bits a weight.")
-app.command("kgpt.cli.generate:generate", help="Write text with a trained model.")
+app.command("kgpt.cli.quantize:quantize", help="Quantize a model to int8 or int4.")
+app.command("kgpt.cli.generate:generate", help="Generate text with a trained model.")
 app.command("kgpt.cli.chat:chat", help="Talk with a model, in a plain terminal or a pipe.")
-bench.command("kgpt.cli.bench_train:bench_train", name="train", help="How fast a model trains.")
+bench.command("kgpt.cli.bench_train:bench_train", name="train", help="Training throughput.")
 bench.command(
-    "kgpt.cli.bench_generate:bench_generate", name="generate", help="How fast a model writes."
+    "kgpt.cli.bench_generate:bench_generate", name="generate", help="Generation throughput."
 )
 bench.command("kgpt.cli.bench:bench_serve", name="serve", help="A running server, under load.")
 for name, help_text in {

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
-from kgpt.config import Config, options, parse_overrides, preset_path, presets
+from kgpt.config import Config, parse_overrides, preset_path
 from kgpt.errors import RunError, UsageError
 from kgpt.runs import Run, new_run
 
@@ -110,17 +110,3 @@ def _default_name(config: str, resume: bool) -> str:
         raise UsageError("Name the run to resume with --run.")
     preset_path(config)
     return f"{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _options_help() -> str:
-    """Every configuration key as a flag, for the end of `kgpt train --help`."""
-    lines = [f"\n\nThe presets are {', '.join(presets())}.\n\nAny key can be set:\n"]
-    for section, key, field in options():
-        flag = f"--{section}.{key.replace('_', '-')}"
-        lines.append(f"* `{flag}`: {field.description}")
-    return "\n".join(lines)
-
-
-train.__doc__ = (train.__doc__ or "").replace(
-    "\n\n    Parameters", _options_help() + "\n\n    Parameters", 1
-)

@@ -49,13 +49,13 @@ class TrainConfig(Section):
     beta_1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
     beta_2: float = Field(0.99, ge=0, lt=1, description="Decay of the second moment.")
     max_grad_norm: float | None = Field(
-        1.0, gt=0, description="Largest global norm of the gradient."
+        1.0, gt=0, description="Clip gradients to this global norm."
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread over all tokens."
     )
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="Momentum of the averaged weights; 0 keeps none."
+        0.0, ge=0, lt=1, description="Decay of the EMA of the weights; 0 keeps none."
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the computation; weights stay float32."
@@ -64,7 +64,7 @@ class TrainConfig(Section):
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
     loss_chunk: int = Field(
-        4096, ge=1, description="Tokens whose logits are held at once by the loss."
+        4096, ge=1, description="Tokens whose logits the loss computes at once."
     )
     seed: int = Field(1337, ge=0, lt=2**31, description="Seed of weights, batches and dropout.")
     log_every: int = Field(10, ge=1, description="Steps between metric rows.")

@@ -339,3 +339,14 @@ def test_runs_are_listed_shown_compared_and_steered(capsys):
     for command in ("pause", "resume", "stop", "checkpoint", "sample"):
         assert kgpt(capsys, "runs", command, "one")[0] == 0
     assert len(new_run("one").take_commands()) == 5
+
+
+def test_the_help_of_train_lists_every_option_with_its_description(capsys):
+    from kgpt.config import options
+
+    code, out, _ = kgpt(capsys, "train", "--help")
+    assert code == 0
+    shown = " ".join(out.split())
+    for section, key, field in options():
+        described = field.description.replace("`", "")
+        assert f"--{section}.{key.replace('_', '-')}: {described}" in shown
