@@ -3,7 +3,9 @@
 Keras is the numerics API everywhere else. What Keras does slowly, or not at all, on one backend is
 written here, one small module a backend with the same functions; `KERAS_BACKEND` chooses.
 
-    dense               x @ kernel + bias over the last axis; the kernel may be one of `held.py`
+    dense               x @ kernel + bias over the last axis
+    matmul_nt           x times the transpose of a matrix, which may be prepacked
+    int8_matmul         the same of int8 matrices, summed in int32
     prefers_transposed_weights   are small-batch products faster with weights stored (out, in)?
     prepack_weight      a weight reordered for the backend's matmul library; None if there is none
     refresh_tracking    drop references to variables that child layers have released
@@ -35,7 +37,6 @@ import importlib
 
 import keras
 
-from kgpt.backend.held import Int8Weight, TransposedWeight
 from kgpt.errors import UsageError
 
 name = keras.backend.backend()
@@ -44,6 +45,9 @@ if name not in ("jax", "tensorflow", "torch"):
 
 _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
+dense = _chosen.dense
+matmul_nt = _chosen.matmul_nt
+int8_matmul = _chosen.int8_matmul
 prefers_transposed_weights = _chosen.prefers_transposed_weights
 prepack_weight = _chosen.prepack_weight
 refresh_tracking = _chosen.refresh_tracking
@@ -70,12 +74,3 @@ JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state
 read_optimizer_var = _chosen.read_optimizer_var
 assign_optimizer_var = _chosen.assign_optimizer_var
-
-
-def dense(x, kernel, bias=None):
-    """x (..., D) times kernel (D, F), plus bias (F,)."""
-    if isinstance(kernel, Int8Weight):
-        return kernel.dense(x, bias, _chosen.int8_matmul)
-    if isinstance(kernel, TransposedWeight):
-        return kernel.dense(x, bias, _chosen.matmul_nt)
-    return _chosen.dense(x, kernel, bias)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import keras
 from keras import ops
 
+from kgpt.backend import keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
 
@@ -196,27 +197,18 @@ def sync_model_state(model):
 
 def read_optimizer_var(model, variable):
     """The value of an optimizer variable, which `fit` may hold in its own state."""
-    state = _live_state(model)
-    return variable.value if state is None else state[_place(model, variable)]
+    state = keras_internals.live_optimizer_state(model)
+    return variable.value if state is None else state[_index_of(model, variable)]
 
 
 def assign_optimizer_var(model, variable, value):
     """Assign an optimizer variable, which `fit` may hold in its own state."""
-    state = _live_state(model)
+    state = keras_internals.live_optimizer_state(model)
     if state is None:
         variable.assign(value)
     else:
-        state[_place(model, variable)] = jnp.asarray(value, variable.dtype)
+        state[_index_of(model, variable)] = jnp.asarray(value, variable.dtype)
 
 
-def _live_state(model):
-    """The list of optimizer values that `fit` hands from step to step; None outside of it.
-
-    Between two steps the Keras variables are only names, until the next `jax_state_sync`.
-    """
-    state = getattr(model, "_jax_state", None)
-    return state["optimizer_variables"] if state and not model._jax_state_synced else None
-
-
-def _place(model, variable):
+def _index_of(model, variable):
     return next(i for i, v in enumerate(model.optimizer.variables) if v is variable)

@@ -11,6 +11,8 @@ from keras import ops
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
+from kgpt.backend import keras_internals
+
 # MKL multiplies float32 matrices at half speed on AMD processors; oneDNN, which comes in the same
 # build, does not. The operator is the one that torch's own compiler emits.
 _onednn_linear = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
@@ -103,8 +105,8 @@ def transpose_weights_inplace(variables):
 
 
 def refresh_tracking(layer):
-    """Have a layer forget the tensors that the layers within have let go."""
-    layer._track_variables()
+    """Drop references to variables that child layers have released."""
+    keras_internals.retrack_variables(layer)
 
 
 def causal_attention(query, key, value, window=None):

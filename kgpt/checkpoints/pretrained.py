@@ -195,11 +195,12 @@ def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:
         options: passed to `GPT`; `dtype="bfloat16"` stores and computes everything in bfloat16.
     """
     from kgpt.model.gpt import GPT
-    from kgpt.model.initializers import Stored
+    from kgpt.model.initializers import CheckpointInitializer
 
     config = load_config(folder)
     weights = Weights(folder, config)
-    model = GPT(config, seed=seed, initializer=Stored(weights, config.initializer_range), **options)
+    initializer = CheckpointInitializer(weights, config.initializer_range)
+    model = GPT(config, seed=seed, initializer=initializer, **options)
     _assign(model, weights, (path for path, shape in weights.shapes.items() if len(shape) == 1))
     return model
 

@@ -1,4 +1,4 @@
-"""Models that are loaded to write, and to do nothing else: faster, and in fewer bits if wanted."""
+"""Load or build models for inference only: weights prepacked for small batches, or int8."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from kgpt import backend
 from kgpt.checkpoints.pretrained import load_model
 from kgpt.config import InferenceDtype
 from kgpt.model.gpt import GPT
-from kgpt.model.inference_weights import InEightBits, InReadingOrder
 
 
 def load_for_inference(folder: Path, dtype: InferenceDtype = "float32") -> GPT:
-    """The model of a model directory; of one in 8 bits one part at a time is there as floats."""
+    """The model of a model directory; weights are converted one at a time as they are read."""
     return build_for_inference(partial(load_model, folder), dtype)
 
 
 def build_for_inference(make: Callable[..., GPT], dtype: InferenceDtype = "float32") -> GPT:
-    """`make(dtype=, holding=)`: a `GPT` that can neither be trained nor saved."""
+    """`make(dtype=, weight_format=)`: a `GPT` that can neither be trained nor saved."""
     if dtype == "int8":
-        return make(dtype="float32", holding=InEightBits())
+        return make(dtype="float32", weight_format="int8")
     if backend.prefers_transposed_weights():
-        return make(dtype=dtype, holding=InReadingOrder())
+        return make(dtype=dtype, weight_format="transposed")
     model = make(dtype=dtype)
     backend.transpose_weights_inplace(model.kernels)
     return model

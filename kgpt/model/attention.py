@@ -8,6 +8,7 @@ from kgpt.backend.attention import attention_with_dropout, scaled
 from kgpt.config import RopeScaling
 from kgpt.model.dropout import Dropout
 from kgpt.model.initializers import Normal
+from kgpt.model.linear import Linear
 from kgpt.model.norms import RMSNorm
 from kgpt.model.positions import rotary_frequencies, rotate
 
@@ -65,6 +66,8 @@ class CausalSelfAttention(keras.layers.Layer):
         self.epsilon = epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer) or Normal()
         self.output_initializer = keras.initializers.get(output_initializer) or Normal()
+        self.qkv = Linear("qkv", self.kernel_initializer)
+        self.output_projection = Linear("output", self.output_initializer)
         self.drop = Dropout(dropout, name="dropout", dtype=self.dtype_policy)
         if use_qk_norm:
             self.query_norm = RMSNorm(epsilon, name="query_norm", dtype=self.dtype_policy)
@@ -75,23 +78,12 @@ class CausalSelfAttention(keras.layers.Layer):
     def build(self, input_shape):
         width = input_shape[-1]
         heads = self.num_heads + 2 * self.num_kv_heads
-        self.qkv = self.add_weight(
-            name="qkv", shape=(width, heads * self.head_dim), initializer=self.kernel_initializer
-        )
-        self.output_kernel = self.add_weight(
-            name="output",
-            shape=(self.num_heads * self.head_dim, width),
-            initializer=self.output_initializer,
-        )
-        self.qkv_bias = self.output_bias = None
+        self.qkv.build(self, (width, heads * self.head_dim))
+        self.output_projection.build(self, (self.num_heads * self.head_dim, width))
         if self.use_qkv_bias:
-            self.qkv_bias = self.add_weight(
-                name="qkv_bias", shape=(heads * self.head_dim,), initializer="zeros"
-            )
+            self.qkv.add_bias(self, heads * self.head_dim)
         if self.use_output_bias:
-            self.output_bias = self.add_weight(
-                name="output_bias", shape=(width,), initializer="zeros"
-            )
+            self.output_projection.add_bias(self, width)
         self.drop.build(None)
         if self.use_qk_norm:
             self.query_norm.build((self.head_dim,))
@@ -107,7 +99,7 @@ class CausalSelfAttention(keras.layers.Layer):
         Returns:
             query (B, T, N, H), ready for the softmax, key (B, T, K, H), value (B, T, K, H).
         """
-        fused = backend.dense(x, self.qkv, self.qkv_bias)  # (B, T, (N + 2K) H)
+        fused = self.qkv(x)  # (B, T, (N + 2K) H)
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
         fused = ops.reshape(fused, (batch, length, n + 2 * k, self.head_dim))
@@ -123,7 +115,7 @@ class CausalSelfAttention(keras.layers.Layer):
         """Heads (B, T, N, H) back to the residual stream (B, T, D)."""
         batch, length = ops.shape(heads)[0], ops.shape(heads)[1]
         flat = ops.reshape(heads, (batch, length, self.num_heads * self.head_dim))
-        return backend.dense(flat, self.output_kernel, self.output_bias)
+        return self.output_projection(flat)
 
     def call(self, x, key=None):
         """x (B, T, D) to (B, T, D); `key` switches dropout on."""

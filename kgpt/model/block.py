@@ -43,8 +43,8 @@ class Block(keras.layers.Layer):
             window=config.sliding_window,
             dropout=config.dropout,
             epsilon=config.norm_epsilon,
-            kernel_initializer=self.initializer.named("qkv"),
-            output_initializer=self.initializer.named("output", residual),
+            kernel_initializer=self.initializer.named("attention/qkv"),
+            output_initializer=self.initializer.named("attention/output", residual),
             name="attention",
             dtype=policy,
         )
@@ -54,8 +54,8 @@ class Block(keras.layers.Layer):
             config.intermediate_dim,
             config.activation,
             config.mlp_bias,
-            kernel_initializer=self.initializer.named("up"),
-            output_initializer=self.initializer.named("down", residual),
+            kernel_initializer=self.initializer.named("mlp/up"),
+            output_initializer=self.initializer.named("mlp/down", residual),
             name="mlp",
             dtype=policy,
         )
@@ -67,6 +67,12 @@ class Block(keras.layers.Layer):
             self.mlp_norm, self.mlp, self.mlp_drop,
         ):  # fmt: skip
             layer.build(input_shape)
+
+    @property
+    def linears(self):
+        """The block's matrix products, in the order of their weights."""
+        attention, mlp = self.attention, self.mlp
+        return [attention.qkv, attention.output_projection, mlp.up, mlp.down]
 
     def call(self, x, key=None):
         if self.remat and key is not None:

@@ -17,9 +17,9 @@ from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.block import Block
 from kgpt.model.dropout import Dropout, DropoutKey
-from kgpt.model.inference_weights import looked_up, scores
 from kgpt.model.initializers import Normal
 from kgpt.model.kv_cache import init_kv_cache, plan_cache_update
+from kgpt.model.linear import Embedding, Unembedding
 from kgpt.model.loss_metric import TokenLoss
 from kgpt.model.norms import make_norm
 from kgpt.model.positions import sinusoids
@@ -34,7 +34,8 @@ class GPT(keras.Model):
         seed: of the initial weights and of dropout.
         gradient_checkpointing: recompute each block's activations in the backward pass.
         initializer: gives each weight its first value in place of noise; see `Normal`.
-        holding: how a model that only writes holds its matrices; see `model/holding.py`.
+        weight_format: None, or for inference only "transposed" or "int8"; see `model/linear.py`.
+            Such a model can neither be trained nor saved.
 
     Example:
 
@@ -49,7 +50,7 @@ class GPT(keras.Model):
         seed=0,
         gradient_checkpointing=False,
         initializer=None,
-        holding=None,
+        weight_format=None,
         name="gpt",
         **kwargs,
     ):
@@ -61,9 +62,17 @@ class GPT(keras.Model):
         self.gradient_checkpointing = gradient_checkpointing
         self._gives_hidden_states = False
         self.token_loss = TokenLoss()
-        self.holding = holding
         policy = self.dtype_policy
         self.initializer = initializer or Normal(config.initializer_range, seed)
+        self.token_embedding = Embedding(
+            "token_embedding", self.initializer.named("token_embedding")
+        )
+        if config.position == "learned":
+            self.position_embedding = Embedding(
+                "position_embedding", self.initializer.named("position_embedding")
+            )
+        tied = self.token_embedding if config.tie_embeddings else None
+        self.head = Unembedding("head", self.initializer.named("head"), tied)
         self.dropout_key = DropoutKey(seed, name="dropout_key")
         self.embedding_drop = Dropout(config.dropout, name="embedding_dropout", dtype=policy)
         self.blocks = [
@@ -79,41 +88,26 @@ class GPT(keras.Model):
         self.final_norm = make_norm(
             config.norm, config.norm_epsilon, config.bias, name="final_norm", dtype=policy
         )
+        if weight_format:
+            self.convert_weights(weight_format)
         self.build((None, None))
 
     def build(self, input_shape):
         if self.built:
             return
         config = self.config
-        table = (config.vocab_size, config.hidden_dim)
-        self.token_embedding = self.add_weight(
-            name="token_embedding",
-            shape=table,
-            initializer=self.initializer.named("token_embedding"),
-        )
-        self.position_embedding = None
+        table = (config.known_vocab_size, config.hidden_dim)
+        self.token_embedding.build(self, table)
         if config.position == "learned":
-            self.position_embedding = self.add_weight(
-                name="position_embedding",
-                shape=(config.max_length, config.hidden_dim),
-                initializer=self.initializer.named("position_embedding"),
-            )
+            self.position_embedding.build(self, (config.max_length, config.hidden_dim))
         elif config.position == "sinusoidal":
             self.sinusoids = sinusoids(config.max_length, config.hidden_dim)
-        self.head = self.token_embedding
-        if not config.tie_embeddings:
-            self.head = self.add_weight(
-                name="head", shape=table, initializer=self.initializer.named("head")
-            )
-        if self.holding:
-            self.holding.tables(self)
+        self.head.build(self, table)
         stream = (None, None, config.hidden_dim)
         self.dropout_key.build()
         self.embedding_drop.build(stream)
         for block in self.blocks:
             block.build(stream)
-            if self.holding:
-                self.holding.kernels(block)
         self.final_norm.build(stream)
         self.built = True
 
@@ -169,22 +163,40 @@ class GPT(keras.Model):
 
     def embed(self, token_ids, positions):
         """Token plus position embeddings: (B, T) integers at positions (T,) or (B, T)."""
-        x = looked_up(self.token_embedding, token_ids)  # (B, T, D)
+        x = self.token_embedding(token_ids)  # (B, T, D)
         if self.config.position == "learned":
-            x = x + ops.take(self.position_embedding, positions, axis=0)
+            x = x + self.position_embedding(positions)
         elif self.config.position == "sinusoidal":
             x = x + ops.take(ops.cast(self.sinusoids, x.dtype), positions, axis=0)
         return x
 
     def unembed(self, hidden):
         """Hidden states (..., D) to float32 logits (..., V)."""
-        return ops.cast(scores(hidden, self.head), "float32")
+        return ops.cast(self.head(hidden), "float32")
+
+    @property
+    def linears(self):
+        """The matrix products of the blocks."""
+        return [linear for block in self.blocks for linear in block.linears]
 
     @property
     def kernels(self):
-        """The matrices (in, out) of the blocks that are held as floats."""
-        weights = [weight for block in self.blocks for weight in block.weights]
-        return [w for w in weights if len(w.shape) == 2 and w.dtype != "int8"]
+        """The float kernels (in, out) of the blocks."""
+        return [linear.variable for linear in self.linears if linear.variable is not None]
+
+    def convert_weights(self, weight_format):
+        """Store the weights as "transposed" or "int8"; before building, as they are created."""
+        if weight_format == "int8":
+            self.token_embedding.convert(weight_format)
+        self.head.convert(weight_format)
+        for block in self.blocks:
+            for linear in block.linears:
+                linear.convert(weight_format)
+            if self.built:
+                for layer in (block.attention, block.mlp, block):
+                    backend.refresh_tracking(layer)
+        if self.built:
+            backend.refresh_tracking(self)
 
     # -- training: what Keras's own train and test steps call -----------------------------------
 
@@ -219,7 +231,9 @@ class GPT(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not self._gives_hidden_states:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss = self.loss.from_hidden_states(y_pred, self.head, y, sample_weight, training)
+        loss = self.loss.from_hidden_states(
+            y_pred, self.head.weight.variable, y, sample_weight, training
+        )
         tokens = ops.size(y) if sample_weight is None else ops.sum(sample_weight)
         self.token_loss.update_state(ops.stop_gradient(loss), tokens, training)
         return loss

@@ -30,8 +30,12 @@ class Normal(keras.initializers.Initializer):
         values = noise.standard_normal(shape, dtype="float32") * np.float32(self.stddev)
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
-    def named(self, name, scale=1.0):
-        """The initializer for the weight called `name`: other noise, `scale` times as large."""
+    def named(self, path, scale=1.0):
+        """The initializer for the variable at `path`, relative to this one's layer.
+
+        Only the last part of the path seeds the noise. `scale` multiplies the deviation.
+        """
+        name = path.rpartition("/")[2]
         digest = hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=8).digest()
         return Normal(self.stddev * scale, int.from_bytes(digest, "little"))
 
@@ -40,32 +44,28 @@ class Normal(keras.initializers.Initializer):
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class Stored(Normal):
-    """Takes weights from a model directory in place of noise, each when its variable is made.
+class CheckpointInitializer(Normal):
+    """Reads each variable from a model directory when it is created, in place of noise.
 
-    A layer made anew from its configuration starts from noise again.
+    A layer recreated from its configuration starts from noise again.
 
     Args:
         weights: a `kgpt.checkpoints.weights.Weights`.
+        path: of the variable, below the model.
     """
 
-    def __init__(self, weights, stddev=0.02, names=()):
+    def __init__(self, weights, stddev=0.02, path=""):
         super().__init__(stddev)
         self.weights = weights
-        self.names = names
+        self.path = path
 
     def __call__(self, shape, dtype=None):
-        first, last = self.names[0], self.names[-1]
-        path = next(
-            path
-            for path in self.weights.shapes
-            if path.split("/")[0] == first and path.split("/")[-1] == last
-        )
-        value = self.weights.read(path, keras.backend.standardize_dtype(dtype))
+        value = self.weights.read(self.path, keras.backend.standardize_dtype(dtype))
         return keras.ops.convert_to_tensor(value, dtype=dtype)
 
-    def named(self, name, scale=1.0):
-        return Stored(self.weights, self.stddev, (*self.names, name))
+    def named(self, path, scale=1.0):
+        below = f"{self.path}/{path}" if self.path else path
+        return CheckpointInitializer(self.weights, self.stddev, below)
 
     @classmethod
     def from_config(cls, config):

@@ -5,6 +5,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.model.initializers import Normal
+from kgpt.model.linear import Linear
 
 
 @keras.saving.register_keras_serializable("kgpt")
@@ -34,27 +35,22 @@ class MLP(keras.layers.Layer):
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer) or Normal()
         self.output_initializer = keras.initializers.get(output_initializer) or Normal()
+        self.up = Linear("up", self.kernel_initializer)
+        self.down = Linear("down", self.output_initializer)
 
     def build(self, input_shape):
         width = input_shape[-1]
         # SwiGLU's gate and value are one product: (D, 2F), the gate first.
         hidden = self.intermediate_dim * (2 if self.activation == "swiglu" else 1)
-        self.up = self.add_weight(
-            name="up", shape=(width, hidden), initializer=self.kernel_initializer
-        )
-        self.down = self.add_weight(
-            name="down",
-            shape=(self.intermediate_dim, width),
-            initializer=self.output_initializer,
-        )
-        self.up_bias = self.down_bias = None
+        self.up.build(self, (width, hidden))
+        self.down.build(self, (self.intermediate_dim, width))
         if self.use_bias:
-            self.up_bias = self.add_weight(name="up_bias", shape=(hidden,), initializer="zeros")
-            self.down_bias = self.add_weight(name="down_bias", shape=(width,), initializer="zeros")
+            self.up.add_bias(self, hidden)
+            self.down.add_bias(self, width)
 
     def call(self, x):
-        hidden = backend.dense(x, self.up, self.up_bias)  # (B, T, F), or (B, T, 2F) with a gate
-        return backend.dense(self.activate(hidden), self.down, self.down_bias)  # (B, T, D)
+        hidden = self.up(x)  # (B, T, F), or (B, T, 2F) with a gate
+        return self.down(self.activate(hidden))  # (B, T, D)
 
     def activate(self, hidden):
         if self.activation == "swiglu":

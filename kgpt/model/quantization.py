@@ -1,4 +1,4 @@
-"""Integer quantization of matrices, in numpy: int8 per channel, int4 group-wise.
+"""Quantization of a model's weights, and of matrices in numpy: int8 per channel, int4 group-wise.
 
 - int8: w = scale * q with q in -127..127 and one float32 scale per output channel.
 - int4: w = scale * q with q in -7..7 and one float16 scale per group of 32 inputs, two q per byte.
@@ -6,10 +6,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from kgpt.model.gpt import GPT
 
 GROUP_SIZE = 32  # inputs that share an int4 scale
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8)  # int4: candidate clipping of each group's largest weight
+
+
+def quantize(model: GPT, weight_format: Literal["int8"] = "int8") -> None:
+    """Store a model's matrices as int8, each one's float weights being released in turn.
+
+    The model can then be neither trained nor saved.
+    """
+    model.convert_weights(weight_format)
+
+
+def prepare_for_inference(model: GPT) -> None:
+    """Transpose or prepack a model's matrices where the backend computes small batches faster so.
+
+    The model can then be neither trained nor saved.
+    """
+    from kgpt import backend  # model files and `kgpt info` read this module without Keras
+
+    if backend.prefers_transposed_weights():
+        model.convert_weights("transposed")
 
 
 def quantize_int8(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kgpt import backend
+from kgpt.backend import keras_internals
 from kgpt.checkpoints.pretrained import (
     OPTIMIZER_STATE,
     TRAINER_STATE,
@@ -128,7 +129,8 @@ def _mid_accumulation(model: GPT) -> bool:
     and shifted the update.
     """
     optimizer = unwrap_optimizer(model.optimizer)
-    return int(optimizer._iterations) % (optimizer.gradient_accumulation_steps or 1) != 0
+    batches = int(keras_internals.micro_iterations(optimizer))
+    return batches % (optimizer.gradient_accumulation_steps or 1) != 0
 
 
 def _training_variables(model: GPT) -> Iterator[tuple[str, Any]]:

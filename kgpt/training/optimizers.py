@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kgpt.backend import keras_internals
 from kgpt.config import TrainConfig
 
 Tensor = Any
@@ -69,10 +70,10 @@ class DecayMaskEMAMixin:
         is_first = ops.equal(self.iterations, 0)
         momentum = ops.where(is_first, 0.0, self.ema_momentum)
         if self.gradient_accumulation_steps:
-            batch = (self._iterations + 1) % self.gradient_accumulation_steps
+            batch = (keras_internals.micro_iterations(self) + 1) % self.gradient_accumulation_steps
             momentum = ops.where(ops.equal(batch, 0) | is_first, momentum, 1.0)
         for variable, average in zip(
-            trainable_variables, self._model_variables_moving_average, strict=True
+            trainable_variables, keras_internals.ema_variables(self), strict=True
         ):
             if average is not None:
                 m = ops.cast(momentum, variable.dtype)
@@ -83,7 +84,7 @@ class DecayMaskEMAMixin:
     ) -> None:
         """Copy the EMA into the weights; sharing buffers would break JAX's donation."""
         for variable, average in zip(
-            trainable_variables, self._model_variables_moving_average, strict=True
+            trainable_variables, keras_internals.ema_variables(self), strict=True
         ):
             if average is not None:
                 variable.assign(ops.copy(average))
@@ -92,7 +93,7 @@ class DecayMaskEMAMixin:
         """The EMA of each trainable variable; None if none is kept or no update was made."""
         if not self.use_ema or int(self.iterations) == 0:
             return None
-        return self._model_variables_moving_average
+        return keras_internals.ema_variables(self)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "no_decay": list(self.no_decay)}

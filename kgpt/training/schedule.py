@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 from kgpt import backend
+from kgpt.backend import keras_internals
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.optimizers import unwrap_optimizer
 
@@ -57,7 +58,7 @@ class LRSchedule(StepCallback):
         return self.min_lr + factor * (self.max_lr - self.min_lr)
 
     def on_step_begin(self, step: int) -> None:
-        rate = unwrap_optimizer(self.model.optimizer)._learning_rate
+        rate = keras_internals.learning_rate(unwrap_optimizer(self.model.optimizer))
         backend.assign_optimizer_var(self.model, rate, self.at(step - 1))
 
 

@@ -1,4 +1,4 @@
-"""Models that only write: what they compute, what they weigh, what they refuse."""
+"""Models converted for inference: what they compute, their size, and what they release."""
 
 import gc
 import json
@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgpt import GPT, Tokenizer, backend
-from kgpt.backend.held import Int8Weight, TransposedWeight
 from kgpt.checkpoints.pretrained import load_model, save_model
 from kgpt.cli import main
 from kgpt.config import ModelConfig
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
-from kgpt.model.inference_weights import InEightBits, InReadingOrder
-from kgpt.model.quantization import quantize_int8
+from kgpt.model.linear import FloatWeight, Int8Weight, TransposedWeight
+from kgpt.model.quantization import prepare_for_inference, quantize, quantize_int8
 from tests.model.conftest import KINDS
 
 from .conftest import greedy
@@ -42,14 +41,14 @@ def folder(tmp_path_factory):
 
 
 @given(st.integers(1, 5), st.integers(0, 2**31), st.sampled_from([0.0, 1e-20, 1.0, 1e20]))
-def test_a_product_is_its_formula(rows, seed, size):
+def test_int8_matmul_equals_its_formula(rows, seed, size):
     """In numpy: rows and outputs rounded to integers of at most 127, their sums scaled back."""
     noise = np.random.default_rng(seed)
     x = (size * noise.normal(size=(rows, 48))).astype("float32")
     q, scale = quantize_int8(noise.normal(size=(32, 48)).astype("float32"))
     bias = noise.normal(size=32).astype("float32")
-    held = Int8Weight(*(keras.ops.convert_to_tensor(part) for part in (q, scale[:, 0])))
-    got = backend.dense(keras.ops.convert_to_tensor(x), held, keras.ops.convert_to_tensor(bias))
+    weight = Int8Weight(*(keras.ops.convert_to_tensor(part) for part in (q, scale[:, 0])))
+    got = weight.matmul(keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(bias))
     largest = np.maximum(np.abs(x).max(1, keepdims=True), np.float32(1e-30))
     codes = np.rint(x * (np.float32(127) / largest)).astype("int64")
     want = (codes @ q.T.astype("int64")) * (scale[:, 0] * (largest / 127)) + bias
@@ -57,7 +56,7 @@ def test_a_product_is_its_formula(rows, seed, size):
 
 
 @given(st.integers(1, 9), st.sampled_from([1, 32, 33]), st.booleans(), st.integers(0, 2**31))
-def test_a_turned_matrix_is_the_matrix(rows, width, biased, seed):
+def test_a_transposed_weight_multiplies_alike(rows, width, biased, seed):
     noise = np.random.default_rng(seed)
     shapes = (rows, 48), (48, width), (width,)
     x, kernel, bias = (noise.normal(size=shape).astype("float32") for shape in shapes)
@@ -65,27 +64,27 @@ def test_a_turned_matrix_is_the_matrix(rows, width, biased, seed):
     packed = backend.prepack_weight(transpose)
     tensors = [keras.ops.convert_to_tensor(part) for part in (x, kernel, bias)]
     want = x.astype("float64") @ kernel + (bias if biased else 0)
-    for matrix in (
-        tensors[1],
+    for weight in (
+        FloatWeight(tensors[1]),
         TransposedWeight(transpose),
         *([] if packed is None else [TransposedWeight(packed)]),
     ):  # fmt: skip
         multiply = backend.jit(
-            lambda x, bias, matrix=matrix: backend.dense(x, matrix, bias if biased else None)
+            lambda x, bias, weight=weight: weight.matmul(x, bias if biased else None)
         )
         got = keras.ops.convert_to_numpy(multiply(tensors[0], tensors[2]))
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_so_it_is_in_half_precision(rows):
+def test_a_transposed_weight_multiplies_alike_in_bfloat16(rows):
     noise = np.random.default_rng(0)
     x, transpose = (
         keras.ops.cast(noise.normal(size=shape), "bfloat16") for shape in ((rows, 48), (33, 48))
     )
     packed = backend.prepack_weight(transpose)
-    held = TransposedWeight(transpose if packed is None else packed)
-    multiply = backend.jit(lambda x: keras.ops.cast(backend.dense(x, held), "float32"))
+    converted = TransposedWeight(transpose if packed is None else packed)
+    multiply = backend.jit(lambda x: keras.ops.cast(converted.matmul(x), "float32"))
     floats = [
         keras.ops.convert_to_numpy(keras.ops.cast(part, "float32")) for part in (x, transpose)
     ]
@@ -94,31 +93,31 @@ def test_so_it_is_in_half_precision(rows):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_turned_it_writes_what_it_wrote(tmp_path, kind):
-    """Also where the matrices are turned in place, or not at all."""
+def test_transposed_weights_generate_the_same_text(tmp_path, kind):
+    """Also where the weights are transposed in place, or not at all."""
     made = GPT(ModelConfig(**{**KINDS[kind], "initializer_range": 0.3}), seed=6)
     save_model(made, tmp_path)
-    held, model = load_for_inference(tmp_path), load_model(tmp_path)
+    converted, model = load_for_inference(tmp_path), load_model(tmp_path)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, 16)).astype("int32")
     got, want = (
-        keras.ops.convert_to_numpy(backend.jit(m, m.variables)(ids)) for m in (held, model)
+        keras.ops.convert_to_numpy(backend.jit(m, m.variables)(ids)) for m in (converted, model)
     )
     np.testing.assert_allclose(got, want, atol=1e-5)
-    assert held.count_params() <= model.count_params()
+    assert converted.count_params() <= model.count_params()
     requests = [Request(ids[0, :length].tolist(), greedy(12)) for length in (1, 5, 16)]
-    texts = [[job.token_ids for job in generate(m, requests)] for m in (held, model)]
+    texts = [[job.token_ids for job in generate(m, requests)] for m in (converted, model)]
     assert texts[0] == texts[1]
     assert len(set(map(tuple, texts[0]))) > 1
 
 
-def test_it_is_near_the_model_it_was_made_of(folder):
+def test_int8_logits_are_near_the_float_logits(folder):
     ids = np.random.default_rng(0).integers(0, 256, (2, 24)).astype("int32")
-    held, floats = load_for_inference(folder, "int8"), load_model(folder)
-    got, want = (keras.ops.convert_to_numpy(model(ids)) for model in (held, floats))
+    converted, floats = load_for_inference(folder, "int8"), load_model(folder)
+    got, want = (keras.ops.convert_to_numpy(model(ids)) for model in (converted, floats))
     assert 0 < np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
 
 
-def test_texts_together_are_each_alone(folder):
+def test_a_batch_generates_what_each_prompt_does_alone(folder):
     model = load_for_inference(folder, "int8")
     noise = np.random.default_rng(1)
     requests = [
@@ -130,33 +129,48 @@ def test_texts_together_are_each_alone(folder):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_it_weighs_a_quarter(tmp_path, tied):
+def test_int8_takes_a_quarter_of_the_memory(tmp_path, tied):
     config = ModelConfig(
         vocab_size=512, max_length=8, num_layers=2, num_heads=2, hidden_dim=128, tie_embeddings=tied
     )
     save_model(GPT(config, seed=1), tmp_path)
-    floats, held = (
+    floats, converted = (
         sum(keras.ops.convert_to_numpy(v).nbytes for v in model.variables)
         for model in (load_model(tmp_path), load_for_inference(tmp_path, "int8"))
     )
-    assert held < 0.28 * floats
+    assert converted < 0.28 * floats
 
 
-@pytest.mark.parametrize("holding", [InEightBits, InReadingOrder])
-def test_what_it_was_made_of_is_let_go(holding):
-    """Records of their own: TensorFlow has one of variables, PyTorch one of tensors."""
-    kernels = []
-
-    class Watched(holding):
-        def kernels(self, block):
-            kernel = block.attention.qkv
-            kernels.extend([weakref.ref(kernel), weakref.ref(kernel.value)])
-            super().kernels(block)
-
-    model = GPT(ModelConfig(**KINDS["llama"]), seed=1, holding=Watched())
+@pytest.mark.parametrize("name", ["int8", "transposed"])
+def test_converting_a_model_releases_its_float_weights(name):
+    """TensorFlow has a record of variables beside Keras's, PyTorch one of tensors."""
+    model = GPT(ModelConfig(**KINDS["llama"]), seed=1)
+    ids = np.random.default_rng(0).integers(0, 37, (2, 24)).astype("int32")
+    before = keras.ops.convert_to_numpy(model(ids))
+    kernels = [weakref.ref(part) for kernel in model.kernels for part in (kernel, kernel.value)]
+    assert len(kernels) == 2 * 4 * len(model.blocks)
+    model.convert_weights(name)
     gc.collect()
-    assert len(kernels) == 2 * len(model.blocks)
     assert [kernel() for kernel in kernels] == [None] * len(kernels)
+    assert not model.kernels
+    after = keras.ops.convert_to_numpy(model(ids))
+    tolerance = 1e-5 if name == "transposed" else 0.05 * np.abs(before).max()
+    np.testing.assert_allclose(after, before, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_converting_equals_loading_converted(tmp_path, kind):
+    """`quantize` and `prepare_for_inference` on a model, and while it is loaded."""
+    made = GPT(ModelConfig(**KINDS[kind]), seed=6)
+    save_model(made, tmp_path)
+    ids = np.random.default_rng(0).integers(0, 37, (2, 24)).astype("int32")
+    for convert, dtype in ((quantize, "int8"), (prepare_for_inference, "float32")):
+        model = load_model(tmp_path)
+        convert(model)
+        loaded = load_for_inference(tmp_path, dtype)
+        assert [v.path for v in model.variables] == [v.path for v in loaded.variables]
+        got, want = (keras.ops.convert_to_numpy(m(ids)) for m in (model, loaded))
+        np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_every_matrix_is_a_variable_of_the_model(folder):
@@ -165,7 +179,7 @@ def test_every_matrix_is_a_variable_of_the_model(folder):
     assert all(v.dtype == "int8" for v in matrices) and len(matrices) == 2 + 4 * 2
 
 
-def test_commands_take_it(folder, monkeypatch, capfd):
+def test_the_dtype_flag_takes_int8(folder, monkeypatch, capfd):
     monkeypatch.setattr("kgpt.cli.generate.prepare_process", lambda: None)
     monkeypatch.setattr("kgpt.cli.generate.silence_native_code", lambda: None)
     command = ["generate", "--model", str(folder), "--prompt", "one", "--max-tokens", "5"]

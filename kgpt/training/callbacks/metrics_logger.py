@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kgpt import backend
+from kgpt.backend import keras_internals
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import Logs, StepCallback
 from kgpt.training.optimizers import unwrap_optimizer
@@ -76,7 +77,8 @@ class MetricsLogger(StepCallback):
 
     def _optimizer_row(self) -> MetricsRow:
         optimizer = unwrap_optimizer(self.model.optimizer)
-        row = {"lr": float(backend.read_optimizer_var(self.model, optimizer._learning_rate))}
+        rate = keras_internals.learning_rate(optimizer)
+        row = {"lr": float(backend.read_optimizer_var(self.model, rate))}
         norm = getattr(optimizer, "gradient_norm", None)
         if norm is not None:
             row["grad_norm"] = float(backend.read_optimizer_var(self.model, norm))

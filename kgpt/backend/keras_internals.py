@@ -1,0 +1,69 @@
+"""Every use of a private attribute of Keras, in one place.
+
+Checked on Keras 3.15.1; look here first when a new version misbehaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+@contextlib.contextmanager
+def unlocked(layer: keras.Layer) -> Iterator[None]:
+    """Allow a layer that is already built to create variables."""
+    tracker = layer._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            tracker.lock()
+
+
+def untrack_variable(layer: keras.Layer, variable: keras.Variable) -> None:
+    """Remove a variable from the variables of a layer, which may be built."""
+    layer._untrack_variable(variable)
+
+
+def retrack_variables(layer: keras.Layer) -> None:
+    """Rebuild the record of a PyTorch layer of its variables and those of its child layers."""
+    layer._track_variables()
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
+    """The metric that averages a compiled model's loss."""
+    return model._loss_tracker
+
+
+def has_compiled_metrics(model: keras.Model) -> bool:
+    """Was `compile` given metrics?"""
+    return model._compile_metrics is not None
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The learning rate itself: a variable, not its value; or a schedule."""
+    return optimizer._learning_rate
+
+
+def micro_iterations(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Batches seen; `iterations` counts updates, which accumulation makes fewer."""
+    return optimizer._iterations
+
+
+def ema_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The averaged weights of an optimizer with `use_ema`, one per trainable variable."""
+    return optimizer._model_variables_moving_average
+
+
+def live_optimizer_state(model: keras.Model) -> list[Any] | None:
+    """The optimizer values that `fit` passes from step to step on JAX; None outside `fit`.
+
+    Between two steps the Keras variables are stale, until the next `jax_state_sync`.
+    """
+    state = getattr(model, "_jax_state", None)
+    return state["optimizer_variables"] if state and not model._jax_state_synced else None
