@@ -73,8 +73,8 @@ def test_chat_streams_and_stops(page, serve):
     answer = page.locator(".assistant").first
     eventually(lambda: len(answer.text_content()) > 3)
     part = answer.text_content()
-    assert "writing" in answer.get_attribute("class")
-    eventually(lambda: page.locator(".writing").count() == 0)
+    assert "streaming" in answer.get_attribute("class")
+    eventually(lambda: page.locator(".streaming").count() == 0)
     whole = answer.text_content()
     assert whole.startswith(part) and len(whole) > len(part)
     assert "40 tokens" in whole and "reached max_tokens" in whole
@@ -88,7 +88,7 @@ def test_chat_streams_and_stops(page, serve):
     eventually(lambda: len(page.locator(".assistant").nth(1).text_content()) > 3)
     screenshot(page, "chat-light")
     page.get_by_role("button", name="Stop").click()
-    eventually(lambda: page.locator(".writing").count() == 0)
+    eventually(lambda: page.locator(".streaming").count() == 0)
     assert "stopped" in page.locator(".assistant").nth(1).text_content()
     eventually(lambda: running.generator.stats().active == 0)
     page.get_by_role("button", name="Change between light and dark").click()

@@ -159,8 +159,15 @@ def decode_chunk(body: dict[str, Any]) -> GenerationChunk:
     text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
     if not isinstance(text, str):
         raise ValueError("text is not a string")
-    tokens = decode_logprobs(choice.get("logprobs"))
-    return GenerationChunk(text, tokens, finish_reason=_finish_reason(choice), usage=usage)
+    reason, stop = _finish_reason(choice), choice.get("stop_reason")
+    return GenerationChunk(
+        text,
+        decode_logprobs(choice.get("logprobs")),
+        finish_reason=reason,
+        stop=stop if reason == "stop" and isinstance(stop, str) else None,
+        usage=usage,
+        index=int(choice.get("index") or 0),
+    )
 
 
 def _finish_reason(choice: dict[str, Any]) -> FinishReason | None:
