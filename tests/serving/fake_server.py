@@ -1,4 +1,4 @@
-"""A server process around the engine without a model: `python fake_server.py PORT`."""
+"""A server process of the fake generator: `python fake_server.py PORT`."""
 
 import sys
 from pathlib import Path

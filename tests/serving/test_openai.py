@@ -133,7 +133,7 @@ def test_several_prompts_and_token_ids(api):
     assert texts.usage.prompt_tokens == 2
 
 
-def test_a_prefilled_answer_is_gone_on_with(server, api):
+def test_a_prefilled_answer_is_continued(server, api):
     said = [*HELLO, {"role": "assistant", "content": "Once"}]
     more = api.chat.completions.create(
         model="fake", messages=said, seed=1, extra_body={"continue_final_message": True}
@@ -210,7 +210,7 @@ def test_another_model_is_not_found(api):
         api.models.retrieve("gpt-9")
 
 
-def test_a_model_without_chat_layout_says_so(serve):
+def test_a_model_without_a_chat_template_says_so(serve):
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         client_of(serve(FakeGenerator(chat=False))).chat.completions.create(
             model="fake", messages=HELLO

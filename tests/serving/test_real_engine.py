@@ -1,6 +1,6 @@
-"""The `openai` client against the real engine, on the backend at hand.
+"""The `openai` client against the real engine, on the current backend.
 
-The tests are those that the engine without a model passes too.
+The tests are those that the fake generator passes too.
 """
 
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from tests.serving.harness import eventually, start
 from tests.serving.test_openai import (  # noqa: F401
     client_of,
-    test_a_prefilled_answer_is_gone_on_with,
+    test_a_prefilled_answer_is_continued,
     test_a_stream_says_the_same_as_a_whole_answer,
     test_another_model_is_not_found,
     test_bad_requests_are_explained,

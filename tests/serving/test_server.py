@@ -41,7 +41,7 @@ def test_health_tells_how_far_the_warm_up_is(serve):
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(serve):
     class Broken(FakeGenerator):
-        def warm_up(self, progress=None):
+        def warm_up(self, progress):
             raise CheckpointError("The weights are damaged.")
 
     running = serve(Broken(), wait=False)
