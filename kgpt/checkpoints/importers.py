@@ -14,9 +14,10 @@ import numpy as np
 
 from kgpt.checkpoints.convert import copy_model
 from kgpt.checkpoints.pretrained import load_config, write_config
-from kgpt.checkpoints.weight_map import gpt2_name, parameter_shapes
+from kgpt.checkpoints.weight_map import gpt2_name
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig
+from kgpt.config.parameters import parameter_shapes
 from kgpt.errors import CheckpointError, UsageError
 from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer

@@ -7,8 +7,9 @@ from collections import Counter
 
 from kgpt.checkpoints.hf_config import model_type_of
 from kgpt.checkpoints.quantized import stored_bytes
-from kgpt.checkpoints.weight_map import parameter_shapes, tensor_mappings
+from kgpt.checkpoints.weight_map import tensor_mappings
 from kgpt.config import ModelConfig
+from kgpt.config.parameters import parameter_shapes
 
 BYTES = {"float32": 4, "bfloat16": 2}
 PARTS = {"token_embedding": "token embedding", "position_embedding": "position embedding"}
@@ -49,8 +50,7 @@ def weight_bytes(config: ModelConfig) -> dict[str, int]:
 
 def cache_bytes(config: ModelConfig, tokens: int = 1) -> dict[str, int]:
     """Bytes of the KV cache for `tokens` tokens of one sequence, in each dtype."""
-    elements = 2 * config.num_layers * config.num_kv_heads * config.head_dim * tokens
-    return {name: size * elements for name, size in BYTES.items()}
+    return {name: config.cache_bytes(tokens, size) for name, size in BYTES.items()}
 
 
 def flops_per_token(config: ModelConfig, length: int) -> dict[str, int]:

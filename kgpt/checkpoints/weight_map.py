@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kgpt.config import ModelConfig
+from kgpt.config.parameters import parameter_shapes
 
 # Buffers that older software stores with the weights, although the configuration implies them.
 BUFFERS = re.compile(r".*\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)|lm_head\.weight")
 PREFIXES = ("transformer.", "model.")  # missing if a model was saved without its head
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,34 +51,6 @@ def tensor_mappings(config: ModelConfig, model_type: str) -> Iterator[TensorMapp
     """Every variable of a model, as a file of `model_type` stores it."""
     mappings = {"gpt2": _gpt2_mappings, "kgpt": _kgpt_mappings}.get(model_type, _llama_mappings)
     return mappings(config)
-
-
-def parameter_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Path and shape of every variable of a GPT, in the model's order."""
-    d, f, h = config.hidden_dim, config.intermediate_dim, config.head_dim
-    heads, kv = config.num_heads * h, config.num_kv_heads * h
-    hidden = f * (2 if config.activation == "swiglu" else 1)
-    norm: Shapes = {"scale": (d,)}
-    norm |= {"bias": (d,)} if config.norm == "layer" and config.bias else {}
-    attention: Shapes = {"qkv": (d, heads + 2 * kv), "output": (heads, d)}
-    attention |= {"qkv_bias": (heads + 2 * kv,)} if config.qkv_bias else {}
-    attention |= {"output_bias": (d,)} if config.bias else {}
-    attention |= {"query_norm/scale": (h,), "key_norm/scale": (h,)} if config.qk_norm else {}
-    mlp: Shapes = {"up": (d, hidden), "down": (f, d)}
-    mlp |= {"up_bias": (hidden,), "down_bias": (d,)} if config.mlp_bias else {}
-    parts = {"attention_norm": norm, "attention": attention, "mlp_norm": norm, "mlp": mlp}
-    vocab = config.known_vocab_size
-    yield "token_embedding", (vocab, d)
-    if config.position == "learned":
-        yield "position_embedding", (config.max_length, d)
-    if not config.tie_embeddings:
-        yield "head", (vocab, d)
-    for i in range(config.num_layers):
-        for part, weights in parts.items():
-            for name, shape in weights.items():
-                yield f"block_{i}/{part}/{name}", shape
-    for name, shape in norm.items():
-        yield f"final_norm/{name}", shape
 
 
 def _kgpt_mappings(config: ModelConfig) -> Iterator[TensorMapping]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WrapValidator, model_serializer, model_validator
 
+from kgpt.config.parameters import parameter_shapes
 from kgpt.config.section import Section
 from kgpt.errors import UsageError
 
@@ -144,18 +146,12 @@ class ModelConfig(Section):
         return type(self).model_validate(self.model_dump() | dict(update))
 
     def num_parameters(self) -> int:
-        """Number of trainable weights, counted from the shapes alone."""
-        d, heads, kv, width = self.hidden_dim, self.num_heads, self.num_kv_heads, self.head_dim
-        gated = 2 if self.activation == "swiglu" else 1
-        vocab, f = self.known_vocab_size, self.intermediate_dim
-        norm = d * (2 if self.norm == "layer" and self.bias else 1)
-        attention = d * (heads + 2 * kv) * width + heads * width * d
-        attention += (heads + 2 * kv) * width * self.qkv_bias + d * self.bias
-        attention += 2 * width * self.qk_norm
-        mlp = d * gated * f + f * d + (gated * f + d) * self.mlp_bias
-        embeddings = vocab * d * (1 if self.tie_embeddings else 2)
-        embeddings += self.max_length * d * (self.position == "learned")
-        return self.num_layers * (attention + mlp + 2 * norm) + norm + embeddings
+        """Number of trainable weights."""
+        return sum(math.prod(shape) for _, shape in parameter_shapes(self))
+
+    def cache_bytes(self, tokens: int, number_size: int = 4) -> int:
+        """Bytes of the keys and values of `tokens` tokens, at `number_size` bytes a number."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * number_size
 
     def flops_per_token(self, length: int | None = None) -> int:
         """Floating-point operations to train on one token: forward and backward.

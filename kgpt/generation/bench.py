@@ -16,7 +16,6 @@ from kgpt.config import SamplingConfig
 from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
-from kgpt.model.kv_cache import cache_bytes
 
 BYTES_PER_NUMBER = {"float16": 2, "bfloat16": 2}  # of other dtypes 4
 GIBIBYTE = 1 << 30
@@ -45,7 +44,7 @@ def measure(
     def batch_figures(batch_size: int) -> dict[str, float]:
         seconds = time_generation(model, batch_size, prompt_tokens, new_tokens, repeats)
         mean_tokens = batch_size * (prompt_tokens + new_tokens // 2)
-        step_bytes = weight_bytes + cache_bytes(model.config, mean_tokens, number_size)
+        step_bytes = weight_bytes + model.config.cache_bytes(mean_tokens, number_size)
         rate = batch_size * new_tokens / seconds
         return {
             "batch": batch_size,

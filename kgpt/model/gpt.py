@@ -7,12 +7,18 @@ What is worth knowing:
   never stores the (B, T, V) logits. Any other Keras loss gets the logits.
 """
 
+from __future__ import annotations
+
 import contextlib
+import importlib
+from pathlib import Path
+from typing import Any
 
 import keras
 from keras import ops
 
 from kgpt import backend
+from kgpt.backend import keras_internals
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.block import Block
@@ -198,17 +204,43 @@ class GPT(keras.Model):
         if self.built:
             backend.refresh_tracking(self)
 
+    # -- use: the implementations are above this layer, so they are found when called -------------
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> GPT:
+        """The model of a directory, run or hub id; see `kgpt.checkpoints.pretrained`."""
+        return importlib.import_module("kgpt.checkpoints.pretrained").from_pretrained(
+            source, **options
+        )
+
+    def save_pretrained(self, folder: str | Path, tokenizer: Any = None, **options: Any) -> None:
+        """Write a model directory; see `kgpt.checkpoints.pretrained.save_pretrained`."""
+        pretrained = importlib.import_module("kgpt.checkpoints.pretrained")
+        pretrained.save_pretrained(self, folder, tokenizer, **options)
+
+    def generate(self, token_ids: Any, **options: Any) -> Any:
+        """Continue token ids (T,) or (B, T); see `kgpt.generation.keras_api.generate`."""
+        return importlib.import_module("kgpt.generation.keras_api").generate(
+            self, token_ids, **options
+        )
+
     # -- training: what Keras's own train and test steps call -----------------------------------
 
     @property
     def _loss_takes_hidden_states(self):
         loss = getattr(self, "loss", None)
-        return hasattr(loss, "from_hidden_states") and self._compile_metrics is None
+        return hasattr(loss, "from_hidden_states") and not keras_internals.has_compiled_metrics(
+            self
+        )
 
     @property
     def metrics(self):
         """As everywhere in Keras; of the two that are called "loss", the one in use."""
-        unused = self._loss_tracker if self._loss_takes_hidden_states else self.token_loss
+        unused = (
+            keras_internals.loss_tracker(self)
+            if self._loss_takes_hidden_states
+            else self.token_loss
+        )
         return [metric for metric in super().metrics if metric is not unused]
 
     @contextlib.contextmanager

@@ -28,11 +28,6 @@ def init_kv_cache(
     return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(config.num_layers)]
 
 
-def cache_bytes(config: ModelConfig, tokens: int, width: int = 4) -> int:
-    """Bytes of the keys and values of `tokens` tokens, at `width` bytes a number."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * tokens * width
-
-
 class CacheUpdate(NamedTuple):
     """Where new tokens are stored in a cache and which slots they attend to: alike in all layers.
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from kgpt.checkpoints.pretrained import write_config
-from kgpt.checkpoints.weight_map import parameter_shapes
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig
+from kgpt.config.parameters import parameter_shapes
 
 pytestmark = [pytest.mark.backend, pytest.mark.proof]
 

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgpt import GPT, ModelConfig
+from kgpt.checkpoints.pretrained import path_below
+from kgpt.config.parameters import parameter_shapes
 from kgpt.errors import UsageError
 from tests.model import reference
 from tests.model.conftest import KINDS, LLAMA, SMALL, model_of
@@ -73,9 +75,22 @@ def test_a_token_beyond_every_layers_window_is_forgotten():
     assert not differs[12:].any()
 
 
-def test_num_parameters_is_the_real_count(kind):
+def test_the_model_has_the_parameters_that_the_table_lists(kind):
     model = model_of(kind)
-    assert model.config.num_parameters() == sum(v.numpy().size for v in model.trainable_variables)
+    built = {path_below(v): tuple(v.shape) for v in model.trainable_variables}
+    assert built == dict(parameter_shapes(model.config))
+    sizes = [v.numpy().size for v in model.trainable_variables]
+    assert model.config.num_parameters() == sum(sizes)
+
+
+def test_pretrained_and_generate_are_methods_of_the_model(tmp_path):
+    model = GPT(ModelConfig(**SMALL), seed=2)
+    model.save_pretrained(tmp_path / "model")
+    again = GPT.from_pretrained(tmp_path / "model")
+    ids = np.array([[1, 2, 3]])
+    texts = [np.asarray(m.generate(ids, max_tokens=5, temperature=0)) for m in (model, again)]
+    assert texts[0].shape == (1, 8)
+    np.testing.assert_array_equal(*texts)
 
 
 def test_gpt2_residual_projections_start_smaller():
