@@ -111,6 +111,19 @@ def test_an_answer_is_rewritten_by_hand(tmp_path):
     chat(script, tmp_path)
 
 
+def test_edit_pressed_twice_in_haste_opens_one_dialog(tmp_path):
+    async def script(chat):
+        await chat.ask()
+        messages = chat.screen.query_one(MessageList)
+        messages.action_edit()
+        messages.action_edit()
+        await chat.until(lambda: isinstance(chat.app.screen, TextDialog))
+        await chat.press("escape")
+        await chat.until(lambda: chat.app.screen is chat.screen)
+
+    chat(script, tmp_path)
+
+
 def test_a_branch_is_deleted_and_comes_back(tmp_path):
     async def script(chat):
         await chat.ask()

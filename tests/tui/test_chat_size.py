@@ -1,10 +1,11 @@
-"""A long chat stays quick: figures are printed, not asserted."""
+"""A long chat mounts few messages; CPU times are printed, not asserted."""
 
 import resource
 import time
 
 from kgpt_tui.chat.composer import Composer
-from kgpt_tui.chat.message_list import MessageList
+from kgpt_tui.chat.message_list import MOUNTED, MessageList
+from kgpt_tui.chat.message_view import MessageView
 from tests.tui.chatting import chat, conversation
 
 LONG = "A paragraph of an answer, with *Markdown* and `code` in it. " * 6
@@ -32,6 +33,7 @@ def test_five_hundred_messages(tmp_path, capsys):
         composer.focus()
         await timed(chat, "answer of 14 tokens", lambda: chat.ask("more"), times=1)
         assert len(chat.path) == 502
+        assert len(chat.screen.query(MessageView)) <= MOUNTED + 2  # the rest is not mounted
 
     chat(script, tmp_path)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

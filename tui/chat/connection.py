@@ -63,6 +63,8 @@ class ModelConnection:
 
     def _open(self, open_client: Callable[[], Awaitable[Client]], model: str = "") -> None:
         """Connect in a task of its own, once an attempt still under way is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
         self._task = start_task(self._connect(self._task, open_client, model), self._listener)
 
     async def _connect(

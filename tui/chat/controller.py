@@ -137,16 +137,16 @@ class ChatController:
         """Generate the rest of `answer` in a task of its own."""
         self.answering = answer
         await self._listener.generation_started(answer)
-        self._generation = start_task(self._run(answer), self._listener)
+        self._generation = start_task(self.session.generate(answer), self._listener)
+        self._generation.add_done_callback(lambda task: self._finish(answer))
 
-    async def _run(self, answer: Message) -> None:
-        try:
-            await self.session.generate(answer)
-        finally:
-            self.answering = None
-            if not self._closed:
-                self.autosave()
-                self._listener.generation_finished(answer)
+    def _finish(self, answer: Message) -> None:
+        """Runs even where the task was cancelled before its first step."""
+        answer.finish = answer.finish or "stopped"
+        self.answering = None
+        if not self._closed:
+            self.autosave()
+            self._listener.generation_finished(answer)
 
     def stop(self) -> None:
         """Stop the generation and keep what there is."""

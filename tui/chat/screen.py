@@ -249,6 +249,9 @@ class ChatScreen(Screen[None]):
         self.edit_message(event.message)
 
     def edit_message(self, message: Message) -> None:
+        """Edit in a dialog; a key pressed twice in haste opens one."""
+        if self.app.screen is not self:
+            return
         title = "Edit and send again" if message.role == "user" else "Edit the answer"
         self.app.push_screen(
             TextDialog(title, message.content), lambda text: self.controller.edit(message, text)
