@@ -9,10 +9,11 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, get_args
 
 import httpx
-from httpx_sse import SSEError, aconnect_sse
+from httpx_sse import ServerSentEvent, SSEError, aconnect_sse
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
@@ -134,7 +135,9 @@ class Client:
                 raise ServerError("The server broke off in the middle of the answer.")
 
     @asynccontextmanager
-    async def _events(self, path: str, body: dict[str, Any]):
+    async def _events(
+        self, path: str, body: dict[str, Any]
+    ) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
         async with aconnect_sse(self._http, "POST", path, json=body) as source:
             if source.response.status_code != 200:
                 await source.response.aread()
@@ -256,7 +259,12 @@ class _explained:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if isinstance(error, MALFORMED):
             said = "The server's answer makes no sense; is it an OpenAI-compatible server?"
         elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
