@@ -1,13 +1,12 @@
-"""What can go wrong, said in one sentence with its remedy.
+"""The exceptions of kgpt: each is one sentence that says what happened and what to do.
 
-Everything a user can cause raises a `KgptError`: the command line prints its text and exits with
-its `exit_code`, the server turns it into a 4xx answer, the terminal app shows it. Anything else
-that escapes is a defect of kgpt.
+Every error that a user can cause is a `KgptError`: the command line prints it and exits with its
+`exit_code`, the server responds with 4xx, the terminal app shows it. Any other exception is a bug.
 """
 
 
 class KgptError(Exception):
-    """Work that could not be done. `str(error)` is one sentence: what happened; what to do."""
+    """An operation failed. `str(error)` is one sentence: what happened; what to do."""
 
     exit_code = 1
 
@@ -31,8 +30,8 @@ class RunError(KgptError):
 
 
 class TrainingFailed(KgptError):
-    """Training stopped because going on would be pointless: the loss is no longer a number."""
+    """Training diverged: the loss is NaN or infinite."""
 
 
 class QueueFull(KgptError):
-    """The engine has as many requests waiting as it takes; later there will be room."""
+    """The engine's queue of requests is full; try again later."""

@@ -1,7 +1,7 @@
-"""Files that are whole or not there: atomic writes, checksums, and the disk that is full.
+"""Atomic writes of files and directories, checksums, and errors of the operating system.
 
-A reader never sees half of a file or folder written here: the work happens under a temporary name
-beside the target, is forced to the disk, and is then renamed.
+Everything is written under a temporary name beside the target, synced to disk and renamed, so that
+a reader never sees an incomplete file or directory.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 
 from kgpt.errors import KgptError
 
-TEMPORARY = ".partial-"  # names that begin so are unfinished work, safe to delete
+TEMPORARY = ".partial-"  # prefix of unfinished files and directories, safe to delete
 
 
 @contextlib.contextmanager
 def os_errors_as_kgpt(action: str) -> Iterator[None]:
-    """Turn the operating system's refusals into one sentence: full disk, no permission, ..."""
+    """Raise errors of the operating system (full disk, ...) as a `KgptError` with a remedy."""
     try:
         yield
     except Exception as error:
@@ -36,17 +36,17 @@ def os_errors_as_kgpt(action: str) -> Iterator[None]:
         remedy = {
             errno.ENOSPC: "the disk is full: free some space, or choose another folder",
             errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
-            errno.EACCES: "permission denied: choose a folder you may write to",
+            errno.EACCES: "permission denied: choose a folder that you can write to",
             errno.EROFS: "the disk is read-only: choose another folder",
-            errno.EFBIG: "files may not be so large here: see `ulimit -f`",
+            errno.EFBIG: "the limit on file sizes is reached: see `ulimit -f`",
         }.get(number, os.strerror(number) if number else str(error))
         raise KgptError(f"Could not {action}: {remedy}.") from error
 
 
 def _error_number(error: Exception) -> int | None:
-    """The operating system's error behind `error`; None if it is none of these.
+    """The errno of `error`; None if it does not come from the operating system.
 
-    Libraries in Rust (tokenizers, safetensors) tell it only in the text of their own exceptions.
+    Rust libraries (tokenizers, safetensors) give it only in the text of their own exceptions.
     """
     if isinstance(error, OSError):
         return error.errno or 0
@@ -55,7 +55,7 @@ def _error_number(error: Exception) -> int | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one motion, surviving a crash at any moment."""
+    """Replace the contents of `path` by `text` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     try:
@@ -78,12 +78,12 @@ def write_json(path: Path, value: Any) -> None:
 def atomic_dir(target: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `target` when the block ends without error.
 
-    An existing `target` is replaced only then. After a crash what is left behind begins with
-    `.partial-` and is deleted by the next call for the same parent.
+    An existing `target` is replaced only then. What a crash leaves behind begins with `.partial-`
+    and is deleted by the next call for the same target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     discard_partial(target.parent, f"{target.name}-")
-    # Named before it is made, so that an interrupt between the two leaves nothing behind.
+    # Named before it is created, so that an interrupt in between leaves nothing behind.
     work = target.parent / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
     try:
         work.mkdir(mode=0o700)
@@ -106,13 +106,13 @@ def atomic_dir(target: Path) -> Iterator[Path]:
 
 
 def discard_partial(folder: Path, name: str = "") -> None:
-    """Delete what a crash left unfinished in `folder` (or only the work on `name`)."""
-    for left in folder.glob(f"{TEMPORARY}{name}*"):
-        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    """Delete temporary files and directories left by a crash in `folder` (only those of `name`)."""
+    for path in folder.glob(f"{TEMPORARY}{name}*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Force a file's contents, or a folder's entries, to the disk."""
+    """fsync a file, or a directory's entries."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -121,6 +121,6 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

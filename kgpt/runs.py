@@ -1,13 +1,15 @@
-"""The run directory: where a trainer and those who watch it meet. No Keras here.
+"""The run directory: the files through which a trainer and its watchers communicate.
 
 run.yaml       the resolved configuration: enough to start the same run again
 status.json    replaced atomically: state, step, heartbeat, error, ...
-metrics.jsonl  a row a logged step, appended; the last line may be half written
-samples.jsonl  text written while training
-train.log      all that the process prints
-control/       one file a command: pause, resume, stop, checkpoint, sample
+metrics.jsonl  one row per logged step, appended; the last line may be incomplete
+samples.jsonl  text generated during training
+train.log      the trainer's output
+control/       one file per command: pause, resume, stop, checkpoint, sample
 checkpoints/   step-00000500/ ..., and the pointer files `latest` and `best`
-lock           held by the trainer, so that no second one trains the same run
+lock           held by the trainer; a second one is refused
+
+Imports no Keras.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ State = Literal[
     "starting", "compiling", "training", "paused", "validating", "sampling", "saving",
     "finished", "stopped", "failed",
 ]  # fmt: skip
-ENDED = ("finished", "stopped", "failed")
+FINAL_STATES = ("finished", "stopped", "failed")
 Command = Literal["pause", "resume", "stop", "checkpoint", "sample"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
-HEARTBEAT_S = 2.0  # the trainer writes its status at least so often
-SILENCE_S = 20.0  # without a heartbeat for so long, a run elsewhere counts as dead
+HEARTBEAT_INTERVAL_S = 2.0  # between two writes of status.json
+HEARTBEAT_TIMEOUT_S = 20.0  # a run on another host without a newer heartbeat counts as dead
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
 class RunStatus(BaseModel):
-    """What `status.json` says: how far a run is, and how it is."""
+    """The contents of `status.json`: state and progress of a run."""
 
     state: State = "starting"
     step: int = 0
@@ -57,28 +59,28 @@ class RunStatus(BaseModel):
 
     @property
     def is_dead(self) -> bool:
-        """True if the run claims to be going on but its process is gone."""
-        if self.state in ENDED:
+        """True if the state is not final but the process is gone."""
+        if self.state in FINAL_STATES:
             return False
         if self.host == socket.gethostname():
             return not _process_exists(self.pid)
-        return time.time() - self.heartbeat > SILENCE_S
+        return time.time() - self.heartbeat > HEARTBEAT_TIMEOUT_S
 
 
 def runs_folder() -> Path:
-    """Where runs live: `KGPT_RUNS`, or ./runs."""
+    """The directory of all runs: `KGPT_RUNS`, or ./runs."""
     return Path(os.environ.get("KGPT_RUNS", "runs"))
 
 
 def all_runs(folder: Path | None = None) -> list[Run]:
-    """Every run in `folder`, the most recently touched first."""
+    """Every run in `folder`, the most recently modified first."""
     folder = folder or runs_folder()
     found = [Run(path.parent) for path in folder.glob("*/run.yaml")]
-    return sorted(found, key=lambda run: run.last_touched, reverse=True)
+    return sorted(found, key=lambda run: run.last_modified, reverse=True)
 
 
 def find_run(name: str) -> Run:
-    """The run called `name` (or in the folder `name`), which must exist."""
+    """The existing run called `name`, or in the directory `name`; a `RunError` if there is none."""
     for path in (Path(name), runs_folder() / name):
         if (path / "run.yaml").is_file():
             return Run(path)
@@ -87,14 +89,14 @@ def find_run(name: str) -> Run:
 
 
 def new_run(name: str) -> Run:
-    """A run to be: its folder need not exist."""
+    """The run called `name`, whose directory need not exist."""
     if not name or name != Path(name).name or name.startswith("."):
         raise UsageError(f"{name!r} cannot name a run; use letters, digits, '-', '_' and '.'.")
     return Run(runs_folder() / name)
 
 
 class Run:
-    """One run directory: its writers (for the trainer) and readers (for everyone)."""
+    """One run directory: written by the trainer, read by everyone."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -111,14 +113,14 @@ class Run:
         return (self.path / "run.yaml").is_file()
 
     @property
-    def last_touched(self) -> float:
+    def last_modified(self) -> float:
         files = [self.path / name for name in ("status.json", "metrics.jsonl", "run.yaml")]
         return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
-    # -- the trainer's side ----------------------------------------------------------------
+    # -- written by the trainer ----------------------------------------------------------------
 
     def lock(self) -> None:
-        """Claim the run for this process, until `unlock` or the process ends."""
+        """Take the run's lock until `unlock` or exit; a `RunError` if it is taken."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / "lock")
         try:
@@ -127,7 +129,7 @@ class Run:
             self._lock = None
             pid = self.status().pid
             raise RunError(
-                f"The run {self.name} is being trained by process {pid} already; "
+                f"The run {self.name} is already being trained by process {pid}; "
                 f"stop it with `kgpt runs stop {self.name}`, or give another --run name."
             ) from None
 
@@ -143,12 +145,12 @@ class Run:
         write_json(self.path / "status.json", status.model_dump())
 
     def append(self, kind: Literal["metrics", "samples"], row: dict[str, Any]) -> None:
-        """Add one row to metrics.jsonl or samples.jsonl; watchers see it at once."""
+        """Append one row to metrics.jsonl or samples.jsonl and flush it."""
         with (self.path / f"{kind}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop rows later than `step`: a resumed run writes them again."""
+    def truncate_after(self, step: int) -> None:
+        """Drop metrics and samples after `step`, which a resumed run logs again."""
         for kind in ("metrics", "samples"):
             file = self.path / f"{kind}.jsonl"
             if file.exists():
@@ -156,13 +158,13 @@ class Run:
                 write_text(file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
 
     def take_commands(self) -> list[tuple[Command, dict[str, Any]]]:
-        """The commands waiting in control/, oldest first; each is handed out once."""
+        """Remove and return the pending commands of control/, oldest first."""
         taken: list[tuple[Command, dict[str, Any]]] = []
         folder = self.path / "control"
         if not folder.is_dir():
             return []
-        waiting = [name for name in COMMANDS if (folder / name).exists()]
-        for name in sorted(waiting, key=lambda name: (folder / name).stat().st_mtime_ns):
+        pending = [name for name in COMMANDS if (folder / name).exists()]
+        for name in sorted(pending, key=lambda name: (folder / name).stat().st_mtime_ns):
             file = folder / name
             try:
                 details = json.loads(file.read_text(encoding="utf-8") or "{}")
@@ -172,15 +174,15 @@ class Run:
             taken.append((name, details if isinstance(details, dict) else {}))
         return taken
 
-    # -- everyone's side -------------------------------------------------------------------
+    # -- used by everyone --------------------------------------------------------------------
 
     def send(self, command: Command, **details: Any) -> None:
-        """Leave a command for the trainer, which must be alive to take it."""
+        """Write a command for the trainer; a `RunError` if it is not running."""
         status = self.status()
-        if status.state in ENDED or status.is_dead:
+        if status.state in FINAL_STATES or status.is_dead:
             state = "dead" if status.is_dead else status.state
             raise RunError(
-                f"The run {self.name} is {state}; go on with it by "
+                f"The run {self.name} is {state}; resume it with "
                 f"`kgpt train {self.path / 'run.yaml'} --run {self.name} --resume`."
             )
         write_json(self.path / "control" / command, details)
@@ -211,7 +213,7 @@ class Run:
         return self.checkpoints / f"step-{step:08d}"
 
     def pointer(self, kind: Literal["latest", "best"]) -> int | None:
-        """The step that the pointer file `kind` names, if that checkpoint is there."""
+        """The step named by the pointer file `kind`; None without such a checkpoint."""
         try:
             step = int((self.checkpoints / kind).read_text())
         except (OSError, ValueError):
@@ -223,7 +225,7 @@ class Run:
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file; damaged lines, such as a half-written last one, are skipped."""
+    """Rows of a JSON-lines file, without incomplete or malformed lines."""
     try:
         text = file.read_bytes()
     except OSError:
@@ -238,7 +240,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def resolve_model(source: str) -> Path:
-    """The model directory meant by a directory, a run name (best checkpoint) or `run@step`."""
+    """The model directory for a directory, a run name (best checkpoint) or `run@step`."""
     if (Path(source) / "config.json").is_file():
         return Path(source)
     name, _, step = source.partition("@")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, through real faults: kills, full disks, no permission."""
+"""Atomic writes under real faults: killed writers, full disks, missing permission."""
 
 import errno
 import hashlib
@@ -25,7 +25,7 @@ from kgpt.files import (
 
 
 @given(before=st.text(), after=st.text())
-def test_a_file_is_replaced_in_one_motion(before, after, tmp_path_factory):
+def test_a_file_is_replaced_atomically(before, after, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     file = folder / "deep" / "file.txt"
     write_text(file, before)
@@ -88,7 +88,7 @@ def test_a_limit_on_file_size_leaves_the_old_file_and_a_sentence(tmp_path):
     child = subprocess.run(
         [sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=False
     )
-    assert "KgptError: Could not write it: files may not be so large here" in child.stderr
+    assert "KgptError: Could not write it: the limit on file sizes is reached" in child.stderr
     assert file.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096
@@ -118,7 +118,7 @@ def test_other_refusals_are_sentences(number, words):
         raise OSError(number, os.strerror(number))
 
 
-def test_refusals_told_by_libraries_in_rust_are_sentences(tmp_path):
+def test_errors_of_rust_libraries_are_sentences(tmp_path):
     from kgpt.text.tokenizer import Tokenizer
 
     (tmp_path / "tokenizer.json").mkdir()  # in the way

@@ -1,4 +1,4 @@
-"""The run directory: where a trainer and its watchers meet, whatever happens to either."""
+"""The run directory: rows, commands, locks and pointers survive the death of either side."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_after_a_half_written_line_new_rows_are_whole(run):
     run.append("metrics", {"step": 1, "loss": 2.0})
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')
-    run.forget_after(1)
+    run.truncate_after(1)
     run.append("metrics", {"step": 2, "loss": 1.5})
     assert [row["step"] for row in run.metrics()] == [1, 2]
 
@@ -74,7 +74,7 @@ def test_rows_of_a_future_that_is_undone_are_forgotten(run):
     for step in (1, 2, 3):
         run.append("metrics", {"step": step})
         run.append("samples", {"step": step, "prompt": "é", "text": "🦊"})
-    run.forget_after(2)
+    run.truncate_after(2)
     assert [row["step"] for row in run.metrics()] == [1, 2]
     assert run.samples()[-1]["text"] == "🦊"
 
@@ -95,7 +95,7 @@ def test_a_run_in_use_is_refused_and_freed_when_its_process_is_killed(run):
         [sys.executable, "-c", LOCKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "locked\n"
-    with pytest.raises(RunError, match=f"being trained by process {process.pid} already; stop it"):
+    with pytest.raises(RunError, match=f"already being trained by process {process.pid}; stop it"):
         run.lock()
     assert not run.status().is_dead
     process.kill()
@@ -137,7 +137,7 @@ def test_a_damaged_or_unknown_command_file_harms_nothing(run):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_run_that_is_over_takes_no_commands(run, command):
     run.write_status(RunStatus(state="finished"))
-    with pytest.raises(RunError, match=r"one is finished; go on with it by .*--resume"):
+    with pytest.raises(RunError, match=r"one is finished; resume it with .*--resume"):
         run.send(command)
 
 

@@ -62,7 +62,7 @@ def run_training(config: Config, run: Run, resume: bool, quiet: bool) -> int:
     TokenDataset(config.data.dir or "")  # before a run directory is made for nothing
     if run.exists and not resume:
         raise RunError(
-            f"The run {run.name} exists already; go on with it by --resume, "
+            f"The run {run.name} exists already; resume it with --resume, "
             "or give another --run name."
         )
     if resume and not run.exists:

@@ -100,7 +100,7 @@ def _train(
     model = build_model(config)
     state = restore(run, model, reporter) if resume else {}
     start_step = state.get("step", 0)
-    run.forget_after(start_step)
+    run.truncate_after(start_step)
     run.write_config(config.to_yaml())
     reporter.print(summary(config, data, status))
     with contextlib.ExitStack() as cleanup:

@@ -202,7 +202,7 @@ def test_a_run_in_use_by_another_process_is_refused(data, capsys):
         holder.kill()
         holder.wait()
     assert code == 1
-    assert "The run one is being trained by process" in error
+    assert "The run one is already being trained by process" in error
 
 
 def test_an_existing_run_is_not_overwritten(data, capsys, tmp_path):
@@ -211,7 +211,7 @@ def test_an_existing_run_is_not_overwritten(data, capsys, tmp_path):
     (run / "run.yaml").write_text("train: {}")
     code, _, error = kgpt(capsys, "train", "gpt2", "--data", data, "--run", "one")
     assert code == 1
-    assert "The run one exists already; go on with it by --resume" in error
+    assert "The run one exists already; resume it with --resume" in error
 
 
 @pytest.mark.parametrize("place", ["first", "last"])

@@ -83,7 +83,7 @@ def test_a_limit_on_file_size_ends_training_with_one_sentence(folder):
     )  # fmt: skip
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr
-    assert "files may not be so large here" in process.stderr
+    assert "the limit on file sizes is reached" in process.stderr
     run = Run(folder / "runs" / "one")
     assert run.status().state == "failed"
     assert run.checkpoint_steps() == []

@@ -114,7 +114,7 @@ def test_the_status_is_written_shown_and_timed(run):
 
 
 def test_the_heart_beats_while_nothing_happens(run, monkeypatch):
-    monkeypatch.setattr("kgpt.training.callbacks.status_writer.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("kgpt.training.callbacks.status_writer.HEARTBEAT_INTERVAL_S", 0.02)
     keeper = StatusWriter(run)
     first = run.status().heartbeat
     deadline = time.monotonic() + 5

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from kgpt.runs import ENDED, Run, all_runs
+from kgpt.runs import FINAL_STATES, Run, all_runs
 from tests.tui.terminal import Terminal, kgpt_tui
 
 pytestmark = [
@@ -56,7 +56,7 @@ def terminal(home):
     yield terminal
     terminal.close()
     for run in all_runs(home / "runs"):
-        if run.status().state not in ENDED and not run.status().is_dead:
+        if run.status().state not in FINAL_STATES and not run.status().is_dead:
             os.kill(run.status().pid, 9)
 
 

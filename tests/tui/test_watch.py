@@ -300,7 +300,7 @@ def test_a_damaged_run_directory_is_still_shown(tmp_path):
 
 def test_metrics_that_are_truncated_are_drawn_again(tmp_path):
     async def script(app, pilot, screen, run):
-        run.forget_after(200)
+        run.truncate_after(200)
         await wait_until(pilot, lambda: screen.monitor.history.curve("loss")[0][-1] == 200)
         panel = screen.query(ChartPanel).first()
         await wait_until(pilot, lambda: panel.chart._x_max == 200)

@@ -87,7 +87,7 @@ def _of_run(run: Run) -> FoundModel | None:
         return None
     best = run.pointer("best")
     detail = f"step {steps[-1]:,}" + (f", best at {best:,}" if best else "")
-    return FoundModel(run.name, "run", detail, run.last_touched)
+    return FoundModel(run.name, "run", detail, run.last_modified)
 
 
 def _of_folder(folder: Path) -> FoundModel | None:

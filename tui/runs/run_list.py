@@ -61,7 +61,7 @@ class RunList:
             state = effective_state(run, status)
             if state != "gone":
                 config = self._config(run)
-                rows.append(RunRow(run, status, state, summary, config, run.last_touched))
+                rows.append(RunRow(run, status, state, summary, config, run.last_modified))
             await asyncio.sleep(0)
         self._summaries = {row.run.path: row.summary for row in rows}
         self.rows = sorted(rows, key=lambda row: not row.is_active)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from kgpt.runs import ENDED, Run, RunStatus
+from kgpt.runs import FINAL_STATES, Run, RunStatus
 from kgpt_tui.shared import launch
 
 ACTIVE_STATES = (
     "starting", "compiling", "training", "paused", "validating", "sampling", "saving",
 )  # fmt: skip
-ENDED_STATES = (*ENDED, "dead")
+ENDED_STATES = (*FINAL_STATES, "dead")
 STATE_COLORS = {
     "training": "$success",
     "finished": "$primary",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from kgpt.runs import HEARTBEAT_S, Run, RunStatus, State
+from kgpt.runs import HEARTBEAT_INTERVAL_S, Run, RunStatus, State
 
 
 class StatusWriter:
@@ -70,6 +70,6 @@ class StatusWriter:
                 self.run.write_status(self.status)
 
     def _write_heartbeats(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
+        while not self._ended.wait(HEARTBEAT_INTERVAL_S):
             with self._lock:
                 self._write()
