@@ -18,7 +18,7 @@ from kgpt.checkpoints.pretrained import load_config
 from kgpt.checkpoints.weights import Weights
 from kgpt.config import ModelConfig
 from kgpt.errors import CheckpointError, UsageError
-from kgpt.model.positions import rotary_frequencies
+from kgpt.model.attention import rotary_frequencies
 from kgpt.text.tokenizer import Tokenizer
 
 NAMES = {

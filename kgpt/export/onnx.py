@@ -20,7 +20,8 @@ from kgpt.checkpoints.pretrained import load_config, load_sampling, write_config
 from kgpt.checkpoints.weights import Weights
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
-from kgpt.model.positions import rotary_frequencies, sinusoids
+from kgpt.model.attention import rotary_frequencies
+from kgpt.model.gpt import sinusoids
 from kgpt.text.tokenizer import Tokenizer
 
 OPSET = 17

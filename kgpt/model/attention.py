@@ -1,16 +1,23 @@
 """Causal self-attention: multi-head or grouped, rotary or not, with an optional sliding window."""
 
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
 import keras
+import numpy as np
 from keras import ops
 
 from kgpt import backend
 from kgpt.backend.attention import attention_with_dropout, scaled
 from kgpt.config import RopeScaling
-from kgpt.model.dropout import Dropout
 from kgpt.model.initializers import Normal
+from kgpt.model.kv_cache import CacheUpdate
+from kgpt.model.layers import Dropout, RMSNorm
 from kgpt.model.linear import Linear
-from kgpt.model.norms import RMSNorm
-from kgpt.model.positions import rotary_frequencies, rotate
+
+Tensor = Any
 
 
 @keras.saving.register_keras_serializable("kgpt")
@@ -37,27 +44,27 @@ class CausalSelfAttention(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        rope_theta=None,
-        rope_scaling=None,
-        use_qkv_bias=True,
-        use_output_bias=True,
-        use_qk_norm=False,
-        window=None,
-        dropout=0.0,
-        epsilon=1e-5,
-        kernel_initializer=None,
-        output_initializer=None,
-        **kwargs,
-    ):
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        rope_theta: float | None = None,
+        rope_scaling: RopeScaling | dict[str, Any] | None = None,
+        use_qkv_bias: bool = True,
+        use_output_bias: bool = True,
+        use_qk_norm: bool = False,
+        window: int | None = None,
+        dropout: float = 0.0,
+        epsilon: float = 1e-5,
+        kernel_initializer: Any = None,
+        output_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
         self.rope_theta = rope_theta
-        self.rope_scaling = rope_scaling and RopeScaling.model_validate(rope_scaling)
+        self.rope_scaling = RopeScaling.model_validate(rope_scaling) if rope_scaling else None
         self.use_qkv_bias = use_qkv_bias
         self.use_output_bias = use_output_bias
         self.use_qk_norm = use_qk_norm
@@ -75,7 +82,7 @@ class CausalSelfAttention(keras.layers.Layer):
         if rope_theta is not None:
             self.frequencies = rotary_frequencies(head_dim, rope_theta, self.rope_scaling)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         width = input_shape[-1]
         heads = self.num_heads + 2 * self.num_kv_heads
         self.qkv.build(self, (width, heads * self.head_dim))
@@ -89,7 +96,7 @@ class CausalSelfAttention(keras.layers.Layer):
             self.query_norm.build((self.head_dim,))
             self.key_norm.build((self.head_dim,))
 
-    def project(self, x, positions):
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (B, T, D).
 
         Args:
@@ -111,13 +118,13 @@ class CausalSelfAttention(keras.layers.Layer):
             key = rotate(key, positions, self.frequencies)
         return scaled(query), key, value
 
-    def combine(self, heads):
+    def combine(self, heads: Tensor) -> Tensor:
         """Heads (B, T, N, H) back to the residual stream (B, T, D)."""
         batch, length = ops.shape(heads)[0], ops.shape(heads)[1]
         flat = ops.reshape(heads, (batch, length, self.num_heads * self.head_dim))
         return self.output_projection(flat)
 
-    def call(self, x, key=None):
+    def call(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """x (B, T, D) to (B, T, D); `key` switches dropout on."""
         query, keys, values = self.project(x, ops.arange(ops.shape(x)[1]))
         if key is None or self.dropout == 0:
@@ -130,7 +137,9 @@ class CausalSelfAttention(keras.layers.Layer):
             )
         return self.combine(heads)
 
-    def call_with_cache(self, x, update, keys, values):
+    def call_with_cache(
+        self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Like `call`, for new tokens that continue the sequences in a cache.
 
         Args:
@@ -148,7 +157,7 @@ class CausalSelfAttention(keras.layers.Layer):
         heads = backend.cached_attention(query, keys, values, update.mask)  # (B, N, T, H)
         return self.combine(ops.transpose(heads, (0, 2, 1, 3))), keys, values
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -165,3 +174,82 @@ class CausalSelfAttention(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "output_initializer": keras.initializers.serialize(self.output_initializer),
         }
+
+
+class Rotary(NamedTuple):
+    """Rotary positions of heads of dimension H.
+
+    Attributes:
+        frequencies: (H / 2,), the angle by which each pair turns per position.
+        magnitude: factor on the rotated head.
+    """
+
+    frequencies: np.ndarray
+    magnitude: float = 1.0
+
+
+def rotary_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Rotary:
+    """The rotary positions of heads of dimension `head_dim` H.
+
+    theta ** (-2i / H), from RoFormer (Su et al., 2021), then stretched as `scaling` says. The rule
+    "dynamic" changes nothing up to the model's `max_length`, the longest text that kgpt shows it.
+    """
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype="float64") / head_dim)
+    magnitude = 1.0
+    if scaling is not None and scaling.type == "linear":
+        frequencies = frequencies / scaling.factor
+    elif scaling is not None and scaling.type == "llama3":
+        frequencies = _llama3(frequencies, scaling)
+    elif scaling is not None and scaling.type == "yarn":
+        frequencies = _yarn(frequencies, theta, scaling)
+        magnitude = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
+    return Rotary(frequencies.astype("float32"), magnitude)
+
+
+def _llama3(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
+    """Llama 3.1's rule: long waves are stretched, short ones are not, those between in part."""
+    assert scaling.original_max_length is not None, "ModelConfig fills it in"
+    turns = scaling.original_max_length * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def _yarn(frequencies: np.ndarray, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """YaRN (Peng et al., 2023): the share kept of each frequency falls along the pairs of a head
+    from `beta_fast` turns in the original context to `beta_slow`."""
+    assert scaling.original_max_length is not None, "ModelConfig fills it in"
+    half, original_length = len(frequencies), scaling.original_max_length
+
+    def pair_with(turns: float) -> float:
+        return half * math.log(original_length / (turns * 2 * math.pi)) / math.log(theta)
+
+    first, last = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, 2 * half - 1)
+    last = last if last != first else first + 0.001
+    kept = 1 - np.clip((np.arange(half) - first) / (last - first), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def rotate(x: Tensor, positions: Tensor, rotary: Rotary) -> Tensor:
+    """Turn the halves of each head by position-dependent angles, as Llama does.
+
+    Args:
+        x: (B, T, N, H) queries or keys.
+        positions: (T,) or (B, T) integers.
+        rotary: from `rotary_frequencies`.
+
+    Returns:
+        (B, T, N, H) of the type of x; the angles are computed in float32.
+    """
+    frequencies, magnitude = rotary
+    frequencies = ops.convert_to_tensor(frequencies, "float32")
+    angles = ops.cast(positions, "float32")[..., None] * frequencies  # (..., T, H / 2)
+    cos, sin = ops.cos(angles)[..., None, :], ops.sin(angles)[..., None, :]  # (..., T, 1, H / 2)
+    if magnitude != 1.0:
+        cos, sin = cos * magnitude, sin * magnitude
+    first, second = ops.split(ops.cast(x, "float32"), 2, axis=-1)
+    turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return ops.cast(turned, x.dtype)

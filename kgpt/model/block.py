@@ -1,14 +1,21 @@
 """One transformer block, pre-norm: x + attention(norm(x)), then x + mlp(norm(x))."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
+from keras import ops
 
 from kgpt import backend
 from kgpt.config import ModelConfig
 from kgpt.model.attention import CausalSelfAttention
-from kgpt.model.dropout import Dropout
 from kgpt.model.initializers import Normal
-from kgpt.model.mlp import MLP
-from kgpt.model.norms import make_norm
+from kgpt.model.kv_cache import CacheUpdate
+from kgpt.model.layers import Dropout, make_norm
+from kgpt.model.linear import Linear
+
+Tensor = Any
 
 
 @keras.saving.register_keras_serializable("kgpt")
@@ -22,7 +29,13 @@ class Block(keras.layers.Layer):
         remat: recompute the block's activations in the backward pass.
     """
 
-    def __init__(self, config, initializer=None, remat=False, **kwargs):
+    def __init__(
+        self,
+        config: ModelConfig | dict[str, Any],
+        initializer: Any = None,
+        remat: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.config = config = ModelConfig.model_validate(config)
         self.initializer = keras.initializers.get(initializer) or Normal(config.initializer_range)
@@ -61,7 +74,7 @@ class Block(keras.layers.Layer):
         )
         self.mlp_drop = Dropout(config.dropout, name="mlp_dropout", dtype=policy)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         for layer in (
             self.attention_norm, self.attention, self.attention_drop,
             self.mlp_norm, self.mlp, self.mlp_drop,
@@ -69,31 +82,96 @@ class Block(keras.layers.Layer):
             layer.build(input_shape)
 
     @property
-    def linears(self):
+    def linears(self) -> list[Linear]:
         """The block's matrix products, in the order of their weights."""
         attention, mlp = self.attention, self.mlp
         return [attention.qkv, attention.output_projection, mlp.up, mlp.down]
 
-    def call(self, x, key=None):
+    def call(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         if self.remat and key is not None:
             return backend.remat(self._forward)(x, key)
         return self._forward(x, key)
 
-    def _forward(self, x, key):
+    def _forward(self, x: Tensor, key: Tensor | None) -> Tensor:
         x = x + self.attention_drop(self.attention(self.attention_norm(x), key), key)
         return x + self.mlp_drop(self.mlp(self.mlp_norm(x)), key)
 
-    def call_with_cache(self, x, update, keys, values):
+    def call_with_cache(
+        self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Like `call`, with one layer's cache; see `CausalSelfAttention.call_with_cache`."""
         normed = self.attention_norm(x)
         heads, keys, values = self.attention.call_with_cache(normed, update, keys, values)
         x = x + heads
         return x + self.mlp(self.mlp_norm(x)), keys, values
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "config": self.config.model_dump(),
             "initializer": keras.initializers.serialize(self.initializer),
             "remat": self.remat,
+        }
+
+
+@keras.saving.register_keras_serializable("kgpt")
+class MLP(keras.layers.Layer):
+    """x to activation(x @ up) @ down; SwiGLU (Shazeer, 2020) has a gate beside `up`.
+
+    Args:
+        intermediate_dim: F, width of the hidden layer.
+        activation: "gelu" (exact), "gelu_tanh" (GPT-2's) or "swiglu".
+        use_bias: biases of both products.
+        kernel_initializer: a `Normal`, for `up`.
+        output_initializer: a `Normal`, for `down`.
+    """
+
+    def __init__(
+        self,
+        intermediate_dim: int,
+        activation: str = "gelu_tanh",
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        output_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.intermediate_dim = intermediate_dim
+        self.activation = activation
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer) or Normal()
+        self.output_initializer = keras.initializers.get(output_initializer) or Normal()
+        self.up = Linear("up", self.kernel_initializer)
+        self.down = Linear("down", self.output_initializer)
+
+    def build(self, input_shape: Any) -> None:
+        width = input_shape[-1]
+        # SwiGLU's gate and value are one product: (D, 2F), the gate first.
+        hidden = self.intermediate_dim * (2 if self.activation == "swiglu" else 1)
+        self.up.build(self, (width, hidden))
+        self.down.build(self, (self.intermediate_dim, width))
+        if self.use_bias:
+            self.up.add_bias(self, hidden)
+            self.down.add_bias(self, width)
+
+    def call(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)  # (B, T, F), or (B, T, 2F) with a gate
+        return self.down(self.activate(hidden))  # (B, T, D)
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        if self.activation == "swiglu":
+            gate, value = ops.split(hidden, 2, axis=-1)
+            return ops.silu(gate) * value
+        if self.activation == "gelu_tanh":
+            return backend.gelu_tanh(hidden)
+        return ops.gelu(hidden, approximate=False)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "intermediate_dim": self.intermediate_dim,
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_initializer": keras.initializers.serialize(self.output_initializer),
         }

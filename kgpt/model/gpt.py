@@ -1,20 +1,23 @@
 """GPT: token and position embeddings, a stack of blocks, a final norm, and a head.
 
-What is worth knowing:
+To read the model from ids to logits: `GPT.call` here, `Block` and `MLP` in block.py, attention in
+attention.py, norms and dropout in layers.py, matrix products in linear.py. `kgpt.backend` supplies
+attention and norms in the fastest form of each backend.
+
 - GPT-2 and Llama are the two ends of one `ModelConfig`; every mixture between them works.
 - It is a `keras.Model`: `compile`, `fit`, `evaluate`, `.keras` files, on every backend.
-- A loss that can work from hidden states (`kgpt.NextTokenLoss`) is given them, so that training
-  never stores the (B, T, V) logits. Any other Keras loss gets the logits.
+- A loss with `from_hidden_states` (`kgpt.NextTokenLoss`) is given hidden states, so that training
+  never stores the (B, T, V) logits. Any other Keras loss is given the logits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from kgpt import backend
@@ -22,13 +25,14 @@ from kgpt.backend import keras_internals
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.block import Block
-from kgpt.model.dropout import Dropout, DropoutKey
 from kgpt.model.initializers import Normal
-from kgpt.model.kv_cache import init_kv_cache, plan_cache_update
-from kgpt.model.linear import Embedding, Unembedding
+from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update
+from kgpt.model.layers import Dropout, DropoutKey, make_norm
+from kgpt.model.linear import Embedding, FormatName, Linear, Unembedding
 from kgpt.model.loss_metric import TokenLoss
-from kgpt.model.norms import make_norm
-from kgpt.model.positions import sinusoids
+
+Tensor = Any
+HIDDEN_STATES_OF = "hidden_states_of"  # the input {HIDDEN_STATES_OF: ids} asks for no logits
 
 
 @keras.saving.register_keras_serializable("kgpt")
@@ -52,21 +56,20 @@ class GPT(keras.Model):
 
     def __init__(
         self,
-        config,
-        seed=0,
-        gradient_checkpointing=False,
-        initializer=None,
-        weight_format=None,
-        name="gpt",
-        **kwargs,
-    ):
+        config: ModelConfig | dict[str, Any],
+        seed: int = 0,
+        gradient_checkpointing: bool = False,
+        initializer: Normal | None = None,
+        weight_format: FormatName | None = None,
+        name: str = "gpt",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.config = config = ModelConfig.model_validate(config)
         if config.vocab_size is None:
             raise UsageError("model.vocab_size is not known; give it, or give a data set.")
         self.seed = seed
         self.gradient_checkpointing = gradient_checkpointing
-        self._gives_hidden_states = False
         self.token_loss = TokenLoss()
         policy = self.dtype_policy
         self.initializer = initializer or Normal(config.initializer_range, seed)
@@ -98,7 +101,7 @@ class GPT(keras.Model):
             self.convert_weights(weight_format)
         self.build((None, None))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.built:
             return
         config = self.config
@@ -117,12 +120,16 @@ class GPT(keras.Model):
         self.final_norm.build(stream)
         self.built = True
 
-    def call(self, token_ids, training=False):
-        """Logits of the next token at each position: (B, T) integers to (B, T, V)."""
-        hidden = self.hidden_states(token_ids, training)
-        return hidden if self._gives_hidden_states else self.unembed(hidden)
+    def call(self, inputs: Tensor | dict[str, Tensor], training: bool = False) -> Tensor:
+        """Logits of the next token at each position: (B, T) integers to (B, T, V).
 
-    def hidden_states(self, token_ids, training=False):
+        The input {HIDDEN_STATES_OF: token ids} gives the hidden states (B, T, D) instead.
+        """
+        if isinstance(inputs, dict):
+            return self.hidden_states(inputs[HIDDEN_STATES_OF], training)
+        return self.unembed(self.hidden_states(inputs, training))
+
+    def hidden_states(self, token_ids: Tensor, training: bool = False) -> Tensor:
         """The residual stream after the final norm: (B, T) integers to (B, T, D)."""
         key = None
         if training and (self.config.dropout or self.gradient_checkpointing):
@@ -133,11 +140,13 @@ class GPT(keras.Model):
             x = block(x, key)
         return self.final_norm(x)
 
-    def new_cache(self, batch_size, cache_len):
+    def new_cache(self, batch_size: int, cache_len: int) -> KVCache:
         """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens."""
         return init_kv_cache(self.config, batch_size, cache_len, self.compute_dtype)
 
-    def call_with_cache(self, token_ids, start, count, cache):
+    def call_with_cache(
+        self, token_ids: Tensor, start: Tensor, count: Tensor, cache: KVCache
+    ) -> tuple[Tensor, KVCache]:
         """Hidden states of new tokens that continue the sequences in `cache`.
 
         Args:
@@ -162,12 +171,14 @@ class GPT(keras.Model):
             updated.append((keys, values))
         return self.final_norm(x), updated
 
-    def decode_step(self, token, start, count, cache):
+    def decode_step(
+        self, token: Tensor, start: Tensor, count: Tensor, cache: KVCache
+    ) -> tuple[Tensor, KVCache]:
         """`call_with_cache` for one token per sequence, (B,): logits (B, V), and the cache."""
         hidden, cache = self.call_with_cache(token[:, None], start, count, cache)
         return self.unembed(hidden[:, 0]), cache
 
-    def embed(self, token_ids, positions):
+    def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """Token plus position embeddings: (B, T) integers at positions (T,) or (B, T)."""
         x = self.token_embedding(token_ids)  # (B, T, D)
         if self.config.position == "learned":
@@ -176,21 +187,21 @@ class GPT(keras.Model):
             x = x + ops.take(ops.cast(self.sinusoids, x.dtype), positions, axis=0)
         return x
 
-    def unembed(self, hidden):
+    def unembed(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) to float32 logits (..., V)."""
         return ops.cast(self.head(hidden), "float32")
 
     @property
-    def linears(self):
+    def linears(self) -> list[Linear]:
         """The matrix products of the blocks."""
         return [linear for block in self.blocks for linear in block.linears]
 
     @property
-    def kernels(self):
+    def kernels(self) -> list[keras.Variable]:
         """The float kernels (in, out) of the blocks."""
         return [linear.variable for linear in self.linears if linear.variable is not None]
 
-    def convert_weights(self, weight_format):
+    def convert_weights(self, weight_format: FormatName) -> None:
         """Store the weights as "transposed" or "int8"; before building, as they are created."""
         if weight_format == "int8":
             self.token_embedding.convert(weight_format)
@@ -227,67 +238,74 @@ class GPT(keras.Model):
     # -- training: what Keras's own train and test steps call -----------------------------------
 
     @property
-    def _loss_takes_hidden_states(self):
+    def _loss_takes_hidden_states(self) -> bool:
         loss = getattr(self, "loss", None)
-        return hasattr(loss, "from_hidden_states") and not keras_internals.has_compiled_metrics(
-            self
-        )
+        has_metrics = keras_internals.has_compiled_metrics(self)
+        return hasattr(loss, "from_hidden_states") and not has_metrics
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         """As everywhere in Keras; of the two that are called "loss", the one in use."""
-        unused = (
-            keras_internals.loss_tracker(self)
-            if self._loss_takes_hidden_states
-            else self.token_loss
-        )
+        takes_hidden = self._loss_takes_hidden_states
+        unused = keras_internals.loss_tracker(self) if takes_hidden else self.token_loss
         return [metric for metric in super().metrics if metric is not unused]
 
-    @contextlib.contextmanager
-    def _inside_step(self):
-        """While a step is traced, `call` gives hidden states if the loss can use them."""
-        self._gives_hidden_states = self._loss_takes_hidden_states
-        try:
-            yield
-        finally:
-            self._gives_hidden_states = False
+    def train_step(self, *args: Any) -> Any:
+        return super().train_step(*args[:-1], self._ask_for_hidden_states(args[-1]))
 
-    def train_step(self, *args):
-        with self._inside_step():
-            return super().train_step(*args)
+    def test_step(self, *args: Any) -> Any:
+        return super().test_step(*args[:-1], self._ask_for_hidden_states(args[-1]))
 
-    def test_step(self, *args):
-        with self._inside_step():
-            return super().test_step(*args)
+    def _ask_for_hidden_states(self, data: Any) -> Any:
+        """A batch whose forward pass gives what the compiled loss takes."""
+        if not self._loss_takes_hidden_states:
+            return data
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return {HIDDEN_STATES_OF: x}, y, sample_weight
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if not self._gives_hidden_states:
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        if not isinstance(x, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss = self.loss.from_hidden_states(
-            y_pred, self.head.weight.variable, y, sample_weight, training
-        )
+        head = self.head.weight.variable
+        loss = self.loss.from_hidden_states(y_pred, head, y, sample_weight, training)
         tokens = ops.size(y) if sample_weight is None else ops.sum(sample_weight)
         self.token_loss.update_state(ops.stop_gradient(loss), tokens, training)
         return loss
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if self._gives_hidden_states:
+    def compute_metrics(
+        self, x: Any, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> dict[str, Any]:
+        if isinstance(x, dict):
             return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict[str, Any]:
         if self._loss_takes_hidden_states:
             return {"loss": self.token_loss.result()}
         return super().get_metrics_result()
 
-    def _resolve_auto_jit_compile(self):
+    def _resolve_auto_jit_compile(self) -> bool:
         # Keras leaves XLA off on TensorFlow without a GPU, where it halves the time of a step.
         return backend.JIT_TRAINING and not self.run_eagerly
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "config": self.config.model_dump(),
             "seed": self.seed,
             "gradient_checkpointing": self.gradient_checkpointing,
         }
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """(length, width): the fixed positions of the first Transformer (Vaswani et al., 2017)."""
+    half = (width + 1) // 2
+    angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half) / half)[None, :]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width].astype("float32")

@@ -1,9 +1,14 @@
 """Initial weights that are the same on every backend: normal noise from (seed, weight name)."""
 
+from __future__ import annotations
+
 import hashlib
+from typing import Any
 
 import keras
 import numpy as np
+
+Tensor = Any
 
 
 @keras.saving.register_keras_serializable("kgpt")
@@ -21,16 +26,16 @@ class Normal(keras.initializers.Initializer):
     True
     """
 
-    def __init__(self, stddev=0.02, seed=0):
+    def __init__(self, stddev: float = 0.02, seed: int = 0) -> None:
         self.stddev = stddev
         self.seed = seed
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
         noise = np.random.Generator(np.random.Philox(self.seed))
         values = noise.standard_normal(shape, dtype="float32") * np.float32(self.stddev)
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
-    def named(self, path, scale=1.0):
+    def named(self, path: str, scale: float = 1.0) -> Normal:
         """The initializer for the variable at `path`, relative to this one's layer.
 
         Only the last part of the path seeds the noise. `scale` multiplies the deviation.
@@ -39,7 +44,7 @@ class Normal(keras.initializers.Initializer):
         digest = hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=8).digest()
         return Normal(self.stddev * scale, int.from_bytes(digest, "little"))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"stddev": self.stddev, "seed": self.seed}
 
 
@@ -54,19 +59,19 @@ class CheckpointInitializer(Normal):
         path: of the variable, below the model.
     """
 
-    def __init__(self, weights, stddev=0.02, path=""):
+    def __init__(self, weights: Any, stddev: float = 0.02, path: str = "") -> None:
         super().__init__(stddev)
         self.weights = weights
         self.path = path
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
         value = self.weights.read(self.path, keras.backend.standardize_dtype(dtype))
         return keras.ops.convert_to_tensor(value, dtype=dtype)
 
-    def named(self, path, scale=1.0):
+    def named(self, path: str, scale: float = 1.0) -> Normal:
         below = f"{self.path}/{path}" if self.path else path
         return CheckpointInitializer(self.weights, self.stddev, below)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Normal:
         return Normal(**config)

@@ -1,7 +1,13 @@
 """The loss as `fit` and `evaluate` report it: of the last batch, or over all tokens."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
+
+Tensor = Any
 
 
 class TokenLoss(keras.metrics.Metric):
@@ -11,13 +17,13 @@ class TokenLoss(keras.metrics.Metric):
     batches alike however many tokens they hold.
     """
 
-    def __init__(self, name="loss", **kwargs):
+    def __init__(self, name: str = "loss", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.total = self.add_variable(shape=(), initializer="zeros", name="total")
         self.count = self.add_variable(shape=(), initializer="zeros", name="count")
 
-    def update_state(self, mean, tokens, training):
-        """Take in a batch's `mean` loss over `tokens` (a scalar weight)."""
+    def update_state(self, mean: Tensor, tokens: Tensor, training: bool) -> None:
+        """Add a batch's `mean` loss over `tokens` (a scalar weight)."""
         mean, tokens = ops.cast(mean, "float32"), ops.cast(tokens, "float32")
         if training:
             self.total.assign(mean * tokens)
@@ -26,5 +32,5 @@ class TokenLoss(keras.metrics.Metric):
             self.total.assign(self.total + mean * tokens)
             self.count.assign(self.count + tokens)
 
-    def result(self):
+    def result(self) -> Tensor:
         return self.total / ops.maximum(self.count, 1e-9)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kgpt import GPT, ModelConfig
-from kgpt.model.dropout import Dropout, DropoutKey
+from kgpt.model.layers import Dropout, DropoutKey
 from tests.model.conftest import SMALL
 
 pytestmark = pytest.mark.backend

@@ -8,13 +8,11 @@ from hypothesis import strategies as st
 from keras import ops
 
 from kgpt import GPT, ModelConfig, backend
-from kgpt.model.attention import CausalSelfAttention
-from kgpt.model.block import Block
-from kgpt.model.dropout import Dropout
+from kgpt.model.attention import CausalSelfAttention, rotary_frequencies, rotate
+from kgpt.model.block import MLP, Block
+from kgpt.model.gpt import sinusoids
 from kgpt.model.initializers import Normal
-from kgpt.model.mlp import MLP
-from kgpt.model.norms import LayerNorm, RMSNorm
-from kgpt.model.positions import rotary_frequencies, rotate, sinusoids
+from kgpt.model.layers import Dropout, LayerNorm, RMSNorm
 from tests.model import reference
 from tests.model.conftest import LLAMA, SMALL
 
