@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kgpt.errors import KgptError as KgptError
     from kgpt.errors import RunError as RunError
     from kgpt.errors import UsageError as UsageError
-    from kgpt.generation.generator import Completion as Completion
+    from kgpt.generation.completion import Completion as Completion
     from kgpt.generation.generator import TextGenerator as TextGenerator
     from kgpt.generation.load import load as load
     from kgpt.model.gpt import GPT as GPT
@@ -48,7 +48,8 @@ _MODULES = {
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),
     "kgpt.data.shards": ("TokenDataset",),
     "kgpt.errors": ("CheckpointError", "DataError", "KgptError", "RunError", "UsageError"),
-    "kgpt.generation.generator": ("Completion", "TextGenerator"),
+    "kgpt.generation.completion": ("Completion",),
+    "kgpt.generation.generator": ("TextGenerator",),
     "kgpt.generation.load": ("load",),
     "kgpt.model.gpt": ("GPT",),
     "kgpt.protocol": ("GenerationChunk",),

@@ -27,6 +27,7 @@ written here, one small module a backend with the same functions; `KERAS_BACKEND
     fx_trace            trace a part of such a function, to skip the Python of its layers (PyTorch)
     synchronize         wait until a tensor is computed
     device              what the computation runs on
+    device_scope        place new variables on a device
     JIT_TRAINING        is the training step compiled unless told otherwise?
     sync_model_state    bring a model's variables up to date in the middle of `fit`
     read_optimizer_var  read an optimizer variable in the middle of `fit`
@@ -70,6 +71,7 @@ jit = _chosen.jit
 fx_trace = _chosen.fx_trace
 synchronize = _chosen.synchronize
 device = _chosen.device
+device_scope = _chosen.device_scope
 JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state
 read_optimizer_var = _chosen.read_optimizer_var

@@ -12,6 +12,7 @@ from kgpt.backend.attention import chunked_causal_attention
 remat = jax.checkpoint
 custom_gradient = jax.custom_gradient
 cond = ops.cond
+device_scope = keras.device
 JIT_TRAINING = True  # compile the training step unless told otherwise
 INT8_ROWS = 2  # at least
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)

@@ -1,5 +1,6 @@
 """TensorFlow: XLA through `jit_compile`."""
 
+import keras
 import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
@@ -8,6 +9,7 @@ from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
 
 cond = ops.cond
+device_scope = keras.device
 JIT_TRAINING = True  # compile the training step unless told otherwise
 INT8_ROWS = 2  # at least
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)

@@ -281,6 +281,11 @@ def device():
     return "cpu", "CPU"
 
 
+def device_scope(name):
+    """`keras.device`; on "cpu:0", unlike "cpu", Keras makes variables that are no parameters."""
+    return keras.device("cpu" if name.startswith("cpu") else name)
+
+
 def sync_model_state(model):
     """Variables are always up to date on PyTorch."""
 

@@ -6,13 +6,13 @@ directory of KerasNLP's GPT-2, or a nanoGPT checkpoint. No code of a source is r
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kgpt.checkpoints.convert import copy_model
+from kgpt.checkpoints.hub import download, is_hub_id
 from kgpt.checkpoints.pretrained import load_config, write_config
 from kgpt.checkpoints.weight_map import gpt2_name
 from kgpt.checkpoints.weights import write_weights
@@ -22,9 +22,6 @@ from kgpt.errors import CheckpointError, UsageError
 from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.text.tokenizer_files import read_gpt2
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
 
 
 def import_from(
@@ -44,7 +41,7 @@ def import_from(
     if path.is_file():
         return _import_nanogpt(path, out, tokenizer, dtype)
     if not path.is_dir():
-        if not HUB_ID.fullmatch(source) or source.startswith("."):
+        if not is_hub_id(source):
             raise UsageError(
                 f"{source} is no file, no folder, and no id on the hub such as openai/gpt2."
             )
@@ -54,47 +51,6 @@ def import_from(
     tokenizer = tokenizer or Tokenizer.load(path)
     _check_vocabulary(tokenizer, load_config(path))
     copy_model(path, out, dtype, tokenizer)
-
-
-def download(name: str) -> Path:
-    """The local copy of the hub's model `name` or `name@revision`, downloaded if need be."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )  # fmt: skip
-
-    repository, _, revision = name.partition("@")
-    try:
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=HUB_FILES,
-                ignore_patterns=["*/*"],
-            )
-        )
-    except GatedRepoError:
-        raise CheckpointError(
-            f"{name} requires that you accept its licence: do so on its page at huggingface.co, "
-            "then run `hf auth login`."
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise UsageError(f"The hub has no model {name}.") from None
-    except LocalEntryNotFoundError:
-        raise CheckpointError(
-            f"Could not download {name}: huggingface.co cannot be reached, and it is not in the "
-            "local cache; copy its folder here and import that."
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise CheckpointError(f"Could not download {name}: {reason}.") from None
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{name} has no safetensors weights, the only format kgpt reads.")
-    return folder
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 import kgpt
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
+from kgpt.checkpoints.hub import download, is_hub_id
 from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError, KgptError, UsageError
@@ -62,10 +63,10 @@ def from_pretrained(
     Raises:
         KgptError: there is no such model, it is damaged, or kgpt cannot run it.
     """
-    import keras
+    from kgpt import backend
 
     folder = resolve_source(source)
-    with keras.device(device) if device else contextlib.nullcontext():
+    with backend.device_scope(device) if device else contextlib.nullcontext():
         return load_model(folder, dtype=dtype)
 
 
@@ -94,13 +95,11 @@ def save_pretrained(
 
 def resolve_source(source: str | Path) -> Path:
     """The model directory of a folder, a run, run@step, or a hub id, which is downloaded."""
-    from kgpt.checkpoints.importers import HUB_ID, download
-
     name = str(source)
     try:
         return resolve_model(name)
     except KgptError:
-        if Path(name).exists() or name.startswith(".") or not HUB_ID.fullmatch(name):
+        if Path(name).exists() or not is_hub_id(name):
             raise
     return download(name)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kgpt.generation.runner import GeneratedToken, ModelRunner
+from kgpt.generation.generated_token import GeneratedToken
+from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 

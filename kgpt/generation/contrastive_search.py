@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from kgpt.generation.compiled import CompiledFunctions
-from kgpt.generation.runner import GeneratedToken
+from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache, bucket, init_kv_cache

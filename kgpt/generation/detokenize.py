@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from kgpt.generation.runner import GeneratedToken
+from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.sequence import Request
 from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, TopLogprob
 from kgpt.text.tokenizer import Tokenizer

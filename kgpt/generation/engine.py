@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from kgpt.errors import KgptError, QueueFull, UsageError
-from kgpt.generation.runner import GeneratedToken
+from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.scheduler import GenerationJob, OnTokens, Scheduler
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource

@@ -6,58 +6,28 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kgpt.checkpoints.pretrained import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig
-from kgpt.errors import KgptError, UsageError
+from kgpt.errors import UsageError
+from kgpt.generation.completion import Completion
 from kgpt.generation.context_shift import encode_chat
 from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
+from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.loading import load_for_inference
-from kgpt.generation.runner import GeneratedToken
 from kgpt.generation.scheduler import GenerationJob
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource
-from kgpt.protocol import EngineStats, FinishReason, GenerationChunk, TokenInfo, Usage
+from kgpt.protocol import EngineStats, GenerationChunk, Usage
 from kgpt.text.chat_template import Chat, load_chat_template
 from kgpt.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 OnChunk = Callable[[GenerationChunk], None]
-
-
-class GenerationFailed(KgptError):
-    """The engine failed while it generated a completion."""
-
-
-@dataclass
-class Completion:
-    """The whole continuation of a prompt. The attributes are those of `GenerationChunk`."""
-
-    text: str
-    finish_reason: FinishReason
-    usage: Usage
-    token_ids: list[int] = field(default_factory=list)
-    tokens: list[TokenInfo] = field(default_factory=list)
-    stop: str | None = None
-    context_shifted: bool = False
-
-    def as_dict(self, prompt: str) -> dict[str, Any]:
-        """What `kgpt generate --json` prints."""
-        return {
-            "prompt": prompt,
-            "text": self.text,
-            "finish_reason": self.finish_reason,
-            "context_shifted": self.context_shifted,
-            "usage": {
-                "prompt_tokens": self.usage.prompt_tokens,
-                "completion_tokens": self.usage.completion_tokens,
-                "cached_tokens": self.usage.cached_tokens,
-            },
-        }
 
 
 class Handle:
@@ -130,7 +100,7 @@ class TextGenerator:
             GenerationFailed: the engine failed.
         """
         chunks = self._start(prompt, self.sampling(sampling, overrides), top_logprobs, timeout)
-        return _gather(chunks)
+        return Completion.from_chunks(chunks)
 
     def stream(
         self,
@@ -215,7 +185,7 @@ class TextGenerator:
                 seed = seed_of(sampling, len(started))
                 seeded = sampling.model_copy(update={"seed": seed})
                 started.append(self._start(prompts[len(started)], seeded))
-            done.append(_gather(started[index]))
+            done.append(Completion.from_chunks(started[index]))
             if on_done is not None:
                 on_done(index, done[-1])
         return done
@@ -342,28 +312,3 @@ def with_seed(sampling: SamplingConfig) -> SamplingConfig:
 def seed_of(sampling: SamplingConfig, number: int) -> int:
     """The seed of one of several completions."""
     return ((sampling.seed or 0) + number) % 2**31
-
-
-def _gather(chunks: Iterator[GenerationChunk]) -> Completion:
-    """All chunks of a completion as one."""
-    text: list[str] = []
-    tokens: list[TokenInfo] = []
-    token_ids: list[int] = []
-    for chunk in chunks:
-        text.append(chunk.text)
-        tokens += chunk.tokens
-        token_ids += chunk.token_ids
-        if chunk.finish_reason is not None:
-            break
-    if chunk.finish_reason == "error":
-        raise GenerationFailed(chunk.error or "Generation failed.")
-    assert chunk.usage is not None and chunk.finish_reason is not None
-    return Completion(
-        "".join(text),
-        chunk.finish_reason,
-        chunk.usage,
-        token_ids,
-        tokens,
-        chunk.stop,
-        chunk.context_shifted,
-    )

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from kgpt import backend
-from kgpt.checkpoints.importers import HUB_ID, download
+from kgpt.checkpoints.pretrained import resolve_source
 from kgpt.config import InferenceDtype
-from kgpt.errors import RunError, UsageError
+from kgpt.errors import UsageError
 from kgpt.generation.generator import TextGenerator
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.speculative import DraftSource
-from kgpt.runs import resolve_model
 from kgpt.text.tokenizer import Tokenizer
 
 Device = Literal["cpu", "gpu"]
@@ -48,12 +47,12 @@ def load(
         print(generator.generate("ROMEO:", max_tokens=80, temperature=0.8, seed=7).text)
     """
     check_device(device)
-    folder = find_model(model)
+    folder = resolve_source(model)
     draft: DraftSource | None = None
     if draft_model == "prompt_lookup":
         draft = "prompt_lookup"
     elif draft_model is not None:
-        draft_folder = find_model(draft_model)
+        draft_folder = resolve_source(draft_model)
         check_same_tokenizer(folder, draft_folder)
         draft = load_for_inference(draft_folder, dtype)
     return TextGenerator(
@@ -63,17 +62,6 @@ def load(
         draft_model=draft,
         dtype=dtype,
     )
-
-
-def find_model(source: str | Path) -> Path:
-    """The model directory that a run, `run@step`, a directory or a hub name stands for."""
-    name = str(source)
-    try:
-        return resolve_model(name)
-    except (RunError, UsageError):
-        if Path(name).exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
-            raise
-    return download(name)
 
 
 def check_same_tokenizer(folder: Path, draft_folder: Path) -> None:

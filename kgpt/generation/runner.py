@@ -20,6 +20,7 @@ from kgpt.config import SamplingConfig
 from kgpt.generation.compiled import CompiledFunctions
 from kgpt.generation.context_shift import tokens_kept
 from kgpt.generation.decode import MAX_DECODE_STEPS, DecodeOutput
+from kgpt.generation.generated_token import GeneratedToken, plain_token, token_with_logprobs
 from kgpt.generation.sequence import (
     NO_LIMIT,
     DecodeState,
@@ -35,19 +36,6 @@ from kgpt.model.kv_cache import KVCache, init_kv_cache
 
 PREFILL_CHUNK_SIZES = (256, 64, 16)  # prompt tokens computed in one call
 MIN_CACHE_LEN = 128  # the next larger cache has twice as many positions
-
-
-@dataclass
-class GeneratedToken:
-    """A generated token; log-probabilities and the best candidates where the request asks.
-
-    Attributes:
-        top_logprobs: (id, log-probability under the model, sampling probability), best first.
-    """
-
-    id: int
-    logprob: float | None = None
-    top_logprobs: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -249,7 +237,7 @@ class ModelRunner:
             output = output._replace(tokens=np.array(output.tokens))
         generated = {}
         for slot, row in row_of.items():
-            make = _token_with_logprobs if slot in wants_logprobs else _plain_token
+            make = token_with_logprobs if slot in wants_logprobs else plain_token
             count = int((output.tokens[row] >= 0).sum())
             generated[slot] = [make(output, row, step) for step in range(count)]
             self._append(slot, [token.id for token in generated[slot]])
@@ -338,16 +326,6 @@ def _resize_cache(x: Tensor, cache_len: int) -> Tensor:
 def _chunk_size(length: int, cache_len: int) -> int:
     """The smallest compiled chunk size that holds `length` tokens."""
     return min(min(size for size in PREFILL_CHUNK_SIZES if size >= length), max(cache_len, length))
-
-
-def _plain_token(output: DecodeOutput, row: int, step: int) -> GeneratedToken:
-    return GeneratedToken(int(output.tokens[row, step]))
-
-
-def _token_with_logprobs(output: DecodeOutput, row: int, step: int) -> GeneratedToken:
-    token, logprob, *top = (part[row, step] for part in output)
-    candidates = zip(*(part.tolist() for part in top), strict=True)
-    return GeneratedToken(int(token), float(logprob), list(candidates))
 
 
 def shape_buckets(largest: int, smallest: int, factor: int = 2) -> list[int]:

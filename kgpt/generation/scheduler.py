@@ -16,10 +16,10 @@ from kgpt.config import SamplingConfig
 from kgpt.generation.beam_search import beam_search
 from kgpt.generation.contrastive_search import contrastive_search
 from kgpt.generation.decode import MAX_DECODE_STEPS
+from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.runner import (
     MIN_CACHE_LEN,
     PREFILL_CHUNK_SIZES,
-    GeneratedToken,
     ModelRunner,
     shape_buckets,
 )

@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from kgpt.generation.runner import GeneratedToken, ModelRunner
+from kgpt.generation.generated_token import GeneratedToken
+from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 

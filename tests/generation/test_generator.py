@@ -157,7 +157,7 @@ def test_ids_outside_the_vocabulary_are_refused(engine):
 
 
 def test_a_failure_of_the_model_is_told_and_survived(engine, monkeypatch):
-    from kgpt.generation.generator import GenerationFailed
+    from kgpt.generation.completion import GenerationFailed
 
     scheduler = engine.engine._scheduler
     broken = scheduler.runner

@@ -1,0 +1,70 @@
+"""The completion of a prompt as one value, joined from its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kgpt.errors import KgptError
+from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, Usage
+
+
+class GenerationFailed(KgptError):
+    """The engine failed while it generated a completion."""
+
+
+@dataclass
+class Completion:
+    """The whole continuation of a prompt. The attributes are those of `GenerationChunk`."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    token_ids: list[int] = field(default_factory=list)
+    tokens: list[TokenInfo] = field(default_factory=list)
+    stop: str | None = None
+    context_shifted: bool = False
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[GenerationChunk]) -> Completion:
+        """Join the chunks of one completion, up to its last.
+
+        Raises:
+            GenerationFailed: the engine failed.
+        """
+        text: list[str] = []
+        tokens: list[TokenInfo] = []
+        token_ids: list[int] = []
+        for chunk in chunks:
+            text.append(chunk.text)
+            tokens += chunk.tokens
+            token_ids += chunk.token_ids
+            if chunk.finish_reason is not None:
+                break
+        if chunk.finish_reason == "error":
+            raise GenerationFailed(chunk.error or "Generation failed.")
+        assert chunk.usage is not None and chunk.finish_reason is not None
+        return cls(
+            "".join(text),
+            chunk.finish_reason,
+            chunk.usage,
+            token_ids,
+            tokens,
+            chunk.stop,
+            chunk.context_shifted,
+        )
+
+    def as_dict(self, prompt: str) -> dict[str, Any]:
+        """What `kgpt generate --json` prints."""
+        return {
+            "prompt": prompt,
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "context_shifted": self.context_shifted,
+            "usage": {
+                "prompt_tokens": self.usage.prompt_tokens,
+                "completion_tokens": self.usage.completion_tokens,
+                "cached_tokens": self.usage.cached_tokens,
+            },
+        }
