@@ -1,8 +1,9 @@
-"""The configuration: every option of kgpt, declared once.
+"""Every option of runs, sampling and the server, declared once.
 
 `ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig` and `ServeConfig` are pydantic models.
-Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema are rendered
-from them, so a bad value is refused with the same sentence everywhere. Nothing here imports Keras.
+Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema are generated
+from them, so an invalid value gives the same error everywhere. What only one command needs, such as
+an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
 """
 
 from kgpt.config.loading import Config, preset_path, presets, read_yaml

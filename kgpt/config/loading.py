@@ -17,7 +17,7 @@ from kgpt.errors import UsageError
 
 
 class Config(Section):
-    """A whole run: what `run.yaml` and the presets hold."""
+    """The configuration of a run: the contents of `run.yaml` and of the presets."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
@@ -38,13 +38,13 @@ class Config(Section):
 
 
 def presets() -> dict[str, Path]:
-    """Names and files of the presets that come with kgpt."""
+    """Names and files of the presets shipped with kgpt."""
     folder = Path(str(resources.files("kgpt_configs")))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def preset_path(source: str) -> Path | None:
-    """The file of the preset called `source`; None if `source` is a file itself."""
+    """The file of the preset `source`; None if `source` is itself a file."""
     known = presets()
     if source in known:
         return known[source]
@@ -59,17 +59,17 @@ def preset_path(source: str) -> Path | None:
 def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
     """The keys of a YAML file, not yet validated.
 
-    With `sections`, each key must hold keys itself, whose old names are replaced by today's.
+    With `sections`, each value must be a mapping; its renamed keys get their current names.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).replace("\n", " ")
-        raise UsageError(f"{path} is not a readable YAML file: {reason}.") from None
+        raise UsageError(f"{path} is not a valid YAML file: {reason}.") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold keys and their values.")
+        raise UsageError(f"{path} must be a mapping of keys to values.")
     if sections and not all(isinstance(value, dict) for value in values.values()):
-        raise UsageError(f"{path} must hold sections such as 'model:' and 'train:' with keys.")
+        raise UsageError(f"{path} must have sections such as 'model:' and 'train:' with keys.")
     if sections:
         return {section: with_renamed_keys(keys) for section, keys in values.items()}
     return values

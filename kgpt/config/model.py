@@ -17,28 +17,28 @@ def _none_or(value: Any, validate: Callable[[Any], Any]) -> Any:
     return None if value is None else validate(value)
 
 
-# Values that are derived from the others when they are not given (None).
+# Derived from other fields when None is given.
 DerivedInt = Annotated[int, Field(ge=1), WrapValidator(_none_or)]
 DerivedBool = Annotated[bool, WrapValidator(_none_or)]
 DERIVED: Any = None
 
 
 class RopeScaling(Section):
-    """How rotary positions are stretched beyond the length a model was first trained on."""
+    """RoPE scaling: extends the context beyond the length of pretraining."""
 
-    type: Literal["linear", "dynamic", "llama3", "yarn"] = Field(description="The rule.")
-    factor: float = Field(ge=1, le=1e6, description="How many times the context grows.")
+    type: Literal["linear", "dynamic", "llama3", "yarn"] = Field(description="The method.")
+    factor: float = Field(ge=1, le=1e6, description="Scaling factor of the context length.")
     original_max_length: int | None = Field(
-        None, ge=1, description="The context before; max_length when not given."
+        None, ge=1, description="Context length of pretraining; max_length when not given."
     )
-    low_freq_factor: float = Field(1.0, gt=0, description="llama3: where stretching is whole.")
-    high_freq_factor: float = Field(4.0, gt=0, description="llama3: where stretching ends.")
-    beta_fast: float = Field(32.0, gt=0, description="yarn: turns beyond which nothing stretches.")
-    beta_slow: float = Field(1.0, gt=0, description="yarn: turns below which all stretches.")
+    low_freq_factor: float = Field(1.0, gt=0, description="llama3: full scaling below it.")
+    high_freq_factor: float = Field(4.0, gt=0, description="llama3: no scaling above it.")
+    beta_fast: float = Field(32.0, gt=0, description="yarn: no scaling above this many turns.")
+    beta_slow: float = Field(1.0, gt=0, description="yarn: full scaling below this many.")
     attention_factor: float | None = Field(
-        None, gt=0, description="yarn: size of the turned heads; 0.1 ln(factor) + 1 if not given."
+        None, gt=0, description="yarn: attention scale; 0.1 ln(factor) + 1 if not given."
     )
-    truncate: bool = Field(True, description="yarn: round the two bounds outwards.")
+    truncate: bool = Field(True, description="yarn: round the range of dimensions outwards.")
 
     @model_validator(mode="after")
     def _bands_fit(self) -> Self:
@@ -50,58 +50,58 @@ class RopeScaling(Section):
 
 
 class ModelConfig(Section):
-    """The shape of a GPT.
+    """The architecture of a GPT.
 
-    The defaults are GPT-2's architecture; `rotary` + `rms` + `swiglu` without biases is Llama's.
+    The defaults are GPT-2's; `rotary` + `rms` + `swiglu` without biases is Llama's.
     """
 
     vocab_size: int | None = Field(
-        None, ge=2, description="Number of tokens; taken from the data set when not given."
+        None, ge=2, description="Vocabulary size; the data set's when not given."
     )
-    max_length: int = Field(256, ge=1, description="Longest context, in tokens.")
+    max_length: int = Field(256, ge=1, description="Maximum context length in tokens.")
     num_layers: int = Field(6, ge=1, description="Transformer blocks.")
-    num_heads: int = Field(6, ge=1, description="Query heads of each attention layer.")
+    num_heads: int = Field(6, ge=1, description="Query heads of an attention layer.")
     num_kv_heads: DerivedInt = Field(
-        DERIVED, description="Key/value heads; fewer than query heads is grouped attention."
+        DERIVED, description="Key/value heads; fewer than num_heads is grouped-query attention."
     )
     hidden_dim: int = Field(384, ge=1, description="Width of the residual stream.")
     head_dim: DerivedInt = Field(
-        DERIVED, description="Width of one head; hidden_dim / num_heads when not given."
+        DERIVED, description="Size of an attention head; hidden_dim / num_heads when not given."
     )
     intermediate_dim: DerivedInt = Field(
         DERIVED, description="Width of the feed-forward layer; 4 x hidden_dim when not given."
     )
     position: Literal["learned", "rotary", "sinusoidal"] = Field(
-        "learned", description="How positions enter the model."
+        "learned", description="Position encoding."
     )
-    rope_theta: float = Field(10000.0, gt=0, description="Base wavelength of rotary positions.")
+    rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
     rope_scaling: RopeScaling | None = Field(
-        None, description="How rotary positions are stretched; not at all when not given."
+        None, description="RoPE scaling for longer contexts; none when not given."
     )
     norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm or RMSNorm.")
-    norm_epsilon: float = Field(1e-5, gt=0, description="Added to the variance before its root.")
+    norm_epsilon: float = Field(1e-5, gt=0, description="Epsilon added to the variance.")
     activation: Literal["gelu", "gelu_tanh", "swiglu"] = Field(
-        "gelu_tanh", description="Non-linearity of the feed-forward layer."
+        "gelu_tanh", description="Activation of the feed-forward layer."
     )
-    bias: bool = Field(True, description="Biases in dense layers and LayerNorm.")
+    bias: bool = Field(True, description="Biases in linear layers and LayerNorm.")
     qkv_bias: DerivedBool = Field(
-        DERIVED, description="Biases of query, key and value; the same as bias when not given."
+        DERIVED, description="Biases of query, key and value; as bias when not given."
     )
     mlp_bias: DerivedBool = Field(
-        DERIVED, description="Biases of the feed-forward layer; the same as bias when not given."
+        DERIVED, description="Biases of the feed-forward layer; as bias when not given."
     )
     qk_norm: bool = Field(False, description="RMSNorm on queries and keys of each head.")
     sliding_window: int | None = Field(
-        None, ge=1, description="Each token sees at most so many tokens back, itself included."
+        None, ge=1, description="Attention window in tokens; the whole context when not given."
     )
-    tie_embeddings: bool = Field(True, description="The output layer shares the token embedding.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on residual branches, attention.")
+    tie_embeddings: bool = Field(True, description="Share weights of token embedding and output.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on residuals and attention.")
     initializer_range: float = Field(
         0.02, gt=0, description="Standard deviation of the initial weights."
     )
 
     def _derived(self) -> dict[str, Any]:
-        """What each field that was not given follows from."""
+        """The values of the derived fields that were not given."""
         return {
             "num_kv_heads": self.num_heads,
             "head_dim": self.hidden_dim // self.num_heads,
@@ -132,7 +132,7 @@ class ModelConfig(Section):
 
     @model_serializer(mode="wrap")
     def _leave_derived_out(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """Derived values are None again, so that they follow when the others change."""
+        """Serialize derived values as None, so that they follow changes of the others."""
         values = serialize(self)
         for name in self._derived():
             if name in values and name not in self.model_fields_set:
@@ -150,25 +150,25 @@ class ModelConfig(Section):
         return sum(math.prod(shape) for _, shape in parameter_shapes(self))
 
     def cache_bytes(self, tokens: int, number_size: int = 4) -> int:
-        """Bytes of the keys and values of `tokens` tokens, at `number_size` bytes a number."""
+        """Bytes of the KV cache for `tokens` tokens, with `number_size` bytes per number."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * number_size
 
     def flops_per_token(self, length: int | None = None) -> int:
         """Floating-point operations to train on one token: forward and backward.
 
-        6 for each weight that takes part in a matrix product, plus the attention products
+        6 per weight that takes part in a matmul, plus the attention matmuls
         (PaLM, Appendix B, https://arxiv.org/abs/2204.02311). Position and, unless tied to the
-        output, token embeddings are look-ups and are not counted.
+        output, token embeddings are lookups and are not counted.
         """
         length = length or self.max_length
-        looked_up = self.max_length * self.hidden_dim * (self.position == "learned")
-        looked_up += self.known_vocab_size * self.hidden_dim * (not self.tie_embeddings)
+        lookups = self.max_length * self.hidden_dim * (self.position == "learned")
+        lookups += self.known_vocab_size * self.hidden_dim * (not self.tie_embeddings)
         attention = 12 * self.num_layers * self.num_heads * self.head_dim * length
-        return 6 * (self.num_parameters() - looked_up) + attention
+        return 6 * (self.num_parameters() - lookups) + attention
 
     @property
     def known_vocab_size(self) -> int:
-        """V; a `UsageError` if it is not yet known."""
+        """The vocabulary size; a `UsageError` if it is not set."""
         if self.vocab_size is None:
             raise UsageError("model.vocab_size is not known; give it, or give a data set.")
         return self.vocab_size

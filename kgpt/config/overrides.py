@@ -17,16 +17,16 @@ from kgpt.errors import UsageError
 def parse_overrides(tokens: Sequence[str], flags: Iterable[str] = ()) -> dict[str, Any]:
     """Command-line options of the form --section.key value, as {"section.key": value}.
 
-    `flags` are the command's other options, known here only to be suggested.
+    `flags` are the command's other options, used for suggestions only.
 
     >>> parse_overrides(["--train.max-steps", "10", "--model.bias=false", "--train.tensorboard"])
     {'train.max_steps': '10', 'model.bias': 'false', 'train.tensorboard': True}
     """
     known = {f"{section}.{key}": field for section, key, field in options()}
     overrides: dict[str, Any] = {}
-    waiting = list(tokens)
-    while waiting:
-        token = waiting.pop(0)
+    pending = list(tokens)
+    while pending:
+        token = pending.pop(0)
         name, has_value, value = token.partition("=")
         key = name.removeprefix("--").replace("-", "_")
         if not token.startswith("--"):
@@ -37,8 +37,8 @@ def parse_overrides(tokens: Sequence[str], flags: Iterable[str] = ()) -> dict[st
             raise UsageError(f"Unknown option {name}; {hint}")
         if has_value:
             overrides[key] = _typed(value, known[key])
-        elif waiting and not waiting[0].startswith("--"):
-            overrides[key] = _typed(waiting.pop(0), known[key])
+        elif pending and not pending[0].startswith("--"):
+            overrides[key] = _typed(pending.pop(0), known[key])
         elif known[key].annotation is bool:
             overrides[key] = True
         else:
@@ -47,14 +47,14 @@ def parse_overrides(tokens: Sequence[str], flags: Iterable[str] = ()) -> dict[st
 
 
 def options() -> Iterator[tuple[str, str, FieldInfo]]:
-    """Every option there is: section, key, and the field that declares it."""
+    """Section, key and field of every option of a run."""
     for section, owner in Config.model_fields.items():
         for key, field in owner.annotation.model_fields.items():  # type: ignore[union-attr]
             yield section, key, field
 
 
 def _typed(value: str, field: FieldInfo) -> Any:
-    """A command-line word as YAML would read it where text alone does not tell: lists and none."""
+    """A command-line value: none, lists, dictionaries and `rope_scaling` are parsed as YAML."""
     if value.lower() in ("none", "null"):
         return None
     kind = get_origin(field.annotation)
@@ -65,4 +65,4 @@ def _typed(value: str, field: FieldInfo) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UsageError(f"{value} cannot be read; write it as one word, in YAML.") from None
+        raise UsageError(f"{value} cannot be parsed; quote it as one argument, in YAML.") from None

@@ -1,4 +1,4 @@
-"""The base of every group of options, and the sentence that refuses a bad value."""
+"""`Section`, the base of all configuration models, and their error messages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kgpt.errors import UsageError
 
-# Keys that older run.yaml and preset files use, and their names today. Files are migrated when they
-# are read; anywhere else an old name is unknown, and the new one is suggested.
+# Former names of keys in run.yaml and preset files, which are migrated when they are read.
+# Elsewhere a former name is an unknown key, and the current one is suggested.
 RENAMED_KEYS = {
     "banned": "bad_words",
     "clip_norm": "max_grad_norm",
@@ -21,13 +21,13 @@ RENAMED_KEYS = {
 
 
 class Section(BaseModel):
-    """A group of options: unknown keys are refused, assignments are checked."""
+    """A group of options: unknown keys are errors, assignments are validated."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "") -> Self:
-        """Validate `values`; on failure raise a `UsageError` that names the key and its remedy.
+        """Validate `values`; raise a `UsageError` that names the key if they are invalid.
 
         >>> from kgpt.config import TrainConfig
         >>> TrainConfig.parse({"batch_sise": 4}, "train")
@@ -42,7 +42,7 @@ class Section(BaseModel):
 
 
 def with_renamed_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """The keys of one section of a file, old names replaced; a new name beside an old one wins.
+    """The keys of one section with current names; a current name beside a former one wins.
 
     >>> with_renamed_keys({"clip_norm": 0.5, "seed": 1})
     {'max_grad_norm': 0.5, 'seed': 1}
@@ -56,7 +56,7 @@ def with_renamed_keys(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """'did you mean x?' for the new name of a renamed key or the nearest of `known`, or ''."""
+    """'did you mean x?' for the current name of `name` or the closest of `known`, or ''."""
     known = list(known)
     nearest = [_renamed(name)] if _renamed(name) in known else []
     nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -64,14 +64,14 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _renamed(name: str) -> str:
-    """The name today of a key or a flag: "--train.clip-norm" becomes "--train.max-grad-norm"."""
+    """The current name of a key or flag: "--train.ema" becomes "--train.ema-decay"."""
     head, dot, key = name.removeprefix("--").rpartition(".")
     new = RENAMED_KEYS.get(key.replace("-", "_"), key)
     return f"--{head}{dot}{new.replace('_', '-')}" if name.startswith("--") else head + dot + new
 
 
 def sentence(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
-    """The first failure of `error` as one sentence that names the key."""
+    """The first of the errors as one sentence that names the key."""
     failure = error.errors()[0]
     path = [str(part) for part in failure["loc"] if part != "[key]"]
     key = ".".join(([where] if where else []) + path)
