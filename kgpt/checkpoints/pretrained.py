@@ -163,7 +163,7 @@ def write_config(
             for name, text in tokenizer.special_tokens.tokens.items()
         }
         tokenizer.save(folder)
-        write_json(folder / "tokenizer_config.json", tokenizer.settings(config.max_length))
+        write_json(folder / "tokenizer_config.json", tokenizer.tokenizer_config(config.max_length))
         write_json(folder / "generation_config.json", _generation_config(tokenizer, sampling))
     write_json(folder / "config.json", values)
 

@@ -1,4 +1,4 @@
-"""Well-known texts: fetched once, checked, kept."""
+"""Download well-known corpora once and verify their checksums."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kgpt.files import os_errors_as_kgpt, sha256
 
 @dataclass(frozen=True)
 class Download:
-    """A text to be had, and what becomes of it."""
+    """A corpus that can be downloaded, and the options to prepare and train on it."""
 
     url: str
     sha256: str
@@ -38,7 +38,7 @@ DOWNLOADS = {
 
 
 def download(source: Download, progress: Callable[[int, int | None], None]) -> Path:
-    """The file of `source`, fetched unless it is there already with the right checksum."""
+    """The file of `source`, downloaded unless it exists with the right checksum."""
     if source.path.is_file() and sha256(source.path) == source.sha256:
         return source.path
     partial = source.path.with_name(f".partial-{source.path.name}")
@@ -50,7 +50,7 @@ def download(source: Download, progress: Callable[[int, int | None], None]) -> P
             if digest.hexdigest() != source.sha256:
                 raise DataError(
                     f"{source.url} did not give the expected text (SHA-256 "
-                    f"{digest.hexdigest()[:12]}…); try again, or use a text of your own."
+                    f"{digest.hexdigest()[:12]}…); try again, or use another text."
                 )
             partial.replace(source.path)
         finally:
@@ -58,7 +58,12 @@ def download(source: Download, progress: Callable[[int, int | None], None]) -> P
     return source.path
 
 
-def _fetch(source: Download, target: Path, digest, progress) -> None:
+def _fetch(
+    source: Download,
+    target: Path,
+    digest: hashlib._Hash,
+    progress: Callable[[int, int | None], None],
+) -> None:
     try:
         with (
             httpx.stream("GET", source.url, follow_redirects=True, timeout=30) as response,
@@ -66,9 +71,9 @@ def _fetch(source: Download, target: Path, digest, progress) -> None:
         ):
             response.raise_for_status()
             total = response.headers.get("content-length")
-            for piece in response.iter_bytes():
-                file.write(piece)
-                digest.update(piece)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                digest.update(chunk)
                 progress(file.tell(), int(total) if total else None)
     except httpx.HTTPError as error:
         reason = str(error).partition("\n")[0]

@@ -137,7 +137,7 @@ class LengthBucketSampler:
 
     def _documents(self, bucket: int, number: int, epoch: int) -> np.ndarray:
         """The documents of batch `number` of a bucket."""
-        members = self.members[bucket]
+        members: np.ndarray = self.members[bucket]
         first = number * self.batch_size
         indices = np.arange(first, min(first + self.batch_size, len(members)))
         return members[feistel_permutation(indices, len(members), self.seed + 1 + bucket, epoch)]

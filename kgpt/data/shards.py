@@ -81,13 +81,13 @@ class SplitWriter:
         self._shard_space = 0
 
     def begin_documents(self, offsets: Sequence[int] | np.ndarray) -> None:
-        """Documents start at these offsets from the end of what is written so far."""
+        """Add documents that start at these offsets from the end of the split so far."""
         starts = self.info.tokens + np.asarray(offsets, dtype=np.uint64)
         self._starts.write(starts.astype(np.uint64).tobytes())
         self.info.documents += len(offsets)
 
     def write(self, ids: Sequence[int] | np.ndarray, loss_mask: np.ndarray | bool = True) -> None:
-        """Append ids; `loss_mask`, one for each or one for all: do they count in the loss?"""
+        """Append ids; `loss_mask`, one for each or one for all, tells which count in the loss."""
         array = np.asarray(ids, dtype=self._dtype)
         mask = np.broadcast_to(np.asarray(loss_mask, dtype=np.uint8), array.shape)
         while array.size:

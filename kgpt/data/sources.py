@@ -1,6 +1,6 @@
-"""Documents from files: .txt, .md, .jsonl, .parquet, any of these gzipped, folders, globs, stdin.
+"""Read documents from .txt, .md, .jsonl and .parquet files, gzipped or not, folders, globs, stdin.
 
-Nothing is read whole: a document's text comes in parts, so a file larger than memory is fine.
+Files are streamed: the text of a document comes in parts, so files can be larger than memory.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from kgpt.files import os_errors_as_kgpt
 from kgpt.text.chunking import chunk_text
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
-PART = 1 << 20  # bytes of text read at a time
+PART_BYTES = 1 << 20  # read at a time
 Split = Literal["train", "val"]
 
 
 @dataclass
 class Document:
-    """One text, or one conversation; `split` is set where the source decides it."""
+    """A text or a conversation; `split` is set if the source determines it."""
 
     parts: Iterator[str] = field(default_factory=lambda: iter(()))
     messages: list[dict[str, str]] | None = None
@@ -37,14 +37,14 @@ class Document:
 
 
 class Corpus:
-    """The documents of some sources, in a fixed order.
+    """The documents of a list of sources, in a fixed order.
 
     Args:
         sources: files, folders, globs, or "-" for standard input.
-        text_field: the field or column of .jsonl and .parquet that holds the text. A .jsonl
-            row with `messages` in its place is a conversation.
-        separator: cuts .txt and .md files into documents; None makes each file one document.
-        val_fraction: if all there is is one text, its last so-much is the validation part.
+        text_field: the field or column of .jsonl and .parquet with the text. A .jsonl row with
+            `messages` instead is a conversation.
+        separator: string between documents in .txt and .md files; None: one document a file.
+        val_fraction: share of a single text, at its end, that is its validation split.
     """
 
     def __init__(
@@ -64,34 +64,34 @@ class Corpus:
 
     @property
     def is_one_text(self) -> bool:
-        """True if there is a single document: it is then split by position."""
+        """True if there is a single document, which is then split by position."""
         return (
             len(self.files) == 1
             and self.separator is None
-            and _kind(self.files[0]) in ("txt", "md")
+            and _format(self.files[0]) in ("txt", "md")
         )
 
     @property
     def has_conversations(self) -> bool:
         """True if the first row of some .jsonl file is a conversation."""
-        files = [file for file in self.files if _kind(file) == "jsonl"]
+        files = [file for file in self.files if _format(file) == "jsonl"]
         return any(next(self._jsonl(file), Document()).messages is not None for file in files)
 
     def documents(self) -> Iterator[Document]:
-        """Every document, once; a document's parts must be used up before the next is taken."""
+        """Every document once; consume the parts of one before taking the next."""
         self.bytes_read = 0
         if self.is_one_text:
-            yield from self._halves(self.files[0])
+            yield from self._split_by_position(self.files[0])
             return
         for file in self.files:
             before = self.bytes_read
-            yield from getattr(self, f"_{_kind(file)}")(file)
+            yield from getattr(self, f"_{_format(file)}")(file)
             self.bytes_read = before + file.stat().st_size
 
     def texts(self) -> Iterator[str]:
-        """All text, in pieces: what a tokenizer is trained on.
+        """All text, in chunks, to train a tokenizer on.
 
-        The validation part of a corpus that is one text is left out.
+        The validation split of a corpus that is one text is left out.
         """
         for document in self.documents():
             if document.split == "val":
@@ -100,20 +100,20 @@ class Corpus:
                 yield message["content"]
             yield from chunk_text(document.parts)
 
-    # -- one function a kind of file -------------------------------------------------------
+    # -- one method for each format --------------------------------------------------------
 
     def _txt(self, file: Path) -> Iterator[Document]:
-        with _opened(file) as raw:
-            text = self._decoded(raw)
+        with _open(file) as raw:
+            text = self._decode(raw)
             if self.separator is None:
                 yield Document(text)
             else:
-                yield from (Document(iter([part])) for part in _cut(text, self.separator))
+                yield from (Document(iter([part])) for part in _split(text, self.separator))
 
     _md = _txt
 
     def _jsonl(self, file: Path) -> Iterator[Document]:
-        with _opened(file) as raw:
+        with _open(file) as raw:
             for number, line in enumerate(raw, 1):
                 self.bytes_read += len(line)
                 if line.strip():
@@ -160,24 +160,24 @@ class Corpus:
                 if (text := value.as_py()) is not None:
                     yield Document(iter([text]))
 
-    def _halves(self, file: Path) -> Iterator[Document]:
-        """One text split by position: its beginning trains, its end validates."""
+    def _split_by_position(self, file: Path) -> Iterator[Document]:
+        """One text as two documents: the beginning for training, the end for validation."""
         size = file.stat().st_size
-        with _opened(file) as raw:
+        with _open(file) as raw:
             cut = _character_boundary(raw, int(size * (1 - self.val_fraction)))
             raw.seek(0)
-            yield Document(self._decoded(raw, cut), split="train")
+            yield Document(self._decode(raw, cut), split="train")
             raw.seek(cut)
             if cut < size:
-                yield Document(self._decoded(raw), split="val")
+                yield Document(self._decode(raw), split="val")
 
-    # -- finding and reading ---------------------------------------------------------------
+    # -- finding and opening ---------------------------------------------------------------
 
-    def _decoded(self, raw: BinaryIO, length: int | None = None) -> Iterator[str]:
-        """UTF-8 text of the next `length` bytes (or all), in parts; bad bytes become U+FFFD."""
+    def _decode(self, raw: BinaryIO, length: int | None = None) -> Iterator[str]:
+        """Text of the next `length` bytes (None: all), in parts; invalid UTF-8 becomes U+FFFD."""
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         left = length
-        while data := raw.read(PART if left is None else min(PART, left)):
+        while data := raw.read(PART_BYTES if left is None else min(PART_BYTES, left)):
             self.bytes_read += len(data)
             left = None if left is None else left - len(data)
             yield utf8.decode(data)
@@ -190,7 +190,7 @@ class Corpus:
         for source in sources:
             for path in self._expand(source):
                 names.append(str(path))
-                files.append(self._unpacked(path))
+                files.append(self._decompress(path))
         if not files:
             raise UsageError(f"No {', '.join(SUFFIXES)} files were found in {', '.join(sources)}.")
         return names, files
@@ -200,58 +200,58 @@ class Corpus:
             return [Path("-")]
         path = Path(source)
         if path.is_dir():
-            return sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
+            return sorted(file for file in path.rglob("*") if file.is_file() and _format(file))
         paths = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(source))]
         if not paths:
             raise UsageError(f"{source} does not exist; name a file, a folder, a glob or '-'.")
         for file in paths:
-            if file.is_file() and not _kind(file):
+            if file.is_file() and not _format(file):
                 known = ", ".join(SUFFIXES)
-                raise UsageError(f"kgpt cannot read {file}; the kinds it reads are {known}, .gz.")
+                raise UsageError(f"kgpt cannot read {file}; it reads {known}, and these gzipped.")
         return [file for file in paths if file.is_file()]
 
-    def _unpacked(self, path: Path) -> Path:
-        """A plain file with the contents of `path`: itself, or a temporary copy if packed."""
+    def _decompress(self, path: Path) -> Path:
+        """`path` itself, or a temporary file with the contents of a gzipped file or stdin."""
         if path.name != "-" and path.suffix != ".gz":
             return path
         name = "stdin.txt" if path.name == "-" else f"{len(path.parts)}-{path.stem}"
         target = Path(tempfile.mkdtemp(dir=self._spool.name)) / name
         with (
-            os_errors_as_kgpt(f"unpack {path} into {self._spool.name}"),
-            sys.stdin.buffer if path.name == "-" else _opened(path) as raw,
+            os_errors_as_kgpt(f"decompress {path} into {self._spool.name}"),
+            sys.stdin.buffer if path.name == "-" else _open(path) as raw,
             target.open("wb") as plain,
         ):
             if path.name == "-":
-                shutil.copyfileobj(raw, plain, PART)
+                shutil.copyfileobj(raw, plain, PART_BYTES)
                 return target
             try:
-                shutil.copyfileobj(gzip.GzipFile(fileobj=raw), plain, PART)
+                shutil.copyfileobj(gzip.GzipFile(fileobj=raw), plain, PART_BYTES)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise DataError(f"{path} is damaged and cannot be unpacked: {error}.") from None
+                raise DataError(f"{path} is damaged and cannot be decompressed: {error}.") from None
         return target
 
 
 def check_messages(messages: Any, where: str) -> list[dict[str, str]]:
-    """`messages` if it is a list of {"role": ..., "content": ...}; else a `DataError`."""
-    shaped = isinstance(messages, list) and all(
+    """`messages` if it is a list of {"role": ..., "content": ...}; else raises `DataError`."""
+    valid = isinstance(messages, list) and all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
         for m in messages
     )
-    if not shaped or not messages:
+    if not valid or not messages:
         raise DataError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}.')
-    return messages
+    return list(messages)
 
 
-def _opened(file: Path) -> BinaryIO:
-    """The file, open for reading; a `DataError` if that cannot be."""
+def _open(file: Path) -> BinaryIO:
+    """Open a file for reading; raises `DataError` if it cannot be."""
     try:
         return file.open("rb")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from None
 
 
-def _kind(file: Path) -> str:
-    """The kind of a file by its name, .gz aside: "txt", "md", "jsonl", "parquet", or ""."""
+def _format(file: Path) -> str:
+    """The format of a file by its suffix, .gz aside: "txt", "md", "jsonl", "parquet", or ""."""
     suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"]
     return suffixes[-1][1:] if suffixes and suffixes[-1] in SUFFIXES else ""
 
@@ -265,11 +265,11 @@ def _character_boundary(raw: BinaryIO, offset: int) -> int:
     return offset
 
 
-def _cut(text: Iterator[str], separator: str) -> Iterator[str]:
-    """The stretches of a stream between separators; empty ones are left out."""
-    held = ""
+def _split(text: Iterator[str], separator: str) -> Iterator[str]:
+    """Split a stream of text at a separator; blank documents are left out."""
+    rest = ""
     for part in text:
-        *whole, held = (held + part).split(separator)
-        yield from (document for document in whole if document.strip())
-    if held.strip():
-        yield held
+        *documents, rest = (rest + part).split(separator)
+        yield from (document for document in documents if document.strip())
+    if rest.strip():
+        yield rest

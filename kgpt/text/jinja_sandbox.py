@@ -1,6 +1,6 @@
-"""Chat templates: Jinja that came with a model, rendered where it can do nothing but write text.
+"""Render a model's Jinja chat template in a sandbox.
 
-The rules are those of `transformers`, so that a template gives the same text here as there.
+Same filters, globals and extensions as `transformers`, and so the same text.
 """
 
 from __future__ import annotations
@@ -8,23 +8,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import jinja2
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.nodes import Node, Scope
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from kgpt.errors import UsageError
 
-LONGEST_REPEAT = 100_000  # as often as a template may repeat a string or list
+MAX_REPEAT = 100_000  # largest factor of `*` on a string or list, and operand of `**`
 
 
 class Template:
-    """A chat template.
+    """A compiled chat template.
 
     Args:
         source: Jinja.
-        tokens: special tokens by role, such as {"bos_token": "<s>"}, which the template may write.
+        tokens: special tokens that the template can name, such as {"bos_token": "<s>"}.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str]):
@@ -39,7 +43,7 @@ class Template:
     ) -> str:
         """The conversation as text; `add_generation_prompt` opens the assistant's next turn.
 
-        Raises `UsageError` if the template refuses the messages, or tries what it may not do.
+        Raises `UsageError` if the template rejects the messages, fails or breaks the sandbox.
         """
         values = {"messages": [dict(message) for message in messages], "tools": None,
                   "documents": None, "add_generation_prompt": add_generation_prompt}  # fmt: skip
@@ -47,23 +51,25 @@ class Template:
             return self._template.render(**values, **self._tokens)
         except SecurityError as error:
             raise UsageError(
-                f"The model's chat template tried what a template may not do: {error}."
+                f"The model's chat template uses something that is not allowed: {error}."
             ) from None
         except jinja2.TemplateError as error:
             reason = str(error).rstrip(".")
-            raise UsageError(f"The model's chat template refused the messages: {reason}.") from None
-        except Exception as error:  # a template can fail in as many ways as Python
+            raise UsageError(
+                f"The model's chat template rejected the messages: {reason}."
+            ) from None
+        except Exception as error:  # a template can raise anything
             raise UsageError(
                 f"The model's chat template failed on the messages: {error}."
             ) from None
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with the names that chat templates use, and a limit on growth."""
+    """Jinja's sandbox with the globals of chat templates and a limit on repetition."""
 
     intercepted_binops = frozenset(["*", "**"])
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
@@ -73,31 +79,29 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             "strftime_now": lambda pattern: datetime.now().strftime(pattern),
         }
 
-    def call_binop(self, context, operator, left, right):
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         sizes = [abs(side) for side in (left, right) if isinstance(side, int)]
         grows = operator == "**" or not all(isinstance(side, int | float) for side in (left, right))
-        if grows and sizes and max(sizes) > LONGEST_REPEAT:
+        if grows and sizes and max(sizes) > MAX_REPEAT:
             raise SecurityError(f"{operator} by {max(sizes)} is too much")
         return super().call_binop(context, operator, left, right)
 
 
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's words; it writes its body."""
+    """`{% generation %}...{% endgeneration %}` marks the assistant's text; renders its body."""
 
     tags = {"generation"}  # noqa: RUF012
 
-    def parse(self, parser):
+    def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
+        return Scope(body).set_lineno(line)
 
 
-def _raise(message):
+def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
     """JSON without the HTML escapes of Jinja's own filter."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)

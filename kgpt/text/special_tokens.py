@@ -1,7 +1,7 @@
-"""What the special tokens of a tokenizer are for: beginning, end, chat template, where to stop.
+"""Special tokens of a tokenizer by role (bos, eos, unk, pad), stop ids and the chat template.
 
-Other software keeps this beside `tokenizer.json`, in tokenizer_config.json,
-special_tokens_map.json, generation_config.json and config.json. All of it is read here.
+They are read from the files that transformers writes beside `tokenizer.json`:
+tokenizer_config.json, special_tokens_map.json, generation_config.json and config.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from kgpt.errors import DataError
 
-NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+TOKEN_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class SpecialTokens:
 
     Attributes:
         tokens: such as {"eos_token": "<|endoftext|>"}; roles without a token are not in it.
-        stop_ids: ids at which a text ends.
-        chat_template: the Jinja template that lays out conversations.
-        config: tokenizer_config.json as it was read; empty for a tokenizer of kgpt's own.
+        stop_ids: ids that end generation.
+        chat_template: Jinja source of the chat template.
+        config: contents of tokenizer_config.json; empty for a tokenizer made by kgpt.
     """
 
     tokens: dict[str, str] = field(default_factory=dict)
@@ -37,12 +37,12 @@ class SpecialTokens:
 def read_special_tokens(
     folder: Path, token_to_id: Callable[[str], int | None]
 ) -> SpecialTokens | None:
-    """The roles that the files in `folder` give; None if it has no tokenizer_config.json."""
+    """Special tokens from the files in `folder`; None if it has no tokenizer_config.json."""
     config = read_json_object(folder / "tokenizer_config.json")
     if not config:
         return None
     merged = read_json_object(folder / "special_tokens_map.json") | config
-    tokens = {name: text for name in NAMES if (text := _text(merged.get(name)))}
+    tokens = {name: text for name in TOKEN_ROLES if (text := _token_text(merged.get(name)))}
     stop = _stop_ids(folder)
     if (end := token_to_id(tokens.get("eos_token", ""))) is not None:
         stop |= {end}
@@ -50,7 +50,7 @@ def read_special_tokens(
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file."""
+    """The object in a JSON file; empty if the file does not exist."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -58,21 +58,21 @@ def read_json_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{file} is damaged: {error}.") from None
     if not isinstance(values, dict):
-        raise DataError(f"{file} is damaged: it holds no object.")
+        raise DataError(f"{file} is damaged: it contains no object.")
     return values
 
 
 def added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
-    """Tokens that the files beside tokenizer.json add to it, by id, with how they are matched."""
+    """Tokens that added_tokens.json and tokenizer_config.json add: `AddedToken` options by id."""
     found: dict[int, dict[str, Any]] = {}
     for text, token_id in read_json_object(folder / "added_tokens.json").items():
         found[int(token_id)] = {"content": text, "special": text.startswith("<|")}
     decoder = read_json_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-    return found | {int(token_id): facts for token_id, facts in decoder.items()}
+    return found | {int(token_id): options for token_id, options in decoder.items()}
 
 
-def _text(token: Any) -> str | None:
-    """A token as files write it: a string, or an object with its `content`."""
+def _token_text(token: Any) -> str | None:
+    """The text of a token, given as a string or as an object with `content`."""
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) and token else None
 

@@ -1,4 +1,4 @@
-"""Text of a model or a file on a terminal: it may say anything, but command nothing."""
+"""Make untrusted text safe to print: control characters become visible symbols."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ KEPT = "\n\t"
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, such as the escape that begins terminal commands, shown as
-    pictures; line breaks and tabs stay.
+    """`text` with control characters, such as escape, replaced by visible symbols; line breaks and
+    tabs stay.
 
     >>> printable("a\\x1b[2Jb")
     'a␛[2Jb'
@@ -21,7 +21,7 @@ def printable(text: str) -> str:
 
 
 def for_output(text: str) -> str:
-    """`text` as it should be written to standard output: raw into files and pipes."""
+    """`text` for standard output: `printable` on a terminal, unchanged into files and pipes."""
     return printable(text) if sys.stdout.isatty() else text
 
 

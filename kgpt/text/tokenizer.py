@@ -1,8 +1,7 @@
 """Text to token ids and back, exactly: byte-level BPE, characters, or bytes.
 
-All three are stored as `tokenizer.json` of the `tokenizers` library, and all three can write every
-string: `decode(encode(s)) == s`. What a user types is text even where it looks like a special
-token; only `allow_special=True` gives such words their power.
+All are stored as `tokenizer.json` of the `tokenizers` library, and `decode(encode(s)) == s` for
+every string. Special tokens in a text are encoded as plain text unless `allow_special=True`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ CHATML_TEMPLATE = (
 
 
 class Tokenizer:
-    """A vocabulary and its rules.
+    """A vocabulary with its encoding rules and special tokens.
 
     Example:
 
@@ -47,16 +46,18 @@ class Tokenizer:
     'naïve 🙂'
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, special_tokens: SpecialTokens | None = None):
-        inner.no_truncation()
-        inner.no_padding()
-        self.backend_tokenizer = inner
-        self.special_tokens = special_tokens or self._own_special_tokens()
-        self._lock = threading.Lock()  # whether special tokens count is a state of `inner`
+    def __init__(
+        self, backend_tokenizer: tokenizers.Tokenizer, special_tokens: SpecialTokens | None = None
+    ):
+        backend_tokenizer.no_truncation()
+        backend_tokenizer.no_padding()
+        self.backend_tokenizer = backend_tokenizer
+        self.special_tokens = special_tokens or self._default_special_tokens()
+        self._lock = threading.Lock()  # `encode_special_tokens` is shared state
         self._bytes: list[bytes | None] | None = None
         self._special: dict[int, str] | None = None
 
-    # -- making one ------------------------------------------------------------------------
+    # -- construction and files ------------------------------------------------------------
 
     @classmethod
     def train_bpe(
@@ -66,14 +67,14 @@ class Tokenizer:
         special_tokens: Sequence[str] = SPECIAL_TOKENS,
         min_frequency: int = 2,
     ) -> Tokenizer:
-        """Learn byte-level BPE (Sennrich et al., 2016; GPT-2's variant) from a stream of texts."""
+        """Train byte-level BPE (Sennrich et al., 2016; GPT-2's variant) on a stream of texts."""
         smallest = 256 + len(special_tokens)
         if vocab_size < smallest:
             raise UsageError(
-                f"A vocabulary of {vocab_size} cannot hold the 256 bytes and "
+                f"A vocabulary of {vocab_size} is too small for the 256 bytes and "
                 f"{len(special_tokens)} special tokens; give at least {smallest}."
             )
-        inner = _byte_level(models.BPE())
+        backend_tokenizer = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=min_frequency,
@@ -81,51 +82,55 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        inner.train_from_iterator((clean(text) for text in texts), trainer)
-        return cls(inner)
+        backend_tokenizer.train_from_iterator((clean(text) for text in texts), trainer)
+        return cls(backend_tokenizer)
 
     @classmethod
     def of_characters(
         cls, texts: Iterable[str], special_tokens: Sequence[str] = SPECIAL_TOKENS
     ) -> Tokenizer:
-        """One token for each character seen in `texts`; any other is written as its bytes."""
+        """One token for each character seen in `texts`; any other is encoded as its UTF-8 bytes."""
         seen: set[str] = set()
         for text in texts:
             seen.update(clean(text))
         names = sorted(seen) + [f"<0x{byte:02X}>" for byte in range(256)]
-        inner = tokenizers.Tokenizer(
+        backend_tokenizer = tokenizers.Tokenizer(
             models.BPE({name: i for i, name in enumerate(names)}, [], byte_fallback=True)
         )
-        # One character a piece: the model then never searches a long text for merges.
-        inner.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-        inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-        _add_special(inner, special_tokens)
-        return cls(inner)
+        # Split every character: BPE then never searches a long text for merges.
+        backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(
+            tokenizers.Regex(r"[\s\S]"), "isolated"
+        )
+        backend_tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        _add_special(backend_tokenizer, special_tokens)
+        return cls(backend_tokenizer)
 
     @classmethod
     def of_bytes(cls, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
         """One token for each of the 256 bytes."""
         alphabet = byte_alphabet()
-        inner = _byte_level(models.BPE({alphabet[byte]: byte for byte in range(256)}, []))
-        _add_special(inner, special_tokens)
-        return cls(inner)
+        backend_tokenizer = _byte_level(
+            models.BPE({alphabet[byte]: byte for byte in range(256)}, [])
+        )
+        _add_special(backend_tokenizer, special_tokens)
+        return cls(backend_tokenizer)
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
         """Read the tokenizer in a folder, or in a file `tokenizer.json`.
 
-        A folder may also hold GPT-2's older vocab.json and merges.txt, and files that say what the
-        special tokens are for (see `SpecialTokens`).
+        A folder can also contain GPT-2's vocab.json and merges.txt instead, and the files that
+        name the special tokens (see `SpecialTokens`).
         """
         return cls(*read_tokenizer(Path(path)))
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, and what is known of the special tokens of a foreign tokenizer."""
+        """Write tokenizer.json, and tokenizer_config.json if the tokenizer came with one."""
         self.backend_tokenizer.save(str(folder / "tokenizer.json"))
         if self.special_tokens.config:
-            write_json(folder / "tokenizer_config.json", self.settings())
+            write_json(folder / "tokenizer_config.json", self.tokenizer_config())
 
-    def settings(self, max_length: int | None = None) -> dict[str, Any]:
+    def tokenizer_config(self, max_length: int | None = None) -> dict[str, Any]:
         """The contents of tokenizer_config.json for a model of `max_length` tokens."""
         values: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -137,8 +142,8 @@ class Tokenizer:
             values["chat_template"] = self.special_tokens.chat_template
         return values if max_length is None else values | {"model_max_length": max_length}
 
-    def _own_special_tokens(self) -> SpecialTokens:
-        """The roles in a tokenizer without files that name them."""
+    def _default_special_tokens(self) -> SpecialTokens:
+        """Special tokens of a tokenizer without files that name them."""
         vocabulary = {token: self.token_to_id(token) for token in (END_OF_TEXT, TURN_END)}
         known = {token: token_id for token, token_id in vocabulary.items() if token_id is not None}
         names = ("bos_token", "eos_token", "unk_token") if END_OF_TEXT in known else ()
@@ -151,16 +156,16 @@ class Tokenizer:
     def to_json(self) -> str:
         return self.backend_tokenizer.to_str()
 
-    # -- using it --------------------------------------------------------------------------
+    # -- encoding and decoding -------------------------------------------------------------
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids a model needs rows for: the largest id plus one."""
+        """Size of the embedding table: the largest id plus one."""
         return max(self.backend_tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the vocabulary and rules: equal exactly for equal tokenizers."""
+        """SHA-256 of tokenizer.json: equal for equal tokenizers."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def token_to_id(self, token: str) -> int | None:
@@ -168,7 +173,7 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int | None:
-        """The id between documents: of <|endoftext|>, else of the tokenizer's own end."""
+        """Id between documents: that of ``<|endoftext|>``, else of the `eos_token`."""
         known = self.token_to_id(END_OF_TEXT)
         return (
             known
@@ -178,19 +183,19 @@ class Tokenizer:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids at which a text ends."""
+        """Ids that end generation."""
         return self.special_tokens.stop_ids
 
     @functools.cached_property
     def bos_ids(self) -> list[int]:
-        """Ids that the model wants before every text, such as Llama's <s>; mostly none."""
+        """Ids to put before every prompt, such as that of Llama's `<s>`; mostly none."""
         with self._lock:
             whole = self.backend_tokenizer.encode("a", add_special_tokens=True).ids
             bare = self.backend_tokenizer.encode("a", add_special_tokens=False).ids
         return whole[: next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)]
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """The ids of `text`. Special tokens inside it stay plain text unless allowed."""
+        """Token ids of `text`; special tokens in it are encoded as plain text unless allowed."""
         return self.encode_batch([text], allow_special)[0]
 
     def encode_batch(self, texts: Sequence[str], allow_special: bool = False) -> list[list[int]]:
@@ -204,7 +209,7 @@ class Tokenizer:
     def encode_with_offsets(
         self, text: str, allow_special: bool = False
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """`encode`, and for each id the first and last-plus-one character it stands for."""
+        """`encode`, and the (start, end) character offsets of each token in `text`."""
         with self._lock:
             self.backend_tokenizer.encode_special_tokens = not allow_special
             encoding = self.backend_tokenizer.encode(clean(text), add_special_tokens=False)
@@ -213,29 +218,29 @@ class Tokenizer:
     def decode(
         self, ids: Iterable[int], skip_special_tokens: bool = False, continues: bool = False
     ) -> str:
-        """The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+        """Text of `ids`; invalid UTF-8 becomes U+FFFD.
 
         Args:
             skip_special_tokens: leave special tokens out.
-            continues: the ids go on from others. It matters to tokenizers that begin every text
-                with a space of their own, as SentencePiece does.
+            continues: the ids follow others, so that a leading space is kept, which
+                SentencePiece tokenizers otherwise add and remove.
         """
         stream = StreamDecoder(self, skip_special_tokens, continues)
         return "".join([stream.feed(token_id) for token_id in ids]) + stream.finish()
 
     def stream(self, skip_special_tokens: bool = True, continues: bool = True) -> StreamDecoder:
-        """A decoder that is fed ids one by one."""
+        """A decoder that takes ids one at a time."""
         return StreamDecoder(self, skip_special_tokens, continues)
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """The bytes a token stands for; None for a special token, or an id without one."""
+        """UTF-8 bytes of a token; None for a special token or an unknown id."""
         if self._bytes is None:
             self._bytes = _token_bytes(self.backend_tokenizer, self.vocab_size)
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else None
 
     @property
     def special_by_id(self) -> dict[int, str]:
-        """The special tokens: id and name."""
+        """Text of each special token by id."""
         if self._special is None:
             added = self.backend_tokenizer.get_added_tokens_decoder()
             self._special = {i: token.content for i, token in added.items() if token.special}
@@ -243,16 +248,16 @@ class Tokenizer:
 
     @property
     def adds_prefix_space(self) -> bool:
-        """True if encoding puts a space before every text, which decoding takes off again."""
+        """True if encoding puts a space before every text and decoding removes it."""
         rules = {rule["type"]: rule for rule in _decoder_rules(self.backend_tokenizer)}
         strips = rules.get("Strip", {}).get("start", 0) > 0
-        return strips or rules.get("Metaspace", {}).get("prepend_scheme", "never") != "never"
+        return bool(strips or rules.get("Metaspace", {}).get("prepend_scheme", "never") != "never")
 
 
 class StreamDecoder:
-    """Turns ids into text as they come, never giving half a character.
+    """Decode ids one at a time into whole characters.
 
-    The pieces given by `feed` and `finish` join to exactly `Tokenizer.decode` of all ids.
+    The texts returned by `feed` and `finish` join to exactly `Tokenizer.decode` of all ids.
     """
 
     def __init__(
@@ -265,7 +270,7 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
-        """The text that `token_id` completes; empty while a character is unfinished."""
+        """The text that `token_id` completes; empty if it ends inside a character."""
         if token_id in self._special:
             name = "" if self._skip_special else self._special[token_id]
             return self._utf8.decode(b"", final=True) + name
@@ -276,12 +281,12 @@ class StreamDecoder:
         return text
 
     def finish(self) -> str:
-        """What is left when no more ids come: U+FFFD for an unfinished character."""
+        """The rest, after the last id: U+FFFD for an incomplete character."""
         return self._utf8.decode(b"", final=True)
 
 
 def clean(text: str) -> str:
-    """`text` with lone surrogates, which no encoding can write, replaced by U+FFFD."""
+    """`text` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -289,19 +294,21 @@ def clean(text: str) -> str:
     return text
 
 
-def _byte_level(model) -> tokenizers.Tokenizer:
-    inner = tokenizers.Tokenizer(model)
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    inner.decoder = decoders.ByteLevel()
-    return inner
+def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+    backend_tokenizer = tokenizers.Tokenizer(model)
+    backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=True
+    )
+    backend_tokenizer.decoder = decoders.ByteLevel()
+    return backend_tokenizer
 
 
-def _add_special(inner: tokenizers.Tokenizer, tokens: Sequence[str]) -> None:
-    inner.add_special_tokens([AddedToken(token, special=True) for token in tokens])
+def _add_special(backend_tokenizer: tokenizers.Tokenizer, tokens: Sequence[str]) -> None:
+    backend_tokenizer.add_special_tokens([AddedToken(token, special=True) for token in tokens])
 
 
 def byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself if printable, else U+0100 onwards."""
+    """GPT-2's printable character for each byte: itself if printable, else from U+0100 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {
@@ -309,22 +316,22 @@ def byte_alphabet() -> dict[int, str]:
     }
 
 
-def _decoder_rules(inner: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-    """What the decoder does, one step after the other."""
-    if inner.decoder is None:
+def _decoder_rules(backend_tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
+    """The steps of the decoder, as in tokenizer.json."""
+    if backend_tokenizer.decoder is None:
         return []
-    rules = json.loads(inner.decoder.__getstate__())
+    rules = json.loads(backend_tokenizer.decoder.__getstate__())
     return rules["decoders"] if rules["type"] == "Sequence" else [rules]
 
 
-def _token_bytes(inner: tokenizers.Tokenizer, size: int) -> list[bytes | None]:
-    """The bytes of each id, read off the vocabulary."""
-    special = inner.get_added_tokens_decoder()
+def _token_bytes(backend_tokenizer: tokenizers.Tokenizer, size: int) -> list[bytes | None]:
+    """UTF-8 bytes of each id, from the vocabulary; None for special tokens."""
+    special = backend_tokenizer.get_added_tokens_decoder()
     byte_of = {character: byte for byte, character in byte_alphabet().items()}
-    rules = {rule["type"] for rule in _decoder_rules(inner)}
+    rules = {rule["type"] for rule in _decoder_rules(backend_tokenizer)}
     spaces = "▁" if rules & {"Metaspace", "Replace"} else " "  # SentencePiece's visible space
     table: list[bytes | None] = [None] * size
-    for token, token_id in inner.get_vocab(with_added_tokens=True).items():
+    for token, token_id in backend_tokenizer.get_vocab(with_added_tokens=True).items():
         if token_id in special:
             table[token_id] = None if special[token_id].special else token.encode()
         elif "ByteLevel" in rules and byte_of.keys() >= set(token):

@@ -73,13 +73,13 @@ def test_one_text_is_cut_by_position_between_characters(tmp_path):
 def test_a_separator_cuts_a_text_into_documents(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("one<|>two<|><|> <|>three")
     for part in (1, 2, 3, 1 << 20):  # however the separator falls across the parts read
-        monkeypatch.setattr(sources, "PART", part)
+        monkeypatch.setattr(sources, "PART_BYTES", part)
         assert texts(tmp_path / "a.txt", separator="<|>") == ["one", "two", "three"]
 
 
 def test_a_character_across_two_parts_is_one_character(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("🦊é" * 9, encoding="utf-8")
-    monkeypatch.setattr(sources, "PART", 3)
+    monkeypatch.setattr(sources, "PART_BYTES", 3)
     assert "".join(texts(tmp_path / "a.txt")) == "🦊é" * 9
 
 

@@ -1,4 +1,4 @@
-"""Pieces of a text encode as the whole, for the word patterns of all models in use."""
+"""Chunks of a text encode as the whole, for the pre-tokenizers of all models in use."""
 
 import pytest
 from hypothesis import given, settings
@@ -55,22 +55,22 @@ TOKENIZERS = {
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @settings(max_examples=200)
 @given(parts=TEXT, size=st.integers(1, 20))
-def test_pieces_encode_as_the_whole(kind, parts, size):
+def test_chunks_encode_as_the_whole(kind, parts, size):
     tokenizer = TOKENIZERS[kind]
-    cut = list(chunk_text(iter(parts), size))
-    assert "".join(cut) == "".join(parts)
-    ids = [token_id for ids in tokenizer.encode_batch(cut) for token_id in ids]
+    chunks = list(chunk_text(iter(parts), size))
+    assert "".join(chunks) == "".join(parts)
+    ids = [token_id for ids in tokenizer.encode_batch(chunks) for token_id in ids]
     assert ids == tokenizer.encode("".join(parts))
 
 
-@given(parts=st.lists(st.text()), size=st.integers(1, 9), longest=st.integers(10, 20))
-def test_no_piece_is_longer_than_the_limit(parts, size, longest):
-    cut = list(chunk_text(iter(parts), size, longest))
-    assert "".join(cut) == "".join(parts)
-    assert all(len(piece) <= longest for piece in cut)
+@given(parts=st.lists(st.text()), size=st.integers(1, 9), max_size=st.integers(10, 20))
+def test_no_chunk_is_longer_than_the_limit(parts, size, max_size):
+    chunks = list(chunk_text(iter(parts), size, max_size))
+    assert "".join(chunks) == "".join(parts)
+    assert all(len(chunk) <= max_size for chunk in chunks)
 
 
-def test_how_the_stream_is_parted_does_not_show():
+def test_chunks_do_not_depend_on_the_parts_of_the_stream():
     text = "".join(CORPUS) * 5
     whole = list(chunk_text([text], 50))
     assert list(chunk_text(iter(text), 50)) == whole
@@ -78,6 +78,6 @@ def test_how_the_stream_is_parted_does_not_show():
 
 
 def test_a_stream_without_boundaries_is_read_in_linear_time():
-    """Searched or joined anew for every part, these 20 MB would take hours."""
+    """Searching or joining again for every part would take hours on these 20 MB."""
     parts = ("x" * 100 for _ in range(200_000))
-    assert sum(map(len, chunk_text(parts, longest=1 << 30))) == 20_000_000
+    assert sum(map(len, chunk_text(parts, max_size=1 << 30))) == 20_000_000
