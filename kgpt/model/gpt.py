@@ -54,6 +54,8 @@ class GPT(keras.Model):
     (2, 5, 65)
     """
 
+    built: bool
+
     def __init__(
         self,
         config: ModelConfig | dict[str, Any],
