@@ -80,7 +80,7 @@ def chat(
             await wait_until(pilot, lambda: screen.focused is not None)
             await wait_until(pilot, lambda: screen.controller.session.store.path is not None)
             screen.controller.connection.connect(fake.address)
-            await wait_until(pilot, lambda: screen.controller.session.facts is not None)
+            await wait_until(pilot, lambda: screen.controller.session.info is not None)
             await script(Chat(app, pilot, fake))
             screen.controller.stop()
             if client := screen.controller.session.client:

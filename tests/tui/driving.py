@@ -7,6 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import Input, TextArea
 
 from kgpt_tui.app import KgptApp, Options
 
@@ -26,15 +31,21 @@ def drive(
     async def go() -> None:
         app = KgptApp(Options(settings=folder / "tui.json", data=folder / "chats", **options))
         app.animation_level = "none"
-        async with app.run_test(size=size) as pilot:
-            if theme:
-                app.theme = theme
-            await script(app, pilot)
+        with still_cursor(Input), still_cursor(TextArea):
+            async with app.run_test(size=size) as pilot:
+                if theme:
+                    app.theme = theme
+                await script(app, pilot)
 
     asyncio.run(go())
 
 
-async def wait_until(pilot, holds: Callable[[], object], what: str = "") -> None:
+def still_cursor(widget: type[Input] | type[TextArea]) -> Any:
+    """Widgets of this type show a cursor that does not blink, so that snapshots are repeatable."""
+    return patch.object(widget.__dict__["cursor_blink"], "_default", False)
+
+
+async def wait_until(pilot: Pilot[Any], holds: Callable[[], object], what: str = "") -> None:
     """Let the app work until `holds()`; widgets it asks for may come late."""
     deadline = time.monotonic() + WAIT_TIMEOUT_S
     problem: Exception | None = None
@@ -48,12 +59,12 @@ async def wait_until(pilot, holds: Callable[[], object], what: str = "") -> None
     raise AssertionError(f"waited in vain for {what or 'a condition'}") from problem
 
 
-def screen_text(app) -> str:
+def screen_text(app: App[Any]) -> str:
     """What can be read on the screen, a line each row."""
     strips = app.screen._compositor.render_strips(app.size)
     return "\n".join("".join(segment.text for segment in strip) for strip in strips)
 
 
-def said(app) -> str:
+def said(app: App[Any]) -> str:
     """What the messages in the corner say."""
     return " ".join(note.message for note in app._notifications)

@@ -1,4 +1,4 @@
-"""A server that speaks kgpt's HTTP API without a model, and fails in every way when told to.
+"""A server that speaks kgpt's HTTP API without a model, and fails in each way on request (`fault`).
 
 In a test: `async with FakeServer() as fake`. As a program it takes `serve`'s options, so that it
 can stand in for `kgpt serve`.
@@ -10,12 +10,13 @@ import contextlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 ANSWER = "The moon is a quiet lamp, and the sea keeps its light for later."
 OTHERS = (" a", " the", "\n", "é", " [/b]", "", "\x1b[31m", "🦊")
 
 
-def pieces(text: str) -> list[str]:
+def words(text: str) -> list[str]:
     """Words with the space before them."""
     found: list[str] = []
     for word in text.split(" "):
@@ -23,8 +24,8 @@ def pieces(text: str) -> list[str]:
     return found
 
 
-def entry(text: str, chance: float, temperature: float = 1.0) -> dict:
-    """A token with its alternatives, in OpenAI's shape and kgpt's additions."""
+def entry(text: str, chance: float, temperature: float = 1.0) -> dict[str, Any]:
+    """A logprob entry with alternatives, in OpenAI's format with kgpt's additional fields."""
     rest = (1 - chance) / len(OTHERS)
     chances = {text: chance} | {other: rest for other in OTHERS if other != text}
     warm = {t: p ** (1 / max(temperature, 0.01)) for t, p in chances.items()}
@@ -42,10 +43,10 @@ class FakeServer:
     def __init__(self, answer: str = ANSWER, chat: bool = True, pause: float = 0.0, key: str = ""):
         self.answer, self.chat, self.pause, self.key = answer, chat, pause, key
         self.fault = ""  # "die", "hang", "garbage", "refuse", "not json"
-        self.warming = 0  # health checks that are answered with "starting"
+        self.warming = 0  # health checks to answer with "starting"
         self.context = 128
-        self.requests: list[dict] = []
-        self.predictions: list[dict] = []  # what asked for the next token alone
+        self.requests: list[dict[str, Any]] = []
+        self.predictions: list[dict[str, Any]] = []  # requests for the next token alone
         self.cancelled = 0
         self.port = 0
 
@@ -58,27 +59,33 @@ class FakeServer:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(self, *_) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                method, path, _ = line.decode().split(" ", 2)
-                headers = {}
+                _, path, _ = line.decode().split(" ", 2)
+                headers: dict[str, str] = {}
                 while (line := await reader.readline()).strip():
                     name, _, value = line.decode().partition(":")
                     headers[name.lower()] = value.strip()
                 length = int(headers.get("content-length", 0))
                 body = json.loads(await reader.readexactly(length)) if length else {}
-                await self._answer(method, path, headers, body, writer)
+                await self._answer(path, headers, body, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             self.cancelled += 1
         finally:
             with contextlib.suppress(ConnectionError):
                 writer.close()
 
-    async def _answer(self, method, path, headers, body, writer) -> None:
+    async def _answer(
+        self,
+        path: str,
+        headers: dict[str, str],
+        body: dict[str, Any],
+        writer: asyncio.StreamWriter,
+    ) -> None:
         if path == "/health":
             starting, self.warming = self.warming > 0, self.warming - 1
             status = {"status": "starting" if starting else "ready", "model": "fake"}
@@ -87,12 +94,12 @@ class FakeServer:
         if self.key and headers.get("authorization") != f"Bearer {self.key}":
             return self._send(writer, {"error": {"message": "wrong key"}}, 401)
         if path == "/v1/models":
-            facts = {"context": self.context, "chat": self.chat, "parameters": 1_200_000}
-            model = {"id": "fake", "object": "model", "kgpt": facts | {"backend": "jax"}}
+            info = {"context": self.context, "chat": self.chat, "parameters": 1_200_000}
+            model = {"id": "fake", "object": "model", "kgpt": info | {"backend": "jax"}}
             return self._send(writer, {"object": "list", "data": [model]})
         if path == "/v1/tokenize":
             text = body.get("text") or " ".join(m["content"] for m in body.get("messages", []))
-            tokens = pieces(text)
+            tokens = words(text)
             answer = {"ids": list(range(len(tokens))), "tokens": tokens, "count": len(tokens)}
             return self._send(writer, answer)
         (self.requests if body.get("stream") else self.predictions).append(body)
@@ -106,19 +113,19 @@ class FakeServer:
             return self._send(writer, {"choices": [{"text": " moon", "logprobs": logprobs}]})
         return await self._stream(path, body, writer)
 
-    async def _stream(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
+    async def _stream(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
         writer.write(head.encode())
-        tokens = pieces(self.answer)[: body.get("max_tokens", 10_000)]
-        for place, text in enumerate(tokens):
-            if place == 3 and self.fault == "die":
+        tokens = words(self.answer)[: body.get("max_tokens", 10_000)]
+        for position, text in enumerate(tokens):
+            if position == 3 and self.fault == "die":
                 writer.close()
                 return
-            if place == 3 and self.fault == "hang":
+            if position == 3 and self.fault == "hang":
                 await asyncio.sleep(3600)
-            if place == 3 and self.fault == "garbage":
+            if position == 3 and self.fault == "garbage":
                 writer.write(b"data: {]\n\n")
-            chance = 0.05 + 0.9 * ((place * 7) % 10) / 10
+            chance = 0.05 + 0.9 * ((position * 7) % 10) / 10
             logprobs = {"content": [entry(text, chance, body.get("temperature", 1.0))]}
             self._event(path, writer, text, logprobs, None)
             await writer.drain()
@@ -130,12 +137,21 @@ class FakeServer:
         await writer.drain()
         writer.close()
 
-    def _event(self, path, writer, text, logprobs, reason) -> None:
+    def _event(
+        self,
+        path: str,
+        writer: asyncio.StreamWriter,
+        text: str,
+        logprobs: dict[str, Any] | None,
+        reason: str | None,
+    ) -> None:
         choice = {"index": 0, "logprobs": logprobs, "finish_reason": reason}
         choice |= {"delta": {"content": text}} if "chat" in path else {"text": text}
         writer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
 
-    def _send(self, writer, body, status: int = 200) -> None:
+    def _send(
+        self, writer: asyncio.StreamWriter, body: dict[str, Any] | str, status: int = 200
+    ) -> None:
         data = json.dumps(body).encode() if isinstance(body, dict) else body.encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 
+from kgpt_tui.app import KgptApp
 from kgpt_tui.chat.composer import Composer
 from kgpt_tui.chat.conversation_list import Entries
 from kgpt_tui.chat.message_list import MOUNTED, MessageList
@@ -17,13 +20,13 @@ from kgpt_tui.chat.token_panel import Alternatives, TokenPanel
 from kgpt_tui.models.screen import ModelScreen
 from kgpt_tui.shared.dialogs import InputDialog
 from kgpt_tui.shared.text_dialog import TextDialog
-from tests.tui.chatting import chat, conversation
+from tests.tui.chatting import Chat, chat, conversation
 from tests.tui.driving import drive, said, screen_text, wait_until
 from tests.tui.fake_server import ANSWER
 
 
-def test_enter_sends_and_the_answer_is_drawn_and_kept(tmp_path):
-    async def script(chat):
+def test_enter_sends_and_the_answer_is_drawn_and_kept(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask("Tell me of the moon")
         assert chat.texts == ["Tell me of the moon", ANSWER]
         assert "quiet lamp" in screen_text(chat.app)
@@ -35,8 +38,8 @@ def test_enter_sends_and_the_answer_is_drawn_and_kept(tmp_path):
     assert store.entries("lamp")[0].title == "Tell me of the moon"
 
 
-def test_ctrl_j_makes_a_line_and_up_and_down_walk_through_what_was_written(tmp_path):
-    async def script(chat):
+def test_ctrl_j_makes_a_line_and_up_and_down_walk_through_what_was_written(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.press("a", "ctrl+j", "b")
         assert chat.screen.query_one(Composer).text == "a\nb"
         await chat.press("enter")
@@ -53,8 +56,8 @@ def test_ctrl_j_makes_a_line_and_up_and_down_walk_through_what_was_written(tmp_p
     chat(script, tmp_path)
 
 
-def test_escape_stops_and_keeps_what_was_written(tmp_path):
-    async def script(chat):
+def test_escape_stops_and_keeps_what_was_written(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.write("hello")
         await chat.until(lambda: "moon" in chat.texts[-1])
         await chat.press("escape")
@@ -69,8 +72,8 @@ def test_escape_stops_and_keeps_what_was_written(tmp_path):
     chat(script, tmp_path, pause=0.3)
 
 
-def test_alternatives_are_kept_and_walked_with_the_arrows(tmp_path):
-    async def script(chat):
+def test_alternatives_are_kept_and_walked_with_the_arrows(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask()
         chat.fake.answer = "Another answer."
         await chat.press("ctrl+r")
@@ -86,8 +89,8 @@ def test_alternatives_are_kept_and_walked_with_the_arrows(tmp_path):
     chat(script, tmp_path)
 
 
-def test_a_question_is_edited_and_sent_again(tmp_path):
-    async def script(chat):
+def test_a_question_is_edited_and_sent_again(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask("first")
         await chat.press("escape", "home", "e")
         await chat.until(lambda: isinstance(chat.app.screen, TextDialog))
@@ -99,8 +102,8 @@ def test_a_question_is_edited_and_sent_again(tmp_path):
     chat(script, tmp_path)
 
 
-def test_an_answer_is_rewritten_by_hand(tmp_path):
-    async def script(chat):
+def test_an_answer_is_rewritten_by_hand(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask()
         await chat.press("escape", "e")
         await chat.until(lambda: isinstance(chat.app.screen, TextDialog))
@@ -111,8 +114,8 @@ def test_an_answer_is_rewritten_by_hand(tmp_path):
     chat(script, tmp_path)
 
 
-def test_edit_pressed_twice_in_haste_opens_one_dialog(tmp_path):
-    async def script(chat):
+def test_edit_pressed_twice_in_haste_opens_one_dialog(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask()
         messages = chat.screen.query_one(MessageList)
         messages.action_edit()
@@ -124,8 +127,8 @@ def test_edit_pressed_twice_in_haste_opens_one_dialog(tmp_path):
     chat(script, tmp_path)
 
 
-def test_a_branch_is_deleted_and_comes_back(tmp_path):
-    async def script(chat):
+def test_a_branch_is_deleted_and_comes_back(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask()
         await chat.press("escape", "x")
         await chat.until(lambda: len(chat.path) == 1)
@@ -135,8 +138,8 @@ def test_a_branch_is_deleted_and_comes_back(tmp_path):
     chat(script, tmp_path)
 
 
-def test_copy_puts_the_text_itself_on_the_clipboard(tmp_path):
-    async def script(chat):
+def test_copy_puts_the_text_itself_on_the_clipboard(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask()
         await chat.press("escape", "y")
         assert chat.app.clipboard == "a\x1b[31m [/b] é"
@@ -144,8 +147,8 @@ def test_copy_puts_the_text_itself_on_the_clipboard(tmp_path):
     chat(script, tmp_path, answer="a\x1b[31m [/b] é")
 
 
-def test_tokens_are_inspected_and_branched_from(tmp_path):
-    async def script(chat):
+def test_tokens_are_inspected_and_branched_from(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask()
         await chat.press("ctrl+t")
         panel, view = chat.screen.query_one(TokenPanel), chat.screen.query(MessageView).last()
@@ -165,8 +168,8 @@ def test_tokens_are_inspected_and_branched_from(tmp_path):
     chat(script, tmp_path)
 
 
-def test_a_token_that_is_no_text_is_not_branched_from(tmp_path):
-    async def script(chat):
+def test_a_token_that_is_no_text_is_not_branched_from(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask()
         await chat.press("ctrl+t")
         options = chat.screen.query_one(Alternatives)
@@ -178,8 +181,8 @@ def test_a_token_that_is_no_text_is_not_branched_from(tmp_path):
     chat(script, tmp_path)
 
 
-def test_sliders_change_the_next_answer_and_the_next_tokens(tmp_path):
-    async def script(chat):
+def test_sliders_change_the_next_answer_and_the_next_tokens(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.press("ctrl+s")
         chat.screen.query_one("#field-temperature", FieldRow).focus()
         await chat.press("right", "right")
@@ -198,8 +201,8 @@ def test_sliders_change_the_next_answer_and_the_next_tokens(tmp_path):
     chat(script, tmp_path)
 
 
-def test_every_field_can_be_stepped_and_reset(tmp_path):
-    async def script(chat):
+def test_every_field_can_be_stepped_and_reset(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.press("ctrl+s")
         default = chat.session.sampling
         for row in chat.screen.query(FieldRow):
@@ -210,8 +213,8 @@ def test_every_field_can_be_stepped_and_reset(tmp_path):
     chat(script, tmp_path)
 
 
-def test_presets_are_used_saved_and_forgotten(tmp_path):
-    async def script(chat):
+def test_presets_are_used_saved_and_forgotten(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.press("ctrl+s")
         chat.screen.query_one(PresetRow).focus()
         await chat.press("right")
@@ -231,8 +234,8 @@ def test_presets_are_used_saved_and_forgotten(tmp_path):
     chat(script, tmp_path)
 
 
-def test_conversations_are_listed_searched_renamed_pinned_and_deleted(tmp_path):
-    async def script(chat):
+def test_conversations_are_listed_searched_renamed_pinned_and_deleted(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask("about foxes")
         await chat.press("ctrl+n")
         chat.fake.answer = "Bears sleep."
@@ -260,8 +263,8 @@ def test_conversations_are_listed_searched_renamed_pinned_and_deleted(tmp_path):
     chat(script, tmp_path)
 
 
-def test_slash_commands_are_completed_and_run(tmp_path):
-    async def script(chat):
+def test_slash_commands_are_completed_and_run(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         composer = chat.screen.query_one(Composer)
         await chat.press("slash", "s", "y")
         assert "/system" in screen_text(chat.app)
@@ -281,10 +284,10 @@ def test_slash_commands_are_completed_and_run(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["chat.md", "chat.json"])
-def test_a_chat_is_written_to_a_file_and_read_again(tmp_path, name):
+def test_a_chat_is_written_to_a_file_and_read_again(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
 
-    async def script(chat):
+    async def script(chat: Chat) -> None:
         await chat.ask("What?\n<!-- kgpt:user -->")
         before = chat.texts
         await chat.write(f"/export {file}")
@@ -297,10 +300,10 @@ def test_a_chat_is_written_to_a_file_and_read_again(tmp_path, name):
     chat(script, tmp_path)
 
 
-def test_a_file_that_is_no_chat_is_refused(tmp_path):
+def test_a_file_that_is_no_chat_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"format": "kgpt-conversation", "messages": 3}))
 
-    async def script(chat):
+    async def script(chat: Chat) -> None:
         await chat.write(f"/import {tmp_path / 'a.json'}")
         await chat.until(lambda: "no conversation" in said(chat.app))
         await chat.write(f"/import {tmp_path / 'none.md'}")
@@ -309,8 +312,8 @@ def test_a_file_that_is_no_chat_is_refused(tmp_path):
     chat(script, tmp_path)
 
 
-def test_a_model_without_chat_template_goes_on_with_the_text(tmp_path):
-    async def script(chat):
+def test_a_model_without_chat_template_goes_on_with_the_text(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.ask("Once upon a time")
         assert "messages" not in chat.fake.requests[-1]
         await chat.ask(" And then")
@@ -322,10 +325,17 @@ def test_a_model_without_chat_template_goes_on_with_the_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("fault", "sentence"),
-    [("die", "broke"), ("garbage", "no sense"), ("refuse", "too high"), ("not json", "no sense")],
+    [
+        ("die", "closed the connection"),
+        ("garbage", "is malformed"),
+        ("refuse", "too high"),
+        ("not json", "is malformed"),
+    ],
 )
-def test_a_server_that_fails_leaves_a_message_and_a_usable_chat(tmp_path, fault, sentence):
-    async def script(chat):
+def test_a_server_that_fails_leaves_a_message_and_a_usable_chat(
+    tmp_path: Path, fault: str, sentence: str
+) -> None:
+    async def script(chat: Chat) -> None:
         chat.fake.fault = fault
         await chat.ask()
         await chat.until(lambda: sentence in screen_text(chat.app))
@@ -336,8 +346,8 @@ def test_a_server_that_fails_leaves_a_message_and_a_usable_chat(tmp_path, fault,
     chat(script, tmp_path)
 
 
-def test_a_server_that_hangs_is_stopped_with_escape(tmp_path):
-    async def script(chat):
+def test_a_server_that_hangs_is_stopped_with_escape(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         chat.fake.fault = "hang"
         await chat.write("hello")
         await chat.until(lambda: chat.texts[-1] == "The moon is")
@@ -348,8 +358,8 @@ def test_a_server_that_hangs_is_stopped_with_escape(tmp_path):
     chat(script, tmp_path)
 
 
-def test_without_a_model_the_text_stays_and_the_way_out_is_said(tmp_path):
-    async def opened(app, pilot):
+def test_without_a_model_the_text_stays_and_the_way_out_is_said(tmp_path: Path) -> None:
+    async def opened(app: KgptApp, pilot: Pilot[None]) -> None:
         app.switch_mode("chat")
         await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen) and app.screen.focused)
         await pilot.press("h", "i", "enter")
@@ -363,8 +373,8 @@ def test_without_a_model_the_text_stays_and_the_way_out_is_said(tmp_path):
     drive(opened, tmp_path)
 
 
-def test_what_was_being_written_survives_a_crash(tmp_path):
-    async def crash(chat):
+def test_what_was_being_written_survives_a_crash(tmp_path: Path) -> None:
+    async def crash(chat: Chat) -> None:
         chat.fake.fault = "hang"  # so that the crash comes before the answer's end
         await chat.write("hello")
         await chat.until(lambda: "moon" in chat.texts[-1])
@@ -374,7 +384,7 @@ def test_what_was_being_written_survives_a_crash(tmp_path):
         partial.append(chat.texts[-1])
         chat.controller.autosave = lambda: None  # nothing more is written
 
-    async def after(app, pilot):
+    async def after(app: KgptApp, pilot: Pilot[None]) -> None:
         app.switch_mode("chat")
         await wait_until(pilot, lambda: isinstance(app.screen, ChatScreen))
         screen = app.screen
@@ -394,8 +404,8 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("rendering", ["plain", "markdown"])
-def test_hostile_text_stays_in_its_place(tmp_path, rendering):
-    async def script(chat):
+def test_hostile_text_stays_in_its_place(tmp_path: Path, rendering: str) -> None:
+    async def script(chat: Chat) -> None:
         chat.app.save_settings(rendering=rendering)
         await chat.ask(HOSTILE)
         await chat.press("ctrl+t", "right")
@@ -408,8 +418,8 @@ def test_hostile_text_stays_in_its_place(tmp_path, rendering):
     chat(script, tmp_path, answer=HOSTILE)
 
 
-def test_long_chats_mount_few_messages_and_load_earlier_ones(tmp_path):
-    async def script(chat):
+def test_long_chats_mount_few_messages_and_load_earlier_ones(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.controller.adopt(conversation(*(f"message {n}" for n in range(100))))
         assert len(chat.screen.query(MessageView)) == MOUNTED
         messages = chat.screen.query_one(MessageList)
@@ -424,10 +434,10 @@ def test_long_chats_mount_few_messages_and_load_earlier_ones(tmp_path):
     chat(script, tmp_path)
 
 
-def test_the_keys_can_be_others_and_help_shows_them(tmp_path):
+def test_the_keys_can_be_others_and_help_shows_them(tmp_path: Path) -> None:
     (tmp_path / "tui.json").write_text(json.dumps({"keys": {"chat.new": "f7"}}))
 
-    async def script(chat):
+    async def script(chat: Chat) -> None:
         await chat.ask()
         await chat.press("f7")
         await chat.until(lambda: not chat.path)
@@ -444,8 +454,8 @@ def test_the_keys_can_be_others_and_help_shows_them(tmp_path):
     chat(script, tmp_path)
 
 
-def test_switching_away_keeps_the_answer_coming(tmp_path):
-    async def script(chat):
+def test_switching_away_keeps_the_answer_coming(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
         await chat.write("hello")
         await chat.until(lambda: "moon" in chat.texts[-1])
         chat.app.switch_mode("runs")

@@ -75,10 +75,10 @@ def test_health_models_and_next_tokens():
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("die", "broke"),
-        ("garbage", "makes no sense"),
+        ("die", "closed the connection"),
+        ("garbage", "is malformed"),
         ("refuse", "temperature is too high"),
-        ("not json", "broke off|makes no sense"),
+        ("not json", "is malformed|closed the connection"),
     ],
 )
 def test_a_failing_server_is_one_kind_of_error(fault, said):

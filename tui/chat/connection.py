@@ -74,16 +74,16 @@ class ModelConnection:
         model: str,
     ) -> None:
         await cancel(previous)
-        self._session.client = self._session.facts = None
+        self._session.client = self._session.info = None
         try:
             client = await open_client()
-            facts = await client.model()
+            info = await client.model()
         except KgptError as error:
             self._fail(str(error))
             return
         self.busy = self.problem = ""
-        self._session.client, self._session.facts = client, facts
-        self._session.conversation.model = facts.id
+        self._session.client, self._session.info = client, info
+        self._session.conversation.model = info.id
         await self._listener.model_connected(model)
 
     def _report(self, progress: str) -> None:
@@ -97,7 +97,7 @@ class ModelConnection:
 
     def check(self) -> None:
         """Report it where the app's own engine has ended."""
-        if self._session.client is not None and (reason := self.server.has_ended()):
+        if self._session.client is not None and (reason := self.server.exit_reason()):
             self._session.client = None
             self._fail(f"{reason} Choose a model again: ctrl+l.")
 

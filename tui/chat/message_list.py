@@ -47,7 +47,7 @@ class MessageList(VerticalScroll):
         Binding("u", "undo", "Undo delete", id="messages.undo", show=False),
         Binding("enter,t", "inspect", "Tokens", id="messages.inspect"),
         Binding("o", "earlier", "Load earlier", id="messages.earlier", show=False),
-        Binding("i", "leave", "Write", id="messages.leave", show=False),
+        Binding("i", "leave", "Composer", id="messages.leave", show=False),
     ]
 
     @dataclass

@@ -1,4 +1,4 @@
-"""How each field of `SamplingConfig` is shown and changed; bounds come from its declaration."""
+"""Formats, steps and parses the fields of `SamplingConfig`; bounds come from its declaration."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydantic.fields import FieldInfo
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
 
-MIDDLE = 40.0  # the value at half of a bar without end, where the default says none
+MIDDLE = 40.0  # the value at half of an unbounded bar, for a field whose default is none
 
 
 class Control:
-    """One field: its kind, bounds, and what a key press does to a value."""
+    """One field: its type and bounds, and how a value is formatted, stepped and parsed."""
 
     def __init__(self, name: str, field: FieldInfo):
         self.name = name
         self.default = field.get_default(call_default_factory=True)
         self.help = field.description or ""
         annotation = field.annotation
-        inner = [kind for kind in get_args(annotation) if kind is not NoneType]
+        members = [kind for kind in get_args(annotation) if kind is not NoneType]
         self.optional = NoneType in get_args(annotation)
-        self.kind: Any = inner[0] if self.optional else get_origin(annotation) or annotation
+        self.kind: Any = members[0] if self.optional else get_origin(annotation) or annotation
         self.low, self.high = _bounds(field)
 
     @property
@@ -34,7 +34,7 @@ class Control:
 
     @property
     def bounds(self) -> str:
-        """As a person reads them."""
+        """The bounds as text."""
         if not self.is_number:
             return {bool: "on or off", list: "one per line", dict: "id: bias, one per line"}.get(
                 self.kind, ""
@@ -43,8 +43,8 @@ class Control:
             return f"{self.low:g} or more"
         return f"{self.low:g} to {self.high:g}"
 
-    def share(self, value: Any) -> float:
-        """How much of a bar `value` fills; bars of wide ranges bend so that all of it fits."""
+    def fraction(self, value: Any) -> float:
+        """The filled fraction of a bar: linear in narrow ranges, x / (x + middle) in wide ones."""
         if value is None:
             return 0.0
         if self.high - self.low <= 20:
@@ -52,18 +52,18 @@ class Control:
         middle = self.default or MIDDLE
         return (value - self.low) / (value - self.low + middle)
 
-    def at_share(self, share: float) -> Any:
-        """The inverse of `share`."""
-        share = min(max(share, 0.0), 1.0)
+    def at_fraction(self, fraction: float) -> Any:
+        """The inverse of `fraction`."""
+        fraction = min(max(fraction, 0.0), 1.0)
         if self.high - self.low <= 20:
-            value = self.low + share * (self.high - self.low)
+            value = self.low + fraction * (self.high - self.low)
         else:
-            share = min(share, 0.995)
-            value = self.low + (self.default or MIDDLE) * share / (1 - share)
+            fraction = min(fraction, 0.995)
+            value = self.low + (self.default or MIDDLE) * fraction / (1 - fraction)
         return self._rounded(value)
 
     def stepped(self, value: Any, steps: int) -> Any:
-        """The value so many key presses on."""
+        """The value after `steps` key presses."""
         if self.kind is bool:
             return not value
         if not self.is_number:
@@ -111,7 +111,7 @@ class Control:
         return self.text(value) if self.kind is bool else f"{value}"
 
     def parse(self, text: str) -> Any:
-        """The value of a typed text, unvalidated: `SamplingConfig` says what is wrong with it."""
+        """The value of a typed text, not validated: `SamplingConfig` does that."""
         lines = [line for line in text.split("\n") if line]
         if self.kind is list:
             return [_unescaped(line) for line in lines]

@@ -84,7 +84,7 @@ class FieldRow(Widget, can_focus=True):
         name = control.name.replace("_", " ")
         parts = [(f"{name:<{width}.{width}} ", "bold $accent" if self.has_focus else "")]
         if control.is_number and control.name != "seed":
-            filled = round(control.share(self.value) * BAR)
+            filled = round(control.fraction(self.value) * BAR)
             parts.append(("━" * filled, "$accent" if changed else "$primary"))
             parts.append(("─" * (BAR - filled), "$border"))
         else:
@@ -142,7 +142,7 @@ class FieldRow(Widget, can_focus=True):
         return self._bar_at() - 1 <= x <= self._bar_at() + BAR
 
     def _drag(self, x: int) -> None:
-        self._change(self.control.at_share((x - self._bar_at() + 0.5) / BAR))
+        self._change(self.control.at_fraction((x - self._bar_at() + 0.5) / BAR))
 
 
 class SamplingPanel(Vertical):

@@ -54,7 +54,7 @@ class ChatScreen(Screen[None]):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-medium"), (34, "-tall")]
     BINDINGS = [
         Binding("escape", "stop", "Stop", id="chat.stop", priority=True),
-        Binding("escape", "back", "Messages / write", id="chat.back", show=False, priority=True),
+        Binding("escape", "back", "Messages / composer", id="chat.back", show=False, priority=True),
         Binding("ctrl+n", "new", "New", id="chat.new", priority=True),
         Binding("ctrl+b", "sidebar", "Chats", id="chat.sidebar", priority=True),
         Binding("ctrl+f", "search", "Search", id="chat.search", show=False, priority=True),

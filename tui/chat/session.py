@@ -14,7 +14,7 @@ from kgpt.errors import KgptError, UsageError
 from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob
 from kgpt_tui.chat.conversation import Conversation, Message, Role
 from kgpt_tui.chat.store import Store
-from kgpt_tui.models.client import Client, ModelFacts, ServerError
+from kgpt_tui.models.client import Client, ModelInfo, ServerError
 from kgpt_tui.shared.display import one_line
 
 
@@ -24,7 +24,7 @@ class ChatSession:
     def __init__(self, store: Store, sampling: SamplingConfig | None = None):
         self.store = store
         self.client: Client | None = None
-        self.facts: ModelFacts | None = None
+        self.info: ModelInfo | None = None
         self.default_sampling = sampling or SamplingConfig()  # type: ignore[call-arg]
         self.conversation = Conversation()
         self._dirty: set[int] = set()
@@ -36,7 +36,7 @@ class ChatSession:
         """True where the model goes on with a text instead of answering turns."""
         if self.conversation.mode != "auto":
             return self.conversation.mode == "text"
-        return self.facts is not None and not self.facts.chat
+        return self.info is not None and not self.info.chat
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -151,7 +151,7 @@ class ChatSession:
         started = time.monotonic() - answer.seconds
         first: float | None = None
         answer.finish = answer.error = ""
-        answer.model = self.facts.id if self.facts else ""
+        answer.model = self.info.id if self.info else ""
         try:
             async for chunk in self._chunks(answer):
                 if chunk.text or chunk.tokens:

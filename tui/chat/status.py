@@ -23,14 +23,14 @@ def model_line(controller: ChatController, narrow: bool) -> Content:
     session, connection = controller.session, controller.connection
     if connection.busy:
         return Content.assemble(("◌ ", "$warning"), (one_line(connection.busy, 60), "$warning"))
-    facts = session.facts
-    if session.client is None or facts is None:
+    info = session.info
+    if session.client is None or info is None:
         return Content.assemble(("○ no model", "$foreground-muted"))
-    name = connection.server.model or facts.id
+    name = connection.server.model or info.id
     parts = [("● ", "$success"), (one_line(name, 32), "$foreground")]
     if not narrow:
-        size = f" {count(facts.parameters)}" if facts.parameters else ""
-        backend = f" {facts.backend}" if facts.backend else ""
+        size = f" {count(info.parameters)}" if info.parameters else ""
+        backend = f" {info.backend}" if info.backend else ""
         kind = " · text" if session.is_text else ""
         parts.append((f"{size}{backend}{kind}", "$foreground-muted"))
     return Content.assemble(*parts)
@@ -42,13 +42,13 @@ def status_line(controller: ChatController) -> Content:
     parts: list[tuple[str, str]] = []
     if controller.answering is not None:
         parts.append(("generating, esc stops  ", "$accent"))
-    if (facts := controller.session.facts) is not None and facts.context:
+    if (info := controller.session.info) is not None and info.context:
         used = answer.prompt_tokens + len(answer.tokens) if answer else 0
-        share = min(1.0, used / facts.context)
+        share = min(1.0, used / info.context)
         full = round(share * METER)
         color = "$error" if share > 0.95 else ("$warning" if share > 0.8 else "$primary")
         parts += [("━" * full, color), ("─" * (METER - full), "$border")]
-        parts.append((f" {used}/{facts.context} context", "$foreground-muted"))
+        parts.append((f" {used}/{info.context} context", "$foreground-muted"))
     if answer is not None and answer.tokens:
         parts.append((f"  {len(answer.tokens)} tokens", "$foreground-muted"))
         parts.append((f"  {answer.speed:.1f}/s", "$foreground-muted"))

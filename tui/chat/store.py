@@ -1,7 +1,7 @@
 """Conversations on disk, in SQLite: trees of messages, full-text search, undoable deletion.
 
 A database that cannot be opened is replaced by one in memory, and `problem` says so. A database
-that is locked for the moment raises `StoreError`; the caller keeps what it has and tries again.
+that is locked for the moment raises `StoreError`; the caller keeps its changes and tries again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.migrations import migrate
 from kgpt_tui.chat.token_codec import decode_tokens, encode_tokens
 
-LOCK_TIMEOUT_S = 0.25  # the screen waits so long for another writer
-KEPT_DELETED_S = 30 * 24 * 3600.0
+LOCK_TIMEOUT_S = 0.25  # for another writer; the screen blocks meanwhile
+DELETED_RETENTION_S = 30 * 24 * 3600.0
 
 
 class StoreError(KgptError):
@@ -30,7 +30,7 @@ class StoreError(KgptError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the list of conversations."""
+    """A conversation as listed."""
 
     id: int
     title: str
@@ -48,8 +48,8 @@ class Store:
         try:
             self._database = self._open(path)
         except (sqlite3.Error, OSError, StoreError) as error:
-            kept = "the conversations of now are lost at the end"
-            self.problem = f"Conversations cannot be kept in {path} ({error}); {kept}."
+            loss = "conversations of this session are lost at the end"
+            self.problem = f"Conversations cannot be kept in {path} ({error}); {loss}."
             self._database = self._open(None)
 
     def _open(self, path: Path | None) -> sqlite3.Connection:
@@ -62,7 +62,7 @@ class Store:
             database.execute("PRAGMA foreign_keys = ON")
             if problem := migrate(database):
                 raise StoreError(problem)
-            old = time.time() - KEPT_DELETED_S
+            old = time.time() - DELETED_RETENTION_S
             database.execute("DELETE FROM conversations WHERE deleted < ?", (old,))
         except BaseException:
             database.close()
@@ -88,7 +88,7 @@ class Store:
             database.executemany("DELETE FROM messages WHERE id = ?", ids)
 
     def delete(self, conversation: int) -> None:
-        """Put away; `restore` brings it back for thirty days."""
+        """Mark as deleted; `restore` undoes it for thirty days."""
         self._set(conversation, "deleted", time.time())
 
     def restore(self, conversation: int) -> None:
@@ -108,8 +108,8 @@ class Store:
     # -- reading -----------------------------------------------------------------------------
 
     def entries(self, words: str = "", limit: int = 200) -> list[Entry]:
-        """Conversations, pinned and recent ones first; with `words`, those that hold them all."""
-        with self._explained():
+        """Conversations, pinned and recent ones first; with `words`, those with all of them."""
+        with self._as_store_errors():
             if not words.strip():
                 rows = self._database.execute(sql.LIST, (limit,))
                 return [Entry(*row) for row in rows]
@@ -123,8 +123,8 @@ class Store:
             return list(found.values())[:limit]
 
     def load(self, conversation: int) -> Conversation:
-        """The whole tree."""
-        with self._explained():
+        """The conversation with all its messages."""
+        with self._as_store_errors():
             row = self._database.execute(sql.LOAD_CONVERSATION, (conversation,)).fetchone()
             if row is None:
                 raise StoreError("That conversation is no longer there.")
@@ -139,16 +139,16 @@ class Store:
         return loaded
 
     def prompts(self, limit: int = 200) -> list[str]:
-        """What the user wrote, oldest first, each once."""
-        with self._explained():
+        """Distinct prompts of the user, oldest first."""
+        with self._as_store_errors():
             rows = self._database.execute(sql.PROMPTS, (limit,)).fetchall()
         return [row[0] for row in reversed(rows)]
 
-    # -- what can go wrong -------------------------------------------------------------------
+    # -- transactions and errors -------------------------------------------------------------
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._explained():
+        with self._as_store_errors():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -158,17 +158,17 @@ class Store:
                 raise
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _as_store_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
-                said = "Another program holds the conversations; saving is tried again."
+                problem = "Another program has locked the conversations; saving is tried again."
             else:
-                said = f"The conversations could not be reached: {error}."
-            raise StoreError(said) from error
+                problem = f"The conversations could not be reached: {error}."
+            raise StoreError(problem) from error
         except sqlite3.Error as error:
-            raise StoreError(f"The file of conversations is damaged: {error}.") from error
+            raise StoreError(f"The database of conversations is damaged: {error}.") from error
 
 
 def _conversation_row(c: Conversation) -> tuple:
@@ -187,7 +187,7 @@ def _message_row(conversation: Conversation, m: Message) -> tuple:
 
 
 def _clean(text: str) -> str:
-    """Without lone surrogates, which no file can hold."""
+    """Replaces lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -120,7 +120,7 @@ class TokenPanel(Vertical):
             heading.update(Content.styled(hint + "each token.", "$foreground-muted"))
             return
         self.position = min(self.position, len(answer.tokens) - 1)
-        heading.update(_facts(token, self.position, len(answer.tokens)))
+        heading.update(_summary(token, self.position, len(answer.tokens)))
         width = max(24, self.size.width - 2)
         options.add_options(
             Option(bar(other, width, other.id == token.id and other.text == token.text))
@@ -206,7 +206,7 @@ def percent(chance: float) -> str:
     return f"{100 * chance:.0f}%" if chance >= 0.0995 else f"{100 * chance:.1f}%"
 
 
-def _facts(token: TokenInfo, position: int, count: int) -> Content:
+def _summary(token: TokenInfo, position: int, count: int) -> Content:
     chance = math.exp(min(token.logprob, 0.0))
     known = len(token.top_logprobs)
     better = sum(other.logprob > token.logprob + 1e-9 for other in token.top_logprobs)

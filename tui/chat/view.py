@@ -143,7 +143,7 @@ class ChatView:
         self._static("#status").update(status.status_line(controller))
         self._static("#empty").update(status.greeting(controller))
         is_text = controller.session.is_text
-        self.composer.placeholder = "Write a text to continue…" if is_text else "Message…"
+        self.composer.placeholder = "Text to continue…" if is_text else "Message…"
 
     def _static(self, selector: str) -> Static:
         return self._screen.query_one(selector, Static)

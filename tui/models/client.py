@@ -1,6 +1,6 @@
 """A client of the HTTP API: every failure is one `ServerError` with a sentence.
 
-Shapes are read leniently, since a server may be of another make; text stays untouched.
+Responses are parsed leniently, since the server may not be kgpt's; text is not altered.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ READ_TIMEOUT_S = 60.0  # seconds without a byte after which a stream counts as s
 
 
 class ServerError(KgptError):
-    """The server could not be reached, refused, broke off or answered nonsense."""
+    """The server could not be reached, refused, broke off or sent a malformed response."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What /health says."""
+    """The body of `/health`."""
 
     status: str
     progress: tuple[int, int] | None = None
@@ -38,8 +38,8 @@ class Health:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What /v1/models says about the model served."""
+class ModelInfo:
+    """The entry of `/v1/models` for the served model."""
 
     id: str
     context: int = 0
@@ -69,36 +69,36 @@ class Client:
         await self._http.aclose()
 
     async def health(self) -> Health:
-        with _explained(self):
+        with _as_server_errors(self):
             response = await self._http.get("/health", timeout=5.0)
             body = _object(response)
             progress = body.get("progress")
             pair = (int(progress[0]), int(progress[1])) if progress else None
             return Health(str(body.get("status", "ready")), pair, str(body.get("model") or ""))
 
-    async def model(self) -> ModelFacts:
+    async def model(self) -> ModelInfo:
         """The first model the server has."""
-        with _explained(self):
+        with _as_server_errors(self):
             entry = _object(await self._http.get("/v1/models"))["data"][0]
-            facts = entry.get("kgpt") or {}
-            return ModelFacts(
-                str(entry["id"]), int(facts.get("context") or 0), bool(facts.get("chat", True)),
-                int(facts.get("parameters") or 0), str(facts.get("backend") or ""),
+            info = entry.get("kgpt") or {}
+            return ModelInfo(
+                str(entry["id"]), int(info.get("context") or 0), bool(info.get("chat", True)),
+                int(info.get("parameters") or 0), str(info.get("backend") or ""),
             )  # fmt: skip
 
     async def ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """The tokens of a conversation, up to where the assistant would begin."""
-        with _explained(self):
+        """Token ids of a conversation, up to and including the header of the assistant's turn."""
+        with _as_server_errors(self):
             body = {"messages": list(messages)}
             return list(_object(await self._http.post("/v1/tokenize", json=body))["ids"])
 
     async def next_tokens(
         self, prompt: str | list[int], sampling: SamplingConfig
     ) -> tuple[TopLogprob, ...]:
-        """The likeliest next tokens after `prompt`, likeliest first."""
+        """The most probable next tokens after `prompt`, in descending order."""
         body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
         body |= {"logprobs": TOP_LOGPROBS, "beam_size": 1, "contrastive_alpha": 0.0}
-        with _explained(self):
+        with _as_server_errors(self):
             choice = _object(await self._http.post("/v1/completions", json=body))["choices"][0]
             tokens = decode_logprobs(choice.get("logprobs"))
             return tokens[0].top_logprobs if tokens else ()
@@ -106,7 +106,7 @@ class Client:
     async def stream_chat(
         self, messages: Sequence[dict[str, str]], sampling: SamplingConfig, unfinished: bool = False
     ) -> AsyncIterator[GenerationChunk]:
-        """The assistant's answer; `unfinished` goes on with its last message."""
+        """The assistant's answer; `unfinished` continues the last message."""
         body = request(sampling) | {"messages": list(messages), "stream": True, "logprobs": True}
         body |= {"top_logprobs": TOP_LOGPROBS, "continue_final_message": unfinished}
         async for chunk in self._stream("/v1/chat/completions", body):
@@ -115,14 +115,14 @@ class Client:
     async def stream_text(
         self, prompt: str, sampling: SamplingConfig
     ) -> AsyncIterator[GenerationChunk]:
-        """What comes after `prompt`."""
+        """A continuation of `prompt`."""
         body = request(sampling) | {"prompt": prompt, "stream": True, "logprobs": TOP_LOGPROBS}
         async for chunk in self._stream("/v1/completions", body):
             yield chunk
 
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[GenerationChunk]:
         body = body | {"stream_options": {"include_usage": True}}
-        with _explained(self):
+        with _as_server_errors(self):
             finished = False
             async with self._events(path, body) as events:
                 async for event in events:
@@ -132,7 +132,7 @@ class Client:
                     finished = finished or chunk.finish_reason is not None
                     yield chunk
             if not finished:
-                raise ServerError("The server broke off in the middle of the answer.")
+                raise ServerError("The server closed the connection in the middle of the answer.")
 
     @asynccontextmanager
     async def _events(
@@ -241,16 +241,16 @@ def _object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _refusal(code: int) -> str:
-    return f"The server refused with code {code} and said nothing more."
+    return f"The server refused with HTTP status {code} and gave no reason."
 
 
 def _sentence(error: Any) -> str:
     message = error.get("message") if isinstance(error, dict) else error
-    return str(message or "The server failed without saying why.")
+    return str(message or "The server failed and gave no reason.")
 
 
-class _explained:
-    """Turns what a connection can throw into a `ServerError`."""
+class _as_server_errors:
+    """Raises what a connection can raise as a `ServerError`."""
 
     def __init__(self, client: Client):
         self.address = client.address
@@ -266,17 +266,17 @@ class _explained:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, MALFORMED):
-            said = "The server's answer makes no sense; is it an OpenAI-compatible server?"
+            problem = "The server's response is malformed; is it an OpenAI-compatible server?"
         elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            said = f"No server answers at {self.address}; is it running?"
+            problem = f"No server answers at {self.address}; is it running?"
         elif isinstance(error, httpx.TimeoutException):
-            said = "The server has said nothing for too long; stop it or try again."
+            problem = "The server timed out; stop the answer or try again."
         elif isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-            said = f"{self.address} is not an address such as http://127.0.0.1:8000."
+            problem = f"{self.address} is not an address such as http://127.0.0.1:8000."
         elif isinstance(error, httpx.HTTPError):
-            said = "The connection to the server broke."
+            problem = "The connection to the server broke."
         elif isinstance(error, RuntimeError) and self.is_closed():
-            said = "The server was left; choose a model again."
+            problem = "The connection was closed; choose a model again."
         else:
             return
-        raise ServerError(said) from error
+        raise ServerError(problem) from error

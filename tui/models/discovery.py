@@ -1,4 +1,4 @@
-"""What can be used, found on disk: models to chat with, data sets and text files to train on."""
+"""Finds models, data sets and text files below the working directory."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from kgpt.runs import Run, all_runs, runs_folder
 
 DEPTH = 3  # folders below the working directory that are searched
-FOLDERS = 2000  # and so many at most, so that a home directory is no trap
+FOLDERS = 2000  # at most, so that a search of a home directory ends
 SKIPPED = {"node_modules", "__pycache__", "site-packages", "checkpoints", "control"}
-TEXTS = (".txt", ".md", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
+TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """Something to chat with: `source` is what `--model` takes."""
+    """A model to chat with; `source` is a value of `--model`."""
 
     source: str
     kind: str  # "run" or "directory"
     detail: str
-    touched: float
+    modified: float
 
 
 @dataclass(frozen=True)
 class FoundData:
-    """A data set that `kgpt data prepare` made."""
+    """A data set made by `kgpt data prepare`."""
 
     folder: Path
     vocab_size: int
@@ -43,14 +43,14 @@ class FoundData:
 def models(root: Path | None = None) -> list[FoundModel]:
     """Runs with a checkpoint, then model directories, each the latest first."""
     runs = [model for run in _runs() if (model := _of_run(run))]
-    inside = runs_folder().resolve()
+    runs_root = runs_folder().resolve()
     folders = [
         _of_folder(folder)
         for folder in _folders(root or Path())
-        if (folder / "config.json").is_file() and inside not in folder.resolve().parents
+        if (folder / "config.json").is_file() and runs_root not in folder.resolve().parents
     ]
     found = [model for model in folders if model]
-    return runs + sorted(found, key=lambda model: -model.touched)
+    return runs + sorted(found, key=lambda model: -model.modified)
 
 
 def data_sets(root: Path | None = None) -> list[FoundData]:
@@ -60,7 +60,7 @@ def data_sets(root: Path | None = None) -> list[FoundData]:
 
 
 def read_data_set(folder: Path) -> FoundData | None:
-    """The data set in `folder`, if there is one that can be read."""
+    """The data set in `folder`, or None."""
     manifest = _json(folder / "manifest.json")
     try:
         return FoundData(
@@ -71,12 +71,12 @@ def read_data_set(folder: Path) -> FoundData | None:
 
 
 def texts(root: Path | None = None) -> list[Path]:
-    """Text files that could be trained on, below `root`."""
+    """Text files below `root`, 200 at most."""
     found = (
         folder / name
         for folder in _folders(root or Path())
         for name in _names(folder)
-        if name.endswith(TEXTS) and not name.endswith(("metrics.jsonl", "samples.jsonl"))
+        if name.endswith(TEXT_SUFFIXES) and not name.endswith(("metrics.jsonl", "samples.jsonl"))
     )
     return sorted(path for path in found if path.is_file())[:200]
 
@@ -107,15 +107,15 @@ def _runs() -> list[Run]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Folders to `DEPTH` below `root`, without hidden ones and without what runs keep."""
-    waiting, seen = [(root, 0)], 0
-    while waiting and seen < FOLDERS:
-        folder, depth = waiting.pop(0)
-        seen += 1
+    """Folders down to `DEPTH` below `root`, without hidden and `SKIPPED` ones, breadth first."""
+    queue, visited = [(root, 0)], 0
+    while queue and visited < FOLDERS:
+        folder, depth = queue.pop(0)
+        visited += 1
         yield folder
         if depth < DEPTH:
             names = [n for n in _names(folder) if not n.startswith(".") and n not in SKIPPED]
-            waiting += [(folder / n, depth + 1) for n in names if (folder / n).is_dir()]
+            queue += [(folder / n, depth + 1) for n in names if (folder / n).is_dir()]
 
 
 def _names(folder: Path) -> list[str]:

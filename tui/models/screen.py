@@ -62,14 +62,14 @@ class ModelScreen(DismissOnceMixin, ModalScreen[str | None]):
         fitting = [m for m in self._found if all(word in m.source.lower() for word in words)]
         options.add_options(Option(self._line(model), id=model.source) for model in fitting)
         if not fitting:
-            said = "Enter tries what is written." if words else "Nothing found here; train one: F5."
+            said = "Enter uses the typed name." if words else "Nothing found here; train one: F5."
             options.add_option(Option(Content.styled(said, "$foreground-muted"), disabled=True))
         else:
             options.highlighted = 0
 
     def _line(self, model: FoundModel) -> Content:
         mark = "● " if model.source == self._current else "  "
-        when = age(time.time() - model.touched)
+        when = age(time.time() - model.modified)
         return Content.assemble(
             (mark, "$success"), (one_line(model.source, 48), "bold"),
             (f"  {one_line(model.detail, 60)} · {when}", "$foreground-muted"),

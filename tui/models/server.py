@@ -1,7 +1,7 @@
-"""The engine server: one that runs already, or a `kgpt serve` of this app's own.
+"""The server of the chat: one that runs already, or a `kgpt serve` started by this app.
 
-An own server is a child in its own session, on loopback, with a random key in a file that only
-the user can read. It is ended with the app.
+A server started here is a child process in its own session, on loopback, with a random API key in
+a file that only the user can read. It ends with the app.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SHUTDOWN_TIMEOUT_S = 3.0
 
 
 class Server:
-    """What the chat talks to; `client` is there once `start` or `connect` came back."""
+    """The server in use; `client` is set once `start` or `connect` has returned."""
 
     def __init__(self, program: list[str] | None = None):
         self.client: Client | None = None
-        self.model = ""  # as the user named it; empty for a server elsewhere
+        self.model = ""  # as the user named it; empty for a server not started here
         self._program = program or PROGRAM
         self._process: asyncio.subprocess.Process | None = None
         self._folder: Path | None = None
@@ -50,16 +50,16 @@ class Server:
         self.client = Client(address, read_key(key_file) if key_file else "")
         return self.client
 
-    async def start(self, model: str, tell: Callable[[str], None]) -> Client:
-        """Serve `model` (a directory, run or run@step); `tell` hears what is going on.
+    async def start(self, model: str, on_progress: Callable[[str], None]) -> Client:
+        """Serve `model` (a directory, run or run@step); `on_progress` is called with each stage.
 
         Raises:
-            KgptError: there is no such model, or the server ended; its last words are told.
+            KgptError: there is no such model, or the server ended; with the last line of its log.
         """
         await self.stop()
         source = str(resolve_model(model))
         self.model = model
-        tell(f"starting the engine for {model}")
+        on_progress(f"starting the engine for {model}")
         self._folder = Path(tempfile.mkdtemp(prefix="kgpt-tui-"))
         key_file = self._folder / "key"
         key_file.touch(mode=0o600)
@@ -72,14 +72,14 @@ class Server:
             )  # fmt: skip
         try:
             self.client = Client(await self._address(), key)
-            await wait_until_ready(self.client, tell, self._check)
+            await wait_until_ready(self.client, on_progress, self._check)
         except BaseException:
             await self.stop()
             raise
         return self.client
 
     async def stop(self) -> None:
-        """Let go of the server; an own one is ended."""
+        """Disconnect, and end an own server."""
         if self.client is not None:
             await self.client.close()
             self.client = None
@@ -106,35 +106,35 @@ class Server:
         assert self._folder is not None
         for _ in range(int(START_TIMEOUT_S / POLL_S)):
             self._check()
-            said = (self._folder / "out").read_text(encoding="utf-8", errors="replace")
-            if found := ADDRESS.search(said):
+            output = (self._folder / "out").read_text(encoding="utf-8", errors="replace")
+            if found := ADDRESS.search(output):
                 return found[1]
             await asyncio.sleep(POLL_S)
         raise ServerError("The engine did not open its port in time; try again.")
 
-    def has_ended(self) -> str:
-        """Why the own server is gone; an empty string while it is there."""
+    def exit_reason(self) -> str:
+        """Why the own server ended; an empty string while it runs."""
         if self._process is None or self._process.returncode is None:
             return ""
-        said = self._log.read_text(encoding="utf-8", errors="replace").strip()
-        reason = said.splitlines()[-1] if said else f"code {self._process.returncode}"
+        log = self._log.read_text(encoding="utf-8", errors="replace").strip()
+        reason = log.splitlines()[-1] if log else f"exit code {self._process.returncode}"
         return f"The engine ended: {reason.removeprefix('kgpt: ').rstrip('.')}."
 
     def _check(self) -> None:
-        if said := self.has_ended():
-            raise ServerError(said)
+        if problem := self.exit_reason():
+            raise ServerError(problem)
 
 
 async def wait_until_ready(
-    client: Client, tell: Callable[[str], None], check: Callable[[], None] = lambda: None
+    client: Client, on_progress: Callable[[str], None], check: Callable[[], None] = lambda: None
 ) -> None:
-    """Wait until the engine is warm, telling how far it is."""
+    """Wait until the engine is warm; `on_progress` is called with the stage."""
     while True:
         check()
         health = await client.health()
         if health.status == "ready":
             return
-        tell(_progress(health))
+        on_progress(_progress(health))
         await asyncio.sleep(2 * POLL_S)
 
 
@@ -148,7 +148,7 @@ def _progress(health: Health) -> str:
 
 
 def read_key(path: Path) -> str:
-    """The key in a file."""
+    """The API key in a file."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -156,7 +156,7 @@ def read_key(path: Path) -> str:
 
 
 def _end_with_parent() -> None:
-    """In the child: be told when the app is gone, even if it was killed (Linux only)."""
+    """In the child: receive SIGTERM when the app ends, even if it was killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, see prctl(2)
 
