@@ -1,37 +1,37 @@
-"""The one place that knows which backend runs.
+"""The functions that differ between backends.
 
-Keras is the numerics API everywhere else. What Keras does slowly, or not at all, on one backend is
-written here, one small module a backend with the same functions; `KERAS_BACKEND` chooses.
+All other code uses `keras.ops`. What Keras lacks, or does slowly, on some backend is here: one
+module per backend with the same functions, chosen by `KERAS_BACKEND`.
 
     dense               x @ kernel + bias over the last axis
     matmul_nt           x times the transpose of a matrix, which may be prepacked
-    int8_matmul         the same of int8 matrices, summed in int32
+    int8_matmul         the same for int8 matrices, accumulated in int32
     prefers_transposed_weights   are small-batch products faster with weights stored (out, in)?
-    prepack_weight      a weight reordered for the backend's matmul library; None if there is none
+    prepack_weight      a weight in the packed layout of the matmul library; None if it has none
     refresh_tracking    drop references to variables that child layers have released
-    transpose_weights_inplace    store weights (out, in) in memory, their values unchanged
-    causal_attention    attention of a whole sequence on itself, for training
+    transpose_weights_inplace    store weights in column-major order
+    causal_attention    causal self-attention of whole sequences
     cached_attention    attention of new tokens on a KV cache
-    cache_indices       where new tokens go in a KV cache, once for all layers
-    update_cache        a KV cache with new tokens written there
-    slice_row, update_row   one row of a batch, and back into it
-    cond                one of two functions, by a tensor
+    cache_indices       the positions of new tokens in a KV cache, shared by all layers
+    update_cache        write new tokens to a KV cache
+    slice_row, update_row   read and write one row of a batch
+    cond                call one of two functions, chosen by a tensor
     update_column       write one column of a tensor
-    dropout             noise from a key, so that recomputation and resumption repeat it
+    dropout             dropout with an explicit key, so that its mask can be repeated
     layer_norm          LayerNorm over the last axis
     rms_norm            RMSNorm over the last axis
     gelu_tanh           the GELU of GPT-2
     remat               recompute a function's activations in the backward pass
-    custom_gradient     a function with a gradient of one's own
+    custom_gradient     a function with its own gradient
     jit                 compile a function of tensors, without gradients
-    fx_trace            trace a part of such a function, to skip the Python of its layers (PyTorch)
+    fx_trace            trace a part of such a function to an FX graph (PyTorch)
     synchronize         wait until a tensor is computed
-    device              what the computation runs on
+    device              platform and name of the device in use
     device_scope        place new variables on a device
-    JIT_TRAINING        is the training step compiled unless told otherwise?
-    sync_model_state    bring a model's variables up to date in the middle of `fit`
-    read_optimizer_var  read an optimizer variable in the middle of `fit`
-    assign_optimizer_var    assign an optimizer variable in the middle of `fit`
+    JIT_TRAINING        the default of `compile(jit_compile=...)`
+    sync_model_state    bring a model's variables up to date during `fit`
+    read_optimizer_var  read an optimizer variable during `fit`
+    assign_optimizer_var    assign an optimizer variable during `fit`
 """
 
 import importlib

@@ -1,4 +1,9 @@
-"""JAX: XLA on the processor, cuDNN attention on the GPU."""
+"""JAX: XLA everywhere, cuDNN attention on GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +14,19 @@ from kgpt.backend import keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
 
+Tensor = Any
+Function = Callable[..., Any]
+
 remat = jax.checkpoint
 custom_gradient = jax.custom_gradient
 cond = ops.cond
 device_scope = keras.device
-JIT_TRAINING = True  # compile the training step unless told otherwise
-INT8_ROWS = 2  # at least
+JIT_TRAINING = True  # the default of `compile(jit_compile=...)`
+MIN_INT8_ROWS = 2
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
 
-def dense(x, kernel, bias=None):
+def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times kernel (D, F), plus bias (F,).
 
     Flattened first: XLA on CPU is a third faster in 2-D.
@@ -29,44 +37,47 @@ def dense(x, kernel, bias=None):
     return out if bias is None else out + ops.convert_to_tensor(bias)
 
 
-def int8_matmul(x, q):
+def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
     """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F).
 
-    XLA on CPU takes ten times as long with one row as with two, so that one is added.
+    Pad M=1 to 2: XLA:CPU's int8 GEMM is about 10x slower for one row.
     """
     rows = x.shape[0]
-    x = jnp.pad(x, ((0, max(0, INT8_ROWS - rows)), (0, 0)))
+    x = jnp.pad(x, ((0, max(0, MIN_INT8_ROWS - rows)), (0, 0)))
     return matmul_nt(x, q, jnp.int32)[:rows]
 
 
-def matmul_nt(x, w, dtype=None):
+def matmul_nt(x: Tensor, w: Tensor, dtype: Any = None) -> Tensor:
     """x (M, D) times the transpose of w (F, D).
 
-    XLA on CPU takes half the time with the matrix on the left, where it would not leave it.
+    About 2x faster on XLA:CPU with the weight as left operand; the barrier stops XLA swapping
+    it back.
     """
     contracted = (((1,), (1,)), ((), ()))
     out = jax.lax.dot_general(w, x, contracted, preferred_element_type=dtype)  # (F, M)
     return jax.lax.optimization_barrier(out).T
 
 
-def prepack_weight(matrix):
-    """XLA knows no order of its own for a matrix."""
+def prepack_weight(matrix: Tensor) -> None:
+    """XLA has no packed weight format."""
 
 
-def prefers_transposed_weights():
-    """On CPU; GPUs read matrices either way."""
+def prefers_transposed_weights() -> bool:
+    """True on CPU; GPUs multiply by either layout at the same speed."""
     return jax.default_backend() == "cpu"
 
 
-def transpose_weights_inplace(variables):
-    """XLA has no say in how a variable lies in memory."""
+def transpose_weights_inplace(variables: Iterable[keras.Variable]) -> None:
+    """Do nothing: XLA decides the layout of variables itself."""
 
 
-def refresh_tracking(layer):
-    """Layers have no other record of the variables of the layers within."""
+def refresh_tracking(layer: keras.Layer) -> None:
+    """Do nothing: layers keep no second record of their child layers' variables."""
 
 
-def causal_attention(query, key, value, window=None):
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+) -> Tensor:
     """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
     if jax.default_backend() == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16):
         local = None if window is None else (window - 1, 0)
@@ -79,18 +90,18 @@ def causal_attention(query, key, value, window=None):
     return chunked_causal_attention(query, key, value, window)
 
 
-def cache_indices(start, count, length, cache_len):
-    """The slot of each new token (B, T); `cache_len`, one past the end, for padding."""
+def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
+    """The cache position of each new token (B, T); `cache_len`, one past the end, for padding."""
     steps = jnp.arange(length)
     return jnp.where(steps < count[:, None], (start[:, None] + steps) % cache_len, cache_len)
 
 
-def update_cache(cache, new, indices):
-    """A cache (B, K, S, H) with new (B, K, T, H) stored; indices past the end are dropped.
+def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
+    """A cache (B, K, S, H) with new (B, K, T, H) written; indices past the end are dropped.
 
-    A `where` over all slots would have XLA recompute the rotary embedding of the new keys for each
-    slot. XLA turns a scatter of one token into such a `where` and copies the whole cache; a second,
-    dropped index makes it update in place.
+    A `where` over all S positions would make XLA recompute the rotary embedding of the new keys at
+    each. XLA rewrites a scatter of one token into such a `where` and copies the whole cache; a
+    second, dropped index makes it update in place.
     """
     rows = jnp.arange(cache.shape[0])[:, None]
     tokens = jnp.swapaxes(new, 1, 2)  # (B, T, K, H): the two indices come first
@@ -100,29 +111,30 @@ def update_cache(cache, new, indices):
     return cache.at[rows, :, indices].set(tokens, mode="drop")
 
 
-def slice_row(x, row):
+def slice_row(x: Tensor, row: Tensor) -> Tensor:
     """Row `row` of x (B, ...), as (1, ...)."""
     return jax.lax.dynamic_slice_in_dim(x, row, 1)
 
 
-def update_row(x, row, value):
+def update_row(x: Tensor, row: Tensor, value: Tensor) -> Tensor:
     """x (B, ...) with `value` (1, ...) in place of one row."""
     return jax.lax.dynamic_update_slice_in_dim(x, value, row, 0)
 
 
-def update_column(x, column, value):
+def update_column(x: Tensor, column: Tensor, value: Tensor) -> Tensor:
     """x (B, N, ...) with `value` (B, ...) in column `column`."""
     return x.at[:, column].set(value)
 
 
-def dropout(x, rate, key):
-    """Zero a share `rate` of x and scale the rest; `key` is two int32, the noise its function."""
+def dropout(x: Tensor, rate: float, key: Tensor) -> Tensor:
+    """Dropout whose mask is a function of `key`, two int32."""
     seed = jax.random.wrap_key_data(jax.lax.bitcast_convert_type(key, jnp.uint32))
     kept = jax.random.bernoulli(seed, 1.0 - rate, x.shape)
     return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
-def layer_norm(x, scale, bias, epsilon):
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
+    """LayerNorm over the last axis, with statistics in float32."""
     x32 = x.astype(jnp.float32)
     centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -130,7 +142,8 @@ def layer_norm(x, scale, bias, epsilon):
     return (y if bias is None else y + ops.convert_to_tensor(bias)).astype(x.dtype)
 
 
-def rms_norm(x, scale, epsilon):
+def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over the last axis, with statistics in float32."""
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
     scaled = x32 * jax.lax.rsqrt(mean_square + epsilon) * ops.convert_to_tensor(scale)
@@ -138,16 +151,16 @@ def rms_norm(x, scale, epsilon):
 
 
 @jax.custom_vjp
-def gelu_tanh(x):
+def gelu_tanh(x: Tensor) -> Tensor:
     """x * sigmoid(2u), which equals 0.5x(1 + tanh u): XLA's exp is fast on CPU, its tanh is not."""
     return x * jax.nn.sigmoid(GELU_SCALE * (x + 0.044715 * x * x * x))
 
 
-def _gelu_forward(x):
+def _gelu_forward(x: Tensor) -> tuple[Tensor, Tensor]:
     return gelu_tanh(x), x
 
 
-def _gelu_backward(x, upstream):
+def _gelu_backward(x: Tensor, upstream: Tensor) -> tuple[Tensor]:
     gate = jax.nn.sigmoid(GELU_SCALE * (x + 0.044715 * x * x * x))
     slope = GELU_SCALE * (1 + 3 * 0.044715 * x * x)
     return (upstream * (gate + x * gate * (1 - gate) * slope),)
@@ -156,53 +169,55 @@ def _gelu_backward(x, upstream):
 gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
 
 
-def jit(function, variables=(), donated=()):
+def jit(
+    function: Function, variables: Iterable[keras.Variable] = (), donated: Iterable[int] = ()
+) -> Any:
     """`function(*tensors)`, jitted; it sees the current values of `variables`.
 
-    The arguments numbered in `donated` may be overwritten; the caller uses them no more.
+    The buffers of the arguments at the positions `donated` may be reused; do not read them after.
     """
     variables = list(variables)
 
-    def run(values, *args):
+    def run(values: list[Tensor], *args: Any) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function(*args)
 
     run.__name__ = getattr(function, "__name__", "run")
     jitted = jax.jit(run, donate_argnums=tuple(1 + i for i in donated))
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         return jitted([variable.value for variable in variables], *args)
 
     call.compilations = jitted._cache_size
     return call
 
 
-def fx_trace(function):
-    """As it is: what surrounds it is compiled whole."""
+def fx_trace(function: Function) -> Any:
+    """`function` unchanged: the enclosing function is compiled as a whole."""
     return function
 
 
-def synchronize(tensor):
+def synchronize(tensor: Any) -> None:
     jax.block_until_ready(tensor)
 
 
-def device():
+def device() -> tuple[str, str]:
     """(platform, name): for example ("cpu", "cpu") or ("gpu", "NVIDIA H200")."""
     first = jax.devices()[0]
     return first.platform, first.device_kind
 
 
-def sync_model_state(model):
+def sync_model_state(model: keras.Model) -> None:
     model.jax_state_sync()
 
 
-def read_optimizer_var(model, variable):
+def read_optimizer_var(model: keras.Model, variable: keras.Variable) -> Tensor:
     """The value of an optimizer variable, which `fit` may hold in its own state."""
     state = keras_internals.live_optimizer_state(model)
     return variable.value if state is None else state[_index_of(model, variable)]
 
 
-def assign_optimizer_var(model, variable, value):
+def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: Tensor) -> None:
     """Assign an optimizer variable, which `fit` may hold in its own state."""
     state = keras_internals.live_optimizer_state(model)
     if state is None:
@@ -211,5 +226,5 @@ def assign_optimizer_var(model, variable, value):
         state[_index_of(model, variable)] = jnp.asarray(value, variable.dtype)
 
 
-def _index_of(model, variable):
+def _index_of(model: keras.Model, variable: keras.Variable) -> int:
     return next(i for i, v in enumerate(model.optimizer.variables) if v is variable)

@@ -46,7 +46,7 @@ def has_compiled_metrics(model: keras.Model) -> bool:
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
-    """The learning rate itself: a variable, not its value; or a schedule."""
+    """The learning rate as a variable, not its value, or the schedule."""
     return optimizer._learning_rate
 
 
@@ -66,4 +66,7 @@ def live_optimizer_state(model: keras.Model) -> list[Any] | None:
     Between two steps the Keras variables are stale, until the next `jax_state_sync`.
     """
     state = getattr(model, "_jax_state", None)
-    return state["optimizer_variables"] if state and not model._jax_state_synced else None
+    if not state or model._jax_state_synced:
+        return None
+    variables: list[Any] = state["optimizer_variables"]
+    return variables

@@ -1,4 +1,6 @@
-"""How fast this machine multiplies matrices: the yardstick for training speed."""
+"""Peak matmul throughput of this machine, which training speed is compared with."""
+
+from __future__ import annotations
 
 import time
 
@@ -7,14 +9,14 @@ from keras import ops
 
 from kgpt import backend
 
-SLOW_S = 0.05  # a product that takes so long is large enough to measure
+SLOW_S = 0.05  # stop at the first product that takes this long
 
 
-def matmul_peak(dtype="float32", repeats=5):
-    """The best rate of a square matrix product in `dtype`, in floating-point operations a second.
+def matmul_peak(dtype: str = "float32", repeats: int = 5) -> float:
+    """The peak FLOP/s of square matrix products in `dtype`.
 
-    Up to 2048 wide on a processor, 8192 on an accelerator; takes about half a second. Where a type
-    is slow, as float16 is on processors, smaller products must do.
+    Sizes go up to 2048 on CPU and 8192 on GPU; takes about half a second. Slow types, such as
+    float16 on CPU, stop at smaller sizes.
     """
     size = 256 if backend.device()[0] == "cpu" else 2048
     best = 0.0
@@ -27,7 +29,7 @@ def matmul_peak(dtype="float32", repeats=5):
     return best
 
 
-def _fastest_product(size, dtype, repeats):
+def _fastest_product(size: int, dtype: str, repeats: int) -> float:
     """Seconds for a product of two (size, size) matrices, the best of `repeats`."""
     noise = np.random.default_rng(0).standard_normal((size, size), dtype="float32")
     x = ops.cast(ops.convert_to_tensor(noise), dtype)

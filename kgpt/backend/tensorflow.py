@@ -1,5 +1,10 @@
 """TensorFlow: XLA through `jit_compile`."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -8,14 +13,17 @@ from tensorflow.compiler.tf2xla.python import xla
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
 
+Tensor = Any
+Function = Callable[..., Any]
+
 cond = ops.cond
 device_scope = keras.device
-JIT_TRAINING = True  # compile the training step unless told otherwise
-INT8_ROWS = 2  # at least
+JIT_TRAINING = True  # the default of `compile(jit_compile=...)`
+MIN_INT8_ROWS = 2
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 
 
-def dense(x, kernel, bias=None):
+def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times kernel (D, F), as one 2-D product, plus bias (F,)."""
     kernel = ops.convert_to_tensor(kernel)
     if len(x.shape) == 2:
@@ -26,20 +34,21 @@ def dense(x, kernel, bias=None):
     return out if bias is None else out + ops.convert_to_tensor(bias)
 
 
-def int8_matmul(x, q):
+def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
     """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F).
 
-    XLA on CPU takes ten times as long with one row as with two, so that one is added.
+    Pad M=1 to 2: XLA:CPU's int8 GEMM is about 10x slower for one row.
     """
     rows = tf.shape(x)[0]
-    x = tf.pad(x, ((0, tf.maximum(0, INT8_ROWS - rows)), (0, 0)))
+    x = tf.pad(x, ((0, tf.maximum(0, MIN_INT8_ROWS - rows)), (0, 0)))
     return matmul_nt(x, q, tf.int32)[:rows]
 
 
-def matmul_nt(x, w, dtype=None):
+def matmul_nt(x: Tensor, w: Tensor, dtype: Any = None) -> Tensor:
     """x (M, D) times the transpose of w (F, D).
 
-    XLA on CPU takes half the time with the matrix on the left, where it would not leave it.
+    About 2x faster on XLA:CPU with the weight as left operand; the barrier stops XLA swapping
+    it back.
     """
     out = tf.matmul(w, x, transpose_b=True, output_type=dtype)  # (F, M)
     if tf.inside_function():  # the barrier is an operation of XLA alone
@@ -47,47 +56,49 @@ def matmul_nt(x, w, dtype=None):
     return tf.transpose(out)
 
 
-def prepack_weight(matrix):
-    """XLA knows no order of its own for a matrix."""
+def prepack_weight(matrix: Tensor) -> None:
+    """XLA has no packed weight format."""
 
 
-def prefers_transposed_weights():
-    """On CPU; GPUs read matrices either way."""
+def prefers_transposed_weights() -> bool:
+    """True on CPU; GPUs multiply by either layout at the same speed."""
     return not tf.config.list_physical_devices("GPU")
 
 
-def transpose_weights_inplace(variables):
-    """XLA has no say in how a variable lies in memory."""
+def transpose_weights_inplace(variables: Iterable[keras.Variable]) -> None:
+    """Do nothing: XLA decides the layout of variables itself."""
 
 
-def refresh_tracking(layer):
-    """Layers have no other record of the variables of the layers within."""
+def refresh_tracking(layer: keras.Layer) -> None:
+    """Do nothing: layers keep no second record of their child layers' variables."""
 
 
-def causal_attention(query, key, value, window=None):
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+) -> Tensor:
     """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
     groups = query.shape[2] // key.shape[2]
     key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
 
 
-def cache_indices(start, count, length, cache_len):
-    """For one new token: its slot (B,), and whether it is real (B,).
+def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
+    """For one new token: its cache position (B,), and whether it is no padding (B,).
 
-    For more: which new token each slot receives (B, S), and whether it receives any (B, S).
+    For more: which new token each position receives (B, S), and whether it receives any (B, S).
     """
     if isinstance(length, int) and length == 1:
         return start % cache_len, count > 0
-    # How far behind its sequence's first new token each slot lies, going round the end.
+    # Distance of each position from the first new token, modulo the cache length.
     offset = (tf.range(cache_len)[None] - start[:, None]) % cache_len
     return tf.minimum(offset, length - 1), offset < count[:, None]
 
 
-def update_cache(cache, new, indices):
-    """A cache (B, K, S, H) with new (B, K, T, H) stored.
+def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
+    """A cache (B, K, S, H) with new (B, K, T, H) written.
 
-    One token is scattered: with a `where` over all slots, XLA would recompute the rotary embedding
-    of the new key for each slot.
+    One token is scattered: with a `where` over all S positions, XLA would recompute the rotary
+    embedding of the new key at each.
     """
     if new.shape[2] != 1:
         token, receives = indices
@@ -101,29 +112,30 @@ def update_cache(cache, new, indices):
     return tf.tensor_scatter_nd_update(cache, at, token)
 
 
-def slice_row(x, row):
+def slice_row(x: Tensor, row: Tensor) -> Tensor:
     """Row `row` of x (B, ...), as (1, ...)."""
     return tf.slice(x, [row] + [0] * (len(x.shape) - 1), [1, *x.shape[1:]])
 
 
-def update_row(x, row, value):
+def update_row(x: Tensor, row: Tensor, value: Tensor) -> Tensor:
     """x (B, ...) with `value` (1, ...) in place of one row."""
     return ops.slice_update(x, [row] + [0] * (len(x.shape) - 1), value)
 
 
-def update_column(x, column, value):
+def update_column(x: Tensor, column: Tensor, value: Tensor) -> Tensor:
     """x (B, N, ...) with `value` (B, ...) in column `column`."""
     columns = tf.reshape(tf.range(x.shape[1]), (1, -1) + (1,) * (len(x.shape) - 2))
     return tf.where(columns == column, value[:, None], x)
 
 
-def dropout(x, rate, key):
-    """Zero a share `rate` of x and scale the rest; `key` is two int32, the noise its function."""
+def dropout(x: Tensor, rate: float, key: Tensor) -> Tensor:
+    """Dropout whose mask is a function of `key`, two int32."""
     noise = tf.random.stateless_uniform(tf.shape(x), seed=key)
     return tf.where(noise >= rate, x / tf.cast(1.0 - rate, x.dtype), tf.zeros((), x.dtype))
 
 
-def layer_norm(x, scale, bias, epsilon):
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
+    """LayerNorm over the last axis, with statistics in float32."""
     x32 = tf.cast(x, tf.float32)
     centred = x32 - tf.reduce_mean(x32, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
@@ -131,7 +143,8 @@ def layer_norm(x, scale, bias, epsilon):
     return tf.cast(y if bias is None else y + ops.convert_to_tensor(bias), x.dtype)
 
 
-def rms_norm(x, scale, epsilon):
+def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over the last axis, with statistics in float32."""
     x32 = tf.cast(x, tf.float32)
     mean_square = tf.reduce_mean(tf.square(x32), axis=-1, keepdims=True)
     scaled = x32 * tf.math.rsqrt(mean_square + epsilon) * ops.convert_to_tensor(scale)
@@ -139,11 +152,11 @@ def rms_norm(x, scale, epsilon):
 
 
 @tf.custom_gradient
-def gelu_tanh(x):
+def gelu_tanh(x: Tensor) -> Tensor:
     """x * sigmoid(2u), which equals 0.5x(1 + tanh u), with its gradient in closed form."""
     gate = tf.sigmoid(GELU_SCALE * (x + 0.044715 * x * x * x))
 
-    def backward(upstream):
+    def backward(upstream: Tensor) -> Tensor:
         slope = GELU_SCALE * (1 + 3 * 0.044715 * x * x)
         return upstream * (gate + x * gate * (1 - gate) * slope)
 
@@ -154,27 +167,29 @@ remat = tf.recompute_grad
 custom_gradient = tf.custom_gradient
 
 
-def jit(function, variables=(), donated=()):
+def jit(
+    function: Function, variables: Iterable[keras.Variable] = (), donated: Iterable[int] = ()
+) -> Any:
     """`function(*tensors)`, jitted; it sees the current values of `variables`."""
     jitted = tf.function(function, jit_compile=True, reduce_retracing=False)
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         return jitted(*args)
 
     call.compilations = jitted.experimental_get_tracing_count
     return call
 
 
-def fx_trace(function):
-    """As it is: what surrounds it is compiled whole."""
+def fx_trace(function: Function) -> Any:
+    """`function` unchanged: the enclosing function is compiled as a whole."""
     return function
 
 
-def synchronize(tensor):
+def synchronize(tensor: Any) -> None:
     tf.nest.map_structure(lambda part: part.numpy(), tensor)
 
 
-def device():
+def device() -> tuple[str, str]:
     """(platform, name): for example ("cpu", "CPU") or ("gpu", "NVIDIA H200")."""
     accelerators = tf.config.list_physical_devices("GPU")
     if not accelerators:
@@ -183,13 +198,13 @@ def device():
     return "gpu", details.get("device_name", "GPU")
 
 
-def sync_model_state(model):
+def sync_model_state(model: keras.Model) -> None:
     """Variables are always up to date on TensorFlow."""
 
 
-def read_optimizer_var(model, variable):
+def read_optimizer_var(model: keras.Model, variable: keras.Variable) -> Tensor:
     return variable.value
 
 
-def assign_optimizer_var(model, variable, value):
+def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: Tensor) -> None:
     variable.assign(value)

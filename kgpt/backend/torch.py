@@ -1,7 +1,11 @@
-"""PyTorch: eager, with oneDNN products on the processor and fused attention everywhere."""
+"""PyTorch: eager, with oneDNN matrix products on CPU and fused attention."""
+
+from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import torch
@@ -13,15 +17,18 @@ from torch.utils.checkpoint import checkpoint
 
 from kgpt.backend import keras_internals
 
-# MKL multiplies float32 matrices at half speed on AMD processors; oneDNN, which comes in the same
-# build, does not. The operator is the one that torch's own compiler emits.
+Tensor = Any
+Function = Callable[..., Any]
+
+# On AMD CPUs MKL's float32 GEMM runs at half the speed of oneDNN's, which is in the same build.
+# The operator is the one that torch.compile emits.
 _onednn_linear = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
 JIT_TRAINING = False
-PACKED_ROWS = 4  # at least
+MIN_PACKED_ROWS = 4
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and _onednn_linear is not None
 
 
-def _linear(x, weight, bias=None):
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (M, D) times the transpose of weight (F, D), plus bias (F,)."""
     return _onednn_linear(x, weight, bias, "none", [], "")
 
@@ -30,17 +37,17 @@ class _OneDnnDense(torch.autograd.Function):
     """(M, D) x (D, F) and its gradients, each as one oneDNN product."""
 
     @staticmethod
-    def forward(ctx, x, kernel):
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
         ctx.save_for_backward(x, kernel)
         return _linear(x, kernel.t())
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         x, kernel = ctx.saved_tensors
         return _linear(upstream, kernel), _linear(x.t(), upstream.t())
 
 
-def dense(x, kernel, bias=None):
+def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times kernel (D, F), plus bias (F,)."""
     kernel = ops.convert_to_tensor(kernel)
     bias = None if bias is None else ops.convert_to_tensor(bias)
@@ -55,29 +62,29 @@ def dense(x, kernel, bias=None):
     return out.view(*x.shape[:-1], kernel.shape[-1])
 
 
-def int8_matmul(x, q):
+def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
     """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F)."""
     if x.device.type == "cpu":
         return torch._int_mm(x, q.t())
     return (x.float() @ q.float().t()).round().to(torch.int32)
 
 
-def matmul_nt(x, w):
-    """x (M, D) times the transpose of w (F, D), which may be `packed`.
+def matmul_nt(x: Tensor, w: Tensor) -> Tensor:
+    """x (M, D) times the transpose of w (F, D), which may be prepacked.
 
-    With packed weights oneDNN takes longer over one row than over four, so that those are added.
+    Pad M to 4: with prepacked weights oneDNN is slower for one row than for four.
     """
     if not w.is_mkldnn:
         return dense(x, w.t())
     rows = len(x)
-    return _linear(F.pad(x, (0, 0, 0, max(0, PACKED_ROWS - rows))), w)[:rows]
+    return _linear(F.pad(x, (0, 0, 0, max(0, MIN_PACKED_ROWS - rows))), w)[:rows]
 
 
-def prepack_weight(matrix):
-    """A matrix (F, D) in the order of oneDNN's own, which nothing else can read; None without.
+def prepack_weight(matrix: Tensor) -> Tensor | None:
+    """A weight (F, D) in oneDNN's blocked layout, for `matmul_nt` alone; None without oneDNN.
 
-    Otherwise oneDNN brings a matrix into that order for every product. For float32 that is half
-    the time of a product with eight rows.
+    Otherwise oneDNN reorders the weight in every product, which for float32 is half of the time
+    at M = 8.
     """
     matrix = ops.convert_to_tensor(matrix)
     if not _HAS_ONEDNN or matrix.device.type != "cpu":
@@ -88,15 +95,15 @@ def prepack_weight(matrix):
     return torch.ops.mkldnn._reorder_linear_weight(matrix.detach().contiguous(), None)
 
 
-def prefers_transposed_weights():
-    """On CPU; GPUs read matrices either way."""
+def prefers_transposed_weights() -> bool:
+    """True on CPU; GPUs multiply by either layout at the same speed."""
     return _HAS_ONEDNN and not torch.cuda.is_available() and not torch.backends.mps.is_available()
 
 
-def transpose_weights_inplace(variables):
-    """Turn matrices (D, F) so that each output's weights lie together; their values stay.
+def transpose_weights_inplace(variables: Iterable[keras.Variable]) -> None:
+    """Store matrices (D, F) in column-major order; shapes and values stay.
 
-    The product of a matrix with few rows, which is what writing text is, takes a third less time.
+    Products with few rows, as in decoding, take a third less time.
     """
     for variable in variables:
         matrix = variable.value.data
@@ -104,12 +111,14 @@ def transpose_weights_inplace(variables):
             variable.value.data = matrix.t().contiguous().t()
 
 
-def refresh_tracking(layer):
+def refresh_tracking(layer: keras.Layer) -> None:
     """Drop references to variables that child layers have released."""
     keras_internals.retrack_variables(layer)
 
 
-def causal_attention(query, key, value, window=None):
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+) -> Tensor:
     """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, T, H)
     mask = None
@@ -124,7 +133,7 @@ def causal_attention(query, key, value, window=None):
     return out.transpose(1, 2)
 
 
-def cached_attention(query, keys, values, mask):
+def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `mask` is (B, T, S)."""
     if query.device.type == "cpu" and query.shape[2] == 1:
         return _attend_with_one(query, keys, values, mask)
@@ -133,21 +142,21 @@ def cached_attention(query, keys, values, mask):
     )
 
 
-def _attend_with_one(query, keys, values, mask):
-    """`cached_attention` of one query: the fused kernel takes up to four times as long with one."""
+def _attend_with_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """`cached_attention` for T = 1, where the fused kernel is up to 4x slower."""
     grouped = query.view(len(query), keys.shape[1], -1, query.shape[3])  # (B, K, G, H)
     scores = (grouped @ keys.transpose(2, 3)).float()  # (B, K, G, S)
     weights = torch.softmax(torch.where(mask[:, None], scores, -1e30), dim=-1)
     return (weights.to(values.dtype) @ values).view(query.shape)
 
 
-def cache_indices(start, count, length, cache_len):
-    """The slot of each new token (B, T), and whether it is real (B, T)."""
+def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
+    """The cache position of each new token (B, T), and whether it is no padding (B, T)."""
     steps = torch.arange(length, device=start.device)
     return (start[:, None] + steps) % cache_len, steps < count[:, None]
 
 
-def update_cache(cache, new, indices):
+def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
     """Store new (B, K, T, H) in a cache (B, K, S, H), in place."""
     slots, real = indices
     if new.shape[2] == 1:  # shapes do not depend on values, so that `fx_trace` can trace it
@@ -159,12 +168,12 @@ def update_cache(cache, new, indices):
     return cache
 
 
-def slice_row(x, row):
+def slice_row(x: Tensor, row: Tensor) -> Tensor:
     """Row `row` of x (B, ...), as (1, ...): a view."""
     return x[int(row) : int(row) + 1]
 
 
-def update_row(x, row, value):
+def update_row(x: Tensor, row: Tensor, value: Tensor) -> Tensor:
     """Write `value` (1, ...) over one row of x (B, ...), in place."""
     target = slice_row(x, row)
     if target.data_ptr() != value.data_ptr():
@@ -172,20 +181,20 @@ def update_row(x, row, value):
     return x
 
 
-def cond(condition, yes, no):
+def cond(condition: Tensor, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     """`yes()` if the tensor `condition` is true, else `no()`."""
     return yes() if condition else no()
 
 
-def update_column(x, column, value):
+def update_column(x: Tensor, column: Tensor, value: Tensor) -> Tensor:
     """Write `value` (B, ...) over column `column` of x (B, N, ...), in place."""
     x[:, column] = value
     return x
 
 
-def dropout(x, rate, key):
-    """Zero a share `rate` of x and scale the rest; `key` is two int32, the noise its function."""
-    # Hashed, because the generator of the processor looks at the lowest 32 bits alone.
+def dropout(x: Tensor, rate: float, key: Tensor) -> Tensor:
+    """Dropout whose mask is a function of `key`, two int32."""
+    # Hashed, because the CPU generator uses only the lowest 32 bits of its seed.
     packed = struct.pack("<2i", *(int(part) for part in key))
     seed = int.from_bytes(hashlib.blake2b(packed, digest_size=7).digest(), "little")
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -193,22 +202,24 @@ def dropout(x, rate, key):
     return x * kept.div_(1.0 - rate)
 
 
-def layer_norm(x, scale, bias, epsilon):
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
+    """LayerNorm over the last axis, with statistics in float32."""
     bias = None if bias is None else ops.convert_to_tensor(bias).to(x.dtype)
     scale = ops.convert_to_tensor(scale).to(x.dtype)
     return F.layer_norm(x, x.shape[-1:], scale, bias, epsilon)
 
 
-def rms_norm(x, scale, epsilon):
+def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over the last axis, with statistics in float32."""
     return F.rms_norm(x, x.shape[-1:], ops.convert_to_tensor(scale).to(x.dtype), epsilon)
 
 
-def gelu_tanh(x):
+def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def remat(function):
-    def recomputed(*args):
+def remat(function: Function) -> Function:
+    def recomputed(*args: Any) -> Any:
         return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
     return recomputed
@@ -216,29 +227,31 @@ def remat(function):
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function, *args):
+    def forward(ctx: Any, function: Function, *args: Tensor) -> Tensor:
         output, ctx.pullback = function(*args)
         return output
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         gradients = ctx.pullback(upstream)
         return (None, *gradients) if isinstance(gradients, tuple) else (None, gradients)
 
 
-def custom_gradient(function):
+def custom_gradient(function: Function) -> Function:
     """`function(*args)` returns (output, pullback); the pullback gives the gradients of `args`."""
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         return _WithGradient.apply(function, *args)
 
     return call
 
 
-def jit(function, variables=(), donated=()):
+def jit(
+    function: Function, variables: Iterable[keras.Variable] = (), donated: Iterable[int] = ()
+) -> Any:
     """`function(*tensors)` without gradients; eager torch has nothing to compile."""
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         with torch.inference_mode():
             return function(*keras.tree.map_structure(ops.convert_to_tensor, args))
 
@@ -246,33 +259,33 @@ def jit(function, variables=(), donated=()):
     return call
 
 
-def fx_trace(function):
-    """`function(*tensors)` as the operations it ran, replayed without the Python of its layers.
+def fx_trace(function: Function) -> Any:
+    """`function(*tensors)` traced once per input shape with `make_fx`, and then replayed.
 
-    That Python is a quarter of the time of a step of GPT-2 on a processor. One recording a shape,
-    made at its first call. The function must be without gradients, its shapes must not depend on
-    values, and numpy must not see its tensors: what it computed would be taken for a constant.
+    Saves the Python overhead of its layers, a quarter of a decode step of GPT-2 on CPU. The
+    function must need no gradients, have shapes that do not depend on values, and not convert its
+    tensors to NumPy: the result would become a constant of the trace.
     """
-    recordings = {}
+    graphs: dict[Any, Any] = {}
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         leaves, structure = pytree.tree_flatten(args)
         shapes = tuple((x.shape, x.dtype) for x in leaves)
-        if shapes not in recordings:
+        if shapes not in graphs:
             flat = lambda *leaves: function(*pytree.tree_unflatten(leaves, structure))  # noqa: E731
-            recordings[shapes] = make_fx(flat)(*leaves)
-        return recordings[shapes](*leaves)
+            graphs[shapes] = make_fx(flat)(*leaves)
+        return graphs[shapes](*leaves)
 
-    call.compilations = lambda: len(recordings)
+    call.compilations = lambda: len(graphs)
     return call
 
 
-def synchronize(tensor):
+def synchronize(tensor: Any) -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def device():
+def device() -> tuple[str, str]:
     """(platform, name): for example ("cpu", "CPU") or ("gpu", "NVIDIA H200")."""
     if torch.cuda.is_available():
         return "gpu", torch.cuda.get_device_name()
@@ -281,18 +294,18 @@ def device():
     return "cpu", "CPU"
 
 
-def device_scope(name):
+def device_scope(name: str) -> Any:
     """`keras.device`; on "cpu:0", unlike "cpu", Keras makes variables that are no parameters."""
     return keras.device("cpu" if name.startswith("cpu") else name)
 
 
-def sync_model_state(model):
+def sync_model_state(model: keras.Model) -> None:
     """Variables are always up to date on PyTorch."""
 
 
-def read_optimizer_var(model, variable):
+def read_optimizer_var(model: keras.Model, variable: keras.Variable) -> Tensor:
     return variable.value
 
 
-def assign_optimizer_var(model, variable, value):
+def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: Tensor) -> None:
     variable.assign(value)
