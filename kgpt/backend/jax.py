@@ -24,6 +24,9 @@ device_scope = keras.device
 JIT_TRAINING = True  # the default of `compile(jit_compile=...)`
 MIN_INT8_ROWS = 2
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
+# JAX annotates neither.
+_optimization_barrier: Function = jax.lax.optimization_barrier
+_block_until_ready: Function = jax.block_until_ready
 
 
 def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -55,7 +58,7 @@ def matmul_nt(x: Tensor, w: Tensor, dtype: Any = None) -> Tensor:
     """
     contracted = (((1,), (1,)), ((), ()))
     out = jax.lax.dot_general(w, x, contracted, preferred_element_type=dtype)  # (F, M)
-    return jax.lax.optimization_barrier(out).T
+    return _optimization_barrier(out).T
 
 
 def prepack_weight(matrix: Tensor) -> None:
@@ -198,7 +201,7 @@ def fx_trace(function: Function) -> Any:
 
 
 def synchronize(tensor: Any) -> None:
-    jax.block_until_ready(tensor)
+    _block_until_ready(tensor)
 
 
 def device() -> tuple[str, str]:

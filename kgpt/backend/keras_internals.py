@@ -57,7 +57,8 @@ def micro_iterations(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
 
 def ema_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The averaged weights of an optimizer with `use_ema`, one per trainable variable."""
-    return optimizer._model_variables_moving_average
+    averages: list[keras.Variable] = optimizer._model_variables_moving_average
+    return averages
 
 
 def live_optimizer_state(model: keras.Model) -> list[Any] | None:

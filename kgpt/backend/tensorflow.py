@@ -151,8 +151,7 @@ def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
     return tf.cast(scaled, x.dtype)
 
 
-@tf.custom_gradient
-def gelu_tanh(x: Tensor) -> Tensor:
+def _gelu_with_gradient(x: Tensor) -> tuple[Tensor, Function]:
     """x * sigmoid(2u), which equals 0.5x(1 + tanh u), with its gradient in closed form."""
     gate = tf.sigmoid(GELU_SCALE * (x + 0.044715 * x * x * x))
 
@@ -161,6 +160,9 @@ def gelu_tanh(x: Tensor) -> Tensor:
         return upstream * (gate + x * gate * (1 - gate) * slope)
 
     return x * gate, backward
+
+
+gelu_tanh = tf.custom_gradient(_gelu_with_gradient)
 
 
 remat = tf.recompute_grad

@@ -25,7 +25,8 @@ Function = Callable[..., Any]
 _onednn_linear = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
 JIT_TRAINING = False
 MIN_PACKED_ROWS = 4
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and _onednn_linear is not None
+_mkldnn: Any = torch.backends.mkldnn  # not annotated
+_HAS_ONEDNN = _mkldnn.is_available() and _onednn_linear is not None
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -47,6 +48,9 @@ class _OneDnnDense(torch.autograd.Function):
         return _linear(upstream, kernel), _linear(x.t(), upstream.t())
 
 
+_onednn_dense: Function = _OneDnnDense.apply
+
+
 def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times kernel (D, F), plus bias (F,)."""
     kernel = ops.convert_to_tensor(kernel)
@@ -55,7 +59,7 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     if not (_HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32):
         out = F.linear(flat, kernel.t(), bias)
     elif torch.is_grad_enabled():
-        out = _OneDnnDense.apply(flat, kernel)
+        out = _onednn_dense(flat, kernel)
         out = out if bias is None else out + bias
     else:
         out = _linear(flat, kernel.t(), bias)
@@ -237,11 +241,14 @@ class _WithGradient(torch.autograd.Function):
         return (None, *gradients) if isinstance(gradients, tuple) else (None, gradients)
 
 
+_with_gradient: Function = _WithGradient.apply
+
+
 def custom_gradient(function: Function) -> Function:
     """`function(*args)` returns (output, pullback); the pullback gives the gradients of `args`."""
 
     def call(*args: Any) -> Any:
-        return _WithGradient.apply(function, *args)
+        return _with_gradient(function, *args)
 
     return call
 

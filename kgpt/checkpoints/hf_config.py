@@ -189,7 +189,7 @@ def _require(values: dict[str, Any], supported: dict[str, Any]) -> None:
 
 def _read_window(values: dict[str, Any], model_type: str) -> int | None:
     """The sliding window of all layers; a model with one in some layers only is refused."""
-    window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
+    window: int | None = values.get("sliding_window", 4096 if model_type == "mistral" else None)
     if model_type == "llama" or window is None or window >= values["max_position_embeddings"]:
         return None
     if model_type == "mistral":

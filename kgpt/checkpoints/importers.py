@@ -164,7 +164,7 @@ def _import_nanogpt(file: Path, out: Path, tokenizer: Tokenizer | None, dtype: s
             raise CheckpointError(f"{name} in {file} has an unexpected shape {list(stored_shape)}.")
 
     def read(path: str) -> np.ndarray:
-        value = state[gpt2_name(path)].float().numpy()
+        value: np.ndarray = state[gpt2_name(path)].float().numpy()
         return value.T if _is_linear(path) else value
 
     write_config(out, config, tokenizer, None, dtype or "float32")

@@ -117,7 +117,7 @@ def _is_replaceable(folder: Path) -> bool:
 
 def path_below(variable: Any) -> str:
     """A variable's path without the model's own name: "block_0/attention/qkv"."""
-    return variable.path.partition("/")[2]
+    return str(variable.path).partition("/")[2]
 
 
 def save_model(

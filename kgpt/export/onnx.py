@@ -11,6 +11,7 @@ S = 0 is the whole forward pass, T = 1 a decode step. The graph needs opset 17.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,22 @@ class GraphBuilder:
 
     # -- writing nodes ---------------------------------------------------------------------
 
-    def op(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; returns the name of its output, or a list of names if it has several."""
+    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name."""
+        return self._add_node(op_type, inputs, 1, **attributes)[0]
+
+    def split(self, x: str, sizes: list[int]) -> list[str]:
+        """Split the last axis of x into parts of the given sizes; returns their names."""
+        return self._add_node("Split", [x, self.constant(sizes)], len(sizes), axis=-1)
+
+    def _add_node(
+        self, op_type: str, inputs: Sequence[str], num_outputs: int, **attributes: Any
+    ) -> list[str]:
         from onnx import helper
 
-        names = [f"{op_type}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        names = [f"{op_type}_{len(self.nodes)}_{i}" for i in range(num_outputs)]
         self.nodes.append(helper.make_node(op_type, list(inputs), names, **attributes))
-        return names[0] if outputs == 1 else names
+        return names
 
     def constant(self, value: Any, dtype: str = "int64") -> str:
         from onnx import numpy_helper
@@ -200,8 +210,7 @@ class GraphBuilder:
         config, path = self.config, f"block_{layer}/attention"
         n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
         qkv = self._dense(x, f"{path}/qkv", config.qkv_bias)
-        widths = self.constant([n * h, k * h, k * h])
-        query, key, value = self.op("Split", qkv, widths, outputs=3, axis=-1)
+        query, key, value = self.split(qkv, [n * h, k * h, k * h])
         query, key, value = (
             self.op("Reshape", part, self.constant([0, 0, heads, h]))
             for part, heads in ((query, n), (key, k), (value, k))
@@ -230,8 +239,7 @@ class GraphBuilder:
         return self._dense(flat, f"{path}/output", config.bias)
 
     def _rotated(self, x: str, cos: str, sin: str) -> str:
-        halves = self.constant([self.config.head_dim // 2] * 2)
-        first, second = self.op("Split", x, halves, outputs=2, axis=-1)
+        first, second = self.split(x, [self.config.head_dim // 2] * 2)
         left = self.op("Sub", self.op("Mul", first, cos), self.op("Mul", second, sin))
         right = self.op("Add", self.op("Mul", second, cos), self.op("Mul", first, sin))
         return self.op("Concat", left, right, axis=-1)
@@ -240,8 +248,7 @@ class GraphBuilder:
         config = self.config
         hidden = self._dense(x, f"{path}/up", config.mlp_bias)
         if config.activation == "swiglu":
-            widths = self.constant([config.intermediate_dim] * 2)
-            gate, value = self.op("Split", hidden, widths, outputs=2, axis=-1)
+            gate, value = self.split(hidden, [config.intermediate_dim] * 2)
             active = self.op("Mul", self.op("Mul", gate, self.op("Sigmoid", gate)), value)
         else:
             active = self._gelu(hidden)

@@ -11,7 +11,8 @@ from keras import ops
 from kgpt import backend
 from kgpt.generation import decode
 from kgpt.generation.decode import DecodeOutput
-from kgpt.generation.sequence import DecodeState, SamplingParams, Tensor
+from kgpt.generation.sampling import Tensor
+from kgpt.generation.sequence import DecodeState, SamplingParams
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache
 
@@ -38,10 +39,11 @@ class CompiledFunctions:
     @classmethod
     def of(cls, model: GPT) -> CompiledFunctions:
         """The functions that `model` keeps; made at the first call."""
-        kept = model.__dict__  # an attribute that Keras need not track
-        if "_compiled_functions" not in kept:
-            kept["_compiled_functions"] = cls(model)
-        return kept["_compiled_functions"]
+        attributes = model.__dict__  # bypasses Keras's tracking of attributes
+        functions: CompiledFunctions | None = attributes.get("_compiled_functions")
+        if functions is None:
+            functions = attributes["_compiled_functions"] = cls(model)
+        return functions
 
     def compilations(self) -> int:
         """How many programs have been compiled, or traced, so far."""

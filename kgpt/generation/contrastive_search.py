@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -71,10 +70,11 @@ def _prefill(
 
 
 def _normalize(states: np.ndarray) -> np.ndarray:
-    return states / np.linalg.norm(states, axis=-1, keepdims=True)
+    normalized: np.ndarray = states / np.linalg.norm(states, axis=-1, keepdims=True)
+    return normalized
 
 
 def _expand_cache(cache: KVCache, rows: list[int]) -> KVCache:
     """A cache whose row i is a copy of row `rows[i]`."""
     index = np.array(rows, "int32")
-    return keras.tree.map_structure(lambda x: ops.take(x, index, axis=0), cache)
+    return [(ops.take(k, index, axis=0), ops.take(v, index, axis=0)) for k, v in cache]

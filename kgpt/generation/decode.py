@@ -13,7 +13,8 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.generation import sampling
-from kgpt.generation.sequence import MAX_TOP_LOGPROBS, DecodeState, SamplingParams, Tensor
+from kgpt.generation.sampling import Tensor
+from kgpt.generation.sequence import MAX_TOP_LOGPROBS, DecodeState, SamplingParams
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache
 
@@ -196,7 +197,8 @@ def _logprobs(
         zeros = ops.zeros((batch_size, top))
         return ops.zeros((batch_size,)), ops.zeros((batch_size, top), "int32"), zeros, zeros
 
-    return backend.cond(ops.any(params.return_logprobs > 0), compute, skip)
+    logprobs: tuple[Tensor, ...] = backend.cond(ops.any(params.return_logprobs > 0), compute, skip)
+    return logprobs
 
 
 def advance(params: SamplingParams, state: DecodeState, token: Tensor) -> DecodeState:

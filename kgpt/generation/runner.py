@@ -21,12 +21,12 @@ from kgpt.generation.compiled import CompiledFunctions
 from kgpt.generation.context_shift import tokens_kept
 from kgpt.generation.decode import MAX_DECODE_STEPS, DecodeOutput
 from kgpt.generation.generated_token import GeneratedToken, plain_token, token_with_logprobs
+from kgpt.generation.sampling import Tensor
 from kgpt.generation.sequence import (
     NO_LIMIT,
     DecodeState,
     Request,
     SamplingParams,
-    Tensor,
     idle_sequences,
     params_of_request,
     state_of_request,
@@ -244,12 +244,14 @@ class ModelRunner:
         return generated
 
     def _decode_batch(self, num_steps: int) -> DecodeOutput:
+        output: DecodeOutput
         self.cache, self.state, output = self.compiled.decode(
             self.cache, self.params, self.state, np.int32(num_steps)
         )
         return output
 
     def _decode_one(self, slot: int, num_steps: int) -> DecodeOutput:
+        output: DecodeOutput
         row = np.int32(slot)
         cache, params, state = self.compiled.slice_row((self.cache, self.params, self.state), row)
         cache, state, output = self.compiled.decode(cache, params, state, np.int32(num_steps))

@@ -62,7 +62,7 @@ def prompt_lookup(token_ids: list[int], num_tokens: int = NUM_SPECULATIVE_TOKENS
         matches = np.flatnonzero((windows == ending).all(axis=1))
         if matches.size:
             following = int(matches[-1]) + length
-            return ids[following : following + num_tokens].tolist()
+            return [int(token) for token in ids[following : following + num_tokens]]
     return []
 
 

@@ -33,7 +33,8 @@ router = APIRouter()
 
 
 def get_state(request: Request) -> ServerState:
-    return request.app.state.server
+    state: ServerState = request.app.state.server
+    return state
 
 
 StateDep = Annotated[ServerState, Depends(get_state)]

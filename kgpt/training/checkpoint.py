@@ -105,7 +105,7 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
     state_file = training_state_file(folder, TRAINER_STATE)
-    metadata = json.loads(state_file.read_text(encoding="utf-8"))
+    metadata: dict[str, Any] = json.loads(state_file.read_text(encoding="utf-8"))
     updates = int(unwrap_optimizer(model.optimizer).iterations)
     model.skipped_steps = max(0, metadata.get("step", updates) - updates)
     return metadata

@@ -61,7 +61,7 @@ class DecayMaskEMAMixin:
         norm = ops.sqrt(ops.sum(ops.stack(squares)))
         self.gradient_norm.assign(norm)
         if not self.global_clipnorm:
-            return super()._clip_gradients(grads)
+            return list(super()._clip_gradients(grads))
         scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         return [grad * ops.cast(scale, grad.dtype) for grad in grads]
 

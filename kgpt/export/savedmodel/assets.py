@@ -77,7 +77,7 @@ def models_config(name: str) -> str:
     config = ModelServerConfig()
     entry = config.model_config_list.config.add()
     entry.name, entry.base_path, entry.model_platform = name, f"/models/{name}", "tensorflow"
-    return text_format.MessageToString(config)
+    return str(text_format.MessageToString(config))
 
 
 def example_request(served: ServedModel, name: str) -> PredictRequest:

@@ -111,4 +111,5 @@ def _creates_lower_rank(left: np.ndarray, right: np.ndarray, product: np.ndarray
     lowest = np.full(size, NO_RANK)
     for parts in (left, right):
         np.minimum.at(lowest, parts, order)
-    return lowest[product] < order
+    is_lower: np.ndarray = lowest[product] < order
+    return is_lower

@@ -115,7 +115,8 @@ def generate(
         return batch, pending, cache, state._replace(running=unfinished)
 
     start = (batch, state.running, cache, state)
-    return tf.while_loop(any_running, step, start, _loop_shapes(cache, state))[0]
+    final: SequenceBatch = tf.while_loop(any_running, step, start, _loop_shapes(cache, state))[0]
+    return final
 
 
 def prefill(

@@ -194,7 +194,7 @@ def _pattern(step: dict[str, Any]) -> str:
     """The pattern of a `Split` that keeps what matches; empty for any other step."""
     if step["type"] != "Split" or step["behavior"] != "Isolated" or step["invert"]:
         return ""
-    return step["pattern"].get("Regex", "")
+    return str(step["pattern"].get("Regex", ""))
 
 
 def _byte_names(style: str) -> list[str]:
