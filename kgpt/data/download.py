@@ -12,6 +12,8 @@ import httpx
 from kgpt.errors import DataError
 from kgpt.files import os_errors_as_kgpt, sha256
 
+Progress = Callable[[int, int | None], None]  # bytes received, bytes in all if known
+
 
 @dataclass(frozen=True)
 class Download:
@@ -37,7 +39,7 @@ DOWNLOADS = {
 }
 
 
-def download(source: Download, progress: Callable[[int, int | None], None]) -> Path:
+def download(source: Download, progress: Progress) -> Path:
     """The file of `source`, downloaded unless it exists with the right checksum."""
     if source.path.is_file() and sha256(source.path) == source.sha256:
         return source.path
@@ -58,12 +60,7 @@ def download(source: Download, progress: Callable[[int, int | None], None]) -> P
     return source.path
 
 
-def _fetch(
-    source: Download,
-    target: Path,
-    digest: hashlib._Hash,
-    progress: Callable[[int, int | None], None],
-) -> None:
+def _fetch(source: Download, target: Path, digest: hashlib._Hash, progress: Progress) -> None:
     try:
         with (
             httpx.stream("GET", source.url, follow_redirects=True, timeout=30) as response,

@@ -99,8 +99,8 @@ class ChatMLTemplate:
 
 # Unicode noncharacters as markers in rendered text: inside a special token that a user typed, and
 # around the assistant's text.
-BREAK, ASSISTANT_START, ASSISTANT_END = "\ufdd0", "\ufdd1", "\ufdd2"
-MARKERS = re.compile(f"[{BREAK}{ASSISTANT_START}{ASSISTANT_END}]")
+BREAK, SPAN_START, SPAN_END = "\ufdd0", "\ufdd1", "\ufdd2"
+MARKERS = re.compile(f"[{BREAK}{SPAN_START}{SPAN_END}]")
 
 
 class JinjaChatTemplate:
@@ -160,22 +160,18 @@ class JinjaChatTemplate:
         for message in messages:
             core = message["content"].strip()
             if message["role"] == "assistant" and core:
-                content = message["content"].replace(
-                    core, f"{ASSISTANT_START}{core}{ASSISTANT_END}", 1
-                )
+                content = message["content"].replace(core, f"{SPAN_START}{core}{SPAN_END}", 1)
                 message = {**message, "content": content}
             marked.append(message)
         return self.template.render(marked, add_generation_prompt)
 
     def _without_turn_end(self, messages: Sequence[Message]) -> str:
         """The rendered conversation up to the end of the last message."""
-        last = {**messages[-1], "content": messages[-1]["content"] + ASSISTANT_END + " "}
+        last = {**messages[-1], "content": messages[-1]["content"] + SPAN_END + " "}
         text = self.template.render([*messages[:-1], last])
-        end = text.rfind(ASSISTANT_END)
+        end = text.rfind(SPAN_END)
         if end < 0:
-            raise UsageError(
-                "The model's chat template changes the last message, so it cannot be continued."
-            )
+            raise UsageError("A last message that the chat template changes cannot be continued.")
         # If the space is gone, the template trims messages: trim this one too.
         return text[:end] if text[end + 1 : end + 2] == " " else text[:end].rstrip()
 
@@ -212,10 +208,10 @@ class JinjaChatTemplate:
         start = None
         for markers_before, found in enumerate(MARKERS.finditer(marked)):
             position = found.start() - markers_before
-            if found[0] == ASSISTANT_END and start is not None:
+            if found[0] == SPAN_END and start is not None:
                 spans.append((start, position))
             if found[0] != BREAK:
-                start = position if found[0] == ASSISTANT_START else None
+                start = position if found[0] == SPAN_START else None
         # The model also generates the white space between its text and the end of its turn.
         spans = [(start, len(plain) - len(plain[stop:].lstrip())) for start, stop in spans]
         special = self.tokenizer.special_by_id

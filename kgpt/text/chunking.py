@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-CHUNK_SIZE = 1 << 16  # characters
-MAX_CHUNK_SIZE = 1 << 22
 # A letter or digit followed by one of these: the pre-tokenizers of GPT-2, Llama 3, Qwen and o200k
 # all split there, so that no BPE merge crosses it.
 BOUNDARY = re.compile(r"[^\W_](?=[ \t\n.,;:!?，。、！？])")
 
 
-def chunk_text(
-    text: Iterable[str], size: int = CHUNK_SIZE, max_size: int = MAX_CHUNK_SIZE
-) -> Iterator[str]:
+def chunk_text(text: Iterable[str], size: int = 1 << 16, max_size: int = 1 << 22) -> Iterator[str]:
     """Cut a stream of text, given in parts, into chunks of about `size` characters.
 
     Cuts fall on word boundaries of the pre-tokenizer, so the ids of the chunks join to the ids of

@@ -50,18 +50,12 @@ class Template:
         try:
             return self._template.render(**values, **self._tokens)
         except SecurityError as error:
-            raise UsageError(
-                f"The model's chat template uses something that is not allowed: {error}."
-            ) from None
+            raise UsageError(f"The chat template uses what is not allowed: {error}.") from None
         except jinja2.TemplateError as error:
             reason = str(error).rstrip(".")
-            raise UsageError(
-                f"The model's chat template rejected the messages: {reason}."
-            ) from None
+            raise UsageError(f"The model's chat template rejects the messages: {reason}.") from None
         except Exception as error:  # a template can raise anything
-            raise UsageError(
-                f"The model's chat template failed on the messages: {error}."
-            ) from None
+            raise UsageError(f"The model's chat template fails on the messages: {error}.") from None
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):

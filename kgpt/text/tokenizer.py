@@ -39,8 +39,6 @@ CHATML_TEMPLATE = (
 class Tokenizer:
     """A vocabulary with its encoding rules and special tokens.
 
-    Example:
-
     >>> tokenizer = Tokenizer.of_bytes()
     >>> tokenizer.decode(tokenizer.encode("naïve 🙂"))
     'naïve 🙂'
@@ -94,13 +92,11 @@ class Tokenizer:
         for text in texts:
             seen.update(clean(text))
         names = sorted(seen) + [f"<0x{byte:02X}>" for byte in range(256)]
-        backend_tokenizer = tokenizers.Tokenizer(
-            models.BPE({name: i for i, name in enumerate(names)}, [], byte_fallback=True)
-        )
+        vocab = {name: i for i, name in enumerate(names)}
+        backend_tokenizer = tokenizers.Tokenizer(models.BPE(vocab, [], byte_fallback=True))
         # Split every character: BPE then never searches a long text for merges.
-        backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(
-            tokenizers.Regex(r"[\s\S]"), "isolated"
-        )
+        every = tokenizers.Regex(r"[\s\S]")
+        backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(every, "isolated")
         backend_tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
         _add_special(backend_tokenizer, special_tokens)
         return cls(backend_tokenizer)
@@ -108,10 +104,8 @@ class Tokenizer:
     @classmethod
     def of_bytes(cls, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
         """One token for each of the 256 bytes."""
-        alphabet = byte_alphabet()
-        backend_tokenizer = _byte_level(
-            models.BPE({alphabet[byte]: byte for byte in range(256)}, [])
-        )
+        vocab = {character: byte for byte, character in byte_alphabet().items()}
+        backend_tokenizer = _byte_level(models.BPE(vocab, []))
         _add_special(backend_tokenizer, special_tokens)
         return cls(backend_tokenizer)
 

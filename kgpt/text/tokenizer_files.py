@@ -67,11 +67,10 @@ def _read_vocab_and_merges(folder: Path) -> tokenizers.Tokenizer:
 def read_gpt2(vocab: Path, merges: Path, prefix: bool = False) -> tokenizers.Tokenizer:
     """GPT-2's tokenizer from its two files; `prefix` adds a space before every text."""
     try:
-        backend_tokenizer = tokenizers.Tokenizer(
-            models.BPE(*models.BPE.read_file(str(vocab), str(merges)))
-        )
+        model = models.BPE(*models.BPE.read_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"{vocab} or {merges} is damaged: {error}.") from None
+    backend_tokenizer = tokenizers.Tokenizer(model)
     backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     backend_tokenizer.decoder = decoders.ByteLevel()
     backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)

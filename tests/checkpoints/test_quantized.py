@@ -22,7 +22,7 @@ from kgpt.model.quantization import (
     quantize_int4,
     quantize_int8,
 )
-from tests.model.conftest import KINDS, model_of
+from tests.model.models import KINDS, model_of
 
 weights = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 

@@ -9,8 +9,7 @@ import pytest
 import kgpt
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError, RunError, UsageError
-
-from .conftest import KINDS, greedy, greedy_without_cache, model_of, prompts
+from tests.generation.models import KINDS, greedy, greedy_without_cache, model_of, prompts
 
 pytestmark = pytest.mark.backend
 

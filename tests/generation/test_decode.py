@@ -11,8 +11,7 @@ from kgpt.generation.runner import ModelRunner, common_prefix
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
 from kgpt.model.kv_cache import cache_attention_mask, init_kv_cache
-
-from .conftest import (
+from tests.generation.models import (
     VOCABULARY,
     greedy,
     greedy_without_cache,
@@ -53,14 +52,14 @@ def test_cached_logits_equal_uncached(kind):
     np.testing.assert_allclose(np.concatenate(got), want, atol=1e-4)
 
 
-def test_greedy_text_is_the_one_written_without_a_cache(kind):
+def test_greedy_decoding_equals_that_without_a_cache(kind):
     for prompt in prompts(1, 17, 30):
         runner = ModelRunner(model_of(kind))
         assert run(runner, 0, Request(prompt, greedy(12))) == greedy_without_cache(kind, prompt, 12)
 
 
 def test_new_weights_are_used_by_what_was_compiled_before():
-    """As in training, where samples are written between the steps."""
+    """As in training, where samples are generated between the steps."""
     from kgpt import GPT
 
     request, other = Request(prompts(9)[0], greedy(12)), model_of("llama", seed=4)
@@ -204,7 +203,7 @@ def held(positions, newest, **options):
     return keras.ops.convert_to_numpy(cache_attention_mask(positions, newest, 4, **options))[0, 0]
 
 
-def test_places_hold_the_newest_positions():
+def test_cache_slots_contain_the_newest_positions():
     positions = np.array([[9]], "int32")
     seen = held(positions, 9)
     assert seen.all()  # positions 6 to 9 lie in places 2, 3, 0, 1

@@ -25,7 +25,7 @@ def test_what_is_shown_ends_at_the_first_stop(pieces, stops):
         assert not any(stop in shown for stop in stops)
 
 
-def test_nothing_is_held_back_without_stops():
+def test_nothing_is_buffered_without_stop_sequences():
     assert StopSequenceMatcher([]).feed("text") == "text"
     assert StopSequenceMatcher([""]).feed("text") == "text"
 

@@ -1,4 +1,4 @@
-"""The text engine: many callers, one thread, whole characters, clean ends."""
+"""TextGenerator: concurrent callers, one engine thread, whole characters, errors, closing."""
 
 import queue
 import threading
@@ -8,8 +8,7 @@ import pytest
 
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import QueueFull, UsageError
-
-from .conftest import KINDS
+from tests.generation.models import KINDS
 
 pytestmark = pytest.mark.backend
 
@@ -53,7 +52,7 @@ def test_streamed_pieces_join_to_the_whole(engine):
     assert whole.usage.prompt_tokens == 5
 
 
-def test_the_same_seed_writes_the_same_text_in_any_company(engine):
+def test_the_same_seed_gives_the_same_text_in_any_batch(engine):
     alone = engine.generate("O", config(16, seed=7)).text
     texts = engine.generate_batch(["O"] * 12, config(16, seed=0))
     assert texts[7].text == alone
@@ -68,7 +67,7 @@ def test_a_stop_string_ends_the_text_and_is_not_in_it(engine):
     assert (got.finish_reason, got.stop) == ("stop", stop)
 
 
-def test_a_banned_word_is_never_written(engine):
+def test_a_bad_word_is_never_generated(engine):
     free = engine.generate("Once", config(40)).text
     word = free[8:10]
     assert word not in engine.generate("Once", config(40, bad_words=[word])).text
@@ -132,7 +131,7 @@ def test_a_full_queue_refuses(engine):
     assert all(handle.done.wait(30) for handle in handles)
 
 
-def test_callers_on_many_threads_each_get_their_own(engine):
+def test_callers_on_many_threads_each_get_their_own_text(engine):
     want = {seed: engine.generate("Hi", config(12, seed=seed)).text for seed in range(6)}
     got = {}
 
@@ -156,7 +155,7 @@ def test_ids_outside_the_vocabulary_are_refused(engine):
         engine.generate([99999], config(3))
 
 
-def test_a_failure_of_the_model_is_told_and_survived(engine, monkeypatch):
+def test_an_error_of_the_model_is_raised_and_the_next_request_succeeds(engine, monkeypatch):
     from kgpt.generation.completion import GenerationFailed
 
     scheduler = engine.engine._scheduler

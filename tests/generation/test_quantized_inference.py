@@ -19,9 +19,8 @@ from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
 from kgpt.model.linear import FloatWeight, Int8Weight, TransposedWeight
 from kgpt.model.quantization import prepare_for_inference, quantize, quantize_int8
-from tests.model.conftest import KINDS
-
-from .conftest import greedy
+from tests.generation.models import greedy
+from tests.model.models import KINDS
 
 pytestmark = pytest.mark.backend
 

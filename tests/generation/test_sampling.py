@@ -62,7 +62,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
     assert got == [nucleus(row, softmax(row.astype("float64")), p) for row in LOGITS]
 
 
-def test_min_p_keeps_what_is_likely_beside_the_likeliest():
+def test_min_p_keeps_tokens_likely_relative_to_the_most_likely():
     got = kept(run(sampling.apply_min_p, LOGITS, rows(0.1, 0.5, 0.0)))
     want = [set(np.flatnonzero(softmax(r) >= p * softmax(r).max())) for r, p in zip(LOGITS, (0.1, 0.5, 0.0), strict=True)]  # fmt: skip # noqa: E501
     assert got == want

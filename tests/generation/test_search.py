@@ -7,8 +7,7 @@ from kgpt.config import SamplingConfig
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import prompt_lookup
-
-from .conftest import greedy, logits_without_cache, model_of, prompts
+from tests.generation.models import greedy, logits_without_cache, model_of, prompts
 
 pytestmark = pytest.mark.backend
 
@@ -73,6 +72,6 @@ def test_searches_and_texts_share_an_engine():
     assert both[0].token_ids == generate(model, [beam])[0].token_ids
 
 
-def test_lookup_guesses_what_followed_before():
-    assert prompt_lookup([1, 2, 3, 9, 1, 2], ahead=2) == [3, 9]
+def test_prompt_lookup_drafts_what_followed_the_same_ngram():
+    assert prompt_lookup([1, 2, 3, 9, 1, 2], num_tokens=2) == [3, 9]
     assert prompt_lookup([1, 2, 3]) == []

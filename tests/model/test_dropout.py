@@ -6,7 +6,7 @@ import pytest
 
 from kgpt import GPT, ModelConfig
 from kgpt.model.layers import Dropout, DropoutKey
-from tests.model.conftest import SMALL
+from tests.model.models import SMALL
 
 pytestmark = pytest.mark.backend
 

@@ -11,7 +11,7 @@ from kgpt.checkpoints.pretrained import path_below
 from kgpt.config.parameters import parameter_shapes
 from kgpt.errors import UsageError
 from tests.model import reference
-from tests.model.conftest import KINDS, LLAMA, SMALL, model_of
+from tests.model.models import KINDS, LLAMA, SMALL, model_of
 
 pytestmark = pytest.mark.backend
 

@@ -6,7 +6,7 @@ import pytest
 
 from kgpt import GPT, ModelConfig, NextTokenLoss
 from kgpt.checkpoints.pretrained import path_below
-from tests.model.conftest import LLAMA, SMALL
+from tests.model.models import LLAMA, SMALL
 
 pytestmark = pytest.mark.backend
 
@@ -65,6 +65,6 @@ FRESH: dict[str, GPT] = {}
 def loss_of(model, ids):
     logits = keras.ops.convert_to_numpy(model(ids)).astype("float64")
     top = logits.max(axis=-1, keepdims=True)
-    log_total = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
+    logsumexp = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
     chosen = np.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
-    return (log_total - chosen).mean()
+    return (logsumexp - chosen).mean()

@@ -14,7 +14,7 @@ from kgpt.model.gpt import sinusoids
 from kgpt.model.initializers import Normal
 from kgpt.model.layers import Dropout, LayerNorm, RMSNorm
 from tests.model import reference
-from tests.model.conftest import LLAMA, SMALL
+from tests.model.models import LLAMA, SMALL
 
 pytestmark = pytest.mark.backend
 

@@ -16,7 +16,7 @@ from kgpt.checkpoints.pretrained import (
     save_model,
 )
 from kgpt.errors import CheckpointError, KgptError
-from tests.model.conftest import KINDS, SMALL, model_of
+from tests.model.models import KINDS, SMALL, model_of
 
 pytestmark = pytest.mark.backend
 
@@ -65,7 +65,7 @@ def test_model_directory_round_trip(kind, ids, tmp_path):
     np.testing.assert_array_equal(run(loaded, ids), run(model, ids))
 
 
-def test_a_model_that_has_written_text_is_saved_as_before(tmp_path, ids):
+def test_a_model_that_has_generated_is_saved_as_before(tmp_path, ids):
     """Generation may lay matrices out anew in memory; files do not tell."""
     before, after = tmp_path / "before", tmp_path / "after"
     model = GPT(ModelConfig(**SMALL), seed=2)

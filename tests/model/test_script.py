@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kgpt import GPT, ModelConfig, NextTokenLoss
-from tests.model.conftest import SMALL
+from tests.model.models import SMALL
 
 ONE_LAYER = {**SMALL, "num_layers": 1}
 pytestmark = pytest.mark.backend
@@ -41,8 +41,8 @@ def test_our_loss_reports_what_the_stock_loss_reports():
     model.compile(loss=NextTokenLoss(chunk=50))
     ours = model.evaluate(x, y, sample_weight=weights, batch_size=24, verbose=0)
     logits = keras.ops.convert_to_numpy(model(x)).astype("float64")
-    log_total = np.log(np.exp(logits).sum(-1))
-    losses = log_total - np.take_along_axis(logits, y[..., None], -1)[..., 0]
+    logsumexp = np.log(np.exp(logits).sum(-1))
+    losses = logsumexp - np.take_along_axis(logits, y[..., None], -1)[..., 0]
     assert ours == pytest.approx((losses * weights).sum() / weights.sum(), rel=1e-5)
 
 

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from kgpt.errors import UsageError
 from kgpt.text.chat_template import (
-    ASSISTANT_END,
-    ASSISTANT_START,
     BREAK,
     CHATML_TEMPLATE,
+    SPAN_END,
+    SPAN_START,
     ChatMLTemplate,
     JinjaChatTemplate,
     load_chat_template,
@@ -56,7 +56,7 @@ def specials(chat, ids):
 
 contents = st.lists(
     st.sampled_from([*SPECIAL, "<", "<|", "|>", ">", "end|>", "<|im_", " ", "\n", "a", BREAK,
-                     ASSISTANT_START, ASSISTANT_END, "é", "\ud800"]) | st.text(max_size=3),
+                     SPAN_START, SPAN_END, "é", "\ud800"]) | st.text(max_size=3),
     max_size=8,
 ).map("".join)  # fmt: skip
 

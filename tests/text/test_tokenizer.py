@@ -170,7 +170,7 @@ def test_a_pair_rarer_than_the_minimum_frequency_is_no_token():
 def test_characters_are_one_token_each():
     tokenizer = TOKENIZERS["char"]
     assert len(tokenizer.encode("dog 狐")) == 5
-    assert len(tokenizer.encode("ж")) == 2  # never seen: written as its bytes
+    assert len(tokenizer.encode("ж")) == 2  # never seen: encoded as its bytes
 
 
 def test_ids_of_bytes_are_the_bytes():

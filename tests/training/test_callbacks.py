@@ -99,7 +99,7 @@ def test_it_saves_when_due_at_the_end_and_when_stopped(run, saving):
     assert run.checkpoint_steps() == [4, 7, 8, 10]
 
 
-def test_the_status_is_written_shown_and_timed(run):
+def test_the_status_file_has_state_progress_and_times(run):
     keeper = StatusWriter(run, backend="jax")
     keeper.update(state="training", step=3)
     assert (run.status().state, run.status().step, run.status().backend) == ("training", 3, "jax")

@@ -55,14 +55,14 @@ def test_value_and_gradients_equal_plain_cross_entropy(chunk, smoothing, weighte
     def function(hidden, head):
         return loss.from_hidden_states(hidden, head, targets, given_weights)
 
-    value, hidden_slope, head_slope = plain(hidden, head, targets, weights, smoothing)
+    value, dhidden, dhead = plain(hidden, head, targets, weights, smoothing)
     unused = loss.from_hidden_states(
         ops.array(hidden), ops.array(head), targets, given_weights, training=False
     )
     assert float(unused) == pytest.approx(value, rel=1e-5)
     ours = gradients_of(function, hidden, head)
-    np.testing.assert_allclose(ours[0], hidden_slope, atol=1e-6)
-    np.testing.assert_allclose(ours[1], head_slope, atol=1e-6)
+    np.testing.assert_allclose(ours[0], dhidden, atol=1e-6)
+    np.testing.assert_allclose(ours[1], dhead, atol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

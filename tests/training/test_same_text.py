@@ -1,4 +1,4 @@
-"""A trained model writes the same text whichever backend reads it."""
+"""A trained model generates the same text on every backend."""
 
 import json
 import os
