@@ -17,14 +17,14 @@ from kgpt.errors import KgptError
 
 
 def _options_help() -> str:
-    """Every configuration key as a flag, for the end of `kgpt train --help`."""
+    """Every option of a run as a flag, for the end of `kgpt train --help`."""
     lines = [f"The presets are {', '.join(presets())}. Any key of a configuration can be set:", ""]
     for section, key, field in config_options():
         lines.append(f"* `--{section}.{key.replace('_', '-')}`: {field.description}")
     return "\n".join(lines)
 
 
-NEEDED: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false"}
+EXPECTED: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false"}
 
 app = App(
     name="kgpt",
@@ -34,52 +34,56 @@ app = App(
     version=__version__,
     help_on_error=False,
 )
-data = App(name="data", help="Make, fetch and look at data sets.")
-runs = App(name="runs", help="List, compare and steer training runs.")
+data = App(name="data", help="Prepare, download and inspect data sets.")
+runs = App(name="runs", help="List, compare and control training runs.")
 bench = App(name="bench", help="Measure kgpt, or another server, on this machine.")
 app.command(data)
 app.command(runs)
 app.command(bench)
-app.command("kgpt.cli.demo:demo", help="From nothing to a chat: corpus, training, questions.")
+app.command(
+    "kgpt.cli.demo:demo", help="Generate a corpus, train on it, test and chat with the model."
+)
 app.command(
     "kgpt.cli.train:train",
-    help="Train a model, or go on with a run.",
+    help="Train a model, or resume a run.",
     help_epilogue=_options_help(),
     help_format="markdown",
 )
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
-app.command("kgpt.cli.export:export", help="Write a model for other software.")
-app.command("kgpt.cli.import_:import_model", name="import", help="Bring in a model from elsewhere.")
-app.command("kgpt.cli.info:info", help="What a model is made of, and what it needs.")
+app.command("kgpt.cli.export:export", help="Convert a model to the format of other software.")
+app.command(
+    "kgpt.cli.import_:import_model", name="import", help="Convert a model of other software."
+)
+app.command("kgpt.cli.info:info", help="Show a model's architecture, size and memory use.")
 app.command("kgpt.cli.quantize:quantize", help="Quantize a model to int8 or int4.")
 app.command("kgpt.cli.generate:generate", help="Generate text with a trained model.")
-app.command("kgpt.cli.chat:chat", help="Talk with a model, in a plain terminal or a pipe.")
+app.command("kgpt.cli.chat:chat", help="Chat with a model in a plain terminal or a pipe.")
 bench.command("kgpt.cli.bench_train:bench_train", name="train", help="Training throughput.")
 bench.command(
     "kgpt.cli.bench_generate:bench_generate", name="generate", help="Generation throughput."
 )
-bench.command("kgpt.cli.bench:bench_serve", name="serve", help="A running server, under load.")
+bench.command("kgpt.cli.bench:bench_serve", name="serve", help="Load-test a running server.")
 for name, help_text in {
-    "prepare": "Turn text files into a data set.",
+    "prepare": "Tokenize text files into a data set.",
     "get": "Download a well-known text and prepare it.",
-    "show": "What a data set holds.",
+    "show": "Show a data set.",
 }.items():
     data.command(f"kgpt.cli.data:{name}", name=name, help=help_text)
 for name, help_text in {
     "list": "All runs, the latest first.",
-    "show": "One run: its state and its latest figures.",
+    "show": "One run: its state and latest metrics.",
     "compare": "Several runs side by side, where their configurations differ.",
     "pause": "Pause a training run.",
-    "resume": "Let a paused run go on.",
+    "resume": "Resume a paused run.",
     "stop": "Save and stop a training run.",
     "checkpoint": "Save a checkpoint now.",
-    "sample": "Write a sample now.",
+    "sample": "Generate a sample now.",
 }.items():
     runs.command(f"kgpt.cli.runs:{name}_run", name=name, help=help_text)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: runs a command and turns what goes wrong into a sentence and exit code."""
+    """The entry point: runs a command and turns errors into one sentence and an exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -92,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # The reader of our output left, as `head` does: end without noise.
+        # The reader of the output has exited, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
@@ -103,13 +107,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _one_sentence(error: CycloptsError) -> str:
-    """What was wrong; of options that a configuration model checks, the first failure."""
+    """The error; for options validated by a configuration model, the first one."""
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
         return sentence(cause, BaseModel)
     if isinstance(error, CoercionError) and error.token and (option := error.token.keyword):
-        if error.target_type in NEEDED:
-            return f"{option} should be {NEEDED[error.target_type]}, not {error.token.value!r}."
+        if error.target_type in EXPECTED:
+            return f"{option} should be {EXPECTED[error.target_type]}, not {error.token.value!r}."
         if "dict" in str(error.target_type):
             return f"{option} needs a name, as in {option}.NAME VALUE."
     return str(error)

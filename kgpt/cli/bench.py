@@ -1,4 +1,4 @@
-"""`kgpt bench`: figures on this machine."""
+"""`kgpt bench serve`: load-test a running server."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kgpt.cli.options import Whole
+from kgpt.cli.options import StrictInt
 from kgpt.errors import KgptError, UsageError
 
 
 def bench_serve(
     *,
     url: str = "http://127.0.0.1:8000",
-    clients: Whole = 8,
+    clients: StrictInt = 8,
     seconds: float = 30.0,
-    max_tokens: Whole = 128,
+    max_tokens: StrictInt = 128,
     api_key: str | None = None,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Measure a running server: tokens per second, and how long clients wait.
+    """Measure throughput and latency of a running server.
 
-    Any server that speaks the OpenAI API can be measured.
+    Works with any server of the OpenAI API.
 
     Parameters
     ----------
     url
-        Where the server is.
+        Base URL of the server.
     clients
-        How many clients ask at the same time.
+        Number of concurrent clients.
     seconds
-        For how long they ask.
+        Duration of the test.
     max_tokens
-        The length of each answer.
+        max_tokens of each request.
     api_key
         The server's API key, if it has one.
     json_line
-        Print the figures as one JSON object.
+        Print the results as one JSON object.
     """
     if clients < 1 or seconds <= 0 or max_tokens < 1:
         raise UsageError("--clients, --seconds and --max-tokens must be above zero.")
@@ -48,7 +48,7 @@ def bench_serve(
     result = asyncio.run(load_test.run())
     if not result.completed:
         reason = f": {result.errors[0]}" if result.errors else ""
-        raise KgptError(f"No answer came from {url}{reason}.")
+        raise KgptError(f"No request to {url} was completed{reason}.")
     figures = {"clients": clients, **result.as_dict()}
     if json_line:
         print(json.dumps(figures))

@@ -1,4 +1,4 @@
-"""`kgpt bench generate`: how fast a model writes on this machine."""
+"""`kgpt bench generate`: generation throughput and latency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import Whole
+from kgpt.cli.options import Dtype, StrictInt
 from kgpt.config import InferenceDtype
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
@@ -23,26 +23,24 @@ CONTEXTS = (64, 128, 256, 512, 1024)
 def bench_generate(
     *,
     model: str,
-    new_tokens: Whole = 64,
-    prompt_tokens: Whole = 32,
-    dtype: InferenceDtype = "float32",
+    new_tokens: StrictInt = 64,
+    prompt_tokens: StrictInt = 32,
+    dtype: Dtype = "float32",
     output: str | None = None,
 ) -> None:
-    """Measure writing: time to first token, time per token over context lengths, tokens per second
-    over batch sizes, and the share of what memory bandwidth allows.
+    """Measure time to first token, time per token over context lengths, tokens per second over
+    batch sizes, and the fraction of the bound set by memory bandwidth.
 
     Parameters
     ----------
     model
         A model directory, a run, or the name of a preset (with random weights).
     new_tokens
-        Tokens written in each measurement.
+        Tokens generated in each measurement.
     prompt_tokens
         Tokens of each prompt.
-    dtype
-        What weights are held in and computed with; int8 holds matrices in 8 bits.
     output
-        A file for the figures as JSON; with the ending .svg, the plot.
+        Save the results to this file: as a plot if its name ends in .svg, else as JSON.
     """
     if new_tokens < 2 or prompt_tokens < 1:
         raise UsageError("--new-tokens must be at least 2, --prompt-tokens at least 1.")
@@ -93,13 +91,13 @@ def _show(console: Console, figures: dict[str, Any]) -> None:
         highlight=False,
     )
     console.print(
-        f"first token after {figures['first_token_ms']:.1f} ms "
-        f"({figures['prompt_tokens']} tokens of prompt); this memory reads "
-        f"{figures['bandwidth'] / 1e9:.1f} GB/s, which allows "
-        f"{figures['bound_tokens_per_s']:.0f} tokens/s for one text",
+        f"time to first token {figures['first_token_ms']:.1f} ms "
+        f"({figures['prompt_tokens']} prompt tokens); memory bandwidth "
+        f"{figures['bandwidth'] / 1e9:.1f} GB/s, which bounds one sequence to "
+        f"{figures['bound_tokens_per_s']:.0f} tokens/s",
         highlight=False,
     )
-    table = Table("batch", "tokens/s", "ms/token", "of the bound", "", title="Texts at once")
+    table = Table("batch", "tokens/s", "ms/token", "of the bound", "", title="Batch size")
     top = max(row["tokens_per_s"] for row in figures["batches"])
     for row in figures["batches"]:
         table.add_row(
@@ -107,7 +105,7 @@ def _show(console: Console, figures: dict[str, Any]) -> None:
             f"{row['of_bound']:.0%}", "█" * round(30 * row["tokens_per_s"] / top),
         )  # fmt: skip
     console.print(table)
-    table = Table("context", "ms/token", "", title="Tokens remembered, one text")
+    table = Table("context", "ms/token", "", title="Context length, one sequence")
     top = max((row["ms_per_token"] for row in figures["contexts"]), default=1.0)
     for row in figures["contexts"]:
         bar = "█" * round(30 * row["ms_per_token"] / top)

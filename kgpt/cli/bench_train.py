@@ -1,4 +1,4 @@
-"""`kgpt bench train`: how fast a configuration trains on this machine."""
+"""`kgpt bench train`: training throughput of a configuration."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
-from kgpt.cli.options import Whole
+from kgpt.cli.options import StrictInt
 from kgpt.cli.train import FLAGS
 from kgpt.config import Config, parse_overrides
 from kgpt.errors import UsageError
 
-WARM_UP = 2  # steps that compile
-VOCABULARY = 50257  # where the configuration leaves it to the data set
+WARMUP_STEPS = 2  # compilation
+DEFAULT_VOCAB_SIZE = 50257  # if the configuration leaves it to the data set
 
 
 def bench_train(
     config: str,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
-    steps: Whole = 20,
+    steps: StrictInt = 20,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Measure training steps of `model.fit` on random tokens: nothing is written.
+    """Measure training steps on random tokens; nothing is saved.
 
     Parameters
     ----------
     config
         A preset or a YAML file; any key can be set, as with `kgpt train`.
     steps
-        Steps measured, after two that compile.
+        Steps measured, after two for compilation.
     json_line
         Print one JSON object.
     """
@@ -62,26 +62,29 @@ def _measure(config: Config, steps: int) -> dict[str, Any]:
     from kgpt.training.optimizers import make_optimizer
 
     train = config.train
-    shape = config.model
-    if shape.vocab_size is None:
-        shape = shape.model_copy(update={"vocab_size": VOCABULARY})
+    model_config = config.model
+    if model_config.vocab_size is None:
+        model_config = model_config.model_copy(update={"vocab_size": DEFAULT_VOCAB_SIZE})
     peak = matmul_peak(train.precision)
-    model = GPT(shape, seed=train.seed, dtype=train.dtype_policy)
+    model = GPT(model_config, seed=train.seed, dtype=train.dtype_policy)
     model.compile(optimizer=make_optimizer(train), loss=NextTokenLoss())
     batches = RepeatedBatch(
-        shape.known_vocab_size, train.batch_size, shape.max_length, steps + WARM_UP
+        model_config.known_vocab_size,
+        train.batch_size,
+        model_config.max_length,
+        steps + WARMUP_STEPS,
     )
     clock = StepClock()
     model.fit(batches, verbose=0, callbacks=[clock], shuffle=False)
-    seconds = statistics.median(clock.times[WARM_UP:])
-    tokens = train.batch_size * shape.max_length
+    seconds = statistics.median(clock.times[WARMUP_STEPS:])
+    tokens = train.batch_size * model_config.max_length
     return {
         "backend": backend.name,
         "precision": train.precision,
-        "parameters": shape.num_parameters(),
+        "parameters": model_config.num_parameters(),
         "ms_per_step": 1e3 * seconds,
         "tokens_per_s": tokens / seconds,
         "peak": peak,
-        "mfu": tokens * shape.flops_per_token() / seconds / peak,
-        "compile_s": sum(clock.times[:WARM_UP]) - WARM_UP * seconds,
+        "mfu": tokens * model_config.flops_per_token() / seconds / peak,
+        "compile_s": sum(clock.times[:WARMUP_STEPS]) - WARMUP_STEPS * seconds,
     }

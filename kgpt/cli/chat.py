@@ -1,4 +1,4 @@
-"""`kgpt chat`: a conversation in a plain terminal, a pipe, or a screen reader."""
+"""`kgpt chat`: a chat in a plain terminal or a pipe, readable by screen readers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import sys
 from typing import Any
 
 from kgpt.cli import options
-from kgpt.cli.chat_commands import Conversation
+from kgpt.cli.chat_commands import ChatState
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import SamplingFlags
-from kgpt.config import InferenceDtype
+from kgpt.cli.options import Dtype, SamplingFlags
 from kgpt.errors import KgptError, UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.terminal_text import for_output
@@ -20,24 +19,22 @@ def chat(
     *,
     model: str,
     system: str | None = None,
-    dtype: InferenceDtype = "float32",
-    sampling: SamplingFlags = options.NONE,
+    dtype: Dtype = "float32",
+    sampling: SamplingFlags = options.NO_FLAGS,
 ) -> None:
-    """Talk with a model. Answers stream; /help lists what else can be said.
+    """Chat with a model. Answers are streamed; /help lists the commands.
 
-    Without a terminal, each line of the input is a message, and only answers are printed.
+    Without a terminal, each line of the input is a message, and only the answers are printed.
 
     Parameters
     ----------
     model
         A model directory, a run (its best checkpoint), or run@step.
     system
-        What the model is told before the conversation.
-    dtype
-        What weights are held in and computed with; int8 holds matrices in 8 bits.
+        The system prompt.
     """
     folder = resolve_model(model)
-    changes = options.given(sampling)
+    changes = options.given_flags(sampling)
     prepare_process()
     silence_native_code()
     from kgpt.generation.generator import TextGenerator
@@ -45,18 +42,18 @@ def chat(
     with TextGenerator(folder, max_num_seqs=1, dtype=dtype) as engine:
         if engine.chat_template is None:
             raise UsageError(
-                f"{model} was trained on text, not on conversations; "
-                f"`kgpt generate --model {model} --prompt ...` goes on with a text."
+                f"{model} has no chat template; "
+                f"continue text with `kgpt generate --model {model} --prompt ...`."
             )
-        settings = options.over(engine.default_sampling, changes)
-        Session(engine, Conversation(settings, system)).run()
+        params = options.merged(engine.default_sampling, changes)
+        ChatSession(engine, ChatState(params, system)).run()
 
 
-class Session:
-    """One sitting: reads lines, answers them."""
+class ChatSession:
+    """Reads lines from standard input and answers them."""
 
-    def __init__(self, engine: Any, conversation: Conversation):
-        self.engine, self.conversation = engine, conversation
+    def __init__(self, engine: Any, state: ChatState):
+        self.engine, self.state = engine, state
         self.interactive = sys.stdin.isatty()
         if self.interactive:
             with contextlib.suppress(ImportError):
@@ -64,14 +61,14 @@ class Session:
 
     def run(self) -> None:
         if self.interactive:
-            print("/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.")
+            print("/help lists the commands; Ctrl-C stops an answer, Ctrl-D quits.")
         while True:
             try:
                 line = self._line()
                 if line.startswith("/"):
-                    answer = self.conversation.command(line, self._say)
+                    answer = self.state.command(line, self._say)
                 elif answer := bool(line.strip()):
-                    self.conversation.add("user", line)
+                    self.state.add("user", line)
                 if answer:
                     self._answer()
             except EOFError:
@@ -90,25 +87,21 @@ class Session:
         return "\n".join(parts)
 
     def _answer(self) -> None:
-        """Stream the answer; an interrupted one is kept as far as it came."""
-        ids = self._prompt()
-        said: list[str] = []
-        events = self.engine.stream(ids, self.conversation.sampling)
+        """Stream the answer and add it to the chat, also if it was interrupted."""
+        ids = self.engine.chat_prompt(self.state.prompt())
+        texts: list[str] = []
+        chunks = self.engine.stream(ids, self.state.sampling)
         try:
-            for event in events:
-                said.append(event.text)
-                sys.stdout.write(for_output(event.text))
+            for chunk in chunks:
+                texts.append(chunk.text)
+                sys.stdout.write(for_output(chunk.text))
                 sys.stdout.flush()
-                if event.error:
-                    raise UsageError(event.error)
+                if chunk.error:
+                    raise UsageError(chunk.error)
         except KeyboardInterrupt:
-            events.close()
+            chunks.close()
         print()
-        self.conversation.add("assistant", "".join(said))
-
-    def _prompt(self) -> list[int]:
-        """The conversation as ids; the oldest turns are dropped if it outgrows the context."""
-        return self.engine.chat_prompt(self.conversation.prompt())
+        self.state.add("assistant", "".join(texts))
 
     def _say(self, text: str) -> None:
         print(for_output(text), file=sys.stdout if self.interactive else sys.stderr)

@@ -1,4 +1,4 @@
-"""What `kgpt chat` keeps: messages, settings, and the words that begin with a slash."""
+"""The state of `kgpt chat`, messages and sampling parameters, and its slash commands."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from kgpt.config import SamplingConfig, did_you_mean
 from kgpt.errors import UsageError
 
 HELP = """\
-/system TEXT      what the model is told before the conversation; alone, forget it
-/set KEY VALUE    a sampling setting, such as /set temperature 0.7; alone, show them
-/retry            answer again
-/undo             forget the last question and answer
-/clear            begin anew
+/system TEXT      set the system prompt; without TEXT, remove it
+/set KEY VALUE    set a sampling option, as in /set temperature 0.7; without KEY, show all
+/retry            generate the last answer again
+/undo             remove the last question and answer
+/clear            start a new conversation
 /history          show the conversation
-/save FILE        write it to a file: Markdown, or JSON when the name ends in .json
-/load FILE        go on with a conversation saved as JSON
-/quit             leave; so does the end of the input
-Ctrl-C stops an answer, not the program. A line that ends with \\ goes on in the next."""
+/save FILE        save the conversation: as JSON if the name ends in .json, else as Markdown
+/load FILE        continue a conversation saved as JSON
+/quit             quit, as does the end of the input
+Ctrl-C stops an answer, not the program. A line that ends with \\ continues in the next."""
 
 
 @dataclass
-class Conversation:
-    """Messages and settings of one chat."""
+class ChatState:
+    """Messages and sampling parameters of a chat."""
 
     sampling: SamplingConfig
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def prompt(self) -> list[dict[str, str]]:
-        """All messages, the system's first."""
+        """All messages, beginning with the system prompt."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + self.messages
 
     def add(self, role: str, content: str) -> None:
         self.messages.append({"role": role, "content": content})
 
-    def take_back(self) -> bool:
-        """Remove the last answer, so that it can be given again; False if there is none to give."""
+    def remove_last_answer(self) -> bool:
+        """Remove the last answer; False if no question is left to answer."""
         if self.messages and self.messages[-1]["role"] == "assistant":
             self.messages.pop()
         return bool(self.messages)
 
     def undo(self) -> None:
-        """Remove the last question and what came after it."""
+        """Remove the last question and its answer."""
         while self.messages and self.messages.pop()["role"] != "user":
             pass
 
     def command(self, line: str, say: Callable[[str], None]) -> bool:
-        """Carry out a slash command; True if the model should answer (again).
+        """Execute a slash command; True if the model should answer.
 
         Raises:
-            UsageError: the command or its argument makes no sense.
+            UsageError: the command or its argument is invalid.
         """
         name, _, rest = line[1:].partition(" ")
         action = COMMANDS.get(name)
@@ -67,45 +67,45 @@ class Conversation:
         return bool(action(self, rest.strip(), say))
 
 
-def _system(chat: Conversation, rest: str, say: Any) -> None:
+def _system(chat: ChatState, rest: str, say: Any) -> None:
     chat.system = rest or None
-    say("System prompt set." if rest else "System prompt forgotten.")
+    say("System prompt set." if rest else "System prompt removed.")
 
 
-def _set(chat: Conversation, rest: str, say: Any) -> None:
+def _set(chat: ChatState, rest: str, say: Any) -> None:
     key, _, value = rest.partition(" ")
     key = key.replace("-", "_")
     if not key:
-        for name, held in chat.sampling.model_dump().items():
-            say(f"{name:20} {held}")
+        for name, value in chat.sampling.model_dump().items():
+            say(f"{name:20} {value}")
         return
     values = chat.sampling.model_dump() | {key: yaml.safe_load(value) if value else None}
     chat.sampling = SamplingConfig.parse(values)
     say(f"{key} is {getattr(chat.sampling, key)}.")
 
 
-def _retry(chat: Conversation, rest: str, say: Any) -> bool:
-    if not chat.take_back():
-        raise UsageError("There is nothing to answer yet.")
+def _retry(chat: ChatState, rest: str, say: Any) -> bool:
+    if not chat.remove_last_answer():
+        raise UsageError("There is no question to answer yet.")
     return True
 
 
-def _undo(chat: Conversation, rest: str, say: Any) -> None:
+def _undo(chat: ChatState, rest: str, say: Any) -> None:
     chat.undo()
-    say("Forgotten.")
+    say("Removed.")
 
 
-def _clear(chat: Conversation, rest: str, say: Any) -> None:
+def _clear(chat: ChatState, rest: str, say: Any) -> None:
     chat.messages = []
     say("A new conversation.")
 
 
-def _history(chat: Conversation, rest: str, say: Any) -> None:
+def _history(chat: ChatState, rest: str, say: Any) -> None:
     for message in chat.prompt():
         say(f"{message['role']}: {message['content']}")
 
 
-def _save(chat: Conversation, rest: str, say: Any) -> None:
+def _save(chat: ChatState, rest: str, say: Any) -> None:
     if not rest:
         raise UsageError("/save needs the name of a file.")
     path = Path(rest).expanduser()
@@ -121,29 +121,29 @@ def _save(chat: Conversation, rest: str, say: Any) -> None:
     say(f"Saved to {path}.")
 
 
-def _load(chat: Conversation, rest: str, say: Any) -> None:
+def _load(chat: ChatState, rest: str, say: Any) -> None:
     path = Path(rest).expanduser()
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))["messages"]
         messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in loaded]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no conversation saved as JSON: {error}.") from None
+        raise UsageError(f"{path} is not a conversation saved as JSON: {error}.") from None
     chat.system = None
     if messages and messages[0]["role"] == "system":
         chat.system = messages.pop(0)["content"]
     chat.messages = messages
-    say(f"{len(messages)} messages.")
+    say(f"Loaded {len(messages)} messages.")
 
 
-def _quit(chat: Conversation, rest: str, say: Any) -> None:
+def _quit(chat: ChatState, rest: str, say: Any) -> None:
     raise EOFError
 
 
-def _help(chat: Conversation, rest: str, say: Any) -> None:
+def _help(chat: ChatState, rest: str, say: Any) -> None:
     say(HELP)
 
 
-COMMANDS: dict[str, Callable[[Conversation, str, Any], Any]] = {
+COMMANDS: dict[str, Callable[[ChatState, str, Any], Any]] = {
     "system": _system,
     "set": _set,
     "retry": _retry,

@@ -1,4 +1,4 @@
-"""`kgpt data`: prepare, get, show."""
+"""`kgpt data`: prepare, download and inspect data sets."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from kgpt.cli.options import Whole
+from kgpt.cli.options import StrictInt
 from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
+from kgpt.formatting import size
 
 KINDS = ("bpe", "char", "byte")
 FLAGS = (
@@ -32,8 +33,8 @@ def prepare(
     *sources: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: str,
     tokenizer: str = "bpe",
-    vocab_size: Whole = 4096,
-    min_frequency: Whole = 2,
+    vocab_size: StrictInt = 4096,
+    min_frequency: StrictInt = 2,
     field: str = "text",
     separator: str | None = None,
     val_fraction: float = 0.1,
@@ -48,17 +49,17 @@ def prepare(
     out
         The folder of the data set.
     tokenizer
-        bpe, char or byte to make a new one; or a folder with tokenizer.json to use that.
+        bpe, char or byte to train one; or a folder with a tokenizer.json.
     vocab_size
-        Tokens of a new bpe tokenizer.
+        Vocabulary size of a new bpe tokenizer.
     min_frequency
-        How often a pair must occur to become a bpe token.
+        Minimum frequency of a pair to become a bpe token.
     field
         The field or column that holds the text in .jsonl and .parquet.
     separator
-        What stands between documents in .txt and .md; each file is one document without it.
+        The separator of documents in .txt and .md; without it, each file is one document.
     val_fraction
-        The share kept for validation.
+        The fraction used for validation.
     quiet
         Show no progress.
     """
@@ -102,13 +103,13 @@ def get(
     out: str | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Download a well-known text, or write the embedded one, and prepare it.
+    """Download a well-known text, or generate the embedded one, and prepare it.
 
     Parameters
     ----------
     name
-        shakespeare: tiny Shakespeare, 1.1 MB, by characters. tinyworld: the conversations and
-        stories of `kgpt demo`, 15 MB, made here without a network.
+        shakespeare: tiny Shakespeare, 1.1 MB, character-level. tinyworld: the conversations and
+        stories of `kgpt demo`, 15 MB, generated offline.
     out
         The folder of the data set; data/shakespeare-char or data/tinyworld if not given.
     quiet
@@ -134,7 +135,7 @@ def get(
 def make_tinyworld(
     out: Path, quiet: bool, conversations: int = 40_000, stories: int = 6_000
 ) -> None:
-    """Write the embedded corpus beside `out`, and prepare it as the data set `out`."""
+    """Generate the embedded corpus beside `out`, and prepare it as the data set `out`."""
     from kgpt.data import tinyworld
     from kgpt.files import os_errors_as_kgpt
 
@@ -144,14 +145,14 @@ def make_tinyworld(
 
 
 def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """What a data set holds.
+    """Show a data set: splits, tokens, bytes and its first tokens.
 
     Parameters
     ----------
     folder
         The folder of the data set.
     verify
-        Also compare every file with its checksum.
+        Also verify the checksum of every file.
     """
     from kgpt.data.shards import TokenDataset
 
@@ -167,16 +168,16 @@ def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False
             split,
             f"{info.documents:,}",
             f"{info.tokens:,}",
-            f"{info.text_bytes / 1e6:,.2f} MB",
+            size(info.text_bytes),
             f"{data.bytes_per_token(split):.2f}",
             str(len(info.shards)),
         )
     console = Console()
     console.print(table)
     beginning = data.tokens("train").arrays[0][:60].tolist()
-    console.print(Text("It begins: ", style="dim") + Text(repr(tokenizer.decode(beginning))))
+    console.print(Text("Beginning: ", style="dim") + Text(repr(tokenizer.decode(beginning))))
     if verify:
-        console.print("Every checksum is right.")
+        console.print("All checksums match.")
 
 
 def _progress(console: Console) -> Progress:

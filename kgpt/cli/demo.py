@@ -1,7 +1,6 @@
-"""`kgpt demo`: from nothing to a chat, in minutes on two CPU cores.
+"""`kgpt demo`: generate a corpus, train on it, test the model and chat with it, in minutes.
 
-Corpus, tokenizer, training, samples, questions the model has never seen, a conversation. Every
-step is the one its own command takes; the run it leaves behind is like any other.
+Every step is that of its own command: `kgpt data get`, `kgpt train`, `kgpt generate`, `kgpt chat`.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from kgpt.config import Config, SamplingConfig, parse_overrides
 from kgpt.data.tinyworld import Question
 from kgpt.data.tinyworld import questions as endless_questions
 from kgpt.errors import KgptError
+from kgpt.formatting import duration
 from kgpt.runs import Run, new_run, resolve_model
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SHOWN = 15  # questions in the table
 REPLY_TOKENS = 24
 QUESTIONS_SEED = 2026
-EXPECTED = 0.9  # the share of right answers that the preset reaches
-BROKEN_BELOW = 0.8  # less is no bad luck: something went wrong
+EXPECTED = 0.9  # the accuracy that the preset reaches
+MIN_ACCURACY = 0.8  # less is not chance: something went wrong
 SCRIPT = (
     "Good morning!",
     "Look, Iris has a black drum. Look, Leo has a green kite. What colour is Leo's kite?",
@@ -53,22 +53,22 @@ def demo(
     questions: Annotated[int, Parameter(validator=Number(gte=1))] = 200,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """From nothing to a chat: write a small world, train on it, ask what was never told.
+    """Generate a corpus, train on it, test and chat with the model.
 
-    Interrupted by Ctrl-C it saves; the same command goes on. Any key of the preset `tinyworld`
-    can be set, as with `kgpt train`: --train.max-steps 500.
+    Ctrl-C saves; the same command resumes. Any key of the preset `tinyworld` can be set, as with
+    `kgpt train`: --train.max-steps 500.
 
     Parameters
     ----------
     run
-        The run's name; a finished one is asked again. Without it: the demo that was interrupted,
-        or a new run demo, demo-2, …
+        The name of the run; a finished one is only tested. If not given: an interrupted demo, or
+        a new run demo, demo-2, …
     data
-        The folder of the data set; it is made where there is none.
+        The folder of the data set, created if it does not exist.
     questions
-        How many held-out questions are asked.
+        Number of held-out questions to ask.
     quiet
-        Print nothing but the share of right answers.
+        Print only the fraction of correct answers.
     """
     config = Config.load("tinyworld", {"data.dir": data} | parse_overrides(overrides, FLAGS))
     directory = new_run(run) if run else next_run()
@@ -87,10 +87,9 @@ def demo(
             return code
     silence_native_code()
     right = show_what_it_learned(directory, questions, console)
-    minutes, seconds = divmod(round(time.perf_counter() - started), 60)
-    show_next(directory, console, f"{minutes} min {seconds} s")
+    show_next(directory, console, duration(time.perf_counter() - started))
     Console().print(
-        f"{right} of {questions} held-out questions answered rightly ({right / questions:.1%}).",
+        f"{right} of {questions} held-out questions answered correctly ({right / questions:.1%}).",
         highlight=False,
     )
     check(right / questions)
@@ -98,7 +97,7 @@ def demo(
 
 
 def next_run() -> Run:
-    """The latest demo if it was interrupted; else one that is still to be: demo, demo-2, …"""
+    """The latest demo if it was interrupted, else a new run: demo, demo-2, …"""
     latest = new_run("demo")
     for number in itertools.count(2):
         following = new_run(f"demo-{number}")
@@ -126,7 +125,7 @@ def show_what_it_learned(run: Run, count: int, console: Console) -> int:
 
 
 def converse(engine: TextGenerator, console: Console) -> None:
-    """A conversation by script: every turn sees the ones before."""
+    """A scripted conversation of several turns."""
     messages: list[dict[str, str]] = []
     for line in SCRIPT:
         messages.append(user(line))
@@ -147,7 +146,7 @@ def held_out_questions(count: int) -> list[Question]:
 
 
 def reply(engine: TextGenerator, conversations: list[list[dict[str, str]]]) -> list[str]:
-    """What the model says next in each conversation, at temperature 0."""
+    """The model's reply in each conversation, at temperature 0."""
     greedy = SamplingConfig(temperature=0, max_tokens=REPLY_TOKENS)
     prompts = [engine.chat_prompt(messages, reserve=REPLY_TOKENS) for messages in conversations]
     return [completion.text.strip() for completion in engine.generate_batch(prompts, greedy)]
@@ -186,12 +185,12 @@ def show_next(run: Run, console: Console, spent: str) -> None:
         console.print(line + Text(command, style="bold"), soft_wrap=True)
 
 
-def check(share: float) -> None:
-    """Refuse a share of right answers that is no bad luck."""
-    if share < BROKEN_BELOW:
+def check(accuracy: float) -> None:
+    """Raise a `KgptError` if the accuracy is too low to be chance."""
+    if accuracy < MIN_ACCURACY:
         raise KgptError(
-            f"The demo answers {EXPECTED:.0%} or more when it trains to its end as it comes; "
-            f"{share:.0%} means that it was given too few steps, or that something is wrong."
+            f"The demo answers {EXPECTED:.0%} or more with its default options; "
+            f"{accuracy:.0%} means too few training steps, or a bug."
         )
 
 

@@ -1,6 +1,6 @@
-"""The process a backend runs in: which backend, how quiet, and with which memory settings.
+"""Prepares the process for a backend: its choice, its output, malloc settings.
 
-Called before Keras is imported, by the commands that compute.
+Called before Keras is imported.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kgpt.errors import UsageError
 PACKAGES = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
 DEFAULT = "tensorflow"
 
-# A training step allocates and frees some gigabyte of temporaries. By default glibc gives such
-# blocks back to the kernel, and every step pays again for fresh pages: up to a third of the time
-# on JAX and TensorFlow. Huge pages make faults rare; without trimming and mmap there are none.
+# A training step allocates and frees about a gigabyte of temporaries. By default glibc returns such
+# blocks to the kernel, and the page faults of every step cost up to a third of its time on JAX and
+# TensorFlow. Huge pages make them rare; without trimming and mmap there are none.
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 KEEP_PAGES = (
     "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=67108864"
@@ -29,7 +29,7 @@ MALLOC = {"jax": HUGE_PAGES, "torch": HUGE_PAGES, "tensorflow": KEEP_PAGES}
 
 
 def choose_backend() -> str:
-    """Settle `KERAS_BACKEND`, which must be one kgpt knows and be installed."""
+    """Set and return `KERAS_BACKEND`; a `UsageError` if it is unknown or not installed."""
     name = os.environ.get("KERAS_BACKEND") or _from_keras_json() or DEFAULT
     if name not in PACKAGES:
         hint = did_you_mean(name, PACKAGES) or f"choose {', '.join(PACKAGES)}."
@@ -44,9 +44,9 @@ def choose_backend() -> str:
 
 
 def prepare_process() -> None:
-    """Choose the backend and start this process anew if its memory settings must change.
+    """Choose the backend, and restart this process if its malloc settings must change.
 
-    The C library reads them only when a process starts. Whoever sets GLIBC_TUNABLES decides.
+    glibc reads them only at process start. A GLIBC_TUNABLES that is already set is kept.
     """
     name = choose_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -62,7 +62,7 @@ def prepare_process() -> None:
 
 
 def silence_native_code() -> None:
-    """Keep what backends print from native code off the terminal; Python's own output stays.
+    """Discard what native code of backends prints on stderr; Python's own output stays.
 
     Native code writes to file descriptor 2, whatever `sys.stderr` is.
     """
@@ -74,9 +74,10 @@ def silence_native_code() -> None:
 
 
 def _from_keras_json() -> str | None:
-    """The backend that Keras's own configuration file asks for."""
+    """The backend set in Keras's configuration file."""
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     try:
-        return json.loads((folder / "keras.json").read_text(encoding="utf-8")).get("backend")
-    except (OSError, ValueError, AttributeError):
+        name = json.loads((folder / "keras.json").read_text(encoding="utf-8"))["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    return str(name) if name else None

@@ -1,4 +1,4 @@
-"""`kgpt export`: write a model in the formats of other software."""
+"""`kgpt export`: convert a model to the formats of other software."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
+from kgpt.formatting import size
 from kgpt.runs import resolve_model
 
 # A format is a function of the model directory, the empty folder to fill, and the storage dtype.
@@ -23,7 +24,7 @@ STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def export(*, model: str, format: str, out: str, dtype: str | None = None) -> None:
-    """Write a model for other software.
+    """Convert a model to the format of other software.
 
     Parameters
     ----------
@@ -36,10 +37,10 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
         the whole text generator for TensorFlow Serving; OUT is then a numbered version, such as
         my-model/1.
     out
-        The folder to write, which must not exist or be empty.
+        The output folder, which must be empty or not exist.
     dtype
-        Of the stored weights: float32, bfloat16 or float16. If not given, hf keeps the model's
-        own; the others write float32.
+        Of the stored weights: float32, bfloat16 or float16. If not given, hf keeps the model's,
+        the others use float32.
     """
     if format not in FORMATS:
         hint = did_you_mean(format, FORMATS) or f"the formats are {', '.join(FORMATS)}."
@@ -54,11 +55,11 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
     module, name = FORMATS[format].split(":")
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         getattr(import_module(module), name)(folder, work, dtype)
-    print(f"{target}: {format}, {size_of(target) / 1e6:,.1f} MB")
+    print(f"{target}: {format}, {size(size_of(target))}")
 
 
 def new_target(out: str) -> Path:
-    """The folder `out`, which must not exist or be empty."""
+    """The path `out`; a `UsageError` unless it is empty or does not exist."""
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already; choose another folder, or delete it.")

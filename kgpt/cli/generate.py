@@ -1,4 +1,4 @@
-"""`kgpt generate`: continue a prompt, or a file of prompts."""
+"""`kgpt generate`: completions of a prompt or of a file of prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from kgpt.cli import options
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import SamplingFlags, Whole
+from kgpt.cli.options import Dtype, SamplingFlags, StrictInt
 from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
@@ -28,52 +28,50 @@ def generate(
     field: Annotated[list[str] | None, Parameter(negative="")] = None,
     input_file: str | None = None,
     output_file: str | None = None,
-    num_samples: Whole = 1,
+    num_samples: StrictInt = 1,
     draft_model: str | None = None,
     prompt_lookup: Annotated[bool, Parameter(negative="")] = False,
-    max_num_seqs: Whole = 16,
-    dtype: InferenceDtype = "float32",
+    max_num_seqs: StrictInt = 16,
+    dtype: Dtype = "float32",
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    sampling: SamplingFlags = options.NONE,
+    sampling: SamplingFlags = options.NO_FLAGS,
 ) -> None:
-    """Write text with a trained model.
+    """Generate text with a trained model.
 
     Parameters
     ----------
     model
         A model directory, a run (its best checkpoint), or run@step.
     prompt
-        What the text begins with; - reads it from standard input.
+        The prompt; - reads it from standard input.
     template
-        A prompt template by name, such as story or code, or a YAML file; see --field.
+        The name of a prompt template, such as story or code, or its YAML file; see --field.
     field
-        A template's field as name=value; may be given several times.
+        A field of the template as name=value; may be given repeatedly.
     input_file
-        Prompts, one a line, or JSON lines with a "prompt"; - is standard input.
+        Prompts, one per line, or JSON lines with a "prompt"; - is standard input.
     output_file
-        Where the answers to --input-file go, as JSON lines. What is there already is kept, and an
-        interrupted job goes on where it stopped.
+        The completions of --input-file, as JSON lines. Existing ones are kept, so that an
+        interrupted job is resumed.
     num_samples
-        How many continuations of the prompt; their seeds count up.
+        Number of completions of the prompt, with consecutive seeds.
     draft_model
-        Speculative decoding with a smaller model of the same tokenizer: the same text, sooner.
+        Speculative decoding with a smaller model of the same tokenizer: same text, faster.
     prompt_lookup
-        Speculative decoding from the text itself: the same text, sooner where it repeats.
+        Speculative decoding with n-grams of the context: same text, faster where it repeats.
     max_num_seqs
-        How many sequences are decoded at once.
-    dtype
-        What weights are held in and computed with; int8 holds matrices in 8 bits.
+        Sequences decoded at once.
     stream
-        Show the text as it is written.
+        Print the text as it is generated.
     json_lines
-        Print one JSON object a continuation.
+        Print one JSON object per completion.
     """
     folder = resolve_model(model)
-    changes = options.given(sampling)
+    changes = options.given_flags(sampling)
     if input_file is not None:
         if prompt is not None or template is not None:
-            raise UsageError("--input-file brings its own prompts; leave out --prompt, --template.")
+            raise UsageError("--input-file replaces --prompt and --template; leave them out.")
         if output_file is None:
             raise UsageError("--input-file needs --output-file; - writes to standard output.")
     elif (prompt is None) == (template is None):
@@ -95,38 +93,38 @@ def generate(
     if draft_folder:
         draft = _load_draft_model(folder, draft_folder, dtype)
     with TextGenerator(folder, max_num_seqs=max_num_seqs, draft_model=draft, dtype=dtype) as engine:
-        settings = options.over(engine.default_sampling, changes)
+        params = options.merged(engine.default_sampling, changes)
         if input_file is not None:
             from kgpt.cli.generate_file import complete_file
 
-            complete_file(engine, settings, input_file, str(output_file))
+            complete_file(engine, params, input_file, str(output_file))
         else:
-            _continue(engine, prompt or "", settings, num_samples, stream, json_lines)
+            _print_completions(engine, prompt or "", params, num_samples, stream, json_lines)
 
 
-def _continue(
-    engine: Any, prompt: str, settings: SamplingConfig, count: int, stream: bool, as_json: bool
+def _print_completions(
+    engine: Any, prompt: str, params: SamplingConfig, count: int, stream: bool, as_json: bool
 ) -> None:
-    """Print `count` continuations of one prompt."""
+    """Print `count` completions of one prompt."""
     if as_json:
-        for completion in engine.generate_batch([prompt] * count, settings):
+        for completion in engine.generate_batch([prompt] * count, params):
             print(json.dumps(completion.as_dict(prompt), ensure_ascii=False), flush=True)
     elif count == 1 and stream:
         sys.stdout.write(for_output(prompt))
-        for event in engine.stream(prompt, settings):
-            sys.stdout.write(for_output(event.text))
+        for chunk in engine.stream(prompt, params):
+            sys.stdout.write(for_output(chunk.text))
             sys.stdout.flush()
-            if event.error:
-                raise UsageError(event.error)
+            if chunk.error:
+                raise UsageError(chunk.error)
         print()
     else:
-        texts = engine.generate_batch([prompt] * count, settings)
-        shown = (for_output(f"{prompt}{completion.text}") for completion in texts)
+        completions = engine.generate_batch([prompt] * count, params)
+        shown = (for_output(f"{prompt}{completion.text}") for completion in completions)
         print(f"\n{RULE}\n".join(shown))
 
 
 def _load_draft_model(folder: Path, draft_folder: Path, dtype: InferenceDtype) -> Any:
-    """The draft model, if its tokenizer is the model's."""
+    """The draft model, which must have the model's tokenizer."""
     from kgpt.generation.load import check_same_tokenizer
     from kgpt.generation.loading import load_for_inference
 

@@ -1,4 +1,4 @@
-"""A file of prompts in, a file of answers out: resumable, with progress."""
+"""`kgpt generate --input-file`: completions of a file of prompts; resumable, with progress."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from kgpt.config import SamplingConfig
 from kgpt.errors import DataError, UsageError
 from kgpt.generation.generator import TextGenerator, seed_of, with_seed
 
-PORTION = 64  # prompts in flight; their answers are written before the next are started
+CHUNK_SIZE = 64  # prompts per batch, whose completions are saved before the next begins
 
 
 def complete_file(
-    engine: TextGenerator, settings: SamplingConfig, source: str, target: str
+    engine: TextGenerator, sampling: SamplingConfig, source: str, target: str
 ) -> None:
-    """Answer the prompts of `source`, one JSON line each, in their order.
+    """Complete the prompts of `source` in order, one JSON line each.
 
-    Answers that `target` holds already are kept: the job goes on after them.
+    Completions already in `target` are kept, and the job resumes after them.
 
     Raises:
-        DataError: the source cannot be read. UsageError: the target holds other prompts' answers.
+        DataError: the source cannot be read. UsageError: the target is of other prompts.
     """
     prompts = read_prompts(source)
-    settings = with_seed(settings)
-    done = 0 if target == "-" else _answered(Path(target), prompts)
+    sampling = with_seed(sampling)
+    done = 0 if target == "-" else _num_completed(Path(target), prompts)
     with _open(target) as out, _progress(target) as bar:
-        task = bar.add_task("writing", total=len(prompts), completed=done)
-        for first in range(done, len(prompts), PORTION):
-            portion = prompts[first : first + PORTION]
-            seeded = settings.model_copy(update={"seed": seed_of(settings, first)})
+        task = bar.add_task("generating", total=len(prompts), completed=done)
+        for first in range(done, len(prompts), CHUNK_SIZE):
+            chunk = prompts[first : first + CHUNK_SIZE]
+            seeded = sampling.model_copy(update={"seed": seed_of(sampling, first)})
 
-            def write(number: int, completion: Any, portion: list[str] = portion) -> None:
-                line = json.dumps(completion.as_dict(portion[number]), ensure_ascii=False)
+            def write(number: int, completion: Any, chunk: list[str] = chunk) -> None:
+                line = json.dumps(completion.as_dict(chunk[number]), ensure_ascii=False)
                 out.write(line + "\n")
                 out.flush()
                 bar.advance(task)
 
-            engine.generate_batch(portion, seeded, on_done=write)
+            engine.generate_batch(chunk, seeded, on_done=write)
 
 
 def read_prompts(source: str) -> list[str]:
-    """One prompt a line; a line that is a JSON object gives its "prompt"."""
+    """The prompts of a file: one per line, or the "prompt" of a JSON object per line."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -61,20 +61,20 @@ def read_prompts(source: str) -> list[str]:
                 prompts.append(str(json.loads(line)["prompt"]))
             except (ValueError, KeyError, TypeError):
                 raise DataError(
-                    f"Line {number} of {source} is no JSON object with a prompt."
+                    f"Line {number} of {source} is not a JSON object with a prompt."
                 ) from None
         else:
             prompts.append(line)
     if not prompts:
-        raise DataError(f"{source} holds no prompts.")
+        raise DataError(f"{source} has no prompts.")
     return prompts
 
 
-def _answered(target: Path, prompts: list[str]) -> int:
-    """How many answers `target` holds; a half-written last line is cut off."""
+def _num_completed(target: Path, prompts: list[str]) -> int:
+    """The number of completions in `target`, whose incomplete last line is removed."""
     if not target.is_file():
         return 0
-    whole: list[str] = []
+    complete: list[str] = []
     for line in target.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             prompt = json.loads(line)["prompt"]
@@ -82,13 +82,13 @@ def _answered(target: Path, prompts: list[str]) -> int:
             break
         if not line.endswith("\n"):
             break
-        if len(whole) >= len(prompts) or prompt != prompts[len(whole)]:
+        if len(complete) >= len(prompts) or prompt != prompts[len(complete)]:
             raise UsageError(
-                f"{target} holds answers to other prompts; name another --output-file."
+                f"{target} has completions of other prompts; give another --output-file."
             )
-        whole.append(line)
-    target.write_text("".join(whole), encoding="utf-8")
-    return len(whole)
+        complete.append(line)
+    target.write_text("".join(complete), encoding="utf-8")
+    return len(complete)
 
 
 def _open(target: str) -> contextlib.AbstractContextManager[TextIO]:

@@ -1,4 +1,4 @@
-"""`kgpt import`: turn a model of other software into a model directory."""
+"""`kgpt import`: convert a model of other software to a model directory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.export import STORAGE_DTYPES, new_target, size_of
 from kgpt.errors import UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
+from kgpt.formatting import size
 
 
 def import_model(
     source: str, *, out: str, tokenizer: str | None = None, dtype: str | None = None
 ) -> None:
-    """Turn a model of other software into a model directory.
+    """Convert a model of other software to a model directory.
 
     Parameters
     ----------
@@ -20,7 +21,7 @@ def import_model(
         HuggingFaceTB/SmolLM2-135M-Instruct, a preset directory of KerasNLP's GPT-2, or a
         nanoGPT checkpoint.
     out
-        The folder to write, which must not exist or be empty.
+        The output folder, which must be empty or not exist.
     tokenizer
         A folder with a tokenizer that replaces the source's own.
     dtype
@@ -39,5 +40,5 @@ def import_model(
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         import_from(source, work, replacement, dtype)
     parameters = load_config(target).num_parameters()
-    print(f"{target}: {parameters / 1e6:,.1f} M parameters, {size_of(target) / 1e6:,.1f} MB")
+    print(f"{target}: {parameters / 1e6:,.1f} M parameters, {size(size_of(target))}")
     print(f"Next: kgpt chat --model {target}, or kgpt generate --model {target} --prompt TEXT")

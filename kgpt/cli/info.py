@@ -40,20 +40,19 @@ def info(
 
 
 def model_info(folder: Path) -> dict[str, Any]:
-    """What `kgpt info` shows of a model directory; sizes are in bytes."""
+    """The data that `kgpt info` shows of a model directory; sizes in bytes."""
     from kgpt.checkpoints import model_info as from_config
     from kgpt.checkpoints.hf_config import model_type_of
     from kgpt.checkpoints.pretrained import load_config
     from kgpt.checkpoints.quantized import quantization_of
 
     config = load_config(folder)
-    stored = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     return {
         "folder": str(folder),
         "model_type": model_type_of(config),
         "architecture": config.model_dump(),
         "parameters": from_config.parameters_by_part(config),
-        "weights_on_disk": stored,
+        "weights_on_disk": weights_size(folder),
         "quantization": quantization_of(folder),
         "weights": from_config.weight_bytes(config),
         "cache_per_token": from_config.cache_bytes(config),
@@ -62,6 +61,11 @@ def model_info(folder: Path) -> dict[str, Any]:
         "tokenizer": tokenizer_info(folder),
         "provenance": provenance(folder),
     }
+
+
+def weights_size(folder: Path) -> int:
+    """Bytes of a model directory's weight files."""
+    return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
 
 
 def tokenizer_info(folder: Path) -> dict[str, Any] | None:
@@ -81,7 +85,7 @@ def tokenizer_info(folder: Path) -> dict[str, Any] | None:
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """The run, step and validation loss that a model comes from, as far as they are known."""
+    """The run, step and validation loss of a model, as far as they are known."""
     from kgpt.checkpoints.pretrained import TRAINER_STATE, training_state_file
     from kgpt.config import read_yaml
     from kgpt.text.special_tokens import read_json_object
@@ -99,7 +103,7 @@ def provenance(folder: Path) -> dict[str, Any]:
 
 
 def table_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
-    """The result of `model_info` as rows of a table: label and text."""
+    """The result of `model_info` as labels and texts of a table."""
     config, parts = info["architecture"], dict(info["parameters"])
     total = parts.pop("total")
     flops = info["flops_per_token"]
@@ -110,9 +114,9 @@ def table_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         *((f"  {part}", f"{count:,}  ({count / total:.0%})") for part, count in parts.items()),
         ("weights", sizes(info["weights"])),
         ("  on disk", size(info["weights_on_disk"]) + stored_as(info["quantization"])),
-        ("KV cache a token", sizes(info["cache_per_token"])),
+        ("KV cache per token", sizes(info["cache_per_token"])),
         ("  at full context", sizes(info["cache_at_full_context"])),
-        ("FLOPs a token", f"{flops['train']:.3g} to train, {flops['generate']:.3g} to generate"),
+        ("FLOPs per token", f"{flops['train']:.3g} to train, {flops['generate']:.3g} to generate"),
     ]
     if tokenizer := info["tokenizer"]:
         rows += [
@@ -128,10 +132,10 @@ def table_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
 
 def architecture(model_type: str, config: dict[str, Any]) -> str:
     """ "llama: 4 layers of 128, 4 heads, feed-forward 384, rotary, rms, swiglu"."""
-    heads, kv_heads = config["num_heads"], config["num_kv_heads"]
+    heads, num_kv_heads = config["num_heads"], config["num_kv_heads"]
     parts = [
         f"{config['num_layers']} layers of {config['hidden_dim']}",
-        f"{heads} heads" + (f", {kv_heads} KV heads" if kv_heads != heads else ""),
+        f"{heads} heads" + (f", {num_kv_heads} KV heads" if num_kv_heads != heads else ""),
         f"feed-forward {config['intermediate_dim']}",
         f"{config['position']} positions",
         f"{config['norm']} norm",

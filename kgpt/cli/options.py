@@ -1,4 +1,4 @@
-"""Command-line flags rendered from `SamplingConfig`, so that they are declared once."""
+"""Command-line flags generated from the fields of `SamplingConfig` and `ServeConfig`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from cyclopts import CoercionError, Group, Parameter, Token
 
-from kgpt.config import SamplingConfig
+from kgpt.config import InferenceDtype, SamplingConfig, ServeConfig
 
 GROUP = Group("Sampling", sort_key=1)
 
 
 def _flags() -> type:
-    """A dataclass with each field of `SamplingConfig`, None where the flag was not given."""
+    """A dataclass with the fields of `SamplingConfig`; a flag that is not given is None."""
     fields: list[tuple[str, Any, Any]] = []
     for name, field in SamplingConfig.model_fields.items():
         kind = bool if field.annotation is bool else field.annotation
@@ -22,12 +22,12 @@ def _flags() -> type:
             kind = dict[str, float]  # --logit-bias.50 -2
         elif name in ("stop", "bad_words"):
             kind = list[str]
-        is_whole = kind in (int, int | None)
+        is_int = kind in (int, int | None)
         shown = Annotated[
             kind | None,  # type: ignore[valid-type]
             Parameter(
                 help=field.description, group=GROUP, negative=(), show_default=False,
-                converter=_whole if is_whole else None,
+                converter=_strict_int if is_int else None,
             ),
         ]  # fmt: skip
         fields.append((name, shown, dataclasses.field(default=None)))
@@ -36,28 +36,29 @@ def _flags() -> type:
     return made
 
 
-def _whole(_: Any, tokens: Sequence[Token]) -> int:
-    """An integer; by itself cyclopts would take 0.9, as of --top-p, for the --top-k of 0."""
+def _strict_int(_: Any, tokens: Sequence[Token]) -> int:
+    """An integer; cyclopts would truncate 0.9 to 0."""
     try:
         return int(tokens[0].value)
     except ValueError:
         raise CoercionError(token=tokens[0], target_type=int) from None
 
 
-Whole = Annotated[int, Parameter(converter=_whole)]
+StrictInt = Annotated[int, Parameter(converter=_strict_int)]
 Flags: Any = _flags()
 SamplingFlags: Any = Annotated[Flags, Parameter(name="*")]
-NONE = Flags()
+NO_FLAGS = Flags()
+Dtype = Annotated[InferenceDtype, Parameter(help=ServeConfig.model_fields["dtype"].description)]
 
 
-def given(flags: Any) -> dict[str, Any]:
-    """The settings that were given, validated by `SamplingConfig`; a bad one is a `UsageError`."""
+def given_flags(flags: Any) -> dict[str, Any]:
+    """The flags that were given; a `UsageError` if one is invalid."""
     values = dataclasses.asdict(flags)
     changes = {name: value for name, value in values.items() if value is not None}
     SamplingConfig.parse(changes)
     return changes
 
 
-def over(defaults: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
-    """The model's defaults with the given settings over them."""
+def merged(defaults: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
+    """`defaults` with `changes` applied."""
     return SamplingConfig.parse(defaults.model_dump() | changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -12,9 +11,11 @@ from rich.text import Text
 
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.export import new_target
-from kgpt.cli.options import Whole
+from kgpt.cli.info import weights_size
+from kgpt.cli.options import StrictInt
 from kgpt.errors import UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
+from kgpt.formatting import size
 from kgpt.runs import resolve_model
 
 
@@ -22,9 +23,9 @@ def quantize(
     *,
     model: str,
     out: str,
-    bits: Whole = 8,
+    bits: StrictInt = 8,
     data: str | None = None,
-    tokens: Whole = 50_000,
+    tokens: StrictInt = 50_000,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Store a model in int8 or int4, and measure the loss in perplexity.
@@ -44,7 +45,7 @@ def quantize(
     data
         Measure perplexity before and after on this data set (its validation split) or text file.
     tokens
-        Measure perplexity on at most so many tokens.
+        Maximum number of tokens to measure perplexity on.
     quiet
         Print nothing.
     """
@@ -65,17 +66,17 @@ def quantize(
     table = Table()
     for column in ("", "before", f"int{bits}", "change"):
         table.add_column(column, justify="left" if not column else "right")
-    sizes = [weights_size(folder), weights_size(target)]
-    table.add_row("weights on disk", *(f"{n / 1e6:,.2f} MB" for n in sizes), ratio(*sizes))
+    before, after = weights_size(folder), weights_size(target)
+    change = f"{before / after:.1f}x smaller"
+    table.add_row("weights on disk", size(before), size(after), change)
     memory = 4 * load_config(folder).num_parameters()
-    table.add_row("weights in memory", *[f"{memory / 1e6:,.2f} MB"] * 2, "none")
+    table.add_row("weights in memory", *[size(memory)] * 2, "none")
     if evaluation is not None:
         silence_native_code()
         with console.status("measuring"):
             stream, loss_mask = evaluation
-            before, after = (perplexity(f, stream, tokens, loss_mask) for f in (folder, target))
-        row = f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.2%}"
-        table.add_row("perplexity", *row)
+            old, new = (perplexity(f, stream, tokens, loss_mask) for f in (folder, target))
+        table.add_row("perplexity", f"{old:.4f}", f"{new:.4f}", f"{new / old - 1:+.2%}")
     console.print(table)
     console.print(
         Text(
@@ -85,12 +86,3 @@ def quantize(
     )
     if evaluation is None:
         console.print(Text("Give --data to measure the loss in perplexity."))
-
-
-def weights_size(folder: Path) -> int:
-    """Bytes of a model directory's weights."""
-    return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
-
-
-def ratio(before: int, after: int) -> str:
-    return f"{before / after:.1f}x smaller"

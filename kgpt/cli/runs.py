@@ -1,4 +1,4 @@
-"""`kgpt runs`: look at runs and steer them, from any terminal on the machine. No Keras."""
+"""`kgpt runs`: list, compare and control runs from any terminal on the machine. No Keras."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from kgpt.config import read_yaml
 from kgpt.errors import UsageError
+from kgpt.formatting import number
 from kgpt.runs import Command, Run, all_runs, find_run, runs_folder
 
 console = Console()
@@ -30,15 +31,15 @@ def list_run() -> None:
             Text(run.name),
             _state(run),
             f"{status.step}/{status.total_steps}",
-            _figure(_last(rows, "loss")),
-            _figure(_best(rows)),
+            number(_last(rows, "loss")),
+            number(_best(rows)),
             status.backend,
         )
     console.print(table)
 
 
 def show_run(run: str) -> None:
-    """One run: its state and its latest figures.
+    """One run: its state and latest metrics.
 
     Parameters
     ----------
@@ -48,20 +49,20 @@ def show_run(run: str) -> None:
     found = find_run(run)
     status, rows = found.status(), found.metrics()
     table = Table(show_header=False, box=None)
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "state": _state(found),
         "step": f"{status.step} of {status.total_steps} (epoch {status.epoch:.2f})",
         "tokens seen": f"{status.tokens_seen:,}",
-        "loss": _figure(_last(rows, "loss")),
-        "validation": f"{_figure(_last(rows, 'val_loss'))} (best {_figure(_best(rows))})",
+        "loss": number(_last(rows, "loss")),
+        "validation": f"{number(_last(rows, 'val_loss'))} (best {number(_best(rows))})",
         "speed": f"{_last(rows, 'tokens_per_s') or 0:,.0f} tokens/s",
         "runs on": f"{status.backend}, {status.device}, process {status.pid} on {status.host}",
         "checkpoints": ", ".join(map(str, found.checkpoint_steps())) or "none",
         "folder": str(found.path),
     }
     if status.error:
-        facts["error"] = status.error
-    for name, value in facts.items():
+        fields["error"] = status.error
+    for name, value in fields.items():
         table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(value))
     console.print(table)
     if samples := found.samples():
@@ -76,7 +77,7 @@ def compare_run(*runs: str) -> None:
     Parameters
     ----------
     runs
-        The names of two runs or more.
+        The names of at least two runs.
     """
     if len(runs) < 2:
         raise UsageError("Name at least two runs to compare.")
@@ -92,8 +93,8 @@ def compare_run(*runs: str) -> None:
             table.add_row(key, *map(Text, values))
     table.add_section()
     table.add_row("step", *[str(run.status().step) for run in found])
-    table.add_row("loss", *[_figure(_last(run.metrics(), "loss")) for run in found])
-    table.add_row("best validation", *[_figure(_best(run.metrics())) for run in found])
+    table.add_row("loss", *[number(_last(run.metrics(), "loss")) for run in found])
+    table.add_row("best validation", *[number(_best(run.metrics())) for run in found])
     console.print(table)
 
 
@@ -109,7 +110,7 @@ def pause_run(run: str) -> None:
 
 
 def resume_run(run: str) -> None:
-    """Let a paused run go on.
+    """Resume a paused run.
 
     Parameters
     ----------
@@ -142,21 +143,21 @@ def checkpoint_run(run: str) -> None:
 
 
 def sample_run(run: str, *, prompt: str | None = None) -> None:
-    """Write a sample now.
+    """Generate a sample now.
 
     Parameters
     ----------
     run
         The name of the run.
     prompt
-        What it begins with; the run's own prompts if not given.
+        Its prompt; the run's own prompts if not given.
     """
     _send(run, "sample", **({} if prompt is None else {"prompt": prompt}))
 
 
 def _send(name: str, command: Command, **details: str) -> None:
     find_run(name).send(command, **details)
-    console.print(Text(f"{command}: sent to {name}; it acts after the step under way."))
+    console.print(Text(f"{command}: sent to {name}, which reads it after the current step."))
 
 
 def _state(run: Run) -> Text:
@@ -167,16 +168,12 @@ def _state(run: Run) -> Text:
     return Text(status.state, style=colours.get(status.state, ""))
 
 
-def _last(rows: list[dict], name: str) -> float | None:
+def _last(rows: list[dict[str, Any]], name: str) -> float | None:
     return next((row[name] for row in reversed(rows) if name in row), None)
 
 
-def _best(rows: list[dict]) -> float | None:
+def _best(rows: list[dict[str, Any]]) -> float | None:
     return min((row["val_loss"] for row in rows if "val_loss" in row), default=None)
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`kgpt serve`: serves a model through the OpenAI API, with a web page to chat."""
+"""`kgpt serve`: serve a model over the OpenAI API, with a web page to chat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def serve(
     model: str,
     config: Annotated[ServeConfig | None, Parameter(name="*", negative_iterable=())] = None,
 ) -> int:
-    """Serve a model through the OpenAI API, with a web page to chat.
+    """Serve a model over the OpenAI API, with a web page to chat.
 
     Parameters
     ----------

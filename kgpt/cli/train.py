@@ -1,4 +1,4 @@
-"""`kgpt train`: resolve a configuration, claim a run directory, train."""
+"""`kgpt train`: resolve the configuration, lock the run directory, train."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Train a model, or go on with a run.
+    """Train a model, or resume a run.
 
     Parameters
     ----------
     config
         The name of a preset, or a YAML file.
     data
-        The data set, as `kgpt data prepare` makes it.
+        A data set made by `kgpt data prepare`.
     run
-        The name of the run; made from the configuration's name and the time if not given.
+        The name of the run; the configuration's name and the time if not given.
     resume
-        Go on from the run's last good checkpoint.
+        Resume from the run's latest valid checkpoint.
     quiet
-        Show nothing; the run directory is written all the same.
+        Print nothing.
     """
     changes = parse_overrides(overrides, FLAGS)
     if data is not None:
@@ -59,7 +59,7 @@ def run_training(config: Config, run: Run, resume: bool, quiet: bool) -> int:
     prepare_process()
     from kgpt.data.shards import TokenDataset
 
-    TokenDataset(config.data.dir or "")  # before a run directory is made for nothing
+    TokenDataset(config.data.dir or "")  # fails before the run directory is created
     if run.exists and not resume:
         raise RunError(
             f"The run {run.name} exists already; resume it with --resume, "
@@ -69,20 +69,20 @@ def run_training(config: Config, run: Run, resume: bool, quiet: bool) -> int:
         raise RunError(f"There is no run {run.name} to resume; leave --resume out to start it.")
     run.lock()
     try:
-        with terminal_apart_from_log(run.log) as console:
+        with redirect_output(run.log) as console:
             from kgpt.training.trainer import train as fit
 
-            outcome = fit(config, run, resume, console, quiet)
+            result = fit(config, run, resume, console, quiet)
     finally:
         run.unlock()
-    return 130 if outcome.interrupted else 0
+    return 130 if result.interrupted else 0
 
 
 @contextlib.contextmanager
-def terminal_apart_from_log(log: Path) -> Iterator[Console]:
-    """Send all that the process prints to the log, and give a console on the real terminal.
+def redirect_output(log: Path) -> Iterator[Console]:
+    """Redirect stdout and stderr to the log, and yield a console on the real terminal.
 
-    Backends print from native code; on the terminal that would tear the progress bar.
+    Output of native code would break the progress bar on the terminal.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -89,9 +89,9 @@ def test_the_whole_demo_in_small(small_world, tmp_path):
 
     first = demo(*TINY)
     assert first.returncode == 1, first.stderr
-    assert "of 10 held-out questions answered rightly" in first.stdout
+    assert "of 10 held-out questions answered correctly" in first.stdout
     assert "you   Good morning!" in first.stdout
-    assert "given too few steps" in first.stderr and "Traceback" not in first.stderr
+    assert "means too few training steps" in first.stderr and "Traceback" not in first.stderr
     run = new_run("demo")
     assert run.status().state == "finished" and run.pointer("latest") == 3
     assert "val_loss" in json.dumps(run.metrics())
