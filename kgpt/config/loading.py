@@ -10,8 +10,9 @@ import yaml
 from pydantic import Field
 
 from kgpt.config.model import ModelConfig
+from kgpt.config.renamed_keys import with_renamed_keys
 from kgpt.config.sampling import SamplingConfig
-from kgpt.config.section import Section, did_you_mean, with_renamed_keys
+from kgpt.config.section import Section, did_you_mean
 from kgpt.config.training import DataConfig, TrainConfig
 from kgpt.errors import UsageError
 

@@ -8,16 +8,8 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kgpt.config.renamed_keys import current_name
 from kgpt.errors import UsageError
-
-# Former names of keys in run.yaml and preset files, which are migrated when they are read.
-# Elsewhere a former name is an unknown key, and the current one is suggested.
-RENAMED_KEYS = {
-    "banned": "bad_words",
-    "clip_norm": "max_grad_norm",
-    "ema": "ema_decay",
-    "replies_only": "assistant_only_loss",
-}
 
 
 class Section(BaseModel):
@@ -41,33 +33,12 @@ class Section(BaseModel):
             raise UsageError(sentence(error, cls, where)) from None
 
 
-def with_renamed_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """The keys of one section with current names; a current name beside a former one wins.
-
-    >>> with_renamed_keys({"clip_norm": 0.5, "seed": 1})
-    {'max_grad_norm': 0.5, 'seed': 1}
-    """
-    renamed: dict[str, Any] = {}
-    for name, value in values.items():
-        new_name = RENAMED_KEYS.get(name, name)
-        if new_name == name or new_name not in values:
-            renamed[new_name] = value
-    return renamed
-
-
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """'did you mean x?' for the current name of `name` or the closest of `known`, or ''."""
     known = list(known)
-    nearest = [_renamed(name)] if _renamed(name) in known else []
+    nearest = [current_name(name)] if current_name(name) in known else []
     nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {prefix}{nearest[0]}?" if nearest else ""
-
-
-def _renamed(name: str) -> str:
-    """The current name of a key or flag: "--train.ema" becomes "--train.ema-decay"."""
-    head, dot, key = name.removeprefix("--").rpartition(".")
-    new = RENAMED_KEYS.get(key.replace("-", "_"), key)
-    return f"--{head}{dot}{new.replace('_', '-')}" if name.startswith("--") else head + dot + new
 
 
 def sentence(error: ValidationError, model: type[BaseModel], where: str = "") -> str:

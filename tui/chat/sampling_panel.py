@@ -156,7 +156,7 @@ class SamplingPanel(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="sampling")
-        self.sampling = SamplingConfig()  # type: ignore[call-arg]
+        self.sampling = SamplingConfig()
         self._default = self.sampling
 
     def compose(self) -> ComposeResult:

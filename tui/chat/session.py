@@ -25,7 +25,7 @@ class ChatSession:
         self.store = store
         self.client: Client | None = None
         self.info: ModelInfo | None = None
-        self.default_sampling = sampling or SamplingConfig()  # type: ignore[call-arg]
+        self.default_sampling = sampling or SamplingConfig()
         self.conversation = Conversation()
         self._dirty: set[int] = set()
 

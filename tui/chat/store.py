@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kgpt.errors import KgptError
 from kgpt_tui.chat import sql
@@ -171,14 +172,14 @@ class Store:
             raise StoreError(f"The database of conversations is damaged: {error}.") from error
 
 
-def _conversation_row(c: Conversation) -> tuple:
+def _conversation_row(c: Conversation) -> tuple[Any, ...]:
     return (
         c.id, _clean(c.title), _clean(c.system), json.dumps(c.sampling), c.model, c.mode,
         _clean(c.draft), c.pinned, c.created, c.updated, c.leaf,
     )  # fmt: skip
 
 
-def _message_row(conversation: Conversation, m: Message) -> tuple:
+def _message_row(conversation: Conversation, m: Message) -> tuple[Any, ...]:
     tokens = encode_tokens(m.tokens)
     return (
         m.id, conversation.id, m.parent, m.role, _clean(m.content), m.created, m.model, m.finish,
@@ -191,7 +192,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _read_conversation(row: tuple) -> Conversation:
+def _read_conversation(row: tuple[Any, ...]) -> Conversation:
     return Conversation(
         id=row[0], title=row[1], system=row[2], sampling=json.loads(row[3]), model=row[4],
         mode=row[5], draft=row[6], pinned=bool(row[7]), created=row[8], updated=row[9],
@@ -199,7 +200,7 @@ def _read_conversation(row: tuple) -> Conversation:
     )  # fmt: skip
 
 
-def _read_message(row: tuple) -> Message:
+def _read_message(row: tuple[Any, ...]) -> Message:
     return Message(
         id=row[0], parent=row[1], role=row[2], content=row[3], created=row[4], model=row[5],
         finish=row[6], error=row[7], seconds=row[8], prompt_tokens=row[9], prefix=row[10],

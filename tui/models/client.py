@@ -65,6 +65,10 @@ class Client:
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerError(f"{address} is not an address: {error}.") from None
 
+    @property
+    def is_closed(self) -> bool:
+        return self._http.is_closed
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -253,8 +257,7 @@ class _as_server_errors:
     """Raises what a connection can raise as a `ServerError`."""
 
     def __init__(self, client: Client):
-        self.address = client.address
-        self.is_closed = lambda: client._http.is_closed
+        self.client = client
 
     def __enter__(self) -> None:
         return None
@@ -268,14 +271,14 @@ class _as_server_errors:
         if isinstance(error, MALFORMED):
             problem = "The server's response is malformed; is it an OpenAI-compatible server?"
         elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            problem = f"No server answers at {self.address}; is it running?"
+            problem = f"No server answers at {self.client.address}; is it running?"
         elif isinstance(error, httpx.TimeoutException):
             problem = "The server timed out; stop the answer or try again."
         elif isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-            problem = f"{self.address} is not an address such as http://127.0.0.1:8000."
+            problem = f"{self.client.address} is not an address such as http://127.0.0.1:8000."
         elif isinstance(error, httpx.HTTPError):
             problem = "The connection to the server broke."
-        elif isinstance(error, RuntimeError) and self.is_closed():
+        elif isinstance(error, RuntimeError) and self.client.is_closed:
             problem = "The connection was closed; choose a model again."
         else:
             return

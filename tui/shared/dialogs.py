@@ -20,7 +20,7 @@ class DismissOnceMixin(Screen[Any]):
     """A screen that dismisses itself once, and never the one below, if a key is hit twice."""
 
     def dismiss(self, result: Any = None) -> AwaitComplete:
-        return super().dismiss(result) if self.is_current else AwaitComplete.nothing()
+        return super().dismiss(result) if self.is_current else AwaitComplete.nothing()  # type: ignore[no-untyped-call]
 
 
 class ChoiceDialog(DismissOnceMixin, ModalScreen[str | None]):
