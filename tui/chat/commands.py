@@ -17,8 +17,8 @@ from kgpt_tui.chat.controller import ChatController
 from kgpt_tui.chat.conversation import Message
 
 if TYPE_CHECKING:
-    from kgpt_tui.chat.sampling_panel import SamplingPanel
     from kgpt_tui.chat.sides import PanelName
+    from kgpt_tui.chat.view import ChatView
 
 
 class CommandHost(Protocol):
@@ -28,18 +28,15 @@ class CommandHost(Protocol):
     def controller(self) -> ChatController: ...
 
     @property
-    def sampling_panel(self) -> SamplingPanel: ...
+    def view(self) -> ChatView: ...
 
     def use_model(self, model: str) -> None: ...
     def action_models(self) -> None: ...
     def edit_system(self) -> None: ...
-    def edit_message(self, message: Message) -> None: ...
-    def copy_message(self, message: Message) -> None: ...
     def inspect_message(self, message: Message) -> None: ...
     def action_panel(self, name: PanelName) -> None: ...
     def action_sidebar(self) -> None: ...
     def search_chats(self, words: str) -> None: ...
-    async def toggle_markdown(self) -> None: ...
     def show_help(self) -> None: ...
     async def quit_app(self) -> None: ...
 
@@ -124,22 +121,22 @@ def system(host: CommandHost, argument: str) -> None:
 def _set(host: CommandHost, argument: str) -> None:
     """Set a sampling field, as in /set temperature=0.7."""
     name, _, value = argument.replace("-", "_", 1).partition("=")
-    host.sampling_panel.change_text(name.strip(), value.strip())
+    host.view.sampling_panel.change_text(name.strip(), value.strip())
 
 
 @command("<name>")
 def preset(host: CommandHost, argument: str) -> None:
     """Use a preset of sampling settings."""
-    host.sampling_panel.use_preset(argument)
+    host.view.sampling_panel.use_preset(argument)
 
 
 @command("[name]")
 def save_preset(host: CommandHost, argument: str) -> None:
     """Keep the sampling settings as a preset."""
     if argument:
-        host.sampling_panel.save_preset(argument)
+        host.view.sampling_panel.save_preset(argument)
     else:
-        host.sampling_panel.ask_preset_name()
+        host.view.sampling_panel.ask_preset_name()
 
 
 @command()
@@ -163,13 +160,13 @@ async def prefill(host: CommandHost, argument: str) -> None:
 @command()
 def edit(host: CommandHost, argument: str) -> None:
     """Change the last question and send it again."""
-    host.edit_message(host.controller.last_message(of_user=True))
+    host.view.messages.edit(host.controller.last_message(of_user=True))
 
 
 @command()
 def copy(host: CommandHost, argument: str) -> None:
     """Copy the last answer."""
-    host.copy_message(host.controller.last_message())
+    host.view.copy(host.controller.last_message())
 
 
 @command()
@@ -211,7 +208,7 @@ async def mode(host: CommandHost, argument: str) -> None:
 @command()
 async def markdown(host: CommandHost, argument: str) -> None:
     """Switch between plain text and Markdown."""
-    await host.toggle_markdown()
+    await host.view.toggle_markdown()
 
 
 @command("<file.md or file.json>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from textual.app import ComposeResult
@@ -14,7 +15,10 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from kgpt.formatting import age
+from kgpt_tui.chat.controller import ChatController
+from kgpt_tui.chat.controller_call import ControllerCall
 from kgpt_tui.chat.store import Entry
+from kgpt_tui.shared.dialogs import InputDialog
 from kgpt_tui.shared.display import one_line
 
 
@@ -39,20 +43,29 @@ class Entries(OptionList):
         option = None if self.highlighted is None else self.get_option_at_index(self.highlighted)
         return option.entry if isinstance(option, EntryOption) else None
 
+    def _call(self, call: Callable[[ChatController], Awaitable[None] | None]) -> None:
+        self.post_message(ControllerCall(call))
+
     def action_pin(self) -> None:
         if (entry := self.chosen) is not None:
-            self.post_message(ConversationList.Pin(entry))
+            self._call(lambda controller: controller.toggle_pin(entry))
 
     def action_rename(self) -> None:
         if (entry := self.chosen) is not None:
-            self.post_message(ConversationList.Rename(entry))
+
+            def accept(title: str | None) -> None:
+                if title:
+                    self._call(lambda controller: controller.rename(title, entry.id))
+
+            dialog = InputDialog("Rename", "The title of this chat.", entry.title)
+            self.app.push_screen(dialog, accept)
 
     def action_delete(self) -> None:
         if (entry := self.chosen) is not None:
-            self.post_message(ConversationList.Delete(entry))
+            self._call(lambda controller: controller.delete(entry.id))
 
     def action_undo(self) -> None:
-        self.post_message(ConversationList.Undo())
+        self._call(ChatController.undo_delete)
 
     def action_search(self) -> None:
         self.post_message(ConversationList.Search())
@@ -72,23 +85,6 @@ class ConversationList(Vertical):
     @dataclass
     class Open(Event):
         entry: Entry
-
-    @dataclass
-    class Pin(Event):
-        """Pin the conversation, or unpin it."""
-
-        entry: Entry
-
-    @dataclass
-    class Rename(Event):
-        entry: Entry
-
-    @dataclass
-    class Delete(Event):
-        entry: Entry
-
-    class Undo(Event):
-        """Bring back the conversation deleted last."""
 
     class Search(Event):
         """Go to the search field."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from textual.app import ComposeResult
@@ -12,9 +12,12 @@ from textual.events import Click
 from textual.message import Message as Event
 from textual.widgets import Static
 
+from kgpt_tui.chat.controller import ChatController
+from kgpt_tui.chat.controller_call import ControllerCall
 from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.message_view import MessageView
 from kgpt_tui.chat.token_colors import Palette
+from kgpt_tui.shared.text_dialog import TextDialog
 
 MOUNTED = 20
 
@@ -51,32 +54,7 @@ class MessageList(VerticalScroll):
     ]
 
     @dataclass
-    class Sibling(Event):
-        """Show the alternative `offset` siblings after `message`."""
-
-        message: Message
-        offset: int
-
-    @dataclass
-    class Regenerate(Event):
-        message: Message
-
-    @dataclass
-    class Edit(Event):
-        message: Message
-
-    @dataclass
-    class Continue(Event):
-        message: Message
-
-    @dataclass
     class Copy(Event):
-        message: Message
-
-    @dataclass
-    class Remove(Event):
-        """Delete `message` and all below it."""
-
         message: Message
 
     @dataclass
@@ -87,9 +65,6 @@ class MessageList(VerticalScroll):
 
     class ToggleMarkdown(Event):
         """Switch between plain text and Markdown."""
-
-    class Undo(Event):
-        """Bring back what was deleted last."""
 
     class Leave(Event):
         """Go to the composer."""
@@ -208,23 +183,40 @@ class MessageList(VerticalScroll):
         if (message := self._target()) is not None:
             self.post_message(event(message))
 
+    def _call(self, call: Callable[[ChatController, Message], Awaitable[None]]) -> None:
+        self._post(lambda message: ControllerCall(lambda controller: call(controller, message)))
+
     def action_sibling(self, offset: int) -> None:
-        self._post(lambda message: self.Sibling(message, offset))
+        self._call(lambda controller, message: controller.show_sibling(message, offset))
 
     def action_regenerate(self) -> None:
-        self._post(self.Regenerate)
-
-    def action_edit(self) -> None:
-        self._post(self.Edit)
+        self._call(ChatController.regenerate)
 
     def action_continue(self) -> None:
-        self._post(self.Continue)
+        self._call(ChatController.continue_answer)
+
+    def action_edit(self) -> None:
+        if (message := self._target()) is not None:
+            self.edit(message)
+
+    def edit(self, message: Message) -> None:
+        """Edit in a dialog; a key pressed twice in haste opens one."""
+
+        def accept(text: str | None) -> None:
+            self.post_message(ControllerCall(lambda controller: controller.edit(message, text)))
+
+        if self.screen.is_current:
+            title = "Edit and send again" if message.role == "user" else "Edit the answer"
+            self.app.push_screen(TextDialog(title, message.content), accept)
+
+    def action_page(self, pages: int) -> None:
+        self.scroll_relative(y=pages * max(1, self.size.height - 2), animate=False)
 
     def action_copy(self) -> None:
         self._post(self.Copy)
 
     def action_remove(self) -> None:
-        self._post(self.Remove)
+        self._call(ChatController.remove)
 
     def action_inspect(self) -> None:
         self._post(self.Inspect)
@@ -233,7 +225,7 @@ class MessageList(VerticalScroll):
         self.post_message(self.ToggleMarkdown())
 
     def action_undo(self) -> None:
-        self.post_message(self.Undo())
+        self.post_message(ControllerCall(ChatController.undo_remove))
 
     def action_leave(self) -> None:
         self.post_message(self.Leave())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import isawaitable
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -19,23 +20,21 @@ from textual.widgets import OptionList, Static
 from kgpt.errors import KgptError
 from kgpt_tui import screens
 from kgpt_tui.chat import commands
-from kgpt_tui.chat.clipboard import copy_outside
 from kgpt_tui.chat.command_palette import CommandProvider
 from kgpt_tui.chat.completions import Completions
 from kgpt_tui.chat.composer import Composer
 from kgpt_tui.chat.controller import ChatController
+from kgpt_tui.chat.controller_call import ControllerCall
 from kgpt_tui.chat.conversation import Message
 from kgpt_tui.chat.conversation_list import ConversationList
 from kgpt_tui.chat.message_list import MessageList
 from kgpt_tui.chat.message_view import MessageView
 from kgpt_tui.chat.sampling_panel import SamplingPanel
-from kgpt_tui.chat.session import last_answer
 from kgpt_tui.chat.sides import WIDE, PanelName, SidePanel, Sides
 from kgpt_tui.chat.store import Store
 from kgpt_tui.chat.token_panel import NextTokens, TokenPanel
 from kgpt_tui.chat.view import ChatView
 from kgpt_tui.shared.app_protocol import kgpt_app
-from kgpt_tui.shared.dialogs import InputDialog
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.settings import data_folder
 from kgpt_tui.shared.text_dialog import TextDialog
@@ -128,6 +127,13 @@ class ChatScreen(Screen[None]):
         except KgptError as error:
             self.view.say(str(error), "error")
 
+    @on(ControllerCall)
+    async def _call_controller(self, event: ControllerCall) -> None:
+        with self._errors_shown():
+            result = event.call(self.controller)
+            if isawaitable(result):
+                await result
+
     # -- the model ---------------------------------------------------------------------------
 
     def use_model(self, model: str) -> None:
@@ -213,64 +219,20 @@ class ChatScreen(Screen[None]):
         with self._errors_shown():
             await self.controller.continue_answer(self.controller.last_message())
 
+    def action_page(self, pages: int) -> None:
+        self.view.messages.action_page(pages)
+
     def action_copy(self) -> None:
         with self._errors_shown():
-            self.copy_message(self.view.messages.chosen or self.controller.last_message())
-
-    def action_page(self, pages: int) -> None:
-        messages = self.view.messages
-        messages.scroll_relative(y=pages * max(1, messages.size.height - 2), animate=False)
-
-    @on(MessageList.Regenerate)
-    async def _regenerate(self, event: MessageList.Regenerate) -> None:
-        await self.controller.regenerate(event.message)
-
-    @on(MessageList.Continue)
-    async def _continue(self, event: MessageList.Continue) -> None:
-        with self._errors_shown():
-            await self.controller.continue_answer(event.message)
-
-    @on(MessageList.Sibling)
-    async def _show_sibling(self, event: MessageList.Sibling) -> None:
-        with self._errors_shown():
-            await self.controller.show_sibling(event.message, event.offset)
-
-    @on(MessageList.Remove)
-    async def _remove(self, event: MessageList.Remove) -> None:
-        with self._errors_shown():
-            await self.controller.remove(event.message)
-
-    @on(MessageList.Undo)
-    async def _undo_remove(self) -> None:
-        await self.controller.undo_remove()
-
-    @on(MessageList.Edit)
-    def _edit(self, event: MessageList.Edit) -> None:
-        self.edit_message(event.message)
-
-    def edit_message(self, message: Message) -> None:
-        """Edit in a dialog; a key pressed twice in haste opens one."""
-        if self.app.screen is not self:
-            return
-        title = "Edit and send again" if message.role == "user" else "Edit the answer"
-        self.app.push_screen(
-            TextDialog(title, message.content), lambda text: self.controller.edit(message, text)
-        )
+            self.view.copy(self.view.messages.chosen or self.controller.last_message())
 
     @on(MessageList.Copy)
     def _copy(self, event: MessageList.Copy) -> None:
-        self.copy_message(event.message)
-
-    def copy_message(self, message: Message) -> None:
-        self.app.copy_to_clipboard(message.content.encode("utf-8", "replace").decode())
-        tool = copy_outside(message.content)
-        self.view.say(f"Copied {len(message.content)} characters{tool}.")
+        self.view.copy(event.message)
 
     @on(MessageList.ToggleMarkdown)
-    async def toggle_markdown(self) -> None:
-        wanted = "plain" if self.view.uses_markdown else "markdown"
-        kgpt_app(self).save_settings(rendering=wanted)
-        await self.view.redraw()
+    async def _toggle_markdown(self) -> None:
+        await self.view.toggle_markdown()
 
     @on(MessageList.Leave)
     def _leave_messages(self) -> None:
@@ -287,31 +249,6 @@ class ChatScreen(Screen[None]):
         with self._errors_shown():
             await self.controller.open(event.entry.id)
         self._close_overlays()
-
-    @on(ConversationList.Pin)
-    def _pin(self, event: ConversationList.Pin) -> None:
-        with self._errors_shown():
-            self.controller.toggle_pin(event.entry)
-
-    @on(ConversationList.Rename)
-    def _rename(self, event: ConversationList.Rename) -> None:
-        def accept(title: str | None) -> None:
-            with self._errors_shown():
-                if title:
-                    self.controller.rename(title, event.entry.id)
-
-        dialog = InputDialog("Rename", "The title of this chat.", event.entry.title)
-        self.app.push_screen(dialog, accept)
-
-    @on(ConversationList.Delete)
-    async def _delete(self, event: ConversationList.Delete) -> None:
-        with self._errors_shown():
-            await self.controller.delete(event.entry.id)
-
-    @on(ConversationList.Undo)
-    def _undo_delete(self) -> None:
-        with self._errors_shown():
-            self.controller.undo_delete()
 
     @on(ConversationList.Searched)
     def _searched(self) -> None:
@@ -331,10 +268,6 @@ class ChatScreen(Screen[None]):
 
     # -- the sides ---------------------------------------------------------------------------
 
-    @property
-    def sampling_panel(self) -> SamplingPanel:
-        return self.query_one(SamplingPanel)
-
     @on(SamplingPanel.Changed)
     def _sampling_changed(self, event: SamplingPanel.Changed) -> None:
         self.controller.set_sampling(event.sampling)
@@ -345,11 +278,8 @@ class ChatScreen(Screen[None]):
 
     def action_panel(self, name: PanelName) -> None:
         """Open a panel and go there; close it when it was there already."""
-        panel = self.view.tokens
-        if name == "tokens" and panel.answer is None:
-            answer = self.view.messages.chosen or last_answer(self.controller.path)
-            if answer is not None and answer.tokens:
-                panel.inspect(answer)
+        if name == "tokens":
+            self.view.inspect_default()
         self.sides.toggle_panel(name)
         self.view.draw_tokens()
         self.view.predict()
@@ -406,10 +336,7 @@ class ChatScreen(Screen[None]):
 
     @on(TokenPanel.ToggleColoring)
     def _toggle_coloring(self) -> None:
-        app = kgpt_app(self)
-        by = "entropy" if app.settings.colouring == "probability" else "probability"
-        app.save_settings(colouring=by)
-        self.view.draw_tokens()
+        self.view.toggle_coloring()
 
     @on(TokenPanel.Branch)
     async def _branch(self, event: TokenPanel.Branch) -> None:
@@ -421,15 +348,4 @@ class ChatScreen(Screen[None]):
     @on(NextTokens.Due)
     @work(group="predict", exclusive=True)
     async def _predict(self) -> None:
-        """Ask for the next token after the typed text."""
-        next_tokens, session = self.query_one(NextTokens), self.controller.session
-        if not self.has_class("-panel") or self.controller.answering is not None:
-            return
-        if session.client is None:
-            next_tokens.show([], "Load a model to see its next token.")
-            return
-        try:
-            typed = self.view.composer.text
-            next_tokens.show(await session.next_tokens("" if typed.startswith("/") else typed))
-        except KgptError as error:
-            next_tokens.show([], str(error))
+        await self.view.show_next_tokens()

@@ -10,6 +10,7 @@ from textual.widgets import Static
 
 from kgpt.errors import KgptError
 from kgpt_tui.chat import status
+from kgpt_tui.chat.clipboard import copy_outside
 from kgpt_tui.chat.composer import Composer
 from kgpt_tui.chat.connection import Severity
 from kgpt_tui.chat.controller import ChatController
@@ -17,6 +18,7 @@ from kgpt_tui.chat.conversation import Message
 from kgpt_tui.chat.conversation_list import ConversationList
 from kgpt_tui.chat.message_list import MessageList
 from kgpt_tui.chat.sampling_panel import SamplingPanel
+from kgpt_tui.chat.session import last_answer
 from kgpt_tui.chat.store import Store
 from kgpt_tui.chat.token_colors import Palette
 from kgpt_tui.chat.token_panel import NextTokens, TokenPanel
@@ -45,6 +47,10 @@ class ChatView:
     @property
     def tokens(self) -> TokenPanel:
         return self._screen.query_one(TokenPanel)
+
+    @property
+    def sampling_panel(self) -> SamplingPanel:
+        return self._screen.query_one(SamplingPanel)
 
     @property
     def uses_markdown(self) -> bool:
@@ -122,6 +128,43 @@ class ChatView:
     def predict(self) -> None:
         self._screen.query_one(NextTokens).schedule()
 
+    async def show_next_tokens(self) -> None:
+        """Ask for the next token after the typed text."""
+        next_tokens, session = self._screen.query_one(NextTokens), self.controller.session
+        if not self._screen.has_class("-panel") or self.controller.answering is not None:
+            return
+        if session.client is None:
+            next_tokens.show([], "Load a model to see its next token.")
+            return
+        try:
+            typed = self.composer.text
+            next_tokens.show(await session.next_tokens("" if typed.startswith("/") else typed))
+        except KgptError as error:
+            next_tokens.show([], str(error))
+
+    def copy(self, message: Message) -> None:
+        """Copy the text of `message` to the clipboard."""
+        self._screen.app.copy_to_clipboard(message.content.encode("utf-8", "replace").decode())
+        self.say(f"Copied {len(message.content)} characters{copy_outside(message.content)}.")
+
+    async def toggle_markdown(self) -> None:
+        wanted = "plain" if self.uses_markdown else "markdown"
+        kgpt_app(self._screen).save_settings(rendering=wanted)
+        await self.redraw()
+
+    def toggle_coloring(self) -> None:
+        """Colour tokens by entropy instead of probability, or the other way round."""
+        app = kgpt_app(self._screen)
+        by = "entropy" if app.settings.colouring == "probability" else "probability"
+        app.save_settings(colouring=by)
+        self.draw_tokens()
+
+    def inspect_default(self) -> None:
+        """Inspect the chosen message, or else the last answer, where no answer is inspected."""
+        answer = self.messages.chosen or last_answer(self.controller.path)
+        if self.tokens.answer is None and answer is not None and answer.tokens:
+            self.tokens.inspect(answer)
+
     # -- drawing -----------------------------------------------------------------------------
 
     async def redraw(self, keep: bool = True) -> None:
@@ -164,7 +207,7 @@ class ChatView:
 
     def draw_sampling(self) -> None:
         session = self.controller.session
-        self._screen.query_one(SamplingPanel).show(session.sampling, session.default_sampling)
+        self.sampling_panel.show(session.sampling, session.default_sampling)
 
     def draw_tokens(self) -> None:
         """Colour the inspected answer, and show the token under the cursor."""
