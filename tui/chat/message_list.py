@@ -205,7 +205,7 @@ class MessageList(VerticalScroll):
         def accept(text: str | None) -> None:
             self.post_message(ControllerCall(lambda controller: controller.edit(message, text)))
 
-        if self.screen.is_current:
+        if self.app.screen is self.screen:
             title = "Edit and send again" if message.role == "user" else "Edit the answer"
             self.app.push_screen(TextDialog(title, message.content), accept)
 
