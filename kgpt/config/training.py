@@ -27,7 +27,7 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """The options of training. A *step* is one optimizer update."""
 
-    max_steps: int = Field(2000, ge=1, description="Total number of optimizer updates.")
+    max_steps: int = Field(2000, ge=1, description="Total number of weight updates.")
     batch_size: int = Field(12, ge=1, description="Sequences per forward pass.")
     grad_accumulation: int = Field(
         1, ge=1, description="Forward passes per update, their gradients averaged."

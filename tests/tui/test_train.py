@@ -56,7 +56,7 @@ def row_of(screen, key):
         ("train.max_steps", "0", "greater than or equal to 1"),
         ("train.max_steps", "many", "valid integer"),
         ("train.beta_1", "", "valid number"),
-        ("train.sample_prompts", "[1", "cannot be read"),
+        ("train.sample_prompts", "[1", "cannot be parsed"),
         ("model.dropout", "1", "less than 1"),
     ],
 )

@@ -39,8 +39,7 @@ from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.settings import data_folder
 from kgpt_tui.shared.text_dialog import TextDialog
 
-AUTOSAVE_S = 1.0
-SERVER_CHECK_S = 2.0
+AUTOSAVE_S, SERVER_CHECK_S = 1.0, 2.0
 
 
 class ChatScreen(Screen[None]):
