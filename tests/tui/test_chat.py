@@ -168,12 +168,17 @@ def test_tokens_are_inspected_and_branched_from(tmp_path: Path) -> None:
     chat(script, tmp_path)
 
 
-def test_a_token_that_is_no_text_is_not_branched_from(tmp_path: Path) -> None:
+def test_a_part_of_a_character_cannot_be_chosen_for_a_branch(tmp_path: Path) -> None:
     async def script(chat: Chat) -> None:
         await chat.ask()
         await chat.press("ctrl+t")
         options = chat.screen.query_one(Alternatives)
         texts = [other.text for other in chat.screen.query_one(TokenPanel).token.top_logprobs]
+        passed = set()
+        for _ in texts:
+            await chat.press("down")
+            passed.add(options.highlighted)
+        assert passed == {at for at, text in enumerate(texts) if text}
         options.highlighted = texts.index("")
         await chat.press("enter")
         assert len(chat.session.conversation.siblings(chat.path[-1])) == 1

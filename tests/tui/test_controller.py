@@ -133,7 +133,7 @@ def test_a_branch_keeps_the_tokens_before_it():
         assert controller.conversation.siblings(answer) == [answer, sibling]
         unfinished = TopLogprob(8, "\ufffd", b"\xf0", -2.0)
         assert controller.branch(answer, 2, unfinished) is None
-        assert "no text of its own" in listener.said[-1]
+        assert "part of a character" in listener.said[-1]
 
     connected(script)
 

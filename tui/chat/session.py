@@ -124,8 +124,8 @@ class ChatSession:
 
     def branch(self, answer: Message, position: int, chosen: TopLogprob) -> Message:
         """A sibling that is equal up to token `position`, where it has `chosen`; then goes on."""
-        if not chosen.text or "\ufffd" in chosen.text:
-            raise UsageError("That token is no text of its own, so no answer can begin with it.")
+        if not can_branch_to(chosen):
+            raise UsageError("This token is part of a character; choose another one.")
         token = answer.tokens[position]
         kept = answer.tokens[:position]
         instead = TokenInfo(**vars(chosen), top_logprobs=token.top_logprobs)
@@ -195,6 +195,11 @@ class ChatSession:
         messages = conversation.prompt(conversation.path)
         ids = await self.client.ids([*messages, {"role": "user", "content": typed}])
         return await self.client.next_tokens(ids, self.sampling)
+
+
+def can_branch_to(token: TopLogprob) -> bool:
+    """False for a part of a character, which is no text that an answer can contain."""
+    return bool(token.text) and "\ufffd" not in token.text
 
 
 def last_answer(path: Iterable[Message]) -> Message | None:

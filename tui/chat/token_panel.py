@@ -22,6 +22,7 @@ from textual.widgets.option_list import Option
 
 from kgpt.protocol import TokenInfo, TopLogprob
 from kgpt_tui.chat.conversation import Message
+from kgpt_tui.chat.session import can_branch_to
 from kgpt_tui.chat.token_colors import Coloring, entropy
 from kgpt_tui.shared.display import token_text
 
@@ -123,7 +124,10 @@ class TokenPanel(Vertical):
         heading.update(_summary(token, self.position, len(answer.tokens)))
         width = max(24, self.size.width - 2)
         options.add_options(
-            Option(bar(other, width, other.id == token.id and other.text == token.text))
+            Option(
+                bar(other, width, other.id == token.id and other.text == token.text),
+                disabled=not can_branch_to(other),
+            )
             for other in token.top_logprobs
         )
         names = [(other.id, other.text) for other in token.top_logprobs]
@@ -184,7 +188,8 @@ def bar(token: TopLogprob, width: int, chosen: bool = False) -> Content:
     drawn = drawn[:room]
     name = Content(token_text(token.text)).truncate(NAME, ellipsis=True, pad=True)
     gone = after is not None and after <= 0
-    style = "bold $accent" if chosen else ("$foreground-muted strike" if gone else "$foreground")
+    plain = "$foreground" if can_branch_to(token) else "$foreground-muted"
+    style = "bold $accent" if chosen else ("$foreground-muted strike" if gone else plain)
     numbers = f"{percent(chance):>5}" + ("" if after is None else f" →{percent(after):>5}")
     return Content.assemble(
         name.stylize(style), " ", (drawn, "$success"), (ghost, "$foreground-muted"),
