@@ -25,6 +25,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     custom_gradient     a function with its own gradient
     jit                 compile a function of tensors, without gradients
     fx_trace            trace a part of such a function to an FX graph (PyTorch)
+    to_host             copy tensors to numpy arrays; the one place where this happens
     synchronize         wait until a tensor is computed
     device              platform and name of the device in use
     device_scope        place new variables on a device
@@ -69,6 +70,7 @@ remat = _chosen.remat
 custom_gradient = _chosen.custom_gradient
 jit = _chosen.jit
 fx_trace = _chosen.fx_trace
+to_host = _chosen.to_host
 synchronize = _chosen.synchronize
 device = _chosen.device
 device_scope = _chosen.device_scope

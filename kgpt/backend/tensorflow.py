@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
@@ -187,8 +188,16 @@ def fx_trace(function: Function) -> Any:
     return function
 
 
+def to_host(tree: Any) -> Any:
+    """The tensors and variables of a nested structure as numpy arrays, once they are computed.
+
+    On CPU an array is a read-only view.
+    """
+    return keras.tree.map_structure(np.asarray, tree)
+
+
 def synchronize(tensor: Any) -> None:
-    tf.nest.map_structure(lambda part: part.numpy(), tensor)
+    to_host(tensor)
 
 
 def device() -> tuple[str, str]:

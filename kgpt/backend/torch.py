@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from kgpt.backend import keras_internals
+from kgpt.backend.torch_transfer import to_host as to_host
 
 Tensor = Any
 Function = Callable[..., Any]

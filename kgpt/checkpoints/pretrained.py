@@ -135,11 +135,13 @@ def save_model(
         sampling: the default sampling.
         dtype: the storage dtype: float32, bfloat16 or float16.
     """
+    from kgpt import backend
+
     values = weights or {path_below(v): v for v in model.trainable_variables}
 
     def read(path: str) -> np.ndarray:
-        value = values[path]
-        return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
+        array: np.ndarray = backend.to_host(values[path])
+        return array
 
     write_config(folder, model.config, tokenizer, sampling, dtype)
     write_weights(folder, model.config, read, dtype)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kgpt import backend
 from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
@@ -122,7 +123,7 @@ def search_beams(
         runner.cache, logprobs = runner.compiled.next_logprobs(
             runner.cache, runner.params, runner.state
         )
-        sources, tokens = beams.step(np.array(logprobs))
+        sources, tokens = beams.step(backend.to_host(logprobs))
         if not beams.done:
             padding = [0] * (beams.beam_size - len(sources))
             runner.cache, runner.state = runner.compiled.reorder_cache(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from keras import ops
 
+from kgpt import backend
 from kgpt.generation.compiled import CompiledFunctions
 from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.sequence import Request
@@ -42,11 +43,12 @@ def contrastive_search(
         cache, hidden, next_probs = compiled.forward_hidden(
             cache, candidates[:, None], start, np.ones(width, "int32")
         )
-        states = _normalize(np.array(hidden, "float32")[:, 0])  # (K, D)
+        hidden, following = backend.to_host((hidden, next_probs))
+        states = _normalize(hidden[:, 0])  # (K, D)
         max_similarity = (states @ np.concatenate(context_states).T).max(axis=1)
         best = int(np.argmax((1 - alpha) * probs[candidates] - alpha * max_similarity))
         context_states.append(states[best : best + 1])
-        probs = np.array(next_probs, "float32")[best]
+        probs = following[best].astype("float32")
         cache = _expand_cache(cache, [best] * width)
         token = int(candidates[best])
         yield [GeneratedToken(token)]
@@ -65,11 +67,12 @@ def _prefill(
         init_kv_cache(model.config, 1, cache_len, dtype), padded,
         np.zeros(1, "int32"), np.array([len(ids)], "int32"),
     )  # fmt: skip
-    states = _normalize(np.array(hidden, "float32")[0, : len(ids)])
-    return cache, states, np.array(next_probs, "float32")[0]
+    hidden, next_probs = backend.to_host((hidden, next_probs))
+    return cache, _normalize(hidden[0, : len(ids)]), next_probs[0].astype("float32")
 
 
 def _normalize(states: np.ndarray) -> np.ndarray:
+    states = states.astype("float32")
     normalized: np.ndarray = states / np.linalg.norm(states, axis=-1, keepdims=True)
     return normalized
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kgpt import backend
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.generation.generator import seed_of, with_seed
@@ -77,7 +78,7 @@ def _stop_ids(eos_token_id: int | Iterable[int] | None) -> list[int]:
 def _prompts(token_ids: Any) -> tuple[list[list[int]], bool]:
     """The prompts as lists of ids, and whether they are a batch."""
     if not isinstance(token_ids, list | tuple):
-        array = ops.convert_to_numpy(token_ids)
+        array = backend.to_host(token_ids)
         if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.integer):
             raise UsageError(
                 "token_ids must be integers of shape (T,) or (B, T), "

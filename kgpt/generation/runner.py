@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgpt import backend
 from kgpt.config import SamplingConfig
 from kgpt.generation.compiled import CompiledFunctions
 from kgpt.generation.context_shift import tokens_kept
@@ -150,9 +151,7 @@ class ModelRunner:
         )
         self.sequences = [self.sequences[i] if i >= 0 else Sequence() for i in sources]
         self.cache_len = cache_len
-        for slot, source in enumerate(sources):
-            if source < 0:
-                self._set_not_running(slot)
+        self._set_not_running([slot for slot, source in enumerate(sources) if source < 0])
 
     # -- prefill ------------------------------------------------------------------------------
 
@@ -232,9 +231,9 @@ class ModelRunner:
         row_of = {slot: 0 if alone else slot for slot in active}
         wants_logprobs = {slot for slot in active if self.sequences[slot].request.return_logprobs}
         if wants_logprobs:
-            output = DecodeOutput(*(np.array(part) for part in output))
+            output = backend.to_host(output)
         else:
-            output = output._replace(tokens=np.array(output.tokens))
+            output = output._replace(tokens=backend.to_host(output.tokens))
         generated = {}
         for slot, row in row_of.items():
             make = token_with_logprobs if slot in wants_logprobs else plain_token
@@ -271,7 +270,7 @@ class ModelRunner:
         self.cache, self.state, tokens = self.compiled.verify_draft(
             self.cache, self.params, self.state, padded
         )
-        ids = [int(token) for token in np.array(tokens)[0] if token >= 0]
+        ids = [int(token) for token in backend.to_host(tokens)[0] if token >= 0]
         self._append(0, ids)
         return [GeneratedToken(token) for token in ids]
 
@@ -309,12 +308,13 @@ class ModelRunner:
     def _halt(self, slot: int) -> None:
         sequence = self.sequences[slot]
         if sequence.is_decoding and sequence.finish_reason is None:
-            self._set_not_running(slot)
+            self._set_not_running([slot])
 
-    def _set_not_running(self, slot: int) -> None:
-        running = np.array(self.state.running)
-        running[slot] = False
-        self.state = self.state._replace(running=ops.convert_to_tensor(running))
+    def _set_not_running(self, slots: list[int]) -> None:
+        kept = np.ones(len(self.sequences), bool)
+        kept[slots] = False
+        running = ops.logical_and(self.state.running, ops.convert_to_tensor(kept))
+        self.state = self.state._replace(running=running)
 
 
 def _resize_cache(x: Tensor, cache_len: int) -> Tensor:

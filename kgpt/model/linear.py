@@ -86,7 +86,7 @@ class Int8Weight:
     @classmethod
     def create(cls, layer: keras.Layer, name: str, value: Tensor, table: bool) -> Int8Weight:
         """From `value` (in, out), or (out, in) for a `table`."""
-        matrix = ops.convert_to_numpy(value).astype("float32", copy=False)
+        matrix = backend.to_host(value).astype("float32", copy=False)
         q, scale = quantize_int8(matrix if table else matrix.T)
         return cls(
             _frozen(layer, f"{name}_q", q, "int8"),

@@ -59,7 +59,7 @@ def save_checkpoint(
         state |= {f"weights/{path_below(v)}": v for v in model.trainable_variables}
     with os_errors_as_kgpt(f"save the checkpoint {folder}"), atomic_dir(folder) as work:
         save_model(model, work, tokenizer, weights=averages, sampling=sampling)
-        arrays = {name: np.array(v.numpy(), order="C") for name, v in state.items()}
+        arrays = {name: np.array(v, order="C") for name, v in backend.to_host(state).items()}
         save_file(arrays, work / OPTIMIZER_STATE)
         write_json(work / TRAINER_STATE, {"backend": backend.name, **metadata})
         sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
@@ -106,7 +106,7 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
     state_file = training_state_file(folder, TRAINER_STATE)
     metadata: dict[str, Any] = json.loads(state_file.read_text(encoding="utf-8"))
-    updates = int(unwrap_optimizer(model.optimizer).iterations)
+    updates = int(backend.to_host(unwrap_optimizer(model.optimizer).iterations))
     model.skipped_steps = max(0, metadata.get("step", updates) - updates)
     return metadata
 
@@ -116,10 +116,8 @@ def ema_weights_by_path(model: GPT) -> dict[str, np.ndarray] | None:
     averages = ema_weights(model)
     if averages is None:
         return None
-    return {
-        path_below(variable): average.numpy()
-        for variable, average in zip(model.trainable_variables, averages, strict=True)
-    }
+    paths = [path_below(variable) for variable in model.trainable_variables]
+    return dict(zip(paths, backend.to_host(averages), strict=True))
 
 
 def _mid_accumulation(model: GPT) -> bool:
@@ -129,7 +127,7 @@ def _mid_accumulation(model: GPT) -> bool:
     and shifted the update.
     """
     optimizer = unwrap_optimizer(model.optimizer)
-    batches = int(keras_internals.micro_iterations(optimizer))
+    batches = int(backend.to_host(keras_internals.micro_iterations(optimizer)))
     return batches % (optimizer.gradient_accumulation_steps or 1) != 0
 
 
