@@ -28,6 +28,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     to_host             copy tensors to numpy arrays; the one place where this happens
     synchronize         wait until a tensor is computed
     device              platform and name of the device in use
+    peak_memory         the most bytes of memory in use so far
     device_scope        place new variables on a device
     JIT_TRAINING        the default of `compile(jit_compile=...)`
     sync_model_state    bring a model's variables up to date during `fit`
@@ -73,6 +74,7 @@ fx_trace = _chosen.fx_trace
 to_host = _chosen.to_host
 synchronize = _chosen.synchronize
 device = _chosen.device
+peak_memory = _chosen.peak_memory
 device_scope = _chosen.device_scope
 JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state

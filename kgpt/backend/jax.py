@@ -14,6 +14,7 @@ from keras import ops
 from kgpt.backend import keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
+from kgpt.backend.process_memory import peak_resident_bytes
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -223,6 +224,12 @@ def device() -> tuple[str, str]:
     """(platform, name): for example ("cpu", "cpu") or ("gpu", "NVIDIA H200")."""
     first = jax.devices()[0]
     return first.platform, first.device_kind
+
+
+def peak_memory() -> int:
+    """The most bytes of the device's memory in use so far; on a CPU, of the process's."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return int(stats["peak_bytes_in_use"]) if stats else peak_resident_bytes()
 
 
 def sync_model_state(model: keras.Model) -> None:

@@ -13,6 +13,7 @@ from tensorflow.compiler.tf2xla.python import xla
 
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
+from kgpt.backend.process_memory import peak_resident_bytes
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -207,6 +208,13 @@ def device() -> tuple[str, str]:
         return "cpu", "CPU"
     details = tf.config.experimental.get_device_details(accelerators[0])
     return "gpu", details.get("device_name", "GPU")
+
+
+def peak_memory() -> int:
+    """The most bytes of the GPU's memory in use so far; on a CPU, of the process's."""
+    if tf.config.list_physical_devices("GPU"):
+        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+    return peak_resident_bytes()
 
 
 def sync_model_state(model: keras.Model) -> None:

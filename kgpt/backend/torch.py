@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from kgpt.backend import keras_internals
+from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.torch_transfer import to_host as to_host
 
 Tensor = Any
@@ -300,6 +301,13 @@ def device() -> tuple[str, str]:
     if torch.backends.mps.is_available():
         return "gpu", "Apple GPU"
     return "cpu", "CPU"
+
+
+def peak_memory() -> int:
+    """The most bytes of the GPU's memory in tensors so far; on a CPU, of the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return peak_resident_bytes()
 
 
 def device_scope(name: str) -> Any:
