@@ -9,6 +9,7 @@ import os
 # TensorFlow's library brings a SQLite of its own, without full-text search; whichever is loaded
 # first serves the whole process. The terminal app never loads TensorFlow, a process of tests may.
 import sqlite3  # noqa: F401
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if isinstance(item, pytest.DoctestItem) and set(COMPUTES) & set(item.path.parents):
             item.add_marker(pytest.mark.backend)
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    """float32 products are float32 on a GPU too, unless a test sets another precision."""
+    if backend := sys.modules.get("kgpt.backend"):
+        backend.set_precision("float32")
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     fx_trace            trace a part of such a function to an FX graph (PyTorch)
     to_host             copy tensors to numpy arrays; the one place where this happens
     synchronize         wait until a tensor is computed
+    set_precision       how float32 matrices are multiplied from now on: in float32 or TF32
     device              platform and name of the device in use
     peak_memory         the most bytes of memory in use so far
     device_scope        place new variables on a device
@@ -73,6 +74,7 @@ jit = _chosen.jit
 fx_trace = _chosen.fx_trace
 to_host = _chosen.to_host
 synchronize = _chosen.synchronize
+set_precision = _chosen.set_precision
 device = _chosen.device
 peak_memory = _chosen.peak_memory
 device_scope = _chosen.device_scope

@@ -14,6 +14,7 @@ from keras import ops
 from kgpt.backend import keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
+from kgpt.backend.jax_device import set_precision as set_precision
 from kgpt.backend.process_memory import peak_resident_bytes
 
 Tensor = Any

@@ -14,6 +14,7 @@ from tensorflow.compiler.tf2xla.python import xla
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.attention import chunked_causal_attention
 from kgpt.backend.process_memory import peak_resident_bytes
+from kgpt.backend.tensorflow_device import set_precision as set_precision
 
 Tensor = Any
 Function = Callable[..., Any]

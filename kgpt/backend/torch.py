@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kgpt.backend import keras_internals
 from kgpt.backend.process_memory import peak_resident_bytes
+from kgpt.backend.torch_device import set_precision as set_precision
 from kgpt.backend.torch_transfer import to_host as to_host
 
 Tensor = Any
