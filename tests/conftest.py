@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.host_copy_guard import refuse_host_copies
+
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -56,3 +58,13 @@ def _float32():
 def _apart(monkeypatch, tmp_path):
     """No test sees the runs of the person who runs it."""
     monkeypatch.setenv("KGPT_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _host_copies_refused():
+    """On PyTorch, a tensor is read as a GPU allows it."""
+    if os.environ["KERAS_BACKEND"] != "torch":
+        yield
+        return
+    with refuse_host_copies():
+        yield
