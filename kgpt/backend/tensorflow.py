@@ -11,8 +11,8 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
 
+from kgpt.backend.attention import attention_with_dropout, chunked_causal_attention
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.attention import chunked_causal_attention
 from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.tensorflow_device import set_precision as set_precision
 
@@ -77,11 +77,15 @@ def refresh_tracking(layer: keras.Layer) -> None:
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None = None,
+    drop: Function | None = None,
 ) -> Tensor:
     """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
-    groups = query.shape[2] // key.shape[2]
-    key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
+    if drop is not None:
+        return attention_with_dropout(query, key, value, drop, window)
     return chunked_causal_attention(query, key, value, window)
 
 
