@@ -17,6 +17,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     slice_row, update_row   read and write one row of a batch
     cond                call one of two functions, chosen by a tensor
     update_column       write one column of a tensor
+    occurs              which token ids are in each row of a tensor
     dropout             dropout with an explicit key, so that its mask can be repeated
     layer_norm          LayerNorm over the last axis
     rms_norm            RMSNorm over the last axis
@@ -24,12 +25,13 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     remat               recompute a function's activations in the backward pass
     custom_gradient     a function with its own gradient
     jit                 compile a function of tensors, without gradients
+    jit_steps           compile a step that is repeated, without a condition on the host
+    branches_on_host    does a `cond` make the host wait for the device?
+    specializes_decoding    is there a decode program for each kind of batch?
     fx_trace            trace a part of such a function to an FX graph (PyTorch)
     to_host             copy tensors to numpy arrays; the one place where this happens
     synchronize         wait until a tensor is computed
-    set_precision       how float32 matrices are multiplied from now on: in float32 or TF32
     device              platform and name of the device in use
-    peak_memory         the most bytes of memory in use so far
     device_scope        place new variables on a device
     JIT_TRAINING        the default of `compile(jit_compile=...)`
     sync_model_state    bring a model's variables up to date during `fit`
@@ -64,6 +66,7 @@ slice_row = _chosen.slice_row
 update_row = _chosen.update_row
 cond = _chosen.cond
 update_column = _chosen.update_column
+occurs = _chosen.occurs
 dropout = _chosen.dropout
 layer_norm = _chosen.layer_norm
 rms_norm = _chosen.rms_norm
@@ -71,12 +74,13 @@ gelu_tanh = _chosen.gelu_tanh
 remat = _chosen.remat
 custom_gradient = _chosen.custom_gradient
 jit = _chosen.jit
+jit_steps = _chosen.jit_steps
+branches_on_host = _chosen.branches_on_host
+specializes_decoding = _chosen.specializes_decoding
 fx_trace = _chosen.fx_trace
 to_host = _chosen.to_host
 synchronize = _chosen.synchronize
-set_precision = _chosen.set_precision
 device = _chosen.device
-peak_memory = _chosen.peak_memory
 device_scope = _chosen.device_scope
 JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state

@@ -13,9 +13,8 @@ from keras import ops
 
 from kgpt.backend import keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.jax_attention import causal_attention as causal_attention
-from kgpt.backend.jax_device import set_precision as set_precision
-from kgpt.backend.process_memory import peak_resident_bytes
+from kgpt.backend.attention import chunked_causal_attention
+from kgpt.backend.fixed_steps import FixedSteps
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -81,6 +80,21 @@ def refresh_tracking(layer: keras.Layer) -> None:
     """Do nothing: layers keep no second record of their child layers' variables."""
 
 
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+) -> Tensor:
+    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
+    if jax.default_backend() == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16):
+        local = None if window is None else (window - 1, 0)
+        return jax.nn.dot_product_attention(
+            query, key, value, scale=1.0, is_causal=True, local_window_size=local,
+            implementation="cudnn",
+        )  # fmt: skip
+    groups = query.shape[2] // key.shape[2]
+    key, value = (jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
+    return chunked_causal_attention(query, key, value, window)
+
+
 def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
     """The cache position of each new token (B, T); `cache_len`, one past the end, for padding."""
     steps = jnp.arange(length)
@@ -115,6 +129,13 @@ def update_row(x: Tensor, row: Tensor, value: Tensor) -> Tensor:
 def update_column(x: Tensor, column: Tensor, value: Tensor) -> Tensor:
     """x (B, N, ...) with `value` (B, ...) in column `column`."""
     return x.at[:, column].set(value)
+
+
+def occurs(ids: Tensor, size: int) -> Tensor:
+    """Which of the numbers below `size` are in each row of ids (B, E): (B, size); -1 is none."""
+    rows = jnp.arange(ids.shape[0])[:, None]
+    columns = jnp.where(ids >= 0, ids, size)  # one past the end is dropped
+    return jnp.zeros((ids.shape[0], size), bool).at[rows, columns].set(True, mode="drop")
 
 
 def dropout(x: Tensor, rate: float, key: Tensor) -> Tensor:
@@ -183,6 +204,21 @@ def jit(
     return call
 
 
+def jit_steps(step: Function, variables: Iterable[keras.Variable] = ()) -> Any:
+    """`function(params, state, cache, num_steps)`: `step(params, state, cache)` repeated."""
+    return FixedSteps(jit, step, list(variables))
+
+
+def branches_on_host() -> bool:
+    """True on a GPU: XLA's `cond` and `while` read their conditions from the device."""
+    return jax.default_backend() == "gpu"
+
+
+def specializes_decoding() -> bool:
+    """True on a GPU; a CPU has one program for all, because each takes seconds to compile."""
+    return branches_on_host()
+
+
 def fx_trace(function: Function) -> Any:
     """`function` unchanged: the enclosing function is compiled as a whole."""
     return function
@@ -210,12 +246,6 @@ def device() -> tuple[str, str]:
     """(platform, name): for example ("cpu", "cpu") or ("gpu", "NVIDIA H200")."""
     first = jax.devices()[0]
     return first.platform, first.device_kind
-
-
-def peak_memory() -> int:
-    """The most bytes of the device's memory in use so far; on a CPU, of the process's."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return int(stats["peak_bytes_in_use"]) if stats else peak_resident_bytes()
 
 
 def sync_model_state(model: keras.Model) -> None:

@@ -35,6 +35,11 @@ def retrack_variables(layer: keras.Layer) -> None:
     layer._track_variables()
 
 
+def stored(variable: keras.Variable) -> Any:
+    """The tensor of a variable, without the checks and casts of `value`."""
+    return variable._value
+
+
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
     """The metric that averages a compiled model's loss."""
     return model._loss_tracker

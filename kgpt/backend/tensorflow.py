@@ -11,10 +11,9 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
 
-from kgpt.backend.attention import attention_with_dropout, chunked_causal_attention
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.process_memory import peak_resident_bytes
-from kgpt.backend.tensorflow_device import set_precision as set_precision
+from kgpt.backend.attention import chunked_causal_attention
+from kgpt.backend.fixed_steps import FixedSteps
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -77,15 +76,11 @@ def refresh_tracking(layer: keras.Layer) -> None:
 
 
 def causal_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    window: int | None = None,
-    drop: Function | None = None,
+    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
 ) -> Tensor:
     """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
-    if drop is not None:
-        return attention_with_dropout(query, key, value, drop, window)
+    groups = query.shape[2] // key.shape[2]
+    key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
     return chunked_causal_attention(query, key, value, window)
 
 
@@ -133,6 +128,14 @@ def update_column(x: Tensor, column: Tensor, value: Tensor) -> Tensor:
     """x (B, N, ...) with `value` (B, ...) in column `column`."""
     columns = tf.reshape(tf.range(x.shape[1]), (1, -1) + (1,) * (len(x.shape) - 2))
     return tf.where(columns == column, value[:, None], x)
+
+
+def occurs(ids: Tensor, size: int) -> Tensor:
+    """Which of the numbers below `size` are in each row of ids (B, E): (B, size); -1 is none."""
+    rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, None], tf.shape(ids))
+    index = tf.stack([rows, tf.maximum(ids, 0)], axis=-1)  # (B, E, 2)
+    counts = tf.scatter_nd(index, tf.cast(ids >= 0, tf.int32), [tf.shape(ids)[0], size])
+    return counts > 0
 
 
 def dropout(x: Tensor, rate: float, key: Tensor) -> Tensor:
@@ -189,6 +192,21 @@ def jit(
     return call
 
 
+def jit_steps(step: Function, variables: Iterable[keras.Variable] = ()) -> Any:
+    """`function(params, state, cache, num_steps)`: `step(params, state, cache)` repeated."""
+    return FixedSteps(jit, step, list(variables))
+
+
+def branches_on_host() -> bool:
+    """True on a GPU: XLA's `cond` and `while` read their conditions from the device."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def specializes_decoding() -> bool:
+    """True on a GPU; a CPU has one program for all, because each takes seconds to compile."""
+    return branches_on_host()
+
+
 def fx_trace(function: Function) -> Any:
     """`function` unchanged: the enclosing function is compiled as a whole."""
     return function
@@ -213,13 +231,6 @@ def device() -> tuple[str, str]:
         return "cpu", "CPU"
     details = tf.config.experimental.get_device_details(accelerators[0])
     return "gpu", details.get("device_name", "GPU")
-
-
-def peak_memory() -> int:
-    """The most bytes of the GPU's memory in use so far; on a CPU, of the process's."""
-    if tf.config.list_physical_devices("GPU"):
-        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
-    return peak_resident_bytes()
 
 
 def sync_model_state(model: keras.Model) -> None:

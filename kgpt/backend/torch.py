@@ -10,18 +10,13 @@ from typing import Any
 import keras
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from keras import ops
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from kgpt.backend import keras_internals
-from kgpt.backend.process_memory import peak_resident_bytes
-from kgpt.backend.torch_attention import cache_indices as cache_indices
-from kgpt.backend.torch_attention import cached_attention as cached_attention
-from kgpt.backend.torch_attention import causal_attention as causal_attention
-from kgpt.backend.torch_attention import update_cache as update_cache
-from kgpt.backend.torch_device import set_precision as set_precision
+from kgpt.backend.torch_jit import fx_trace as fx_trace
+from kgpt.backend.torch_jit import jit as jit
+from kgpt.backend.torch_jit import jit_steps as jit_steps
 from kgpt.backend.torch_transfer import to_host as to_host
 
 Tensor = Any
@@ -127,6 +122,58 @@ def refresh_tracking(layer: keras.Layer) -> None:
     keras_internals.retrack_variables(layer)
 
 
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+) -> Tensor:
+    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, T, H)
+    mask = None
+    if window is not None:
+        steps = torch.arange(q.shape[2], device=q.device)
+        distance = steps[:, None] - steps[None, :]
+        mask = (distance >= 0) & (distance < window)
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=grouped
+    )
+    return out.transpose(1, 2)
+
+
+def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `mask` is (B, T, S)."""
+    if query.device.type == "cpu" and query.shape[2] == 1:
+        return _attend_with_one(query, keys, values, mask)
+    return F.scaled_dot_product_attention(
+        query, keys, values, mask[:, None], scale=1.0, enable_gqa=query.shape[1] != keys.shape[1]
+    )
+
+
+def _attend_with_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """`cached_attention` for T = 1, where the fused kernel is up to 4x slower."""
+    grouped = query.view(len(query), keys.shape[1], -1, query.shape[3])  # (B, K, G, H)
+    scores = (grouped @ keys.transpose(2, 3)).float()  # (B, K, G, S)
+    weights = torch.softmax(torch.where(mask[:, None], scores, -1e30), dim=-1)
+    return (weights.to(values.dtype) @ values).view(query.shape)
+
+
+def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
+    """The cache position of each new token (B, T), and whether it is no padding (B, T)."""
+    steps = torch.arange(length, device=start.device)
+    return (start[:, None] + steps) % cache_len, steps < count[:, None]
+
+
+def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
+    """Store new (B, K, T, H) in a cache (B, K, S, H), in place."""
+    slots, real = indices
+    if new.shape[2] == 1:  # shapes do not depend on values, so that `fx_trace` can trace it
+        rows, slots, new = torch.arange(len(cache), device=cache.device), slots[:, 0], new[:, :, 0]
+        cache[rows, :, slots] = torch.where(real[:, :, None], new, cache[rows, :, slots])
+    else:
+        rows, columns = real.nonzero(as_tuple=True)
+        cache[rows, :, slots[rows, columns]] = new[rows, :, columns]
+    return cache
+
+
 def slice_row(x: Tensor, row: Tensor) -> Tensor:
     """Row `row` of x (B, ...), as (1, ...): a view."""
     return x[int(row) : int(row) + 1]
@@ -146,9 +193,17 @@ def cond(condition: Tensor, yes: Callable[[], Any], no: Callable[[], Any]) -> An
 
 
 def update_column(x: Tensor, column: Tensor, value: Tensor) -> Tensor:
-    """Write `value` (B, ...) over column `column` of x (B, N, ...), in place."""
-    x[:, column] = value
-    return x
+    """Write `value` (B, ...) over column `column` of x (B, N, ...), in place.
+
+    `x[:, column] = value` would read the column's number from the device.
+    """
+    return x.index_copy_(1, column.reshape(1).long(), value[:, None].to(x.dtype))
+
+
+def occurs(ids: Tensor, size: int) -> Tensor:
+    """Which of the numbers below `size` are in each row of ids (B, E): (B, size); -1 is none."""
+    found = torch.zeros((len(ids), size + 1), dtype=torch.bool, device=ids.device)
+    return found.scatter_(1, torch.where(ids >= 0, ids, size).long(), True)[:, :size]
 
 
 def dropout(x: Tensor, rate: float, key: Tensor) -> Tensor:
@@ -208,38 +263,14 @@ def custom_gradient(function: Function) -> Function:
     return call
 
 
-def jit(
-    function: Function, variables: Iterable[keras.Variable] = (), donated: Iterable[int] = ()
-) -> Any:
-    """`function(*tensors)` without gradients; eager torch has nothing to compile."""
-
-    def call(*args: Any) -> Any:
-        with torch.inference_mode():
-            return function(*keras.tree.map_structure(ops.convert_to_tensor, args))
-
-    call.compilations = lambda: 0
-    return call
+def branches_on_host() -> bool:
+    """True on a GPU: `cond` reads its condition from the device."""
+    return device()[0] != "cpu"
 
 
-def fx_trace(function: Function) -> Any:
-    """`function(*tensors)` traced once per input shape with `make_fx`, and then replayed.
-
-    Saves the Python overhead of its layers, a quarter of a decode step of GPT-2 on CPU. The
-    function must need no gradients, have shapes that do not depend on values, and not convert its
-    tensors to NumPy: the result would become a constant of the trace.
-    """
-    graphs: dict[Any, Any] = {}
-
-    def call(*args: Any) -> Any:
-        leaves, structure = pytree.tree_flatten(args)
-        shapes = tuple((x.shape, x.dtype) for x in leaves)
-        if shapes not in graphs:
-            flat = lambda *leaves: function(*pytree.tree_unflatten(leaves, structure))  # noqa: E731
-            graphs[shapes] = make_fx(flat)(*leaves)
-        return graphs[shapes](*leaves)
-
-    call.compilations = lambda: len(graphs)
-    return call
+def specializes_decoding() -> bool:
+    """True: further programs cost no compilation."""
+    return True
 
 
 def synchronize(tensor: Any) -> None:
@@ -254,13 +285,6 @@ def device() -> tuple[str, str]:
     if torch.backends.mps.is_available():
         return "gpu", "Apple GPU"
     return "cpu", "CPU"
-
-
-def peak_memory() -> int:
-    """The most bytes of the GPU's memory in tensors so far; on a CPU, of the process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return peak_resident_bytes()
 
 
 def device_scope(name: str) -> Any:

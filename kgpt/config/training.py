@@ -6,7 +6,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kgpt.config.precision import Precision, compute_dtype
 from kgpt.config.section import Section
 
 
@@ -58,10 +57,8 @@ class TrainConfig(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the EMA of the weights; 0 is no EMA."
     )
-    precision: Precision = Field(
-        "float32",
-        description="Precision of the computation; weights stay float32. tensorfloat32 is float32 "
-        "with the matrix products of a GPU in TF32.",
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision of the computation; weights stay float32."
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
@@ -99,5 +96,4 @@ class TrainConfig(Section):
     @property
     def dtype_policy(self) -> str:
         """The Keras dtype policy for `precision`."""
-        dtype = compute_dtype(self.precision)
-        return dtype if dtype == "float32" else f"mixed_{dtype}"
+        return self.precision if self.precision == "float32" else f"mixed_{self.precision}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -17,8 +16,7 @@ import numpy as np
 from keras import ops
 
 from kgpt import backend
-from kgpt.config import SamplingConfig
-from kgpt.generation.compiled import CompiledFunctions
+from kgpt.generation.compiled import CompiledFunctions, CompiledProgram
 from kgpt.generation.context_shift import tokens_kept
 from kgpt.generation.decode import MAX_DECODE_STEPS, DecodeOutput
 from kgpt.generation.generated_token import GeneratedToken, plain_token, token_with_logprobs
@@ -32,40 +30,12 @@ from kgpt.generation.sequence import (
     params_of_request,
     state_of_request,
 )
+from kgpt.generation.slot import Sequence
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache, init_kv_cache
 
 PREFILL_CHUNK_SIZES = (256, 64, 16)  # prompt tokens computed in one call
 MIN_CACHE_LEN = 128  # the next larger cache has twice as many positions
-
-
-@dataclass
-class Sequence:
-    """The content of a slot: the request, its tokens, and how many of them are in the cache."""
-
-    request: Request = field(default_factory=lambda: Request((), SamplingConfig()))
-    token_ids: list[int] = field(default_factory=list)  # prompt and generated
-    cache_offset: int = 0  # index in `token_ids` of the token at position 0 of the cache
-    num_computed_tokens: int = 0  # filled positions of the cache
-    is_decoding: bool = False  # the prompt is computed
-    context_shifted: bool = False  # oldest tokens were dropped
-    finish_reason: str | None = None  # "stop" or "length"
-    num_cached_tokens: int = 0  # prompt tokens found in the cache
-    last_used: int = 0  # the runner's count of additions and releases at the latest one
-
-    @property
-    def num_pending_tokens(self) -> int:
-        """Tokens to prefill before the last one, which decoding starts from."""
-        return self.cache_position - self.num_computed_tokens
-
-    @property
-    def output_ids(self) -> list[int]:
-        return self.token_ids[len(self.request.prompt_ids) :]
-
-    @property
-    def cache_position(self) -> int:
-        """KVCache position of the newest token."""
-        return len(self.token_ids) - 1 - self.cache_offset
 
 
 class ModelRunner:
@@ -202,7 +172,7 @@ class ModelRunner:
         max_position = NO_LIMIT if self.has_rolling_cache else self.config.max_length
         params = params_of_request(request, vocab_size, max_position)
         state = state_of_request(request, sequence.cache_position, vocab_size, output_ids)
-        if request.sampling.max_tokens <= len(output_ids):
+        if sequence.remaining_tokens <= 0:
             sequence.finish_reason = "length"
         self.params = self.compiled.update_row(self.params, np.int32(slot), params)
         self.state = self.compiled.update_row(self.state, np.int32(slot), state)
@@ -223,11 +193,19 @@ class ModelRunner:
         active = self.decoding_slots()
         if not active:
             return {}
-        num_steps = min(num_steps, MAX_DECODE_STEPS)
+        num_steps = min(
+            num_steps,
+            MAX_DECODE_STEPS,
+            max(self.sequences[slot].remaining_tokens for slot in active),
+        )
         self.ensure_cache_capacity(max(self._needed(slot, num_steps) for slot in active))
         # A sequence alone does not pay for the width of the batch.
         alone = len(active) == 1 < len(self.sequences)
-        output = self._decode_one(active[0], num_steps) if alone else self._decode_batch(num_steps)
+        program = self.compiled.program_for(self.sequences[slot].request for slot in active)
+        if alone:
+            output = self._decode_one(program, active[0], num_steps)
+        else:
+            output = self._decode_batch(program, num_steps)
         row_of = {slot: 0 if alone else slot for slot in active}
         wants_logprobs = {slot for slot in active if self.sequences[slot].request.return_logprobs}
         if wants_logprobs:
@@ -242,18 +220,22 @@ class ModelRunner:
             self._append(slot, [token.id for token in generated[slot]])
         return generated
 
-    def _decode_batch(self, num_steps: int) -> DecodeOutput:
-        output: DecodeOutput
-        self.cache, self.state, output = self.compiled.decode(
-            self.cache, self.params, self.state, np.int32(num_steps)
+    def warm_up_decode(self) -> None:
+        """Run every decode program in all slots; what that leaves in them is of no use."""
+        for program in self.compiled.programs.values():
+            for num_steps in (MAX_DECODE_STEPS, 1):
+                self._decode_batch(program, num_steps)
+
+    def _decode_batch(self, program: CompiledProgram, num_steps: int) -> DecodeOutput:
+        self.cache, self.state, output = program.decode(
+            self.cache, self.params, self.state, num_steps
         )
         return output
 
-    def _decode_one(self, slot: int, num_steps: int) -> DecodeOutput:
-        output: DecodeOutput
+    def _decode_one(self, program: CompiledProgram, slot: int, num_steps: int) -> DecodeOutput:
         row = np.int32(slot)
         cache, params, state = self.compiled.slice_row((self.cache, self.params, self.state), row)
-        cache, state, output = self.compiled.decode(cache, params, state, np.int32(num_steps))
+        cache, state, output = program.decode(cache, params, state, num_steps)
         self.cache = self.compiled.update_row(self.cache, row, cache)
         self.state = self.compiled.update_row(self.state, row, state)
         return output
@@ -267,7 +249,8 @@ class ModelRunner:
         self.ensure_cache_capacity(self._needed(0, length + 1))
         padded = np.full((1, length), -1, "int32")
         padded[0, : len(draft_tokens)] = draft_tokens
-        self.cache, self.state, tokens = self.compiled.verify_draft(
+        program = self.compiled.program_for([self.sequences[0].request])
+        self.cache, self.state, tokens = program.verify_draft(
             self.cache, self.params, self.state, padded
         )
         ids = [int(token) for token in backend.to_host(tokens)[0] if token >= 0]
@@ -282,7 +265,7 @@ class ModelRunner:
         sequence.context_shifted |= sequence.num_computed_tokens > self.max_context
         if ids and ids[-1] in sequence.request.stop_ids:
             sequence.finish_reason = "stop"
-        elif len(sequence.output_ids) >= sequence.request.sampling.max_tokens:
+        elif sequence.remaining_tokens <= 0:
             sequence.finish_reason = "length"
         elif not self.has_rolling_cache and sequence.cache_position >= self.config.max_length:
             # Absolute positions are used up: prefill the last part again from position 0.

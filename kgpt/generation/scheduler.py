@@ -23,8 +23,8 @@ from kgpt.generation.runner import (
     ModelRunner,
     shape_buckets,
 )
-from kgpt.generation.runner import Sequence as Slot
 from kgpt.generation.sequence import Request
+from kgpt.generation.slot import Sequence as Slot
 from kgpt.generation.speculative import DraftSource, speculative_decode
 from kgpt.model.gpt import GPT
 
@@ -167,6 +167,7 @@ class Scheduler:
                 runner.sequences[1] = Slot()
                 runner.decode(1)
             runner.sequences[0] = Slot()
+        runner.warm_up_decode()
 
     # -- admission ----------------------------------------------------------------------------
 
