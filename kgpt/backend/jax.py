@@ -258,7 +258,7 @@ def read_optimizer_var(model: keras.Model, variable: keras.Variable) -> Tensor:
     return variable.value if state is None else state[_index_of(model, variable)]
 
 
-def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: Tensor) -> None:
+def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: float) -> None:
     """Assign an optimizer variable, which `fit` may hold in its own state."""
     state = keras_internals.live_optimizer_state(model)
     if state is None:

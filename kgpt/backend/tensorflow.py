@@ -241,5 +241,5 @@ def read_optimizer_var(model: keras.Model, variable: keras.Variable) -> Tensor:
     return variable.value
 
 
-def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: Tensor) -> None:
+def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: float) -> None:
     variable.assign(value)

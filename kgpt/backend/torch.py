@@ -300,5 +300,7 @@ def read_optimizer_var(model: keras.Model, variable: keras.Variable) -> Tensor:
     return variable.value
 
 
-def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: Tensor) -> None:
-    variable.assign(value)
+def assign_optimizer_var(model: keras.Model, variable: keras.Variable, value: float) -> None:
+    """Assign an optimizer variable; `fill_` does not wait for a GPU, as copying a tensor does."""
+    with torch.no_grad():
+        variable.value.fill_(value)

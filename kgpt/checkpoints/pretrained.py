@@ -9,11 +9,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 import kgpt
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
@@ -124,27 +122,20 @@ def save_model(
     model: GPT,
     folder: Path,
     tokenizer: Tokenizer | None = None,
-    weights: Mapping[str, np.ndarray] | None = None,
     sampling: SamplingConfig | None = None,
     dtype: str = "float32",
 ) -> None:
     """Write `model` to the existing `folder`.
 
     Args:
-        weights: arrays to store in place of the model's variables, by path; for EMA weights.
         sampling: the default sampling.
         dtype: the storage dtype: float32, bfloat16 or float16.
     """
     from kgpt import backend
 
-    values = weights or {path_below(v): v for v in model.trainable_variables}
-
-    def read(path: str) -> np.ndarray:
-        array: np.ndarray = backend.to_host(values[path])
-        return array
-
+    variables = {path_below(v): v for v in model.trainable_variables}
     write_config(folder, model.config, tokenizer, sampling, dtype)
-    write_weights(folder, model.config, read, dtype)
+    write_weights(folder, model.config, lambda path: backend.to_host(variables[path]), dtype)
 
 
 def write_config(

@@ -6,10 +6,10 @@ Reading memory-maps one tensor at a time; writing holds one at a time. No model 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +26,9 @@ NUMPY_DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("float16"),
     "BF16": np.dtype("bfloat16"),
 }
-SAFETENSORS_DTYPES = {str(dtype): name for name, dtype in NUMPY_DTYPES.items()}
+SAFETENSORS_DTYPES = {str(dtype): name for name, dtype in NUMPY_DTYPES.items()} | {
+    "float64": "F64", "int64": "I64", "int32": "I32", "uint32": "U32", "bool": "BOOL"
+}  # fmt: skip
 
 assert NUMPY_DTYPES["BF16"] == ml_dtypes.bfloat16  # importing ml_dtypes registers it with NumPy
 
@@ -116,7 +118,7 @@ def write_tensors(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write `tensors` as `dtype` to one file, or to several of at most `max_shard_bytes` each."""
-    itemsize = NUMPY_DTYPES[SAFETENSORS_DTYPES[dtype]].itemsize
+    itemsize = np.dtype(dtype).itemsize
     shards: list[list[LazyTensor]] = [[]]
     shard_bytes = total_bytes = 0
     for tensor in tensors:
@@ -137,23 +139,41 @@ def write_tensors(
     write_json(folder / INDEX_FILE, index)
 
 
-def _write_file(file: Path, tensors: list[LazyTensor], dtype: str) -> None:
-    code = SAFETENSORS_DTYPES[dtype]
-    numpy_dtype = NUMPY_DTYPES[code]
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor in tensors:
-        start, end = end, end + int(np.prod(tensor.shape)) * numpy_dtype.itemsize
-        offsets = [start, end]
-        header[tensor.name] = {
-            "dtype": code, "shape": list(tensor.shape), "data_offsets": offsets,
-        }  # fmt: skip
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to one safetensors file, each in its own dtype; none is copied."""
+    # The widest first, as the safetensors library does, so that each is aligned.
+    ordered = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
     with file.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
+        _write_header(stream, [(name, x.shape, x.dtype) for name, x in ordered.items()])
+        for value in ordered.values():
+            _write_data(stream, value)
+
+
+def _write_file(file: Path, tensors: list[LazyTensor], dtype: str) -> None:
+    numpy_dtype = np.dtype(dtype)
+    with file.open("wb") as stream:
+        _write_header(stream, [(t.name, t.shape, numpy_dtype) for t in tensors])
         for tensor in tensors:
-            value = np.ascontiguousarray(tensor.load(), dtype=numpy_dtype)
+            value = np.asarray(tensor.load(), dtype=numpy_dtype)
             if value.shape != tensor.shape:
                 raise ValueError(f"{tensor.name} is {value.shape}, not {tensor.shape}")
-            stream.write(value.reshape(-1).view("uint8").data)
+            _write_data(stream, value)
+
+
+def _write_header(
+    stream: BinaryIO, tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]]
+) -> None:
+    """Names, shapes and dtypes of the tensors that follow, in this order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape, dtype in tensors:
+        start, end = end, end + int(np.prod(shape)) * dtype.itemsize
+        code = SAFETENSORS_DTYPES[str(dtype)]
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+
+
+def _write_data(stream: BinaryIO, value: np.ndarray) -> None:
+    stream.write(np.ascontiguousarray(value).reshape(-1).view("uint8").data)

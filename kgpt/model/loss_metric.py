@@ -10,11 +10,21 @@ from keras import ops
 Tensor = Any
 
 
+def keep_nonfinite(old: Tensor, new: Tensor) -> Tensor:
+    """`new`, unless `old` is infinite or NaN: then `old`, so that it can be found later.
+
+    Both are scalars on the device; to look at each would wait for each step.
+    """
+    old = ops.convert_to_tensor(old)
+    return ops.where(ops.isfinite(old), new, old)
+
+
 class TokenLoss(keras.metrics.Metric):
     """In training the mean loss of the latest batch; in evaluation the mean over all tokens.
 
-    Keras's own tracker averages over the epoch so far, which hides what a step did, and weighs
-    batches alike however many tokens they hold.
+    A training loss that is infinite or NaN stays until the metric is reset. Keras's own tracker
+    averages over the epoch so far, which hides what a step did, and weighs batches alike however
+    many tokens they hold.
     """
 
     def __init__(self, name: str = "loss", **kwargs: Any) -> None:
@@ -26,7 +36,7 @@ class TokenLoss(keras.metrics.Metric):
         """Add a batch's `mean` loss over `tokens` (a scalar weight)."""
         mean, tokens = ops.cast(mean, "float32"), ops.cast(tokens, "float32")
         if training:
-            self.total.assign(mean * tokens)
+            self.total.assign(keep_nonfinite(self.total, mean * tokens))
             self.count.assign(tokens)
         else:
             self.total.assign(self.total + mean * tokens)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from kgpt import backend
 from kgpt.backend import keras_internals
@@ -27,10 +28,12 @@ from kgpt.checkpoints.pretrained import (
     TRAINER_STATE,
     load_weights,
     path_below,
-    save_model,
     training_state_file,
+    write_config,
 )
-from kgpt.config import SamplingConfig
+from kgpt.checkpoints.safetensors_io import write_arrays
+from kgpt.checkpoints.weights import write_weights
+from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError
 from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
 from kgpt.model.gpt import GPT
@@ -40,28 +43,52 @@ from kgpt.training.optimizers import ema_weights, unwrap_optimizer
 ACCUMULATOR = "gradient_accumulator"
 
 
-def save_checkpoint(
+@dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint is written from: a copy in host memory, which training does not change.
+
+    Attributes:
+        config: of the model.
+        weights: arrays by path, the EMA if one is kept; of model.safetensors.
+        variables: arrays by name; of optimizer.safetensors.
+        metadata: of trainer_state.json.
+    """
+
+    config: ModelConfig
+    weights: dict[str, np.ndarray]
+    variables: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+
+
+def copy_state(model: GPT, **metadata: Any) -> TrainingState:
+    """The state of a compiled model now, with `metadata` such as the step."""
+    backend.sync_model_state(model)
+    weights = {path_below(v): v for v in model.trainable_variables}
+    variables = dict(_training_variables(model))
+    if not _mid_accumulation(model):
+        variables = {name: v for name, v in variables.items() if ACCUMULATOR not in name}
+    averages = ema_weights(model)
+    if averages is not None:
+        variables |= {f"weights/{path}": v for path, v in weights.items()}
+        weights = dict(zip(weights, averages, strict=True))
+    weights, variables = backend.to_host((weights, variables))
+    if backend.device()[0] == "cpu":  # these are views, which the next step changes
+        weights, variables = keras.tree.map_structure(np.array, (weights, variables))
+    return TrainingState(model.config, weights, variables, {"backend": backend.name, **metadata})
+
+
+def write_checkpoint(
     folder: Path,
-    model: GPT,
+    state: TrainingState,
     tokenizer: Tokenizer | None = None,
     sampling: SamplingConfig | None = None,
-    **metadata: Any,
 ) -> None:
-    """Write the checkpoint `folder` of a compiled model; `metadata` goes to trainer_state.json."""
-    backend.sync_model_state(model)
-    averages = ema_weights_by_path(model)
-    state = {
-        name: variable
-        for name, variable in _training_variables(model)
-        if ACCUMULATOR not in name or _mid_accumulation(model)
-    }
-    if averages is not None:
-        state |= {f"weights/{path_below(v)}": v for v in model.trainable_variables}
+    """Write the checkpoint `folder`, complete or not at all."""
     with os_errors_as_kgpt(f"save the checkpoint {folder}"), atomic_dir(folder) as work:
-        save_model(model, work, tokenizer, weights=averages, sampling=sampling)
-        arrays = {name: np.array(v, order="C") for name, v in backend.to_host(state).items()}
-        save_file(arrays, work / OPTIMIZER_STATE)
-        write_json(work / TRAINER_STATE, {"backend": backend.name, **metadata})
+        write_config(work, state.config, tokenizer, sampling)
+        write_weights(work, state.config, state.weights.__getitem__)
+        write_arrays(work / OPTIMIZER_STATE, state.variables)
+        write_json(work / TRAINER_STATE, state.metadata)
         sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
         write_json(work / "checksums.json", sums)
 
@@ -109,15 +136,6 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     updates = int(backend.to_host(unwrap_optimizer(model.optimizer).iterations))
     model.skipped_steps = max(0, metadata.get("step", updates) - updates)
     return metadata
-
-
-def ema_weights_by_path(model: GPT) -> dict[str, np.ndarray] | None:
-    """`ema_weights` as arrays by the path of the weight."""
-    averages = ema_weights(model)
-    if averages is None:
-        return None
-    paths = [path_below(variable) for variable in model.trainable_variables]
-    return dict(zip(paths, backend.to_host(averages), strict=True))
 
 
 def _mid_accumulation(model: GPT) -> bool:

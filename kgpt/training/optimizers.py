@@ -1,7 +1,8 @@
 """AdamW, Lion and Muon, with what training a GPT adds to Keras's own.
 
 - Weight decay applies to matrices only: not to biases, norms and paths that match `no_decay`.
-- `gradient_norm` is the global norm of the last gradient, before clipping.
+- `gradient_norm` is the global norm of the last gradient, before clipping; or the first that was
+  not finite.
 - The exponential moving average (EMA) of the weights advances once an update, also when gradients
   are accumulated over several batches.
 """
@@ -18,6 +19,7 @@ from keras import ops
 
 from kgpt.backend import keras_internals
 from kgpt.config import TrainConfig
+from kgpt.model.loss_metric import keep_nonfinite
 
 Tensor = Any
 Variable = Any  # keras.Variable
@@ -59,7 +61,7 @@ class DecayMaskEMAMixin:
         grads = [ops.convert_to_tensor(grad) for grad in grads]
         squares = [ops.sum(ops.square(ops.cast(grad, "float32"))) for grad in grads]
         norm = ops.sqrt(ops.sum(ops.stack(squares)))
-        self.gradient_norm.assign(norm)
+        self.gradient_norm.assign(keep_nonfinite(self.gradient_norm, norm))
         if not self.global_clipnorm:
             return list(super()._clip_gradients(grads))
         scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)

@@ -11,7 +11,6 @@ import shutil
 from dataclasses import dataclass, fields
 from typing import Any
 
-import keras
 from rich.console import Console
 
 from kgpt import backend
@@ -22,6 +21,7 @@ from kgpt.data.shards import TokenDataset
 from kgpt.errors import CheckpointError, KgptError, RunError, UsageError
 from kgpt.model.gpt import GPT
 from kgpt.runs import Run
+from kgpt.training.callbacks.callback_list import CallbackList
 from kgpt.training.callbacks.checkpointing import CheckpointSaver
 from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
 from kgpt.training.callbacks.metrics_logger import MetricsLogger
@@ -60,9 +60,11 @@ class RunCallbacks:
     checkpoints: CheckpointSaver
     control: RunControl
 
-    def as_list(self) -> list[keras.callbacks.Callback]:
+    def as_keras(self, model: GPT) -> CallbackList:
+        """What `model.fit` takes."""
         callbacks = (getattr(self, field.name) for field in fields(self))
-        return [callback for callback in callbacks if callback is not None]
+        present = [callback for callback in callbacks if callback is not None]
+        return CallbackList(present, add_history=True, model=model)
 
 
 def train(
@@ -110,7 +112,7 @@ def _train(
         )
         if start_step < config.train.max_steps:
             batches = _train_dataset(config, data, start_step)
-            model.fit(batches, callbacks=callbacks.as_list(), shuffle=False, verbose=0)
+            model.fit(batches, callbacks=callbacks.as_keras(model), shuffle=False, verbose=0)
     control, checkpoints = callbacks.control, callbacks.checkpoints
     step = control.step or start_step
     status.end("stopped" if control.stopped else "finished")
@@ -226,10 +228,12 @@ def make_callbacks(
     samples = SampleWriter(
         tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status, reporter.on_sample
     )
+    stop_on_nan = StopOnNaN((tc.log_every, tc.eval_every, tc.sample_every), tc.max_steps)
     checkpoints = CheckpointSaver(
         run, tc.checkpoint_every, tc.max_steps, tc.keep_checkpoints, tokenizer, config.sampling,
-        status, best,
+        status, best, stop_on_nan.check,
     )  # fmt: skip
+    cleanup.push(checkpoints.wait_after)
     control = RunControl(run, checkpoints, samples, status)
     cleanup.callback(control.restore_signals)
     trackers = make_trackers(config, run)
@@ -244,7 +248,7 @@ def make_callbacks(
             tc.min_learning_rate,
             tc.schedule,
         ),
-        stop_on_nan=StopOnNaN(),
+        stop_on_nan=stop_on_nan,
         validation=_validation(config, data, status) if tc.eval_every else None,
         metrics=_metrics_logger(config, data, status, [reporter.on_row, *trackers]),
         samples=samples,

@@ -1,15 +1,17 @@
 """The callbacks one by one, on a model that is only a name."""
 
+import errno
 import json
 import sys
+import threading
 import time
 import types
 
 import pytest
 
 from kgpt.config import Config
-from kgpt.errors import CheckpointError, TrainingFailed, UsageError
-from kgpt.files import atomic_dir, sha256
+from kgpt.errors import CheckpointError, KgptError, TrainingFailed, UsageError
+from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256
 from kgpt.runs import Run
 from kgpt.training.callbacks import checkpointing as checkpoints_module
 from kgpt.training.callbacks.checkpointing import CheckpointSaver
@@ -33,13 +35,14 @@ def run(tmp_path):
 def saving(monkeypatch):
     """Checkpoints that hold one small file."""
 
-    def save(folder, model, tokenizer=None, sampling=None, **facts):
+    def write(folder, facts, tokenizer=None, sampling=None):
         with atomic_dir(folder) as work:
             (work / "trainer_state.json").write_text(json.dumps(facts))
             sums = {"trainer_state.json": sha256(work / "trainer_state.json")}
             (work / "checksums.json").write_text(json.dumps(sums))
 
-    monkeypatch.setattr(checkpoints_module, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoints_module, "copy_state", lambda model, **facts: facts)
+    monkeypatch.setattr(checkpoints_module, "write_checkpoint", write)
 
 
 def test_early_stopping_waits_for_its_patience():
@@ -58,22 +61,62 @@ def test_early_stopping_remembers_what_came_before_a_resume():
     assert stopping.model.stop_training
 
 
+def after_steps(guard, losses):
+    """`guard` after steps with these losses, from step 1 on."""
+    for batch, loss in enumerate(losses):
+        guard.on_train_batch_end(batch, {"loss": loss})
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_raises(loss):
     guard = placed(StopOnNaN())
-    guard.step = 6
-    guard.on_train_batch_end(0, {"loss": 1.0})
-    with pytest.raises(TrainingFailed, match=f"became {loss} at step 8.*last checkpoint is kept"):
-        guard.on_train_batch_end(1, {"loss": loss})
+    after_steps(guard, [2.0, 1.0])
+    with pytest.raises(TrainingFailed, match=f"became {loss} at step 3; the last checkpoint is"):
+        after_steps(guard, [loss])
+
+
+def test_a_gradient_that_is_no_number_raises():
+    guard = placed(StopOnNaN(), types.SimpleNamespace(variables=[]))
+    guard.model.optimizer.gradient_norm = types.SimpleNamespace(value=float("inf"))
+    with pytest.raises(TrainingFailed, match="The gradient became inf at step 1"):
+        after_steps(guard, [2.0])
+
+
+def test_losses_are_looked_at_when_due_and_the_steps_between_are_named():
+    class Unread:
+        def __array__(self, *options):
+            raise AssertionError("the loss was read")
+
+    guard = placed(StopOnNaN(every=(0, 4, 6), total_steps=9))
+    losses = [2.0, *[Unread()] * 2, 2.0, Unread(), 2.0, Unread(), 2.0, 2.0, Unread()]
+    after_steps(guard, losses)
+    guard._logs = {"loss": float("nan")}
+    with pytest.raises(TrainingFailed, match="became nan at step 10"):
+        guard.check()
+    after_steps(guard, [Unread()])
+    with pytest.raises(TrainingFailed, match="became nan between steps 10 and 12"):
+        after_steps(guard, [float("nan")])
+
+
+def test_nothing_is_saved_before_the_check(run, saving):
+    def check():
+        raise TrainingFailed("no number")
+
+    keeper = placed(CheckpointSaver(run, every=1, total_steps=9, check=check))
+    with pytest.raises(TrainingFailed):
+        keeper.on_step_end(1, {})
+    assert run.checkpoint_steps() == []
 
 
 def test_the_last_k_and_the_best_are_kept(run, saving):
     keeper = placed(CheckpointSaver(run, every=1, total_steps=9, keep=2))
     for step, loss in enumerate([3.0, 1.0, 2.0, 2.0, 2.0], start=1):
         keeper.on_step_end(step, {"val_loss": loss})
+    keeper.wait()
     assert run.checkpoint_steps() == [2, 4, 5]
     assert (run.pointer("best"), run.pointer("latest")) == (2, 5)
     keeper.on_step_end(6, {"val_loss": 0.5})
+    keeper.wait()
     assert run.checkpoint_steps() == [5, 6] and run.pointer("best") == 6
 
 
@@ -81,13 +124,15 @@ def test_nothing_is_deleted_before_the_new_one_is_proved(run, saving, monkeypatc
     """A checkpoint that cannot be read back leaves the only good one alone."""
     keeper = placed(CheckpointSaver(run, every=1, total_steps=9, keep=1))
     keeper.on_step_end(1, {})
+    keeper.wait()
 
     def damaged(folder):
         raise CheckpointError(f"{folder} is damaged")
 
     monkeypatch.setattr(checkpoints_module, "verify", damaged)
+    keeper.on_step_end(2, {})
     with pytest.raises(CheckpointError):
-        keeper.on_step_end(2, {})
+        keeper.wait()
     assert 1 in run.checkpoint_steps() and run.pointer("latest") == 1
 
 
@@ -96,7 +141,81 @@ def test_it_saves_when_due_at_the_end_and_when_stopped(run, saving):
     for step in range(1, 11):
         keeper.model.stop_training = step == 7
         keeper.on_step_end(step, {})
+    keeper.wait()
     assert run.checkpoint_steps() == [4, 7, 8, 10]
+
+
+@pytest.fixture
+def held(monkeypatch, saving):
+    """Writing a checkpoint waits for this event."""
+    event, write = threading.Event(), checkpoints_module.write_checkpoint
+
+    def wait_and_write(*arguments):
+        assert event.wait(10)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints_module, "write_checkpoint", wait_and_write)
+    return event
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(run, held):
+    """`latest` and `best` name it only when it is complete."""
+    keeper = placed(CheckpointSaver(run, every=2, total_steps=9, status=StatusWriter(run)))
+    keeper.on_step_end(2, {"val_loss": 1.0})
+    keeper.on_step_end(3, {})
+    assert run.status().state != "saving"
+    assert run.checkpoint_steps() == [] and run.pointer("latest") is None
+    held.set()
+    keeper.on_train_end()
+    assert run.checkpoint_steps() == [2]
+    assert (run.pointer("best"), run.pointer("latest")) == (2, 2)
+
+
+def test_one_checkpoint_at_a_time(run, held):
+    """The next waits, with the state "saving", before it copies anything."""
+    keeper = placed(CheckpointSaver(run, every=1, total_steps=9, status=StatusWriter(run)))
+    keeper.on_step_end(1, {})
+    next_step = threading.Thread(target=keeper.on_step_end, args=(2, {}))
+    next_step.start()
+    deadline = time.monotonic() + 10
+    while run.status().state != "saving":
+        assert time.monotonic() < deadline
+    assert next_step.is_alive() and run.checkpoint_steps() == []
+    held.set()
+    next_step.join()
+    keeper.wait()
+    assert run.checkpoint_steps() == [1, 2]
+
+
+def test_a_full_disk_is_told_at_the_next_step(run, saving, monkeypatch):
+    def full(*arguments):
+        with os_errors_as_kgpt("save the checkpoint"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints_module, "write_checkpoint", full)
+    sentence = "Could not save the checkpoint: the disk is full"
+    keeper = placed(CheckpointSaver(run, every=1, total_steps=9))
+    keeper.on_step_end(1, {})
+    keeper._task._result.exception()  # until it has failed
+    with pytest.raises(KgptError, match=sentence):
+        keeper.on_step_end(2, {})
+    keeper.save(3)
+    with pytest.raises(KgptError, match=sentence):
+        keeper.on_train_end()
+    keeper.save(4)
+    keeper.wait_after(TrainingFailed)  # the other failure is the one that is told
+    assert run.checkpoint_steps() == []
+    keeper.on_train_end()
+
+
+def test_an_error_waits_for_the_checkpoint_and_a_second_interrupt_does_not(run, held):
+    keeper = placed(CheckpointSaver(run, every=1, total_steps=9))
+    keeper.save(1)
+    keeper.wait_after(KeyboardInterrupt)
+    assert run.checkpoint_steps() == []
+    held.set()
+    keeper.wait_after(TrainingFailed)
+    assert run.checkpoint_steps() == [1]
 
 
 def test_the_status_file_has_state_progress_and_times(run):

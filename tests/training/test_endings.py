@@ -13,14 +13,22 @@ pytestmark = pytest.mark.backend
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data, monkeypatch, capfd, tmp_path):
-    """Exit code 1, one sentence, and the checkpoint before is still good."""
+    """Exit code 1, one sentence, and the checkpoint before is still good.
+
+    The loss of step 6 is the first that is no number; the next to look at it is the checkpoint of
+    step 8, which is not saved.
+    """
     rate = trainer.LRSchedule.at
     monkeypatch.setattr(
         trainer.LRSchedule, "at", lambda self, step: rate(self, step) if step != 4 else 1e38
     )
     monkeypatch.setenv("KGPT_RESTARTED", "1")
     file = tmp_path / "tiny.yaml"
-    config = make_config(data, train={"max_grad_norm": None, "weight_decay": 0.0})
+    train = {
+        "max_grad_norm": None, "weight_decay": 0.0, "max_steps": 12, "log_every": 5,
+        "checkpoint_every": 4,
+    }  # fmt: skip
+    config = make_config(data, train=train)
     file.write_text(config.to_yaml())
     with pytest.raises(SystemExit) as ending:
         main(["train", str(file), "--run", "spoiled", "--quiet"])
@@ -29,10 +37,10 @@ def test_a_loss_that_is_no_number_stops_the_run(data, monkeypatch, capfd, tmp_pa
     out, err = capfd.readouterr()
     assert out == "" and "Traceback" not in err
     sentence = err.splitlines()[-1]
-    assert sentence.startswith("kgpt: The ") and "at step 6" in sentence
+    assert sentence.startswith("kgpt: The ") and "between steps 6 and 8" in sentence
     assert "lower train.learning_rate" in sentence
-    assert run.status().state == "failed" and "at step 6" in run.status().error
-    assert run.checkpoint_steps() == [2, 4]
+    assert run.status().state == "failed" and "steps 6 and 8" in run.status().error
+    assert run.checkpoint_steps() == [4] and [row["step"] for row in run.metrics()] == [1, 5]
     good = load_model(resolve_model("spoiled"))
     assert all(np.isfinite(v.numpy()).all() for v in good.trainable_variables)
 

@@ -66,6 +66,17 @@ def test_clipping_and_the_norm_before_it():
         np.testing.assert_allclose(ours, flat / norm if is_clipped else flat, rtol=1e-5)
 
 
+def test_a_norm_that_is_no_number_stays():
+    """So it is found at the next row of metrics, whatever came after it."""
+    model = small_model()
+    optimizer = make_optimizer(TrainConfig())
+    optimizer.build(model.trainable_variables)
+    grads = gradients(model, 0)
+    optimizer._clip_gradients([grads[0] * float("inf"), *grads[1:]])
+    optimizer._clip_gradients(grads)
+    assert not np.isfinite(float(optimizer.gradient_norm))
+
+
 @pytest.mark.parametrize("accumulation", [None, 3])
 def test_averages_equal_a_numpy_average(accumulation):
     """average = m average + (1 - m) weight once an update, beginning with the first weights."""

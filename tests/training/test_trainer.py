@@ -1,18 +1,22 @@
 """Whole runs: what they leave behind, commands, exact resume, damage."""
 
+import copy
 import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from kgpt.checkpoints.pretrained import load_model
+from kgpt.checkpoints.weights import Weights
 from kgpt.errors import RunError
 from kgpt.runs import Run, new_run
 from kgpt.training import trainer
+from kgpt.training.callbacks import checkpointing
 from kgpt.training.callbacks.status_writer import StatusWriter
-from kgpt.training.checkpoint import verify
+from kgpt.training.checkpoint import copy_state, verify, write_checkpoint
 from tests.training.tiny_runs import DROPOUT, Trained, flip_a_byte, make_config
 
 pytestmark = pytest.mark.backend
@@ -69,7 +73,42 @@ def test_its_states_are_honest(whole):
     assert whole.states[0] == "compiling" and whole.states[-1] == "finished"
     order = [state for state in whole.states if state != "training"]
     step_three = ["validating", "sampling", "saving"]
-    assert order == ["compiling", "saving", *step_three, "saving", *step_three, "finished"]
+    expected = ["compiling", "saving", *step_three, "saving", *step_three, "saving", "finished"]
+    assert order == expected  # at the end it waits until the last checkpoint is written
+
+
+def test_a_checkpoint_written_late_is_the_state_at_its_step(data, monkeypatch):
+    """The steps that follow while it is written change no bit of it."""
+    states = {}
+
+    def copy_and_remember(model, **metadata):
+        state = copy_state(model, **metadata)
+        states[metadata["step"]] = copy.deepcopy(state)
+        return state
+
+    def write_late(folder, state, *options):
+        deadline = time.monotonic() + 30
+        while state.metadata["step"] == 2 and len(new_run("late").metrics()) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        write_checkpoint(folder, state, *options)
+
+    monkeypatch.setattr(checkpointing, "copy_state", copy_and_remember)
+    monkeypatch.setattr(checkpointing, "write_checkpoint", write_late)
+    train = {"max_steps": 4, "ema_decay": 0.5}
+    run = Trained(make_config(data, train=train), "late").run
+    assert run.checkpoint_steps() == [2, 4]
+    for step, state in states.items():
+        folder = run.checkpoint_path(step)
+        stored = load_file(folder / "optimizer.safetensors")
+        assert stored.keys() == state.variables.keys()
+        for name, value in state.variables.items():
+            assert stored[name].tobytes() == value.tobytes(), (step, name)
+        weights = Weights(folder, state.config)
+        for path, value in state.weights.items():
+            assert weights.read(path).tobytes() == value.tobytes(), (step, path)
+    name = next(name for name in states[2].variables if name.startswith("weights/"))
+    assert np.any(states[2].variables[name] != states[4].variables[name])
 
 
 def test_plain_lines_where_there_is_no_terminal(whole):

@@ -13,6 +13,7 @@ from kgpt.training.callbacks.step_callback import Logs, StepCallback
 from kgpt.training.optimizers import unwrap_optimizer
 
 MetricsRow = dict[str, Any]
+Tensor = Any
 
 
 class MetricsLogger(StepCallback):
@@ -45,7 +46,7 @@ class MetricsLogger(StepCallback):
         self.tokens_per_step, self.tokens_per_epoch = tokens_per_step, tokens_per_epoch
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.listeners = list(listeners)
-        self._losses: list[float] = []
+        self._losses: list[Tensor] = []  # of the batches of the current update, on the device
         self._last_row = (-1, 0.0)  # step and training time of the last row; -1 if there is none
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -53,20 +54,20 @@ class MetricsLogger(StepCallback):
         self.status.update(state="compiling", step=self.step, total_steps=self.total_steps)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self._losses.append(float((logs or {})["loss"]))
+        self._losses.append((logs or {})["loss"])
         super().on_train_batch_end(batch, logs)
 
     def on_step_end(self, step: int, logs: Logs) -> None:
-        loss = sum(self._losses) / len(self._losses)  # over the batches of one update
-        self._losses.clear()
+        losses, self._losses = self._losses, []
         is_first = self._last_row[0] < 0
-        if is_first:
-            self._last_row = (step, self._training_time())
-            self.status.update(state="training")
         is_due = step % self.every == 0 or step == self.total_steps
         if not (is_first or is_due or "val_loss" in logs):
             return
-        row = {"step": step, "time": round(time.time(), 3), "loss": loss, **self._optimizer_row()}
+        values = self._read(losses)  # waits until the step is done
+        if is_first:
+            self._last_row = (step, self._training_time())
+            self.status.update(state="training")
+        row = {"step": step, "time": round(time.time(), 3), **values}
         row |= {name: value for name, value in logs.items() if name.startswith("val_")}
         row |= self._throughput(step)
         self._publish(step, row)
@@ -75,14 +76,17 @@ class MetricsLogger(StepCallback):
         """Seconds on a clock that stands still while validating, sampling, saving or paused."""
         return time.perf_counter() - self.status.non_training_s
 
-    def _optimizer_row(self) -> MetricsRow:
+    def _read(self, losses: list[Tensor]) -> MetricsRow:
+        """The mean loss over the batches of one update, the learning rate and the gradient norm."""
         optimizer = unwrap_optimizer(self.model.optimizer)
         rate = keras_internals.learning_rate(optimizer)
-        row = {"lr": float(backend.read_optimizer_var(self.model, rate))}
+        tensors = {"loss": losses, "lr": backend.read_optimizer_var(self.model, rate)}
         norm = getattr(optimizer, "gradient_norm", None)
         if norm is not None:
-            row["grad_norm"] = float(backend.read_optimizer_var(self.model, norm))
-        return row
+            tensors["grad_norm"] = backend.read_optimizer_var(self.model, norm)
+        values = backend.to_host(tensors)
+        values["loss"] = sum(map(float, values["loss"])) / len(losses)
+        return {name: float(value) for name, value in values.items()}
 
     def _throughput(self, step: int) -> MetricsRow:
         """Tokens a second since the last row, and the MFU; empty in the first row."""

@@ -77,6 +77,7 @@ class RunControl(StepCallback):
     def _pause(self, step: int) -> None:
         """Wait for `resume` or `stop`; other commands are executed meanwhile."""
         self.checkpoints.save(step)  # a paused machine is often switched off
+        self.checkpoints.wait()
         with self.status.state("paused"):
             while not self.stopped:
                 for command, arguments in self.run.take_commands():
