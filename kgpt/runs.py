@@ -14,6 +14,7 @@ Imports no Keras.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -38,13 +39,19 @@ Command = Literal["pause", "resume", "stop", "checkpoint", "sample"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 HEARTBEAT_INTERVAL_S = 2.0  # between two writes of status.json
 HEARTBEAT_TIMEOUT_S = 20.0  # a run on another host without a newer heartbeat counts as dead
+MAX_NAME_BYTES = 200  # of a run: file systems allow 255
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
 class RunStatus(BaseModel):
-    """The contents of `status.json`: state and progress of a run."""
+    """The contents of `status.json`: state and progress of a run.
+
+    `state_before_resume` is set from when an ended run is resumed until it trains: a resume that
+    fails before leaves the run in that state.
+    """
 
     state: State = "starting"
+    state_before_resume: State | None = None
     step: int = 0
     total_steps: int = 0
     epoch: float = 0.0
@@ -66,6 +73,12 @@ class RunStatus(BaseModel):
             return not _process_exists(self.pid)
         return time.time() - self.heartbeat > HEARTBEAT_TIMEOUT_S
 
+    def before_resume(self) -> dict[str, Any]:
+        """The fields with which the status of a resumed run begins."""
+        state = self.state if self.state in FINAL_STATES else self.state_before_resume
+        kept = self.model_dump(include={"step", "total_steps", "epoch", "tokens_seen"})
+        return kept | {"state_before_resume": state}
+
 
 def runs_folder() -> Path:
     """The directory of all runs: `KGPT_RUNS`, or ./runs."""
@@ -82,16 +95,20 @@ def all_runs(folder: Path | None = None) -> list[Run]:
 def find_run(name: str) -> Run:
     """The existing run called `name`, or in the directory `name`; a `RunError` if there is none."""
     for path in (Path(name), runs_folder() / name):
-        if (path / "run.yaml").is_file():
+        if Run(path).exists:
             return Run(path)
     known = ", ".join(run.name for run in all_runs()) or "none yet"
-    raise RunError(f"There is no run {name!r} in {runs_folder()}; the runs there are: {known}.")
+    raise RunError(
+        f"There is no run {name[:80]!r} in {runs_folder()}; the runs there are: {known}."
+    )
 
 
 def new_run(name: str) -> Run:
     """The run called `name`, whose directory need not exist."""
     if not name or name != Path(name).name or name.startswith("."):
         raise UsageError(f"{name!r} cannot name a run; use letters, digits, '-', '_' and '.'.")
+    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+        raise UsageError(f"A run's name has at most {MAX_NAME_BYTES} bytes; shorten it.")
     return Run(runs_folder() / name)
 
 
@@ -110,17 +127,23 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        return (self.path / "run.yaml").is_file()
+        return os.path.isfile(self.path / "run.yaml")  # False too where it may not be looked for
 
     @property
     def last_modified(self) -> float:
-        files = [self.path / name for name in ("status.json", "metrics.jsonl", "run.yaml")]
-        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+        latest = 0.0
+        for name in ("status.json", "metrics.jsonl", "run.yaml"):
+            with contextlib.suppress(OSError):
+                latest = max(latest, (self.path / name).stat().st_mtime)
+        return latest
 
     # -- written by the trainer ----------------------------------------------------------------
 
     def lock(self) -> None:
-        """Take the run's lock until `unlock` or exit; a `RunError` if it is taken."""
+        """Take the run's lock until `unlock` or exit; a `RunError` if it is taken.
+
+        Commands left for an earlier process are dropped.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / "lock")
         try:
@@ -132,6 +155,8 @@ class Run:
                 f"The run {self.name} is already being trained by process {pid}; "
                 f"stop it with `kgpt runs stop {self.name}`, or give another --run name."
             ) from None
+        if self.status().pid != os.getpid():  # else they were sent since this process was started
+            self.take_commands()
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -192,9 +217,12 @@ class Run:
 
     def status(self) -> RunStatus:
         try:
-            return RunStatus.model_validate_json((self.path / "status.json").read_bytes())
+            status = RunStatus.model_validate_json((self.path / "status.json").read_bytes())
         except (OSError, ValueError):
             return RunStatus()
+        if status.state_before_resume is not None and status.is_dead:
+            status.state, status.state_before_resume = status.state_before_resume, None
+        return status
 
     def metrics(self) -> list[dict[str, Any]]:
         return list(read_rows(self.path / "metrics.jsonl"))
@@ -204,9 +232,10 @@ class Run:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order."""
-        if not self.checkpoints.is_dir():
+        try:
+            names = [CHECKPOINT_NAME.fullmatch(name) for name in os.listdir(self.checkpoints)]
+        except OSError:
             return []
-        names = (CHECKPOINT_NAME.fullmatch(path.name) for path in self.checkpoints.iterdir())
         return sorted(int(name[1]) for name in names if name)
 
     def checkpoint_path(self, step: int) -> Path:
@@ -218,7 +247,7 @@ class Run:
             step = int((self.checkpoints / kind).read_text())
         except (OSError, ValueError):
             return None
-        return step if self.checkpoint_path(step).is_dir() else None
+        return step if os.path.isdir(self.checkpoint_path(step)) else None
 
     def set_pointer(self, kind: Literal["latest", "best"], step: int) -> None:
         write_text(self.checkpoints / kind, f"{step}\n")
@@ -241,10 +270,10 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def resolve_model(source: str) -> Path:
     """The model directory for a directory, a run name (best checkpoint) or `run@step`."""
-    if (Path(source) / "config.json").is_file():
+    if os.path.isfile(os.path.join(source, "config.json")):
         return Path(source)
     name, _, step = source.partition("@")
-    if not (Path(name) / "run.yaml").is_file() and Path(name).is_dir() and not step:
+    if not Run(Path(name)).exists and os.path.isdir(name) and not step:
         raise UsageError(f"{source} holds no config.json, so it is not a model directory.")
     run = find_run(name)
     steps = run.checkpoint_steps()

@@ -14,12 +14,17 @@ from typing import Any
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding
+from textual.command import CommandPalette
+from textual.events import Event, Key, Paste
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.widgets import Input
 
 from kgpt.errors import KgptError
 from kgpt_tui import screens
 from kgpt_tui.shared.app_protocol import Options
+from kgpt_tui.shared.display import pasteable
+from kgpt_tui.shared.ordered_input import OrderedInput
 from kgpt_tui.shared.settings import Settings, SettingsFile
 from kgpt_tui.shared.themes import THEMES, markdown_styles
 
@@ -46,6 +51,7 @@ class KgptApp(App[None]):
         super().__init__()
         self.options = options or Options()
         self.settings_file = SettingsFile(self.options.settings)
+        self.input = OrderedInput(self, super().on_event)
         for theme in THEMES:
             self.register_theme(theme)
         known = self.settings.theme in self.available_themes
@@ -67,7 +73,16 @@ class KgptApp(App[None]):
     def get_default_screen(self) -> Screen[Any]:
         return Screen(id="_default")
 
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, Key | Paste) and not event.is_forwarded:
+            if isinstance(event, Paste):
+                event.text = pasteable(event.text, isinstance(self.focused, Input))
+            self.input.put(event)
+        else:
+            await super().on_event(event)
+
     def on_mount(self) -> None:
+        self.run_worker(self.input.run(), group="input")
         self.theme_changed_signal.subscribe(self, self._on_theme_changed)
         self._on_theme_changed(self.current_theme)
         for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends the app cleanly
@@ -92,7 +107,8 @@ class KgptApp(App[None]):
         """Go to the chat; with `model` (a directory, run or run@step), chat with that."""
         self.switch_mode("chat")
         if model is not None:
-            self.call_after_refresh(lambda: self.screen.use_model(model))  # type: ignore[attr-defined]
+            chat = self.get_screen_stack("chat")[0]  # a dialog may lie over it
+            chat.call_after_refresh(lambda: chat.use_model(model))  # type: ignore[attr-defined]
 
     def open_run(self, run: Path | str) -> None:
         """Watch a run, on top of the table of runs."""
@@ -118,12 +134,16 @@ class KgptApp(App[None]):
         self.run_worker(quit_app(self), group="quit", exclusive=True)
 
     def action_help(self) -> None:
-        if self.screen.id != "help":
+        if self.screen.name != "help":
             self.push_screen(screens.make("help", self.screen))
 
     def action_settings(self) -> None:
-        if self.screen.id != "settings":
+        if self.screen.name != "settings":
             self.push_screen(screens.make("settings"))
+
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, CommandPalette):  # Textual's has an id: one in all modes
+            self.push_screen(CommandPalette())
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield SystemCommand("Home", "What can be done here (F2)", partial(self.action_go, "home"))

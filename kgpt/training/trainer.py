@@ -80,13 +80,14 @@ def train(
     data = TokenDataset(config.data.dir or "")
     config = with_vocabulary(config, data)
     platform, device = backend.device()
-    status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})")
+    before = run.status().before_resume() if resume else {}
+    status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})", **before)
     with ProgressReporter(console, status, run.log, quiet) as reporter:
         try:
             return _train(config, run, data, resume, status, reporter)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
-            status.end("failed", message)
+            status.end(status.status.state_before_resume or "failed", message)
             reporter.write_log(f"failed: {message}")
             raise
 
@@ -105,6 +106,7 @@ def _train(
     run.truncate_after(start_step)
     run.write_config(config.to_yaml())
     reporter.print(summary(config, data, status))
+    status.update(state_before_resume=None)
     with contextlib.ExitStack() as cleanup:
         best = state.get("best_val_loss")
         callbacks = make_callbacks(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from textual.pilot import Pilot
 
 from kgpt_tui.app import KgptApp
+from kgpt_tui.chat import view
 from kgpt_tui.chat.composer import Composer
 from kgpt_tui.chat.conversation import Conversation, Message
 from kgpt_tui.chat.screen import ChatScreen
@@ -68,9 +70,13 @@ def chat(
     tmp_path: Path,
     size: tuple[int, int] = (120, 40),
     theme: str | None = None,
+    late_stop: float = 0.0,
     **fake_options: Any,
 ) -> None:
-    """Run `script(chat)` on a chat screen that is connected to a fake server."""
+    """Run `script(chat)` on a chat screen that is connected to a fake server.
+
+    `late_stop` is for how long after an answer Escape is still meant for it.
+    """
 
     async def opened(app: KgptApp, pilot: Pilot[None]) -> None:
         async with FakeServer(**fake_options) as fake:
@@ -86,4 +92,5 @@ def chat(
             if client := screen.controller.session.client:
                 await client.close()
 
-    drive(opened, tmp_path, size, theme)
+    with patch.object(view, "LATE_STOP_S", late_stop):
+        drive(opened, tmp_path, size, theme)

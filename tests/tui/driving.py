@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from textual import events
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
@@ -57,6 +58,19 @@ async def wait_until(pilot: Pilot[Any], holds: Callable[[], object], what: str =
         except Exception as error:
             problem = error
     raise AssertionError(f"waited in vain for {what or 'a condition'}") from problem
+
+
+def burst(app: App[Any], *keys: str) -> None:
+    """Keys in one write, as a terminal delivers those of a paste or of a fast typist."""
+    for key in keys:
+        name = {" ": "space", "/": "slash"}.get(key, key)
+        app.post_message(events.Key(name, key if len(key) == 1 else None))
+
+
+async def settled(app: KgptApp) -> None:
+    """Wait until all keys have taken effect."""
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(app.input.join(), WAIT_TIMEOUT_S)
 
 
 def screen_text(app: App[Any]) -> str:

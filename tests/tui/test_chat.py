@@ -321,10 +321,10 @@ def test_the_keys_can_be_others_and_help_shows_them(tmp_path: Path) -> None:
         await chat.press("f7")
         await chat.until(lambda: not chat.path)
         await chat.press("f1")
-        await chat.until(lambda: chat.app.screen.id == "help")
+        await chat.until(lambda: chat.app.screen.name == "help")
         assert "f7" in screen_text(chat.app)
         await chat.press("escape", "f10")
-        await chat.until(lambda: chat.app.screen.id == "settings")
+        await chat.until(lambda: chat.app.screen.name == "settings")
         await chat.press("right")
         assert chat.app.settings.theme != "kgpt-dark"
         await chat.press("backspace", "escape")

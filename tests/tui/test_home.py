@@ -8,9 +8,10 @@ from kgpt.config import Config
 from kgpt_tui.home import screen as home
 from kgpt_tui.runs.watch import WatchScreen
 from kgpt_tui.shared import launch
+from kgpt_tui.shared.dialogs import ChoiceDialog
 from kgpt_tui.train.data_preparation import DataPreparation, PreparationError
 from kgpt_tui.train.screen import TrainScreen
-from tests.tui.driving import drive, wait_until
+from tests.tui.driving import burst, drive, said, settled, wait_until
 from tests.tui.fake_trainer import make_run
 
 
@@ -70,6 +71,42 @@ def test_the_demo_prepares_its_data_and_starts(tmp_path, monkeypatch):
         await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
         assert started == [(Config.load("tinyworld").train.max_steps, "demo")]
         assert commands[0][3:6] == ["data", "get", "tinyworld"]
+
+    drive(script, tmp_path)
+
+
+def test_the_demo_takes_nobody_away_from_another_screen(tmp_path, monkeypatch):
+    (tmp_path / "data" / "tinyworld").mkdir(parents=True)
+
+    class Slow(DataPreparation):
+        def __init__(self, command):
+            script = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)"
+            super().__init__([sys.executable, "-c", script])
+
+    started = []
+
+    def start(config: Config, name: str, backend: str):
+        started.append(name)
+        return make_run(tmp_path / "runs", name, 0, state="starting")
+
+    monkeypatch.setattr(home, "DataPreparation", Slow)
+    monkeypatch.setattr(launch, "start", start)
+
+    async def script(app, pilot):
+        burst(app, "d", "d", "d", "c", *"my text")
+        await settled(app)
+        (tmp_path / "go").touch()
+        await wait_until(pilot, lambda: started)
+        burst(app, *" goes on")
+        await settled(app)
+        assert app.current_mode == "chat" and app.screen.focused.text == "my text goes on"
+        await wait_until(pilot, lambda: "F4 shows it" in said(app))
+        burst(app, "f2", "d")
+        await settled(app)
+        assert isinstance(app.screen, ChoiceDialog)  # asks, now that there is one
+        burst(app, "w")
+        await wait_until(pilot, lambda: isinstance(app.screen, WatchScreen))
+        assert started == ["demo"]
 
     drive(script, tmp_path)
 

@@ -185,6 +185,22 @@ def test_another_preset_fills_the_form(tmp_path):
     form(script, tmp_path)
 
 
+def test_another_preset_keeps_the_data_set_and_what_was_edited(tmp_path):
+    async def script(app, pilot, screen):
+        screen.query_one("#preset", Choice).value = "gpt2"
+        await wait_until(pilot, lambda: screen.query_one("#run").value == "gpt2")
+        screen.query_one("#data", Choice).value = "data/tinyworld"
+        row_of(screen, "train.seed").editor.value = "77"
+        await wait_until(pilot, lambda: screen.form.edits.get("train.seed") == "77")
+        screen.query_one("#preset", Choice).value = "llama-tiny"
+        await wait_until(pilot, lambda: screen.query_one("#run").value == "llama-tiny")
+        assert screen.query_one("#data", Choice).value == "data/tinyworld"
+        assert row_of(screen, "train.seed").editor.value == "77"
+        assert screen.form.text("train.seed") == "77"
+
+    form(script, tmp_path)
+
+
 def test_start_writes_the_run_and_watches_it(tmp_path, monkeypatch):
     started = []
 

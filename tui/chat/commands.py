@@ -6,6 +6,7 @@ is the chat screen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -120,8 +121,8 @@ def system(host: CommandHost, argument: str) -> None:
 @command("<name=value>")
 def _set(host: CommandHost, argument: str) -> None:
     """Set a sampling field, as in /set temperature=0.7."""
-    name, _, value = argument.replace("-", "_", 1).partition("=")
-    host.view.sampling_panel.change_text(name.strip(), value.strip())
+    name, value = (*re.split(r"\s*=\s*|\s+", argument, maxsplit=1), "")[:2]
+    host.view.sampling_panel.change_text(name.replace("-", "_"), value)
 
 
 @command("<name>")
@@ -154,7 +155,8 @@ async def continue_(host: CommandHost, argument: str) -> None:
 @command("<text>")
 async def prefill(host: CommandHost, argument: str) -> None:
     """Begin the next answer with these words."""
-    await host.controller.prefill("", argument)
+    if not await host.controller.prefill("", argument):
+        host.view.composer.fill(f"/prefill {argument}")
 
 
 @command()

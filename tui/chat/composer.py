@@ -12,7 +12,7 @@ from kgpt.errors import KgptError
 from kgpt_tui.chat.commands import matching
 from kgpt_tui.chat.completions import Completions
 from kgpt_tui.chat.external_editor import edit_externally
-from kgpt_tui.shared.display import same_length, sanitize
+from kgpt_tui.shared.display import pasteable, same_length, sanitize
 
 
 class Composer(TextArea):
@@ -33,9 +33,6 @@ class Composer(TextArea):
             super().__init__()
             self.text = text
 
-    class Typed(Event):
-        """The text is another."""
-
     def __init__(self, completions: Completions) -> None:
         super().__init__(
             id="composer", show_line_numbers=False, soft_wrap=True, highlight_cursor_line=False,
@@ -55,17 +52,15 @@ class Composer(TextArea):
 
     def fill(self, text: str) -> None:
         """Replace the text, the cursor at its end."""
-        self.text = text
+        self.text = pasteable(text)
         self.move_cursor(self.document.end)
 
     def get_line(self, line_index: int) -> Text:
         return Text(same_length(self.document.get_line(line_index)), end="", no_wrap=True)
 
     @on(TextArea.Changed)
-    def _changed(self, event: TextArea.Changed) -> None:
-        event.stop()
+    def _changed(self) -> None:
         self._completions.show(matching(self.text))
-        self.post_message(self.Typed())
 
     def complete(self, only_partial: bool = False) -> bool:
         """Take the command under the cursor; with `only_partial` not one that is complete."""

@@ -113,15 +113,15 @@ class ChatController:
             await self.generate(message)
 
     async def edit(self, message: Message, text: str | None) -> None:
-        """A sibling of `message` with another text; one of the user's is sent again."""
+        """A sibling of `message` with another text; one of the user's is sent if that can be."""
         if text is None or text == message.content:
             return
-        if message.is_answer:
-            self.session.rewrite(message, text)
-            await self._listener.messages_changed()
-            self.autosave()
-        elif self.is_ready():
-            await self.generate(self.session.resend(message, text))
+        edited = self.session.rewrite(message, text)
+        if not message.is_answer and self.is_ready():
+            await self.regenerate(edited)
+            return
+        await self._listener.messages_changed()
+        self.autosave()
 
     def branch(self, answer: Message, position: int, token: TopLogprob) -> Message | None:
         """A sibling of `answer` with `token` at `position`, to be generated; None if it cannot."""

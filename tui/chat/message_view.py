@@ -45,19 +45,20 @@ class MessageView(Vertical):
         self.token: int | None = None  # the token under the inspector's cursor
         self.palette: Palette | None = None  # given while the tokens are colored
         self._due = 0.0
+        self._heading_line = Static(self._heading(), classes="heading")
+        self._text = Static(self._body(), classes="body")
 
     def compose(self) -> ComposeResult:
-        yield Static(self._heading(), classes="heading")
-        yield Static(self._body(), classes="body")
+        yield self._heading_line
+        yield self._text
 
     def refresh_text(self, now: bool = True) -> None:
         """Draw again; with `now` False only as often as the last drawing was cheap enough."""
         started = time.monotonic()
         if not self.is_mounted or (not now and started < self._due):
             return
-        heading, body = self.query(Static)
-        heading.update(self._heading())
-        body.update(self._body())
+        self._heading_line.update(self._heading())
+        self._text.update(self._body())
         self._due = started + max(REFRESH_S, 10 * (time.monotonic() - started)) - 0.005
 
     def _heading(self) -> Content:

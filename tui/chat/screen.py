@@ -156,18 +156,24 @@ class ChatScreen(Screen[None]):
     async def _sent(self, event: Composer.Sent) -> None:
         composer, text = self.view.composer, event.text
         if text.startswith("/") and not text.startswith("//"):
-            composer.clear()
-            self.run_command(text[1:])
+            self._clear_composer()
+            if not await self.run_command(text[1:]) and not composer.text:
+                composer.fill(text)
             return
         text = text[1:] if text.startswith("//") else text
         if not text.strip() and not self.controller.session.is_text:
             return
-        if await self.controller.send(text):
+        if self.controller.is_ready():
             composer.remember(text)
-            composer.clear()
-            self.controller.conversation.draft = ""
+            self._clear_composer()
+            await self.controller.send(text)
 
-    @on(Composer.Typed)
+    def _clear_composer(self) -> None:
+        """At once, before anything is awaited: what is typed next is the next message."""
+        self.view.composer.clear()
+        self.controller.conversation.draft = ""
+
+    @on(Composer.Changed)
     def _typed(self) -> None:
         self.controller.conversation.draft = self.view.composer.text
         self.view.predict()
@@ -177,19 +183,20 @@ class ChatScreen(Screen[None]):
         self.view.composer.complete()
         self.view.composer.focus()
 
-    @work(group="command")
-    async def run_command(self, line: str) -> None:
-        """Run a slash command; an error is shown."""
+    async def run_command(self, line: str) -> bool:
+        """Run a slash command; an error is shown. True if it succeeded."""
         with self._errors_shown():
             await commands.run(self, line)
+            return True
+        return False
 
     @on(CommandProvider.Chosen)
-    def _command_chosen(self, event: CommandProvider.Chosen) -> None:
+    async def _command_chosen(self, event: CommandProvider.Chosen) -> None:
         if event.command.needs_argument:
             self.view.composer.fill(f"/{event.command.name} ")
             self.view.composer.focus()
         else:
-            self.run_command(event.command.name)
+            await self.run_command(event.command.name)
 
     def show_help(self) -> None:
         kgpt_app(self).action_help()
@@ -286,7 +293,7 @@ class ChatScreen(Screen[None]):
     def action_back(self) -> None:
         """Escape: close what lies over the messages; else go between them and the composer."""
         composer = self.view.composer
-        if self._close_overlays():
+        if self.view.takes_late_stop() or self._close_overlays():
             return
         if self.focused is not composer:
             self.view.tokens.inspect(None)

@@ -111,14 +111,11 @@ class ChatSession:
         """A sibling of `answer`, to be generated."""
         return self._answer(answer.parent)
 
-    def resend(self, user: Message, text: str) -> Message:
-        """A sibling of `user` with another text, and its answer to be."""
-        edited = self.conversation.add(Message("user", text, user.parent))
-        return self._answer(edited.id, edited)
-
-    def rewrite(self, answer: Message, text: str) -> Message:
-        """A sibling of `answer` with the user's own text; nothing is generated."""
-        edited = Message(answer.role, text, answer.parent, prefix=text, finish="edited")
+    def rewrite(self, message: Message, text: str) -> Message:
+        """A sibling of `message` with the user's own text; nothing is generated."""
+        edited = Message(message.role, text, message.parent)
+        if message.is_answer:
+            edited.prefix, edited.finish = text, "edited"
         self.touch(self.conversation.add(edited))
         return edited
 

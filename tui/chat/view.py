@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from textual.screen import Screen
@@ -26,6 +27,7 @@ from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.display import sanitize
 
 PROGRESS_S = 0.05  # between drawings of an answer that grows
+LATE_STOP_S = 1.0  # an Escape so soon after the end of an answer was meant to stop it
 
 
 class ChatView:
@@ -35,6 +37,7 @@ class ChatView:
         self.controller = ChatController(Store(None), self)  # until the screen has its store
         self._screen = screen
         self._progress: Timer | None = None
+        self._finished = 0.0  # when the last answer ended, until an Escape was taken as its stop
 
     @property
     def messages(self) -> MessageList:
@@ -105,7 +108,14 @@ class ChatView:
         self._progress = self._screen.set_interval(PROGRESS_S, self._draw_progress)
         self._screen.refresh_bindings()
 
+    def takes_late_stop(self) -> bool:
+        """True once after each answer, where it has only just ended."""
+        is_late = time.monotonic() - self._finished < LATE_STOP_S
+        self._finished = 0.0
+        return is_late
+
     def generation_finished(self, answer: Message) -> None:
+        self._finished = time.monotonic()
         if self._progress is not None:
             self._progress.stop()
         if not self._screen.is_mounted:

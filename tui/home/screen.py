@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,21 @@ from textual.widgets.option_list import Option
 from kgpt.config import Config
 from kgpt.errors import KgptError
 from kgpt.formatting import age, count, number
-from kgpt.runs import new_run
+from kgpt.runs import Run, all_runs, new_run
 from kgpt_tui.models.discovery import FoundModel, read_data_set
 from kgpt_tui.models.discovery import models as find_models
 from kgpt_tui.runs.run_list import RunList, RunRow
 from kgpt_tui.runs.run_state import state_badge
 from kgpt_tui.shared import launch
 from kgpt_tui.shared.app_protocol import kgpt_app
+from kgpt_tui.shared.dialogs import ChoiceDialog
 from kgpt_tui.shared.display import one_line, sanitize
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.live_screen import LiveScreen
 from kgpt_tui.train.data_preparation import DataPreparation, PreparationError
 
 DEMO = "tinyworld"
+DEMO_RUN = re.compile(r"demo(-\d+)?")
 MAX_LISTED = 30  # runs and models; the rest is on their own screens
 
 
@@ -158,7 +161,7 @@ class HomeScreen(LiveScreen):
 
     def action_act(self, name: str) -> None:
         if name == "demo":
-            self.run_demo()
+            self._ask_about_demo()
         elif name == "chat":
             kgpt_app(self).open_chat()
         elif name == "train":
@@ -166,22 +169,50 @@ class HomeScreen(LiveScreen):
         else:
             self.app.switch_mode("runs")
 
-    @work(group="demo", exclusive=True, exit_on_error=False)
+    def _ask_about_demo(self) -> None:
+        """Run the demo; where it was run before, ask whether to train it again."""
+        if any(worker.group == "demo" and not worker.is_finished for worker in self.workers):
+            return  # it is being started
+        earlier = next((run for run in _runs() if DEMO_RUN.fullmatch(run.name)), None)
+        if earlier is None:
+            self.run_demo()
+            return
+
+        def decide(answer: str | None) -> None:
+            if answer == "w":
+                kgpt_app(self).open_run(earlier.path)
+            elif answer == "t":
+                self.run_demo()
+
+        detail = f"The run {earlier.name} is there already."
+        choices = {"w": "Watch it", "t": "Train another"}
+        self.app.push_screen(ChoiceDialog("Run the demo?", detail, choices), decide)
+
+    @work(group="demo", exit_on_error=False)
     async def run_demo(self) -> None:
         """Prepare the demo's data set if it is missing, then train on it as a new run."""
         try:
             config = Config.load(DEMO)
             folder = Path(config.data.dir or "data/tinyworld")
             if read_data_set(folder) is None:
-                self._show_progress("Preparing the demo's data set …")
-                command = [sys.executable, "-m", "kgpt", "data", "get", DEMO, "--out", str(folder)]
-                self._preparation = DataPreparation(command)
-                await self._preparation.wait(lambda p: self._show_progress(f"Demo data: {p}"))
+                await self._prepare(folder)
             run = launch.start(config, free_name("demo"), launch.installed_backends()[0])
             self._show_progress("")
-            kgpt_app(self).open_run(run.path)
+            if self.is_visible:  # who has gone elsewhere stays there
+                kgpt_app(self).open_run(run.path)
+            else:
+                self.notify("The demo is training; F4 shows it.")
         except (KgptError, PreparationError, OSError) as error:
             self._show_progress(f"The demo could not start. {error}")
+
+    async def _prepare(self, folder: Path) -> None:
+        self._show_progress("Preparing the demo's data set …")
+        command = [sys.executable, "-m", "kgpt", "data", "get", DEMO, "--out", str(folder)]
+        self._preparation = DataPreparation(command)
+        try:
+            await self._preparation.wait(lambda p: self._show_progress(f"Demo data: {p}"))
+        finally:
+            self._preparation = None
 
     def _show_progress(self, text: str) -> None:
         progress = self.query_one("#progress", Static)
@@ -200,6 +231,13 @@ def free_name(stem: str) -> str:
         number += 1
         name = f"{stem}-{number}"
     return name
+
+
+def _runs() -> list[Run]:
+    try:
+        return all_runs()
+    except OSError:
+        return []
 
 
 def _find_models() -> list[FoundModel]:

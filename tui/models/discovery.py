@@ -47,7 +47,7 @@ def models(root: Path | None = None) -> list[FoundModel]:
     folders = [
         _of_folder(folder)
         for folder in _folders(root or Path())
-        if (folder / "config.json").is_file() and runs_root not in folder.resolve().parents
+        if os.path.isfile(folder / "config.json") and runs_root not in folder.resolve().parents
     ]
     found = [model for model in folders if model]
     return runs + sorted(found, key=lambda model: -model.modified)
@@ -78,7 +78,7 @@ def texts(root: Path | None = None) -> list[Path]:
         for name in _names(folder)
         if name.endswith(TEXT_SUFFIXES) and not name.endswith(("metrics.jsonl", "samples.jsonl"))
     )
-    return sorted(path for path in found if path.is_file())[:200]
+    return sorted(path for path in found if os.path.isfile(path))[:200]
 
 
 def _of_run(run: Run) -> FoundModel | None:
@@ -94,9 +94,9 @@ def _of_folder(folder: Path) -> FoundModel | None:
     config = _json(folder / "config.json")
     kind = config.get("model_type")
     weights = folder / "model.safetensors"
-    if not isinstance(kind, str) or not weights.is_file():
+    if not isinstance(kind, str) or not os.path.isfile(weights):
         return None
-    return FoundModel(str(folder), "directory", kind, weights.stat().st_mtime)
+    return FoundModel(str(folder), "directory", kind, os.path.getmtime(weights))
 
 
 def _runs() -> list[Run]:
@@ -115,7 +115,7 @@ def _folders(root: Path) -> Iterator[Path]:
         yield folder
         if depth < DEPTH:
             names = [n for n in _names(folder) if not n.startswith(".") and n not in SKIPPED]
-            queue += [(folder / n, depth + 1) for n in names if (folder / n).is_dir()]
+            queue += [(folder / n, depth + 1) for n in names if os.path.isdir(folder / n)]
 
 
 def _names(folder: Path) -> list[str]:

@@ -30,7 +30,7 @@ class ModelScreen(DismissOnceMixin, ModalScreen[str | None]):
     ]
 
     def __init__(self, current: str = ""):
-        super().__init__(id="models")
+        super().__init__()
         self._current = current
         self._found: list[FoundModel] = []
 

@@ -17,6 +17,7 @@ from kgpt.runs import Run, RunStatus
 from kgpt_tui.runs.file_tail import JsonLines, TextTail
 from kgpt_tui.runs.metrics import MetricsHistory
 from kgpt_tui.runs.run_state import ACTIVE_STATES, ENDED_STATES, effective_state
+from kgpt_tui.shared import launch
 
 MAX_LOG_LINES = 2000
 MAX_SAMPLES = 5000
@@ -119,7 +120,7 @@ class RunMonitor:
         """Why the run ended early: the trainer's error, or the last line of its log."""
         if self.status.error:
             return self.status.error
-        if self.state != "dead":
+        if self.state != "dead" and not launch.has_failed(self.run):
             return ""
         last = [line.strip() for line in list(self.log)[-40:] if line.strip()]
         return f"Its log ends: {last[-1]}" if last else "Its log is empty."

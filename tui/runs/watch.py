@@ -135,6 +135,8 @@ class WatchScreen(DismissOnceMixin, LiveScreen):
             "failed": f"Training failed. {monitor.error()}",
             "gone": "The folder of this run was deleted; the data read before is still shown.",
         }.get(monitor.state, "")
+        if monitor.state in ("finished", "stopped") and (problem := monitor.error()):
+            text = f"It could not be resumed. {problem}"
         if monitor.state in ("dead", "failed"):
             steps = monitor.run.checkpoint_steps()
             from_step = f"step {steps[-1]:,}" if steps else "the beginning"

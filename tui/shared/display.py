@@ -18,6 +18,25 @@ _PLAIN = re.compile(r"[\n -~]*")
 _JOINED = {*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), *range(0x1F3FB, 0x1F400)}
 _BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
+# Escape sequences: CSI, then strings such as OSC, then those of two or three characters.
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def pasteable(text: str, in_one_line: bool = False) -> str:
+    """Pasted `text` without escape sequences and control characters, which editors misplace.
+
+    >>> pasteable("\\x1b[1mbold\\x1b[0m\\r\\nnext\\x07", in_one_line=True)
+    'bold next'
+    """
+    text = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _CONTROLS.sub("", text)
+    return " ".join(text.split("\n")).strip() if in_one_line else text
+
 
 def sanitize(text: str) -> str:
     """`text` without anything that could affect the terminal; tabs become spaces.

@@ -29,7 +29,7 @@ class HelpScreen(DismissOnceMixin, ModalScreen[None]):
     ]
 
     def __init__(self, below: Screen[Any]):
-        super().__init__(id="help")
+        super().__init__(name="help")
         self._below = below
 
     def compose(self) -> ComposeResult:

@@ -55,7 +55,6 @@ def resume(run: Run, backend: str = "", max_steps: int | None = None) -> None:
         raise RunError(f"The run {run.name} is {status.state}; it need not be resumed.")
     flags = [] if max_steps is None else ["--train.max-steps", str(max_steps)]
     with os_errors_as_kgpt(f"resume the run {run.name}"):
-        (run.path / "status.json").unlink(missing_ok=True)
         _spawn_trainer(run, backend or status.backend, flags, status)
 
 
@@ -69,6 +68,7 @@ def _spawn_trainer(
         sys.executable, "-m", "kgpt", "train", str(path / "run.yaml"),
         "--run", run.name, "--resume", "--quiet", *(flags or []),
     ]  # fmt: skip
+    run.take_commands()  # left for an earlier trainer; those sent from now on are for this one
     environment = os.environ | {"KGPT_RUNS": str(path.parent)}
     if backend:
         environment["KERAS_BACKEND"] = backend
@@ -78,19 +78,23 @@ def _spawn_trainer(
             start_new_session=True, env=environment,
         )  # fmt: skip
     _processes[path] = process
-    status = RunStatus(
-        state="starting", pid=process.pid, host=socket.gethostname(), backend=backend
+    before = previous.before_resume() if previous else {}
+    host = socket.gethostname()
+    run.write_status(
+        RunStatus(state="starting", pid=process.pid, host=host, backend=backend, **before)
     )
-    if previous is not None:
-        status.step, status.total_steps = previous.step, previous.total_steps
-        status.epoch = previous.epoch
-    run.write_status(status)
 
 
 def reap_children() -> None:
     """Collect ended trainers: as zombies they would still look alive by their process id."""
     for process in _processes.values():
         process.poll()
+
+
+def has_failed(run: Run) -> bool:
+    """True if the trainer that this app started last for `run` ended with an error."""
+    process = _processes.get(run.path.resolve())
+    return process is not None and process.poll() not in (None, 0, 130)
 
 
 def active_runs() -> list[Run]:

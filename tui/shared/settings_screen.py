@@ -34,7 +34,7 @@ class SettingsScreen(DismissOnceMixin, ModalScreen[None]):
     ]
 
     def __init__(self) -> None:
-        super().__init__(id="settings")
+        super().__init__(name="settings")
         self._keys: dict[str, tuple[str, str]] = {}
 
     def compose(self) -> ComposeResult:

@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
 from kgpt_tui.shared.dialogs import DismissOnceMixin
-from kgpt_tui.shared.display import sanitize
+from kgpt_tui.shared.display import pasteable, sanitize
 
 
 class TextDialog(DismissOnceMixin, ModalScreen[str | None]):
@@ -31,8 +31,8 @@ class TextDialog(DismissOnceMixin, ModalScreen[str | None]):
     def __init__(
         self, title: str, text: str, hint: str = "", problem: Callable[[str], str] | None = None
     ):
-        super().__init__(id="editor")
-        self._title, self._text, self._hint = title, text, hint
+        super().__init__()
+        self._title, self._text, self._hint = title, pasteable(text), hint
         self._problem = problem or (lambda text: "")
 
     def compose(self) -> ComposeResult:

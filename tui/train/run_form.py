@@ -62,9 +62,11 @@ class RunForm:
             self.load(preset)
 
     def load(self, preset: str) -> None:
-        """Start from another preset or YAML file; edits are dropped."""
+        """Start from another preset or YAML file; edits are kept, and so is a data set chosen."""
+        edits = dict(self.edits)
         self._preset = Config.load(preset).model_dump()
-        self.edits = {}
+        for key, text in edits.items():
+            self.edit(key, text)
 
     def text(self, key: str) -> str:
         """The edited value of an option, else the preset's."""

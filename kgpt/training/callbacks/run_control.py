@@ -41,7 +41,6 @@ class RunControl(StepCallback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self.run.take_commands()  # drop commands left by an earlier process
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may handle signals
         for number in (signal.SIGINT, signal.SIGTERM):
