@@ -9,10 +9,13 @@ import os
 # TensorFlow's library brings a SQLite of its own, without full-text search; whichever is loaded
 # first serves the whole process. The terminal app never loads TensorFlow, a process of tests may.
 import sqlite3  # noqa: F401
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.host_copy_guard import refuse_host_copies
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +48,23 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
+def _float32():
+    """float32 products are float32 on a GPU too, unless a test sets another precision."""
+    if backend := sys.modules.get("kgpt.backend"):
+        backend.set_precision("float32")
+
+
+@pytest.fixture(autouse=True)
 def _apart(monkeypatch, tmp_path):
     """No test sees the runs of the person who runs it."""
     monkeypatch.setenv("KGPT_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _host_copies_refused():
+    """On PyTorch, a tensor is read as a GPU allows it."""
+    if os.environ["KERAS_BACKEND"] != "torch":
+        yield
+        return
+    with refuse_host_copies():
+        yield

@@ -32,3 +32,14 @@ def test_to_host_copies_nothing_on_a_cpu():
         pytest.skip("a GPU's memory is copied")
     tensor = ops.ones((3, 4))
     assert np.shares_memory(backend.to_host(tensor), backend.to_host(tensor))
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="the others copy without being asked")
+def test_implicit_copies_are_refused_while_testing():
+    tensor = ops.ones(3)
+    reads = (np.array, np.asarray, np.isfinite, lambda x: x.numpy(), lambda x: np.stack([x, x]))
+    for copy in reads:
+        with pytest.raises(TypeError, match="backend.to_host"):
+            copy(tensor)
+    variable = keras.Variable([1.0])
+    assert variable.numpy() == ops.convert_to_numpy(variable) == backend.to_host(variable) == 1

@@ -31,7 +31,9 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     fx_trace            trace a part of such a function to an FX graph (PyTorch)
     to_host             copy tensors to numpy arrays; the one place where this happens
     synchronize         wait until a tensor is computed
+    set_precision       how float32 matrices are multiplied from now on: in float32 or TF32
     device              platform and name of the device in use
+    peak_memory         the most bytes of memory in use so far
     device_scope        place new variables on a device
     JIT_TRAINING        the default of `compile(jit_compile=...)`
     sync_model_state    bring a model's variables up to date during `fit`
@@ -80,7 +82,9 @@ specializes_decoding = _chosen.specializes_decoding
 fx_trace = _chosen.fx_trace
 to_host = _chosen.to_host
 synchronize = _chosen.synchronize
+set_precision = _chosen.set_precision
 device = _chosen.device
+peak_memory = _chosen.peak_memory
 device_scope = _chosen.device_scope
 JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kgpt.backend.attention_choice import effective_window
+
 Tensor = Any
 
 CHUNK = 128  # queries; fastest of 64, 128, 256 on CPU at T = 256
@@ -24,15 +26,15 @@ def chunked_causal_attention(
 
     Args:
         query: (B, T, N, H), already multiplied by the softmax scale.
-        key: (B, T, N, H).
-        value: (B, T, N, H).
+        key, value: (B, T, K, H); each of the K heads serves N / K query heads.
         window: sliding-window size, the token itself included; None for full attention.
 
     Returns:
         (B, T, N, H).
     """
     length = query.shape[1]
-    q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, N, T, H)
+    window = effective_window(window, length)
+    q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, N | K, T, H)
     chunk = CHUNK if length is not None and length % CHUNK == 0 else length
     if length is None:
         return ops.transpose(_attend(q, k, v, 0, 0, window), (0, 2, 1, 3))
@@ -48,12 +50,34 @@ def chunked_causal_attention(
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, query_start: int, key_start: int, window: int | None
 ) -> Tensor:
-    """Attention of (B, N, T, H) queries at `query_start` on (B, N, S, H) keys at `key_start`."""
-    scores = ops.matmul(q, ops.transpose(k, (0, 1, 3, 2)))  # (B, N, T, S)
-    scores = ops.cast(scores, "float32")
-    scores = ops.where(causal_mask(q, k, query_start, key_start, window), scores, -1e30)
-    weights = ops.cast(ops.softmax(scores, axis=-1), v.dtype)
-    return ops.matmul(weights, v)  # (B, N, T, H)
+    """Attention of (B, N, T, H) queries at `query_start` on (B, K, S, H) keys at `key_start`."""
+    mask = causal_mask(q, k, query_start, key_start, window)
+    return _weighted_values(attention_weights(q, k, mask, v.dtype), v)
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor, dtype: Any) -> Tensor:
+    """softmax(q k^T) in float32, as `dtype`: (B, N, T, S).
+
+    Args:
+        q: (B, N, T, H). k: (B, K, S, H); the N / K query heads of each are rows of one product.
+        mask: (T, S) booleans.
+    """
+    shape = (-1, q.shape[1], ops.shape(q)[2], ops.shape(k)[2])
+    scores = ops.matmul(_group(q, k.shape[1]), ops.transpose(k, (0, 1, 3, 2)))  # (B, K, G T, S)
+    scores = ops.cast(ops.reshape(scores, shape), "float32")  # (B, N, T, S)
+    return ops.cast(ops.softmax(ops.where(mask, scores, -1e30), axis=-1), dtype)
+
+
+def _weighted_values(weights: Tensor, v: Tensor) -> Tensor:
+    """Weights (B, N, T, S) times values (B, K, S, H): (B, N, T, H)."""
+    shape = (-1, weights.shape[1], ops.shape(weights)[2], v.shape[3])
+    return ops.reshape(ops.matmul(_group(weights, v.shape[1]), v), shape)
+
+
+def _group(x: Tensor, kv_heads: int) -> Tensor:
+    """(B, N, T, ...) as (B, K, N / K * T, ...): the query heads of a key/value head together."""
+    groups = x.shape[1] // kv_heads
+    return ops.reshape(x, (-1, kv_heads, groups * ops.shape(x)[2], ops.shape(x)[3]))
 
 
 def causal_mask(
@@ -75,15 +99,13 @@ def attention_with_dropout(
     drop: Callable[[Tensor], Tensor],
     window: int | None = None,
 ) -> Tensor:
-    """Like `chunked_causal_attention`, with `drop` applied to the attention weights.
+    """Like `chunked_causal_attention`, with `drop` applied to the attention weights (B, N, T, S).
 
     The whole (T, T) matrix is formed, because dropout needs one mask for all of it.
     """
-    q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, N, T, H)
-    scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")
-    scores = ops.where(causal_mask(q, k, 0, 0, window), scores, -1e30)
-    weights = drop(ops.cast(ops.softmax(scores, axis=-1), v.dtype))
-    return ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
+    q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, N | K, T, H)
+    weights = drop(attention_weights(q, k, causal_mask(q, k, 0, 0, window), v.dtype))
+    return ops.transpose(_weighted_values(weights, v), (0, 2, 1, 3))
 
 
 def scaled(query: Tensor) -> Tensor:

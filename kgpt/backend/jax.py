@@ -13,8 +13,10 @@ from keras import ops
 
 from kgpt.backend import keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.attention import chunked_causal_attention
 from kgpt.backend.fixed_steps import FixedSteps
+from kgpt.backend.jax_attention import causal_attention as causal_attention
+from kgpt.backend.jax_device import set_precision as set_precision
+from kgpt.backend.process_memory import peak_resident_bytes
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -78,21 +80,6 @@ def transpose_weights_inplace(variables: Iterable[keras.Variable]) -> None:
 
 def refresh_tracking(layer: keras.Layer) -> None:
     """Do nothing: layers keep no second record of their child layers' variables."""
-
-
-def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
-) -> Tensor:
-    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
-    if jax.default_backend() == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16):
-        local = None if window is None else (window - 1, 0)
-        return jax.nn.dot_product_attention(
-            query, key, value, scale=1.0, is_causal=True, local_window_size=local,
-            implementation="cudnn",
-        )  # fmt: skip
-    groups = query.shape[2] // key.shape[2]
-    key, value = (jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
-    return chunked_causal_attention(query, key, value, window)
 
 
 def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
@@ -246,6 +233,12 @@ def device() -> tuple[str, str]:
     """(platform, name): for example ("cpu", "cpu") or ("gpu", "NVIDIA H200")."""
     first = jax.devices()[0]
     return first.platform, first.device_kind
+
+
+def peak_memory() -> int:
+    """The most bytes of the device's memory in use so far; on a CPU, of the process's."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return int(stats["peak_bytes_in_use"]) if stats else peak_resident_bytes()
 
 
 def sync_model_state(model: keras.Model) -> None:

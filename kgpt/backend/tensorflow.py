@@ -11,9 +11,11 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
 
+from kgpt.backend.attention import attention_with_dropout, chunked_causal_attention
 from kgpt.backend.attention import cached_attention as cached_attention
-from kgpt.backend.attention import chunked_causal_attention
 from kgpt.backend.fixed_steps import FixedSteps
+from kgpt.backend.process_memory import peak_resident_bytes
+from kgpt.backend.tensorflow_device import set_precision as set_precision
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -76,11 +78,15 @@ def refresh_tracking(layer: keras.Layer) -> None:
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None = None,
+    drop: Function | None = None,
 ) -> Tensor:
     """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
-    groups = query.shape[2] // key.shape[2]
-    key, value = (tf.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
+    if drop is not None:
+        return attention_with_dropout(query, key, value, drop, window)
     return chunked_causal_attention(query, key, value, window)
 
 
@@ -231,6 +237,13 @@ def device() -> tuple[str, str]:
         return "cpu", "CPU"
     details = tf.config.experimental.get_device_details(accelerators[0])
     return "gpu", details.get("device_name", "GPU")
+
+
+def peak_memory() -> int:
+    """The most bytes of the GPU's memory in use so far; on a CPU, of the process's."""
+    if tf.config.list_physical_devices("GPU"):
+        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+    return peak_resident_bytes()
 
 
 def sync_model_state(model: keras.Model) -> None:

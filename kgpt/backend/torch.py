@@ -14,6 +14,12 @@ from keras import ops
 from torch.utils.checkpoint import checkpoint
 
 from kgpt.backend import keras_internals
+from kgpt.backend.process_memory import peak_resident_bytes
+from kgpt.backend.torch_attention import cache_indices as cache_indices
+from kgpt.backend.torch_attention import cached_attention as cached_attention
+from kgpt.backend.torch_attention import causal_attention as causal_attention
+from kgpt.backend.torch_attention import update_cache as update_cache
+from kgpt.backend.torch_device import set_precision as set_precision
 from kgpt.backend.torch_jit import fx_trace as fx_trace
 from kgpt.backend.torch_jit import jit as jit
 from kgpt.backend.torch_jit import jit_steps as jit_steps
@@ -120,58 +126,6 @@ def transpose_weights_inplace(variables: Iterable[keras.Variable]) -> None:
 def refresh_tracking(layer: keras.Layer) -> None:
     """Drop references to variables that child layers have released."""
     keras_internals.retrack_variables(layer)
-
-
-def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
-) -> Tensor:
-    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
-    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, T, H)
-    mask = None
-    if window is not None:
-        steps = torch.arange(q.shape[2], device=q.device)
-        distance = steps[:, None] - steps[None, :]
-        mask = (distance >= 0) & (distance < window)
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=grouped
-    )
-    return out.transpose(1, 2)
-
-
-def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `mask` is (B, T, S)."""
-    if query.device.type == "cpu" and query.shape[2] == 1:
-        return _attend_with_one(query, keys, values, mask)
-    return F.scaled_dot_product_attention(
-        query, keys, values, mask[:, None], scale=1.0, enable_gqa=query.shape[1] != keys.shape[1]
-    )
-
-
-def _attend_with_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """`cached_attention` for T = 1, where the fused kernel is up to 4x slower."""
-    grouped = query.view(len(query), keys.shape[1], -1, query.shape[3])  # (B, K, G, H)
-    scores = (grouped @ keys.transpose(2, 3)).float()  # (B, K, G, S)
-    weights = torch.softmax(torch.where(mask[:, None], scores, -1e30), dim=-1)
-    return (weights.to(values.dtype) @ values).view(query.shape)
-
-
-def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
-    """The cache position of each new token (B, T), and whether it is no padding (B, T)."""
-    steps = torch.arange(length, device=start.device)
-    return (start[:, None] + steps) % cache_len, steps < count[:, None]
-
-
-def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
-    """Store new (B, K, T, H) in a cache (B, K, S, H), in place."""
-    slots, real = indices
-    if new.shape[2] == 1:  # shapes do not depend on values, so that `fx_trace` can trace it
-        rows, slots, new = torch.arange(len(cache), device=cache.device), slots[:, 0], new[:, :, 0]
-        cache[rows, :, slots] = torch.where(real[:, :, None], new, cache[rows, :, slots])
-    else:
-        rows, columns = real.nonzero(as_tuple=True)
-        cache[rows, :, slots[rows, columns]] = new[rows, :, columns]
-    return cache
 
 
 def slice_row(x: Tensor, row: Tensor) -> Tensor:
@@ -285,6 +239,13 @@ def device() -> tuple[str, str]:
     if torch.backends.mps.is_available():
         return "gpu", "Apple GPU"
     return "cpu", "CPU"
+
+
+def peak_memory() -> int:
+    """The most bytes of the GPU's memory in tensors so far; on a CPU, of the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return peak_resident_bytes()
 
 
 def device_scope(name: str) -> Any:

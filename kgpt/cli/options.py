@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import CoercionError, Group, Parameter, Token
 
 from kgpt.config import InferenceDtype, SamplingConfig, ServeConfig
+from kgpt.errors import UsageError
 
 GROUP = Group("Sampling", sort_key=1)
 
@@ -62,3 +63,18 @@ def given_flags(flags: Any) -> dict[str, Any]:
 def merged(defaults: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
     """`defaults` with `changes` applied."""
     return SamplingConfig.parse(defaults.model_dump() | changes)
+
+
+def parse_sizes(flag: str, text: str) -> list[int]:
+    """Positive integers separated by commas, sorted; a `UsageError` that names `flag` otherwise.
+
+    >>> parse_sizes("--batch-sizes", "32,8")
+    [8, 32]
+    """
+    try:
+        sizes = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        sizes = [0]
+    if sizes[0] < 1:
+        raise UsageError(f"{flag} should be numbers above zero, as in 8,16,32, not {text!r}.")
+    return sizes

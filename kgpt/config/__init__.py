@@ -9,9 +9,10 @@ an output file, is a parameter of that command in `kgpt.cli`. Nothing here impor
 from kgpt.config.loading import Config, preset_path, presets, read_yaml
 from kgpt.config.model import ModelConfig, RopeScaling
 from kgpt.config.overrides import options, parse_overrides
+from kgpt.config.precision import InferenceDtype, Precision, allows_tf32, compute_dtype
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean, sentence
-from kgpt.config.serving import InferenceDtype, ServeConfig
+from kgpt.config.serving import ServeConfig
 from kgpt.config.training import DataConfig, TrainConfig
 
 __all__ = [
@@ -19,11 +20,14 @@ __all__ = [
     "DataConfig",
     "InferenceDtype",
     "ModelConfig",
+    "Precision",
     "RopeScaling",
     "SamplingConfig",
     "Section",
     "ServeConfig",
     "TrainConfig",
+    "allows_tf32",
+    "compute_dtype",
     "did_you_mean",
     "options",
     "parse_overrides",

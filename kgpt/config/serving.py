@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from kgpt.config.precision import InferenceDtype
 from kgpt.config.section import Section
-
-# The weight format of inference; int8 quantizes the linear layers, the rest is float32 then.
-InferenceDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class ServeConfig(Section):
@@ -29,7 +25,8 @@ class ServeConfig(Section):
     name: str | None = Field(None, description="Model name in the API.")
     dtype: InferenceDtype = Field(
         "float32",
-        description="Weights and computation; int8 quantizes the linear layers (W8A8).",
+        description="Weights and computation; tensorfloat32 is float32 with the matrix products "
+        "of a GPU in TF32; int8 quantizes the linear layers (W8A8).",
     )
     max_num_seqs: int = Field(8, ge=1, le=1024, description="Sequences decoded at once.")
     max_queue: int = Field(64, ge=0, le=65536, description="Requests that can be queued.")

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from kgpt.config.precision import Precision, compute_dtype
 from kgpt.config.section import Section
 
 
@@ -57,8 +58,10 @@ class TrainConfig(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the EMA of the weights; 0 is no EMA."
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Precision of the computation; weights stay float32."
+    precision: Precision = Field(
+        "float32",
+        description="Precision of the computation; weights stay float32. tensorfloat32 is float32 "
+        "with the matrix products of a GPU in TF32.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
@@ -96,4 +99,5 @@ class TrainConfig(Section):
     @property
     def dtype_policy(self) -> str:
         """The Keras dtype policy for `precision`."""
-        return self.precision if self.precision == "float32" else f"mixed_{self.precision}"
+        dtype = compute_dtype(self.precision)
+        return dtype if dtype == "float32" else f"mixed_{dtype}"

@@ -32,7 +32,8 @@ def load(
         model: a run (its best checkpoint), `run@step`, a model directory, or a model's name on the
             Hugging Face hub, such as "openai-community/gpt2", which is downloaded to the cache.
         device: "cpu" or "gpu" to insist on it; the backend's choice when not given.
-        dtype: of weights and computation: "float32", "bfloat16", "float16" or "int8".
+        dtype: of weights and computation: "float32", "tensorfloat32", "bfloat16", "float16" or
+            "int8".
         max_num_seqs: sequences decoded at once.
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, named as

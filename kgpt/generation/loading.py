@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kgpt import backend
 from kgpt.checkpoints.pretrained import load_model
-from kgpt.config import InferenceDtype
+from kgpt.config import InferenceDtype, compute_dtype
 from kgpt.model.gpt import GPT
 
 
@@ -19,10 +19,12 @@ def load_for_inference(folder: Path, dtype: InferenceDtype = "float32") -> GPT:
 
 def build_for_inference(make: Callable[..., GPT], dtype: InferenceDtype = "float32") -> GPT:
     """`make(dtype=, weight_format=)`: a `GPT` that can neither be trained nor saved."""
+    backend.set_precision(dtype)
+    policy = compute_dtype(dtype)
     if dtype == "int8":
-        return make(dtype="float32", weight_format="int8")
+        return make(dtype=policy, weight_format="int8")
     if backend.prefers_transposed_weights():
-        return make(dtype=dtype, weight_format="transposed")
-    model = make(dtype=dtype)
+        return make(dtype=policy, weight_format="transposed")
+    model = make(dtype=policy)
     backend.transpose_weights_inplace(model.kernels)
     return model

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kgpt import backend
-from kgpt.backend.attention import attention_with_dropout, scaled
+from kgpt.backend.attention import scaled
 from kgpt.config import RopeScaling
 from kgpt.model.initializers import Normal
 from kgpt.model.kv_cache import CacheUpdate
@@ -127,14 +127,10 @@ class CausalSelfAttention(keras.layers.Layer):
     def call(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """x (B, T, D) to (B, T, D); `key` switches dropout on."""
         query, keys, values = self.project(x, ops.arange(ops.shape(x)[1]))
-        if key is None or self.dropout == 0:
-            heads = backend.causal_attention(query, keys, values, self.window)
-        else:
-            groups = self.num_heads // self.num_kv_heads
-            keys, values = (ops.repeat(t, groups, axis=2) for t in (keys, values))
-            heads = attention_with_dropout(
-                query, keys, values, lambda weights: self.drop(weights, key), self.window
-            )
+        drop = None
+        if key is not None and self.dropout:
+            drop = lambda weights: self.drop(weights, key)  # noqa: E731
+        heads = backend.causal_attention(query, keys, values, self.window, drop)
         return self.combine(heads)
 
     def call_with_cache(

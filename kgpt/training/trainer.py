@@ -171,6 +171,7 @@ def sequence_length(config: Config) -> int:
 def build_model(config: Config) -> GPT:
     """The compiled model of a configuration, with initial weights."""
     train_config = config.train
+    backend.set_precision(train_config.precision)
     model = GPT(
         config.model,
         seed=train_config.seed,

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from kgpt import backend
 from kgpt.checkpoints.importers import import_from
 from kgpt.checkpoints.pretrained import load_model
 from kgpt.cli import main
@@ -64,7 +65,7 @@ def nanogpt(path, **changes):
     torch = pytest.importorskip("torch")
     from tests.checkpoints.nanogpt import tiny_nanogpt
 
-    return tiny_nanogpt(torch, path, IDS, **changes)
+    return backend.to_host(tiny_nanogpt(torch, path, IDS, **changes))
 
 
 @pytest.mark.parametrize("bias", [True, False])

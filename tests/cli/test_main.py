@@ -116,6 +116,8 @@ WRONG = [
     (["bench", "train", "gpt2", "--steps", "1.5"], "--steps should be an integer"),
     (["bench", "generate", "--model", "gpt2", "--new-tokens", "4.5"], "--new-tokens should be"),
     (["bench", "serve", "--clients", "1.5"], "--clients should be an integer"),
+    (["bench", "train", "gpt2", "--batch-sizes", "8,x"], "--batch-sizes should be numbers"),
+    (["bench", "generate", "--model", "gpt2", "--batch-sizes", "0"], "--batch-sizes should be"),
     (["data", "prepare", "nothing.txt", "--out", "x"], "nothing.txt does not exist"),
     (["data", "prepare", "text.txt", "--out", "full"], "full exists and is no data set"),
     (["data", "prepare", "text.txt", "--out", "x", "--vocab", "9"], "mean --vocab-size?"),

@@ -34,10 +34,12 @@ def _full(kind, length, seed):
 
 def logits_without_cache(kind, ids, seed=3):
     """(T, V) logits of a whole sequence in one forward pass."""
+    from kgpt import backend
+
     size = KINDS[kind]["max_length"]
     padded = np.zeros((1, size), "int32")
     padded[0, : len(ids)] = ids
-    return np.array(_full(kind, size, seed)(padded))[0, : len(ids)]
+    return backend.to_host(_full(kind, size, seed)(padded))[0, : len(ids)]
 
 
 def greedy_without_cache(kind, prompt, count):

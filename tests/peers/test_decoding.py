@@ -41,7 +41,8 @@ def filled(value, dtype="float32"):
 
 
 def softmax(logits):
-    return torch.softmax(torch.as_tensor(np.array(logits), dtype=torch.float32), -1).numpy()
+    logits = torch.as_tensor(backend.to_host(logits).copy(), dtype=torch.float32)
+    return backend.to_host(torch.softmax(logits, -1))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_bias_and_banned_phrases_are_equal():
     want = peer(ids, torch.from_numpy(LOGITS))
     np.testing.assert_allclose(softmax(got), softmax(want), atol=1e-5)
     tail = np.full((2, sampling.MAX_BAD_WORD_LEN - 1), -1, "int32")
-    tail[:, -2:] = ids.numpy()
+    tail[:, -2:] = backend.to_host(ids)
     phrases = np.full((2, 1, sampling.MAX_BAD_WORD_LEN), -1, "int32")
     phrases[:, 0, -3:] = (5, 6, 7)
     got = backend.jit(sampling.apply_bad_words)(LOGITS, tail, phrases)
@@ -122,5 +123,5 @@ def test_beam_search_finds_the_same_texts_and_scores(both, beams, penalty, early
         assert ids[: len(ours.token_ids)] == ours.token_ids
         assert set(ids[len(ours.token_ids) :]) <= {0}
     if beams > 1:
-        scores = want.sequences_scores.numpy()
+        scores = backend.to_host(want.sequences_scores)
         np.testing.assert_allclose([text.score for text in found], scores, atol=1e-4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kgpt.config import Config
+from kgpt.config import Config, compute_dtype
 from kgpt.errors import UsageError
 
 OPTIMIZER_SLOTS = {"adamw": 2, "lion": 1, "muon": 1}  # moments per weight
@@ -97,7 +97,7 @@ def activation_bytes(config: Config, length: int) -> int:
     saved = layer * model.num_layers
     if train.gradient_checkpointing:
         saved = model.hidden_dim * model.num_layers + layer
-    itemsize = FLOAT32 if train.precision == "float32" else 2
+    itemsize = FLOAT32 if compute_dtype(train.precision) == "float32" else 2
     tokens = train.batch_size * length
     logits = 3 * min(train.loss_chunk, tokens) * (model.vocab_size or 0) * FLOAT32
     return tokens * saved * itemsize + logits

@@ -1,0 +1,140 @@
+"""Attention on PyTorch: fused kernels for whole sequences, and a KV cache written in place."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from kgpt.backend.attention import attention_with_dropout
+from kgpt.backend.attention_choice import (
+    AttentionCall,
+    AttentionDevice,
+    effective_window,
+    torch_attention,
+    torch_repeats_kv_heads,
+)
+
+Tensor = Any
+
+
+def causal_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None = None,
+    drop: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N | K, T, H)
+    length, groups = q.shape[2], q.shape[1] // k.shape[1]
+    dtype = str(q.dtype).removeprefix("torch.")
+    call = AttentionCall(dtype, q.shape[3], length, window, groups > 1, drop is not None)
+    device = attention_device(q.device)
+    chosen = torch_attention(device, call)
+    if chosen == "dropout":
+        assert drop is not None
+        return attention_with_dropout(query, key, value, drop, window)
+    if chosen == "flex":
+        return flex_attention(q, k, v, effective_window(window, length)).transpose(1, 2)
+    if torch_repeats_kv_heads(device, call):
+        k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
+    mask = window_mask(length, window, q.device) if chosen == "sdpa_mask" else None
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=groups > 1
+    )
+    return out.transpose(1, 2)
+
+
+def window_mask(length: int, window: int | None, device: Any) -> Tensor:
+    """(T, T) booleans: which keys of a sliding window each query attends to."""
+    steps = torch.arange(length, device=device)
+    return _is_visible(steps[:, None], steps[None, :], window)
+
+
+def _is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
+    """Does a query at one position attend to a key at another?"""
+    distance = query - key
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+
+
+def flex_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """FlexAttention (Dong et al., 2024) of q (B, N, T, H) on k and v (B, K, T, H)."""
+    mask = window_block_mask(q.shape[2], window, q.device)
+    grouped = q.shape[1] != k.shape[1]
+    return compiled_flex_attention()(q, k, v, block_mask=mask, scale=1.0, enable_gqa=grouped)
+
+
+@functools.lru_cache(maxsize=16)
+def window_block_mask(length: int, window: int | None, device: Any) -> Any:
+    """Which blocks of keys the blocks of queries attend to, for FlexAttention."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return _is_visible(query, key, window)
+
+    return create_block_mask(mask_mod, None, None, length, length, device=device)
+
+
+@functools.cache
+def compiled_flex_attention() -> Any:
+    """`torch.nn.attention.flex_attention` compiled: without it all attention weights are stored."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+@functools.cache
+def attention_device(device: Any) -> AttentionDevice:
+    """What attention depends on, of a `torch.device`."""
+    if device.type == "cpu":
+        return AttentionDevice("cpu")
+    if device.type != "cuda":
+        return AttentionDevice("gpu")
+    has_triton = importlib.util.find_spec("triton") is not None
+    return AttentionDevice("gpu", torch.cuda.get_device_capability(device), has_triton=has_triton)
+
+
+def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `mask` is (B, T, S)."""
+    groups = query.shape[1] // keys.shape[1]
+    on_cpu = attention_device(query.device).platform == "cpu"
+    if query.shape[2] == 1 and (on_cpu or groups > 1):
+        return _attend_with_one(query, keys, values, mask)
+    if groups > 1 and not on_cpu:  # with a mask no fused kernel of a GPU takes grouped heads
+        keys, values = (x.repeat_interleave(groups, 1) for x in (keys, values))
+        groups = 1
+    return F.scaled_dot_product_attention(
+        query, keys, values, mask[:, None], scale=1.0, enable_gqa=groups > 1
+    )
+
+
+def _attend_with_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """`cached_attention` for T = 1, where the fused kernel of a CPU is up to 4x slower."""
+    grouped = query.view(len(query), keys.shape[1], -1, query.shape[3])  # (B, K, G, H)
+    scores = (grouped @ keys.transpose(2, 3)).float()  # (B, K, G, S)
+    weights = torch.softmax(torch.where(mask[:, None], scores, -1e30), dim=-1)
+    return (weights.to(values.dtype) @ values).view(query.shape)
+
+
+def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
+    """The cache position of each new token (B, T), and whether it is no padding (B, T)."""
+    steps = torch.arange(length, device=start.device)
+    return (start[:, None] + steps) % cache_len, steps < count[:, None]
+
+
+def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
+    """Store new (B, K, T, H), T at most S, in a cache (B, K, S, H), in place.
+
+    Padding writes back what it finds: no shape depends on values, so that `fx_trace` can trace
+    it and a GPU need not wait for the host.
+    """
+    slots, real = indices
+    rows = torch.arange(len(cache), device=cache.device)[:, None]  # (B, 1)
+    tokens = new.transpose(1, 2)  # (B, T, K, H): the two indices come first
+    cache[rows, :, slots] = torch.where(real[:, :, None, None], tokens, cache[rows, :, slots])
+    return cache
