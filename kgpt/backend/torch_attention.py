@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.attention.flex_attention as flex
 import torch.nn.functional as F
 
 from kgpt.backend.attention import attention_with_dropout
@@ -64,32 +65,34 @@ def _is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
 
 def flex_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     """FlexAttention (Dong et al., 2024) of q (B, N, T, H) on k and v (B, K, T, H)."""
-    mask = window_block_mask(q.shape[2], window, q.device)
+    if torch.compiler.is_compiling():  # as a part of what is being compiled
+        attend, mask = flex.flex_attention, make_block_mask(q.shape[2], window, q.device)
+    else:
+        attend, mask = compiled_flex_attention(), block_mask(q.shape[2], window, q.device)
     grouped = q.shape[1] != k.shape[1]
-    return compiled_flex_attention()(q, k, v, block_mask=mask, scale=1.0, enable_gqa=grouped)
+    return attend(q, k, v, block_mask=mask, scale=1.0, enable_gqa=grouped)
 
 
-@functools.lru_cache(maxsize=16)
-def window_block_mask(length: int, window: int | None, device: Any) -> Any:
+def make_block_mask(length: int, window: int | None, device: Any) -> Any:
     """Which blocks of keys the blocks of queries attend to, for FlexAttention."""
-    from torch.nn.attention.flex_attention import create_block_mask
 
     def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return _is_visible(query, key, window)
 
-    return create_block_mask(mask_mod, None, None, length, length, device=device)
+    return flex.create_block_mask(mask_mod, None, None, length, length, device=device)
+
+
+block_mask = functools.lru_cache(maxsize=16)(make_block_mask)
 
 
 @functools.cache
 def compiled_flex_attention() -> Any:
-    """`torch.nn.attention.flex_attention` compiled: without it all attention weights are stored."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention)
+    """`flex_attention` compiled: without it all attention weights are stored."""
+    return torch.compile(flex.flex_attention)
 
 
 @functools.cache
-def attention_device(device: Any) -> AttentionDevice:
+def _attention_device(device: Any) -> AttentionDevice:
     """What attention depends on, of a `torch.device`."""
     if device.type == "cpu":
         return AttentionDevice("cpu")
@@ -97,6 +100,10 @@ def attention_device(device: Any) -> AttentionDevice:
         return AttentionDevice("gpu")
     has_triton = importlib.util.find_spec("triton") is not None
     return AttentionDevice("gpu", torch.cuda.get_device_capability(device), has_triton=has_triton)
+
+
+# While a function is being compiled, it is called and not traced.
+attention_device = torch.compiler.assume_constant_result(_attention_device)
 
 
 def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

@@ -114,23 +114,45 @@ def test_scaled_dot_product_attention_with_repeated_heads(monkeypatch, groups, w
 @pytest.mark.parametrize("groups", [1, 3])
 def test_flex_attention(monkeypatch, groups):
     """Not compiled, as a CPU runs it."""
-    import torch.nn.attention.flex_attention as flex
-
     module, length, window = pin(monkeypatch, H100), 512, 70
+    flex = module.flex
     monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     monkeypatch.setattr(module, "compiled_flex_attention", lambda: flex.flex_attention)
     q, k, v = example(length, groups)
     tensors = [ops.convert_to_tensor(x).transpose(1, 2) for x in (q, k, v)]
     found = module.flex_attention(*tensors, window).transpose(1, 2)
     assert_equal(found, attention(q, k, v, causal(length, window)))
-    mask = module.window_block_mask(length, window, tensors[0].device)
+    mask = module.block_mask(length, window, tensors[0].device)
     assert mask.to_dense()[0, 0].tolist() == [
         [1, 0, 0, 0],
         [1, 1, 0, 0],
         [0, 1, 1, 0],
         [0, 0, 1, 1],
     ]  # blocks of 128
-    assert module.window_block_mask(length, window, tensors[0].device) is mask
+    assert module.block_mask(length, window, tensors[0].device) is mask
+
+
+@only_torch
+def test_compiled_as_part_of_a_larger_function(monkeypatch):
+    """Without a graph break, and the device is asked for and not traced."""
+    import torch
+
+    module = importlib.import_module("kgpt.backend.torch_attention")
+
+    @torch.compiler.assume_constant_result
+    def attention_device(device):
+        assert open(__file__).close() is None  # what PyTorch cannot trace
+        return H100
+
+    monkeypatch.setattr(module, "attention_device", attention_device)
+    q, k, v = (ops.convert_to_tensor(x).bfloat16() for x in example(512, 3))
+    q, k, v = (ops.concatenate([x, x], axis=-1) for x in (q, k, v))  # FlexAttention's least H, 16
+    function = torch.compile(module.causal_attention, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        found = function(q, k, v, 70).float()
+    exact = [ops.convert_to_numpy(x.float()) for x in (q, k, v)]
+    expected = attention(*exact, causal(512, 70))
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=0.1)
 
 
 @pytest.mark.parametrize("device", ["own", pytest.param(NO_FUSED_KERNELS, marks=only_torch)])
