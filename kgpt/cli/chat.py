@@ -46,10 +46,10 @@ def chat(
                 f"continue text with `kgpt generate --model {model} --prompt ...`."
             )
         params = options.merged(engine.default_sampling, changes)
-        ChatSession(engine, ChatState(params, system)).run()
+        TerminalChat(engine, ChatState(params, system)).run()
 
 
-class ChatSession:
+class TerminalChat:
     """Reads lines from standard input and answers them."""
 
     def __init__(self, engine: Any, state: ChatState):

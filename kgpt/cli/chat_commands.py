@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from kgpt.config import SamplingConfig, did_you_mean
+from kgpt.conversations import Message, parse_messages
 from kgpt.errors import UsageError
+from kgpt.files import os_errors_as_kgpt, write_text
 
 HELP = """\
 /system TEXT      set the system prompt; without TEXT, remove it
@@ -20,7 +22,8 @@ HELP = """\
 /undo             remove the last question and answer
 /clear            start a new conversation
 /history          show the conversation
-/save FILE        save the conversation: as JSON if the name ends in .json, else as Markdown
+/save FILE        save the conversation: as JSON if the name ends in .json, else as Markdown;
+                  /save! FILE replaces a file
 /load FILE        continue a conversation saved as JSON
 /quit             quit, as does the end of the input
 Ctrl-C stops an answer, not the program. A line that ends with \\ continues in the next."""
@@ -32,12 +35,12 @@ class ChatState:
 
     sampling: SamplingConfig
     system: str | None = None
-    messages: list[dict[str, str]] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
 
-    def prompt(self) -> list[dict[str, str]]:
+    def prompt(self) -> list[Message]:
         """All messages, beginning with the system prompt."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return system + self.messages
+        return [*system, *self.messages]
 
     def add(self, role: str, content: str) -> None:
         self.messages.append({"role": role, "content": content})
@@ -73,7 +76,7 @@ def _system(chat: ChatState, rest: str, say: Any) -> None:
 
 
 def _set(chat: ChatState, rest: str, say: Any) -> None:
-    key, _, value = rest.partition(" ")
+    key, _, value = rest.replace("=", " ", 1).partition(" ")
     key = key.replace("-", "_")
     if not key:
         for name, value in chat.sampling.model_dump().items():
@@ -105,28 +108,36 @@ def _history(chat: ChatState, rest: str, say: Any) -> None:
         say(f"{message['role']}: {message['content']}")
 
 
-def _save(chat: ChatState, rest: str, say: Any) -> None:
+def _save(chat: ChatState, rest: str, say: Any, replace: bool = False) -> None:
     if not rest:
         raise UsageError("/save needs the name of a file.")
     path = Path(rest).expanduser()
+    if path.exists() and not replace:
+        raise UsageError(f"{path} exists; choose another name, or replace it with /save! {rest}")
     if path.suffix == ".json":
         text = json.dumps({"messages": chat.prompt()}, ensure_ascii=False, indent=2)
     else:
         parts = (f"**{m['role']}**\n\n{m['content']}\n" for m in chat.prompt())
         text = "\n".join(parts)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+    with os_errors_as_kgpt(f"write {path}"):
+        write_text(path, text)
     say(f"Saved to {path}.")
+
+
+def _replace(chat: ChatState, rest: str, say: Any) -> None:
+    _save(chat, rest, say, replace=True)
 
 
 def _load(chat: ChatState, rest: str, say: Any) -> None:
     path = Path(rest).expanduser()
+    with os_errors_as_kgpt(f"read {path}"):
+        content = path.read_bytes()
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))["messages"]
-        messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in loaded]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        loaded = json.loads(content.decode("utf-8-sig"))
+        messages = parse_messages(loaded["messages"] if isinstance(loaded, dict) else loaded)
+    except KeyError:
+        raise UsageError(f"{path} is not a conversation saved as JSON: no messages.") from None
+    except ValueError as error:
         raise UsageError(f"{path} is not a conversation saved as JSON: {error}.") from None
     chat.system = None
     if messages and messages[0]["role"] == "system":
@@ -151,6 +162,7 @@ COMMANDS: dict[str, Callable[[ChatState, str, Any], Any]] = {
     "clear": _clear,
     "history": _history,
     "save": _save,
+    "save!": _replace,
     "load": _load,
     "quit": _quit,
     "exit": _quit,

@@ -25,7 +25,7 @@ from kgpt.formatting import size
 KINDS = ("bpe", "char", "byte")
 FLAGS = (
     "--out", "--tokenizer", "--vocab-size", "--min-frequency", "--field", "--separator",
-    "--val-fraction", "--quiet", "--debug",
+    "--val-fraction", "--encoding", "--quiet", "--debug",
 )  # fmt: skip
 
 
@@ -38,14 +38,17 @@ def prepare(
     field: str = "text",
     separator: str | None = None,
     val_fraction: float = 0.1,
+    encoding: str | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Turn text files into a data set that `kgpt train` reads.
+    """Turn texts or conversations into a data set that `kgpt train` reads.
 
     Parameters
     ----------
     sources
-        .txt, .md, .jsonl and .parquet files, also gzipped; folders; globs; - for standard input.
+        .txt, .md, .jsonl, .json, .csv and .parquet files, also gzipped; folders; globs; - for
+        standard input. Rows are texts, or conversations in the format of OpenAI (messages),
+        ShareGPT (conversations), Alpaca (instruction, input, output), or prompt and completion.
     out
         The folder of the data set.
     tokenizer
@@ -55,11 +58,13 @@ def prepare(
     min_frequency
         Minimum frequency of a pair to become a bpe token.
     field
-        The field or column that holds the text in .jsonl and .parquet.
+        The field or column with the text of a row.
     separator
         The separator of documents in .txt and .md; without it, each file is one document.
     val_fraction
         The fraction used for validation.
+    encoding
+        The encoding of text files, such as cp1252; detected for each when not given.
     quiet
         Show no progress.
     """
@@ -78,8 +83,10 @@ def prepare(
         raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
     if tokenizer not in KINDS and not Path(tokenizer).exists():
         raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
-    corpus = Corpus(sources, field, separator, val_fraction)
+    corpus = Corpus(sources, field, separator, val_fraction, encoding)
     console = Console(stderr=True, quiet=quiet)
+    for note in corpus.notes:
+        console.print(Text(note))
     with _progress(console) as bar:
         if tokenizer in KINDS:
             task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=tokenizer != "byte")

@@ -7,6 +7,8 @@ under its name only when it is complete.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from kgpt.conversations import Message
 from kgpt.data.shards import Manifest, SplitWriter, write_manifest
 from kgpt.data.sources import Corpus, Document
 from kgpt.errors import DataError, UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
-from kgpt.text.chat_template import ChatMLTemplate
+from kgpt.text.chat_template import Chat, ChatMLTemplate, is_learned, load_chat_template
 from kgpt.text.chunking import chunk_text
 from kgpt.text.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20
 TOKENIZER_SAMPLE = 200 << 20  # characters a tokenizer is trained on, at most
 PROGRESS_BYTES = 1 << 18
+COUNTED_BYTES = 1 << 20  # of a corpus whose documents are counted first
 Progress = Callable[[int], None]
 
 
@@ -54,22 +58,25 @@ def prepare(
 ) -> Manifest:
     """Write `corpus` as the data set `out`; `progress` is called with the bytes read.
 
-    A corpus of one text is split by position, any other by document: which documents validate
-    is decided by a hash of their number, so appending documents moves none.
+    A few texts are split by position, anything else by document: see `validation_documents`.
+
+    Raises:
+        DataError: a source is damaged, or there is no text to train on.
     """
     _check_replaceable(out)
     with os_errors_as_kgpt(f"write the data set {out}"), atomic_dir(out) as folder:
         vocab_size = tokenizer.vocab_size
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         masked = corpus.has_conversations
-        chat = ChatMLTemplate(tokenizer) if masked else None
+        chat = (load_chat_template(tokenizer) or ChatMLTemplate(tokenizer)) if masked else None
         writers = {split: SplitWriter(folder, split, dtype, masked) for split in ("train", "val")}
         end = tokenizer.eos_id
         encoder = _Encoder(tokenizer, writers)
-        for number, document in enumerate(_report_progress(corpus, corpus.documents(), progress)):
-            encoder.begin(document.split or _split_of(number, val_fraction))
-            for part, loss_mask in _parts(document, chat):
-                encoder.add(part, loss_mask)
+        validates = validation_documents(val_fraction, _count(corpus))
+        for document in _report_progress(corpus, corpus.documents(), progress):
+            encoder.begin(document.split or ("val" if next(validates) else "train"))
+            for part in _parts(document, chat):
+                encoder.add(*part)
             if end is not None and not corpus.is_one_text:
                 encoder.add([end])
         encoder.flush()
@@ -101,7 +108,8 @@ class _Chunk:
     content: str | list[int]
     split: str
     starts_document: bool
-    loss_mask: bool
+    loss_mask: bool | list[bool]
+    text_bytes: int  # UTF-8 bytes of the text, markup excluded
 
 
 class _Encoder:
@@ -116,8 +124,13 @@ class _Encoder:
     def begin(self, split: str) -> None:
         self._split, self._starts_document = split, True
 
-    def add(self, content: str | list[int], loss_mask: bool = True) -> None:
-        self._pending.append(_Chunk(content, self._split, self._starts_document, loss_mask))
+    def add(
+        self, content: str | list[int], loss_mask: bool | list[bool] = True, text_bytes: int = 0
+    ) -> None:
+        if isinstance(content, str):
+            text_bytes = _utf8_bytes(content)
+        starts = self._starts_document
+        self._pending.append(_Chunk(content, self._split, starts, loss_mask, text_bytes))
         self._starts_document = False
         self._characters += len(content)
         if self._characters >= BATCH_CHARACTERS:
@@ -141,53 +154,84 @@ class _Batch:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.starts: list[int] = []
-        self.sizes: list[int] = []
-        self.loss_mask: list[bool] = []
+        self.loss_mask: list[np.ndarray] = []
         self.text_bytes = 0
 
     def add(self, chunk: _Chunk, ids: Sequence[int]) -> None:
         if chunk.starts_document:
             self.starts.append(len(self.ids))
-        if isinstance(chunk.content, str):
-            self.text_bytes += len(chunk.content.encode("utf-8", "replace"))
+        self.text_bytes += chunk.text_bytes
         self.ids += ids
-        self.sizes.append(len(ids))
-        self.loss_mask.append(chunk.loss_mask)
+        self.loss_mask.append(np.broadcast_to(np.array(chunk.loss_mask, "uint8"), len(ids)))
 
     def write_to(self, writer: SplitWriter) -> None:
         writer.begin_documents(self.starts)
-        writer.write(self.ids, np.repeat(np.array(self.loss_mask, dtype=np.uint8), self.sizes))
+        writer.write(self.ids, np.concatenate(self.loss_mask or [np.zeros(0, "uint8")]))
         writer.info.text_bytes += self.text_bytes
 
 
-def _parts(
-    document: Document, chat: ChatMLTemplate | None
-) -> Iterator[tuple[str | list[int], bool]]:
-    """A document in chunks, text or ids, each with its loss mask.
+def _parts(document: Document, chat: Chat | None) -> Iterator[tuple[Any, ...]]:
+    """A document in chunks, the arguments of `_Encoder.add`.
 
     Text is cut so that it encodes as the whole would. Of a conversation, the assistant's turns
     count in the loss, including the token that ends them.
     """
-    if document.messages is None:
-        yield from ((chunk, True) for chunk in chunk_text(document.parts))
-        return
-    if chat is None:
+    if document.messages is not None and chat is None:
         raise DataError(
             "A file begins with texts and goes on with conversations; "
-            "give conversations a .jsonl file of their own."
+            "give conversations a file of their own."
         )
-    for message in document.messages:
-        by_model = message["role"] == "assistant"
+    if document.messages is None or chat is None:
+        yield from ((chunk, True) for chunk in chunk_text(document.parts))
+    elif isinstance(chat, ChatMLTemplate):
+        yield from _chatml_parts(document.messages, chat)
+    else:
+        text_bytes = sum(_utf8_bytes(message["content"]) for message in document.messages)
+        yield *chat.encode(document.messages), text_bytes
+
+
+def _chatml_parts(
+    messages: Sequence[Message], chat: ChatMLTemplate
+) -> Iterator[tuple[str | list[int], bool]]:
+    """A conversation in ChatML; contents as text, which is encoded in batches."""
+    for message in messages:
+        by_model = is_learned(message)
         yield chat.turn_header(message["role"]), False
         yield message["content"], by_model
         yield chat.end[:1], by_model
         yield chat.end[1:], False
 
 
-def _split_of(number: int, val_fraction: float) -> str:
-    """The split of a document: "val" for `val_fraction` of the numbers, chosen by a hash."""
-    digest = hashlib.blake2b(number.to_bytes(8, "little"), digest_size=4).digest()
-    return "val" if int.from_bytes(digest, "little") < val_fraction * 2**32 else "train"
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+def validation_documents(fraction: float, count: int | None = None) -> Iterator[bool]:
+    """For each document in turn, whether it is for validation.
+
+    One document of every 1 / `fraction` is, at a place given by a hash, so that the share is exact
+    to one document whatever their number, and appending documents moves none.
+
+    Args:
+        count: the number of documents if they are few: one of two or more then validates.
+    """
+    if fraction > 0.5:
+        yield from (not train for train in validation_documents(1 - fraction, count))
+    if not fraction or count == 1:
+        yield from itertools.repeat(False)
+    for group in itertools.count():
+        first, end = math.ceil(group / fraction), math.ceil((group + 1) / fraction)
+        digest = hashlib.blake2b(group.to_bytes(8, "little"), digest_size=4).digest()
+        size = end - first if group else min(end, count or end)
+        chosen = int.from_bytes(digest, "little") % size
+        yield from (place == chosen for place in range(end - first))
+
+
+def _count(corpus: Corpus) -> int | None:
+    """The number of documents of a small corpus; None if counting would cost time."""
+    if corpus.total_bytes > COUNTED_BYTES:
+        return None
+    return sum(1 for document in corpus.documents() for _ in [list(document.parts)])
 
 
 def _report_progress(corpus: Corpus, items: Iterable[Any], progress: Progress) -> Iterator[Any]:

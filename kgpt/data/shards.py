@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,10 +165,18 @@ class TokenDataset:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the ids, with kgpt's own chat template only if it has conversations."""
         tokenizer = Tokenizer.load(self.folder)
         if tokenizer.fingerprint != self.manifest.tokenizer_sha256:
             raise self._damaged("tokenizer.json is not the one that made it")
+        if not self.has_conversations and not tokenizer.special_tokens.config:
+            tokenizer.special_tokens = replace(tokenizer.special_tokens, chat_template=None)
         return tokenizer
+
+    @property
+    def has_conversations(self) -> bool:
+        """True if the data set was made of conversations, which have a loss mask."""
+        return self.loss_mask("train") is not None
 
     def tokens(self, split: str) -> TokenStream:
         """The ids of "train" or "val" as one long sequence."""

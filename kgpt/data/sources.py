@@ -1,6 +1,7 @@
-"""Read documents from .txt, .md, .jsonl and .parquet files, gzipped or not, folders, globs, stdin.
+"""Read documents from text files and files of rows, gzipped or not, folders, globs, stdin.
 
-Files are streamed: the text of a document comes in parts, so files can be larger than memory.
+Files are streamed: the text of a document comes in parts, so files can be larger than memory. Files
+in another encoding than UTF-8 are first written to a temporary file as UTF-8.
 """
 
 from __future__ import annotations
@@ -8,22 +9,27 @@ from __future__ import annotations
 import codecs
 import glob
 import gzip
-import json
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from kgpt.conversations import Message, messages_of_row
+from kgpt.data.encodings import check_encoding, detect_encoding, transcode
+from kgpt.data.rows import ROW_FORMATS, read_rows
 from kgpt.errors import DataError, UsageError
 from kgpt.files import os_errors_as_kgpt
 from kgpt.text.chunking import chunk_text
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+TEXT_FORMATS = ("txt", "md")
+FORMATS = (*TEXT_FORMATS, *ROW_FORMATS)
+SUFFIXES = tuple(f".{name}" for name in FORMATS)
 PART_BYTES = 1 << 20  # read at a time
+FEW_FILES = 100  # texts of fewer files are each split by position
 Split = Literal["train", "val"]
 
 
@@ -32,7 +38,7 @@ class Document:
     """A text or a conversation; `split` is set if the source determines it."""
 
     parts: Iterator[str] = field(default_factory=lambda: iter(()))
-    messages: list[dict[str, str]] | None = None
+    messages: list[Message] | None = None
     split: Split | None = None
 
 
@@ -41,10 +47,16 @@ class Corpus:
 
     Args:
         sources: files, folders, globs, or "-" for standard input.
-        text_field: the field or column of .jsonl and .parquet with the text. A .jsonl row with
-            `messages` instead is a conversation.
+        text_field: the field or column of rows with the text. A row without it may be a
+            conversation: see `kgpt.conversations`.
         separator: string between documents in .txt and .md files; None: one document a file.
-        val_fraction: share of a single text, at its end, that is its validation split.
+        val_fraction: share of each text that is split by position, at its end, that is its
+            validation split.
+        encoding: of all text files; None detects it for each.
+
+    Attributes:
+        names: the files, as they were named.
+        notes: what was found out about files, a sentence each: encodings, formats of rows.
     """
 
     def __init__(
@@ -53,45 +65,55 @@ class Corpus:
         text_field: str = "text",
         separator: str | None = None,
         val_fraction: float = 0.1,
+        encoding: str | None = None,
     ):
         self.text_field = text_field
         self.separator = separator
         self.val_fraction = val_fraction
+        self.notes: list[str] = []
+        self._encoding = encoding and check_encoding(encoding)
         self._spool = tempfile.TemporaryDirectory(prefix="kgpt-")
         self.names, self.files = self._find(sources)
         self.total_bytes = sum(file.stat().st_size for file in self.files)
         self.bytes_read = 0
+        self._formats = [self._format_of_rows(file, name) for file, name in self._named_files()]
+
+    @property
+    def is_split_by_position(self) -> bool:
+        """True if the files are few texts: the end of each is then its validation split.
+
+        Whole files would not give the wanted fraction.
+        """
+        is_text = all(_format(file) in TEXT_FORMATS for file in self.files)
+        return is_text and self.separator is None and len(self.files) < FEW_FILES
 
     @property
     def is_one_text(self) -> bool:
-        """True if there is a single document, which is then split by position."""
-        return (
-            len(self.files) == 1
-            and self.separator is None
-            and _format(self.files[0]) in ("txt", "md")
-        )
+        """True if there is a single text, which needs no token at its end."""
+        return len(self.files) == 1 and self.is_split_by_position
 
     @property
     def has_conversations(self) -> bool:
-        """True if the first row of some .jsonl file is a conversation."""
-        files = [file for file in self.files if _format(file) == "jsonl"]
-        return any(next(self._jsonl(file), Document()).messages is not None for file in files)
+        """True if the first row of some file is a conversation."""
+        return any(kind is not None for kind in self._formats)
 
     def documents(self) -> Iterator[Document]:
         """Every document once; consume the parts of one before taking the next."""
         self.bytes_read = 0
-        if self.is_one_text:
-            yield from self._split_by_position(self.files[0])
-            return
-        for file in self.files:
+        for file, name in self._named_files():
             before = self.bytes_read
-            yield from getattr(self, f"_{_format(file)}")(file)
+            if _format(file) in ROW_FORMATS:
+                yield from self._rows(file, name)
+            elif self.is_split_by_position:
+                yield from self._split_by_position(file)
+            else:
+                yield from self._separated(file)
             self.bytes_read = before + file.stat().st_size
 
     def texts(self) -> Iterator[str]:
         """All text, in chunks, to train a tokenizer on.
 
-        The validation split of a corpus that is one text is left out.
+        The validation split of texts that are split by position is left out.
         """
         for document in self.documents():
             if document.split == "val":
@@ -100,65 +122,16 @@ class Corpus:
                 yield message["content"]
             yield from chunk_text(document.parts)
 
-    # -- one method for each format --------------------------------------------------------
+    # -- texts ------------------------------------------------------------------------------
 
-    def _txt(self, file: Path) -> Iterator[Document]:
+    def _separated(self, file: Path) -> Iterator[Document]:
+        """The documents between separators; the whole file without one."""
         with _open(file) as raw:
             text = self._decode(raw)
             if self.separator is None:
                 yield Document(text)
             else:
                 yield from (Document(iter([part])) for part in _split(text, self.separator))
-
-    _md = _txt
-
-    def _jsonl(self, file: Path) -> Iterator[Document]:
-        with _open(file) as raw:
-            for number, line in enumerate(raw, 1):
-                self.bytes_read += len(line)
-                if line.strip():
-                    yield self._row(line, f"{file.name}, line {number}")
-
-    def _row(self, line: bytes, where: str) -> Document:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise DataError(f"{where} is not JSON; each line must be one JSON object.") from None
-        if isinstance(row, dict) and "messages" in row and self.text_field not in row:
-            return Document(messages=check_messages(row["messages"], where))
-        text = row.get(self.text_field) if isinstance(row, dict) else None
-        if not isinstance(text, str):
-            fields = ", ".join(row) if isinstance(row, dict) else "none"
-            raise DataError(
-                f"{where} has no text in the field {self.text_field!r}; "
-                f"choose one with --field (its fields: {fields})."
-            )
-        return Document(iter([text]))
-
-    def _parquet(self, file: Path) -> Iterator[Document]:
-        try:
-            from pyarrow import ArrowException, parquet
-        except ImportError:
-            raise UsageError(
-                'Reading .parquet needs pyarrow; install it with `pip install "kgpt[parquet]"`.'
-            ) from None
-        try:
-            table = parquet.ParquetFile(file)
-        except (ArrowException, OSError) as error:
-            raise DataError(f"{file} is not a readable parquet file: {error}.") from None
-        if self.text_field not in table.schema_arrow.names:
-            columns = ", ".join(table.schema_arrow.names)
-            raise DataError(
-                f"{file} has no column {self.text_field!r}; "
-                f"choose one with --field (its columns: {columns})."
-            )
-        step = file.stat().st_size / max(1, table.metadata.num_rows)
-        start = self.bytes_read
-        for batch in table.iter_batches(batch_size=256, columns=[self.text_field]):
-            for value in batch.column(0):
-                self.bytes_read = int(start := start + step)
-                if (text := value.as_py()) is not None:
-                    yield Document(iter([text]))
 
     def _split_by_position(self, file: Path) -> Iterator[Document]:
         """One text as two documents: the beginning for training, the end for validation."""
@@ -171,10 +144,8 @@ class Corpus:
             if cut < size:
                 yield Document(self._decode(raw), split="val")
 
-    # -- finding and opening ---------------------------------------------------------------
-
     def _decode(self, raw: BinaryIO, length: int | None = None) -> Iterator[str]:
-        """Text of the next `length` bytes (None: all), in parts; invalid UTF-8 becomes U+FFFD."""
+        """Text of the next `length` bytes of UTF-8 (None: all), in parts."""
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         left = length
         while data := raw.read(PART_BYTES if left is None else min(PART_BYTES, left)):
@@ -184,13 +155,62 @@ class Corpus:
         if rest := utf8.decode(b"", final=True):
             yield rest
 
+    # -- rows -------------------------------------------------------------------------------
+
+    def _rows(self, file: Path, name: str) -> Iterator[Document]:
+        start = self.bytes_read
+        for row, where, end in read_rows(file, _format(file), Path(name).name):
+            self.bytes_read = start + end
+            document = self._document(row, where)
+            if document is not None:
+                yield document
+
+    def _document(self, row: Mapping[str, Any], where: str) -> Document | None:
+        """The text or conversation of a row; None if its text is missing, as in a null cell."""
+        text = row.get(self.text_field)
+        if isinstance(text, str):
+            return Document(iter([text]))
+        try:
+            conversation = messages_of_row(row)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}.") from None
+        if conversation is not None:
+            return Document(messages=conversation[1])
+        if text is None and self.text_field in row:
+            return None
+        kind = "no text" if text is None else f"{type(text).__name__}, not text,"
+        raise DataError(
+            f"{where} has {kind} in the field {self.text_field!r}; "
+            f"choose one with --field (its fields: {', '.join(row)})."
+        )
+
+    def _format_of_rows(self, file: Path, name: str) -> str | None:
+        """The format of conversations in a file, from its first row; None if it contains texts."""
+        if _format(file) not in ROW_FORMATS:
+            return None
+        first = next(read_rows(file, _format(file), Path(name).name), None)
+        if first is None or isinstance(first[0].get(self.text_field), str):
+            return None
+        try:
+            found = messages_of_row(first[0])
+        except ValueError as error:
+            raise DataError(f"{first[1]}: {error}.") from None
+        if found is not None:
+            self.notes.append(f"{name}: conversations ({found[0]})")
+        return found and found[0]
+
+    # -- finding and opening ---------------------------------------------------------------
+
+    def _named_files(self) -> Iterator[tuple[Path, str]]:
+        return zip(self.files, self.names, strict=True)
+
     def _find(self, sources: Sequence[str]) -> tuple[list[str], list[Path]]:
         names: list[str] = []
         files: list[Path] = []
         for source in sources:
             for path in self._expand(source):
                 names.append(str(path))
-                files.append(self._decompress(path))
+                files.append(self._as_utf8(self._decompress(path), str(path)))
         if not files:
             raise UsageError(f"No {', '.join(SUFFIXES)} files were found in {', '.join(sources)}.")
         return names, files
@@ -230,16 +250,19 @@ class Corpus:
                 raise DataError(f"{path} is damaged and cannot be decompressed: {error}.") from None
         return target
 
-
-def check_messages(messages: Any, where: str) -> list[dict[str, str]]:
-    """`messages` if it is a list of {"role": ..., "content": ...}; else raises `DataError`."""
-    valid = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    )
-    if not valid or not messages:
-        raise DataError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}.')
-    return list(messages)
+    def _as_utf8(self, file: Path, name: str) -> Path:
+        """`file` itself, or a temporary file with its text as UTF-8 without a byte-order mark."""
+        if _format(file) == "parquet":
+            return file
+        with os_errors_as_kgpt(f"read {name}"):
+            encoding = self._encoding or detect_encoding(file, name)
+            if encoding == "utf-8" and not self._encoding:
+                return file
+            target = Path(tempfile.mkdtemp(dir=self._spool.name)) / file.name
+            replaced = transcode(file, target, encoding)
+        bad = f"; {replaced:,} characters could not be decoded and became U+FFFD" * bool(replaced)
+        self.notes.append(f"{name}: decoded from {encoding}{bad}")
+        return target
 
 
 def _open(file: Path) -> BinaryIO:
@@ -251,7 +274,7 @@ def _open(file: Path) -> BinaryIO:
 
 
 def _format(file: Path) -> str:
-    """The format of a file by its suffix, .gz aside: "txt", "md", "jsonl", "parquet", or ""."""
+    """The format of a file by its suffix, .gz aside, one of `FORMATS`; "" if it is another."""
     suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"]
     return suffixes[-1][1:] if suffixes and suffixes[-1] in SUFFIXES else ""
 

@@ -12,16 +12,15 @@ contents are always encoded as plain text: a user cannot forge a turn by typing 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from kgpt.conversations import Message
 from kgpt.errors import UsageError
 from kgpt.text.jinja_sandbox import Template
 from kgpt.text.tokenizer import CHATML_TEMPLATE, TURN_END, TURN_START, Tokenizer, clean
 
 __all__ = ["CHATML_TEMPLATE", "Chat", "ChatMLTemplate", "JinjaChatTemplate", "load_chat_template"]
-
-Message = Mapping[str, str]
 
 
 class Chat(Protocol):
@@ -36,7 +35,7 @@ class Chat(Protocol):
         """Token ids of a conversation, and the mask of those that the assistant generates.
 
         Args:
-            messages: each with "role" and "content".
+            messages: see `kgpt.conversations`; those with the weight 0 are not in the mask.
             add_generation_prompt: append the header of the assistant's next turn.
             continue_final_message: omit the end of the last turn, so that the model continues it.
         """
@@ -51,6 +50,11 @@ def load_chat_template(tokenizer: Tokenizer) -> Chat | None:
     return (
         ChatMLTemplate(tokenizer) if template == CHATML_TEMPLATE else JinjaChatTemplate(tokenizer)
     )
+
+
+def is_learned(message: Message) -> bool:
+    """True if the model generates the message and learns to."""
+    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 class ChatMLTemplate:
@@ -78,7 +82,7 @@ class ChatMLTemplate:
         for message, content in zip(messages, contents, strict=True):
             header = self.turn_header(message["role"])
             ids += header + content + self.end
-            by_model = message["role"] == "assistant"
+            by_model = is_learned(message)
             # The model generates the end of its turn, but not the line break after it.
             assistant_mask += [False] * len(header) + [by_model] * (len(content) + 1)
             assistant_mask += [False] * (len(self.end) - 1)
@@ -133,13 +137,14 @@ class JinjaChatTemplate:
             text = self._without_turn_end(escaped)
         return self._encode(text, marked)
 
-    def _escape(self, message: Message) -> dict[str, str]:
+    def _escape(self, message: Message) -> dict[str, Any]:
         """`message` with a marker inside everything that is or could become a special token."""
         if not isinstance(message.get("content"), str):
             raise UsageError("Each message needs text as its content.")
         fields = {name: MARKERS.sub("\ufffd", clean(str(text))) for name, text in message.items()}
         fields = {name: self._special.sub(_split_token, text) for name, text in fields.items()}
-        return fields | {"content": self._escape_ends(fields["content"])}
+        weight = {name: message[name] for name in ("weight",) if name in message}
+        return fields | {"content": self._escape_ends(fields["content"])} | weight
 
     def _escape_ends(self, content: str) -> str:
         """`content` with markers where the text beside it could complete a special token."""
@@ -159,7 +164,7 @@ class JinjaChatTemplate:
         marked = []
         for message in messages:
             core = message["content"].strip()
-            if message["role"] == "assistant" and core:
+            if is_learned(message) and core:
                 content = message["content"].replace(core, f"{SPAN_START}{core}{SPAN_END}", 1)
                 message = {**message, "content": content}
             marked.append(message)

@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kgpt.data import prepare as module
-from kgpt.data.prepare import prepare, train_tokenizer
+from kgpt.data.prepare import prepare, train_tokenizer, validation_documents
 from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, KgptError, UsageError
@@ -48,7 +51,7 @@ def test_every_document_is_in_one_split_word_for_word(tmp_path, monkeypatch, bat
     data.verify()
     train, val = documents(data, "train"), documents(data, "val")
     assert sorted(train + val) == sorted(STORIES)
-    assert 5 <= len(val) <= 40
+    assert len(val) == 20
     sizes = [data.manifest.splits[split].text_bytes for split in ("train", "val")]
     assert sizes == [sum(len(t.encode()) for t in texts) for texts in (train, val)]
 
@@ -61,6 +64,33 @@ def test_adding_documents_moves_none_between_splits(tmp_path):
                     tokenizer, name="all")  # fmt: skip
     for split in ("train", "val"):
         assert documents(all_, split)[: len(documents(few, split))] == documents(few, split)
+
+
+@given(st.integers(2, 300), st.floats(0.01, 0.99), st.booleans())
+def test_the_validation_share_is_exact_to_one_document(count, fraction, is_counted):
+    validates = list(islice(validation_documents(fraction, count if is_counted else None), count))
+    assert abs(sum(validates) - fraction * count) <= 1
+    if is_counted:
+        assert 1 <= sum(validates) < count
+
+
+@pytest.mark.parametrize("files", [1, 2, 3, 5])
+def test_a_few_texts_are_each_split_by_position(tmp_path, files):
+    (tmp_path / "texts").mkdir()
+    for number in range(files):
+        text = "".join(STORIES[number::files])
+        (tmp_path / "texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    data = prepared(tmp_path, str(tmp_path / "texts"), Tokenizer.of_bytes())
+    sizes = {split: info.text_bytes for split, info in data.manifest.splits.items()}
+    assert sizes["val"] == pytest.approx(sum(sizes.values()) / 10, abs=4 * files)
+    assert len(documents(data, "val")) == files
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 9])
+def test_of_a_few_rows_one_validates(tmp_path, rows):
+    source = jsonl(tmp_path / "a.jsonl", [{"text": t} for t in STORIES[:rows]])
+    data = prepared(tmp_path, source, Tokenizer.of_bytes())
+    assert [len(documents(data, split)) for split in ("train", "val")] == [rows - 1, 1]
 
 
 def test_one_text_is_split_by_position(tmp_path):
@@ -93,9 +123,49 @@ def test_of_conversations_the_replies_are_learned(tmp_path):
     assert data.tokenizer.decode(ids[mask]) == "Hello!<|im_end|><|endoftext|>" * 9
 
 
+TURN = "[{{ m.role }}] {{ m.content }}{{ eos_token }}"
+JINJA = "{{ bos_token }}{% for m in messages %}" + TURN + "{% endfor %}"
+
+
+def test_a_model_with_a_template_of_its_own_learns_in_that_template(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    Tokenizer.of_bytes(["<s>", "</s>"]).save(folder)
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": JINJA}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    source = jsonl(tmp_path / "a.jsonl", [{"messages": TALK}])
+    data = prepared(tmp_path, source, Tokenizer.load(folder), val_fraction=0)
+    stream, mask = data.tokens("train"), data.loss_mask("train")
+    ids = stream.windows(np.array([0]), len(stream))[0]
+    learned = mask.windows(np.array([0]), len(stream))[0].astype(bool)
+    text = data.tokenizer.decode(ids)
+    assert text == "<s>[user] Hi <|im_end|></s>[assistant] Hello!</s></s>"
+    assert data.tokenizer.decode(ids[learned]) == "Hello!</s></s>"
+    assert data.manifest.splits["train"].text_bytes == len("Hi <|im_end|>Hello!")
+
+
+def test_a_message_of_weight_zero_is_not_learned(tmp_path):
+    talk = [*TALK, {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]
+    talk[1] = talk[1] | {"weight": 0}
+    source = jsonl(tmp_path / "a.jsonl", [{"messages": talk}])
+    data = prepared(tmp_path, source, Tokenizer.of_bytes(), val_fraction=0)
+    stream, mask = data.tokens("train"), data.loss_mask("train")
+    ids = stream.windows(np.array([0]), len(stream))[0]
+    learned = mask.windows(np.array([0]), len(stream))[0].astype(bool)
+    assert data.tokenizer.decode(ids[learned]) == "I.<|im_end|><|endoftext|>"
+
+
+def test_only_data_of_conversations_has_a_chat_template(tmp_path):
+    tokenizer = Tokenizer.of_bytes()
+    chats = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"messages": TALK}] * 2), tokenizer)
+    assert chats.tokenizer.special_tokens.chat_template is not None
+    texts = prepared(tmp_path, jsonl(tmp_path / "b.jsonl", [{"text": "x"}] * 2), tokenizer)
+    assert texts.tokenizer.special_tokens.chat_template is None
+
+
 def test_a_conversation_among_texts_is_not_learned_whole_by_mistake(tmp_path):
     source = jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"messages": TALK}])
-    with pytest.raises(DataError, match="conversations a .jsonl file of their own"):
+    with pytest.raises(DataError, match="conversations a file of their own"):
         prepared(tmp_path, source, Tokenizer.of_bytes())
 
 
@@ -112,7 +182,7 @@ def test_many_ids_need_wider_integers(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from kgpt.data.prepare import prepare, train_tokenizer
+from kgpt.data.prepare import prepare, train_tokenizer, validation_documents
 from kgpt.data.sources import Corpus
 source, out = sys.argv[1:]
 corpus = Corpus([source])

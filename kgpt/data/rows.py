@@ -1,0 +1,123 @@
+"""Files of rows: .jsonl, .json, .csv and .parquet, each row a dictionary."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kgpt.errors import DataError, UsageError
+
+ROW_FORMATS = ("jsonl", "json", "csv", "parquet")
+BATCH_ROWS = 256
+LARGEST_JSON = 1 << 30  # bytes: a .json file is read whole
+
+Row = tuple[dict[str, Any], str, int]
+
+
+def read_rows(file: Path, kind: str, name: str) -> Iterator[Row]:
+    """The rows of a file.
+
+    Args:
+        kind: one of `ROW_FORMATS`.
+        name: how errors call the file.
+
+    Yields:
+        the row, where it is (such as "a.jsonl, line 3"), and the bytes of the file up to its end.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return READERS[kind](file, name)
+
+
+def _jsonl(file: Path, name: str) -> Iterator[Row]:
+    end = 0
+    with _open(file) as raw:
+        for number, line in enumerate(raw, 1):
+            end += len(line)
+            if not line.strip():
+                continue
+            where = f"{name}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise DataError(f"{where} is not JSON; each line must be one object.") from None
+            yield _checked(row, where), where, end
+
+
+def _json(file: Path, name: str) -> Iterator[Row]:
+    """A list of rows; an object with such a list as its only list; or one row."""
+    size = file.stat().st_size
+    if size > LARGEST_JSON:
+        raise DataError(f"{name} is too large for a .json file; write one row a line, as .jsonl.")
+    try:
+        value = json.loads(_open(file).read())
+    except ValueError as error:
+        raise DataError(f"{name} is not JSON: {error}.") from None
+    if isinstance(value, dict):
+        lists = [item for item in value.values() if _is_rows(item)]
+        value = lists[0] if len(lists) == 1 and "messages" not in value else [value]
+    if not isinstance(value, list):
+        raise DataError(f"{name} contains no list of rows.")
+    for number, row in enumerate(value, 1):
+        where = f"{name}, row {number}"
+        yield _checked(row, where), where, size * number // len(value)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value) and bool(value)
+
+
+def _csv(file: Path, name: str) -> Iterator[Row]:
+    csv.field_size_limit(1 << 30)
+    with file.open(encoding="utf-8", newline="") as text:
+        dialect: Any = "excel-tab" if "\t" in text.readline() else "excel"
+        text.seek(0)
+        reader = csv.DictReader(text, dialect=dialect, strict=True)
+        size, end = file.stat().st_size, 0
+        try:
+            for row in reader:
+                where = f"{name}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise DataError(f"{where} has not as many cells as the header has columns.")
+                end = min(size, end + sum(len(cell) + 1 for cell in row.values()))
+                yield dict(row), where, end
+        except csv.Error as error:
+            raise DataError(f"{name}, line {reader.line_num + 1}: {error}.") from None
+
+
+def _parquet(file: Path, name: str) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UsageError(
+            'Reading .parquet needs pyarrow; install it with `pip install "kgpt[parquet]"`.'
+        ) from None
+    try:
+        table = parquet.ParquetFile(file)
+        step, number = file.stat().st_size / max(1, table.metadata.num_rows), 0
+        for batch in table.iter_batches(batch_size=BATCH_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield row, f"{name}, row {number}", int(step * number)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{name} is not a readable parquet file: {error}.") from None
+
+
+def _checked(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is no JSON object.")
+    return row
+
+
+def _open(file: Path) -> Any:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+READERS = {"jsonl": _jsonl, "json": _json, "csv": _csv, "parquet": _parquet}

@@ -1,0 +1,158 @@
+"""`kgpt chat`: its commands, and the answers that it streams."""
+
+import io
+import json
+
+import pytest
+
+from kgpt.cli.chat import TerminalChat
+from kgpt.cli.chat_commands import COMMANDS, HELP, ChatState
+from kgpt.config import SamplingConfig
+from kgpt.errors import KgptError, UsageError
+from kgpt.protocol import GenerationChunk
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+
+
+class Echo:
+    """An engine whose answer is the last message in capitals, character by character."""
+
+    def chat_prompt(self, messages):
+        return [message["content"] for message in messages]
+
+    def stream(self, ids, sampling):
+        if ids[-1] == "fail":
+            yield GenerationChunk("FA", error="The model is gone.")
+        yield from map(GenerationChunk, ids[-1].upper())
+
+
+def converse(monkeypatch, capsys, *lines, state=None):
+    """What `kgpt chat` prints for lines of piped input, and what it prints as errors."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    state = state or ChatState(SamplingConfig())
+    TerminalChat(Echo(), state).run()
+    return state, *capsys.readouterr()
+
+
+def state_of(*messages, **options):
+    state = ChatState(SamplingConfig(), **options)
+    for message in messages:
+        state.add(**message)
+    return state
+
+
+def command(state, line):
+    """The lines that a command says."""
+    said = []
+    state.command(line, said.append)
+    return said
+
+
+def test_only_answers_go_to_standard_output(monkeypatch, capsys):
+    state, out, err = converse(
+        monkeypatch, capsys, "hello", "", "/set temperature 0.5", "you\\", "two"
+    )
+    assert out == "HELLO\nYOU\nTWO\n"
+    assert err == "temperature is 0.5.\n"
+    assert [message["content"] for message in state.messages] == [
+        "hello",
+        "HELLO",
+        "you\ntwo",
+        "YOU\nTWO",
+    ]
+
+
+def test_an_error_of_the_engine_is_a_sentence_and_the_chat_goes_on(monkeypatch, capsys):
+    _, out, err = converse(monkeypatch, capsys, "fail", "/nonsense", "fine")
+    assert err.splitlines() == [
+        "kgpt: The model is gone.",
+        "kgpt: There is no command /nonsense; /help lists the commands.",
+    ]
+    assert out.endswith("FINE\n")
+
+
+def test_retry_answers_the_last_question_again(monkeypatch, capsys):
+    state, out, _ = converse(monkeypatch, capsys, "hi", "/retry")
+    assert out == "HI\nHI\n" and len(state.messages) == 2
+
+
+@pytest.mark.parametrize("line", ["/set presence_penalty -1", "/set presence-penalty=-1",
+                                  "/set presence_penalty=-1"])  # fmt: skip
+def test_options_are_set_in_every_usual_spelling(line):
+    state = state_of()
+    assert command(state, line) == ["presence_penalty is -1.0."]
+    assert state.sampling.presence_penalty == -1
+
+
+def test_a_bad_option_changes_nothing():
+    state = state_of()
+    with pytest.raises(UsageError, match="temperature"):
+        command(state, "/set temperature -3")
+    with pytest.raises(UsageError, match="temperature"):
+        command(state, "/set temprature 3")
+    assert state.sampling == SamplingConfig()
+
+
+def test_undo_clear_and_system_change_the_prompt():
+    state = state_of(*TURNS, *TURNS, system="Be brief.")
+    command(state, "/undo")
+    assert state.prompt() == [{"role": "system", "content": "Be brief."}, *TURNS]
+    command(state, "/system")
+    assert state.prompt() == TURNS
+    command(state, "/clear")
+    assert state.prompt() == []
+    with pytest.raises(UsageError, match="no question to answer"):
+        command(state, "/retry")
+
+
+def test_a_saved_conversation_is_loaded_again(tmp_path):
+    file = tmp_path / "chat.json"
+    state = state_of(*TURNS, system="Be brief.")
+    command(state, f"/save {file}")
+    loaded = state_of()
+    assert command(loaded, f"/load {file}") == ["Loaded 2 messages."]
+    assert loaded.prompt() == state.prompt()
+    assert command(loaded, "/history")[0] == "system: Be brief."
+
+
+def test_a_file_is_not_replaced_unless_asked(tmp_path):
+    file = tmp_path / "thesis.md"
+    file.write_text("It was Monday.")
+    with pytest.raises(UsageError, match="exists; choose another name, or replace it with /save!"):
+        command(state_of(*TURNS), f"/save {file}")
+    assert file.read_text() == "It was Monday."
+    command(state_of(*TURNS), f"/save! {file}")
+    assert "Hello!" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "Expecting"), ("{}", "no messages"), ("3", "must be a list"),
+     ('[{"role": "x"}]', "must be a list"),
+     ('[{"role": "poet", "content": ""}]', "role 'poet' is unknown"), (b"\xff\xfe\x00", "codec")],
+)  # fmt: skip
+def test_a_file_that_is_no_conversation_is_refused(tmp_path, content, reason):
+    file = tmp_path / "a.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    state = state_of(*TURNS)
+    with pytest.raises(UsageError, match=reason):
+        command(state, f"/load {file}")
+    assert state.messages == TURNS
+    with pytest.raises(KgptError, match="Could not read"):
+        command(state, f"/load {tmp_path}")
+
+
+def test_content_that_is_null_or_in_parts_is_text(tmp_path):
+    file = tmp_path / "a.json"
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]
+    messages = [{"role": "user", "content": None}, {"role": "assistant", "content": parts}]
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(messages).encode())
+    state = state_of()
+    command(state, f"/load {file}")
+    assert [message["content"] for message in state.messages] == ["", "Hello!"]
+
+
+def test_help_names_every_command():
+    assert set(COMMANDS) - {"exit", "help"} <= {
+        word.strip("/") for word in HELP.split() if word.startswith("/")
+    }
