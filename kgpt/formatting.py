@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 NONE = "–"
 
@@ -44,6 +45,30 @@ def size(value: float) -> str:
     """
     text = count(value)
     return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+
+
+HARDWARE: dict[str, dict[str, Callable[[float], str]]] = {
+    "CPU": {"cpu_percent": "{:.0f}%".format, "rss_bytes": size},
+    "GPU": {
+        "gpu_percent": "{:.0f}%".format,
+        "gpu_memory_bytes": size,
+        "gpu_temperature_c": "{:.0f} °C".format,
+        "gpu_power_w": "{:.0f} W".format,
+    },
+}
+
+
+def hardware(row: Mapping[str, float]) -> str:
+    """Utilization, memory, temperature and power in a row of metrics; "" if it has none.
+
+    >>> hardware({"loss": 2.0, "cpu_percent": 87.2, "rss_bytes": 1.5e9, "gpu_percent": 99})
+    'CPU 87%, 1.5 GB; GPU 99%'
+    """
+    found = {
+        device: [form(row[name]) for name, form in forms.items() if name in row]
+        for device, forms in HARDWARE.items()
+    }
+    return "; ".join(f"{device} {', '.join(texts)}" for device, texts in found.items() if texts)
 
 
 def duration(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kgpt.config import read_yaml
 from kgpt.errors import UsageError
-from kgpt.formatting import number
+from kgpt.formatting import NONE, hardware, number
 from kgpt.runs import Command, Run, all_runs, find_run, runs_folder
 
 console = Console()
@@ -56,6 +56,7 @@ def show_run(run: str) -> None:
         "loss": number(_last(rows, "loss")),
         "validation": f"{number(_last(rows, 'val_loss'))} (best {number(_best(rows))})",
         "speed": f"{_last(rows, 'tokens_per_s') or 0:,.0f} tokens/s",
+        "hardware": hardware(rows[-1] if rows else {}) or NONE,
         "runs on": f"{status.backend}, {status.device}, process {status.pid} on {status.host}",
         "checkpoints": ", ".join(map(str, found.checkpoint_steps())) or "none",
         "folder": str(found.path),

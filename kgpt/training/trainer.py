@@ -32,6 +32,7 @@ from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
 from kgpt.training.callbacks.validation import Validation
 from kgpt.training.checkpoint import load_checkpoint, verify
+from kgpt.training.hardware import HardwareMonitor
 from kgpt.training.losses import NextTokenLoss
 from kgpt.training.optimizers import make_optimizer
 from kgpt.training.schedule import LRSchedule
@@ -286,6 +287,7 @@ def _metrics_logger(
         tokens_per_epoch=data.manifest.splits["train"].tokens,
         flops_per_token=config.model.flops_per_token(length),
         peak_flops=matmul_peak(tc.precision),
+        hardware=HardwareMonitor(gpu=backend.device()[0] == "gpu").sample,
         listeners=listeners,
     )
 

@@ -330,12 +330,13 @@ def test_runs_are_listed_shown_compared_and_steered(capsys):
         run.write_status(
             RunStatus(state="training", step=5, total_steps=9, pid=os.getpid(), host=os.uname()[1])
         )
-        run.append("metrics", {"step": 5, "loss": 2.5, "val_loss": 2.25 + rate})
+        row = {"step": 5, "loss": 2.5, "val_loss": 2.25 + rate, "gpu_percent": 97}
+        run.append("metrics", row)
         run.append("samples", {"step": 5, "prompt": "[red]", "text": " said 🦊"})
     code, out, _ = kgpt(capsys, "runs", "list")
     assert code == 0 and "one" in out and "5/9" in out and "2.2510" in out
     code, out, _ = kgpt(capsys, "runs", "show", "one")
-    assert code == 0 and "2.5000" in out and "[red] said 🦊" in out
+    assert code == 0 and "2.5000" in out and "[red] said 🦊" in out and "GPU 97%" in out
     code, out, _ = kgpt(capsys, "runs", "compare", "one", "two")
     assert code == 0 and "train.learning_rate" in out and "train.seed" not in out
     for command in ("pause", "resume", "stop", "checkpoint", "sample"):

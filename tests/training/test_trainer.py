@@ -48,7 +48,7 @@ def test_a_run_leaves_what_it_promises(whole):
     rows = run.metrics()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for row in rows:
-        assert {"step", "time", "loss", "lr", "grad_norm"} <= row.keys()
+        assert {"step", "time", "loss", "lr", "grad_norm", "cpu_percent", "rss_bytes"} <= row.keys()
         assert np.isfinite(row["loss"]) and row["grad_norm"] > 0
     assert all({"tokens_per_s", "mfu"} <= row.keys() for row in rows[1:])
     for row in (rows[2], rows[5]):

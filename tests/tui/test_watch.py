@@ -56,6 +56,20 @@ def test_each_command_reaches_the_trainer(tmp_path):
     watch(script, tmp_path)
 
 
+@pytest.mark.parametrize(("columns", "is_shown"), [(120, True), (60, False)])
+def test_the_header_shows_the_hardware_where_there_is_room(tmp_path, columns, is_shown):
+    async def script(app, pilot, screen, run):
+        usage = {"cpu_percent": 87.0, "rss_bytes": 1.5e9, "gpu_percent": 99, "gpu_power_w": 612.0}
+        run.append("metrics", metric(410, time.time(), 1000) | usage)
+        await wait_until(pilot, lambda: "cpu_percent" in screen.monitor.history.last)
+        await pilot.pause()
+        shown = text_of(screen, RunHeader)
+        assert screen.monitor.status.backend in shown
+        assert ("CPU 87%, 1.5 GB; GPU 99%, 612 W" in shown) == is_shown
+
+    watch(script, tmp_path, size=(columns, 40))
+
+
 def test_stop_asks_first(tmp_path):
     async def script(app, pilot, screen, run):
         await pilot.press("x")

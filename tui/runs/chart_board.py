@@ -17,6 +17,7 @@ PANELS = {
     "tokens/s": {"tokens_per_s": "tokens/s"},
     "bits per byte": {"val_bits_per_byte": "bits per byte"},
     "MFU": {"mfu": "MFU"},
+    "utilization": {"cpu_percent": "CPU %", "gpu_percent": "GPU %"},
 }
 GRID_PANELS = 4  # panels in the grid, the first of `PANELS`
 GRID_MIN_SIZE = (84, 17)  # columns and lines the grid needs

@@ -7,7 +7,7 @@ import time
 from textual.content import Content
 from textual.widgets import Static
 
-from kgpt.formatting import NONE, age, count, duration, number
+from kgpt.formatting import NONE, age, count, duration, hardware, number
 from kgpt_tui.runs.run_monitor import RunMonitor
 from kgpt_tui.runs.run_state import STATE_NOTES, state_badge, state_color
 from kgpt_tui.shared.display import sanitize
@@ -42,7 +42,10 @@ class RunHeader(Static):
         remark = self.note or STATE_NOTES.get(monitor.state, "")
         if remark and width >= 60:
             left += Content.styled(f"  {remark}", "$accent" if self.note else "$foreground-muted")
-        return _justify(left, Content.styled(self._machine(), "$foreground-muted"), width)
+        right, usage = self._machine(), hardware(monitor.history.last)
+        if monitor.is_active and usage and left.cell_length + len(f"  {right} · {usage}") <= width:
+            right = f"{right} · {usage}"
+        return _justify(left, Content.styled(right, "$foreground-muted"), width)
 
     def _machine(self) -> str:
         status = self._monitor.status

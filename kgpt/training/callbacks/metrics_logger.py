@@ -27,6 +27,7 @@ class MetricsLogger(StepCallback):
         tokens_per_epoch: tokens of the training set.
         flops_per_token: of forward and backward pass.
         peak_flops: FLOP/s of the device; with it rows have `mfu`, model FLOPs utilization.
+        hardware: what each row says of the machine, such as `HardwareMonitor.sample`.
         listeners: functions called with each row, after it is written.
     """
 
@@ -39,13 +40,14 @@ class MetricsLogger(StepCallback):
         tokens_per_epoch: int,
         flops_per_token: float = 0,
         peak_flops: float | None = None,
+        hardware: Callable[[], MetricsRow] = dict,
         listeners: Iterable[Callable[[MetricsRow], None]] = (),
     ):
         super().__init__()
         self.status, self.every, self.total_steps = status, every, total_steps
         self.tokens_per_step, self.tokens_per_epoch = tokens_per_step, tokens_per_epoch
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
-        self.listeners = list(listeners)
+        self.hardware, self.listeners = hardware, list(listeners)
         self._losses: list[Tensor] = []  # of the batches of the current update, on the device
         self._last_row = (-1, 0.0)  # step and training time of the last row; -1 if there is none
 
@@ -69,7 +71,7 @@ class MetricsLogger(StepCallback):
             self.status.update(state="training")
         row = {"step": step, "time": round(time.time(), 3), **values}
         row |= {name: value for name, value in logs.items() if name.startswith("val_")}
-        row |= self._throughput(step)
+        row |= self._throughput(step) | self.hardware()
         self._publish(step, row)
 
     def _training_time(self) -> float:
