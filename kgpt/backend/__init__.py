@@ -30,11 +30,15 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     specializes_decoding    is there a decode program for each kind of batch?
     fx_trace            trace a part of such a function to an FX graph (PyTorch)
     to_host             copy tensors to numpy arrays; the one place where this happens
+    compiles_regions    does `compile(jit_compile=...)` compile parts of the step, or all of it?
+    compile_regions     compile functions of tensors, with gradients, each a part of the step
+    constant            an array that layers use at each call
     synchronize         wait until a tensor is computed
     set_precision       how float32 matrices are multiplied from now on: in float32 or TF32
     device              platform and name of the device in use
     peak_memory         the most bytes of memory in use so far
     device_scope        place new variables on a device
+    optimizer_class     the fastest form of one of Keras's optimizers
     JIT_TRAINING        the default of `compile(jit_compile=...)`
     sync_model_state    bring a model's variables up to date during `fit`
     read_optimizer_var  read an optimizer variable during `fit`
@@ -81,11 +85,15 @@ branches_on_host = _chosen.branches_on_host
 specializes_decoding = _chosen.specializes_decoding
 fx_trace = _chosen.fx_trace
 to_host = _chosen.to_host
+compiles_regions = _chosen.compiles_regions
+compile_regions = _chosen.compile_regions
+constant = _chosen.constant
 synchronize = _chosen.synchronize
 set_precision = _chosen.set_precision
 device = _chosen.device
 peak_memory = _chosen.peak_memory
 device_scope = _chosen.device_scope
+optimizer_class = _chosen.optimizer_class
 JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state
 read_optimizer_var = _chosen.read_optimizer_var

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,10 +17,15 @@ from kgpt.backend.torch_attention import cache_indices as cache_indices
 from kgpt.backend.torch_attention import cached_attention as cached_attention
 from kgpt.backend.torch_attention import causal_attention as causal_attention
 from kgpt.backend.torch_attention import update_cache as update_cache
+from kgpt.backend.torch_compile import compile_regions as compile_regions
+from kgpt.backend.torch_compile import compiles_regions as compiles_regions
 from kgpt.backend.torch_device import set_precision as set_precision
+from kgpt.backend.torch_dropout import dropout as dropout
 from kgpt.backend.torch_jit import fx_trace as fx_trace
 from kgpt.backend.torch_jit import jit as jit
 from kgpt.backend.torch_jit import jit_steps as jit_steps
+from kgpt.backend.torch_optimizer import optimizer_class as optimizer_class
+from kgpt.backend.torch_transfer import constant as constant
 from kgpt.backend.torch_transfer import to_host as to_host
 
 Tensor = Any
@@ -64,7 +67,8 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     kernel = ops.convert_to_tensor(kernel)
     bias = None if bias is None else ops.convert_to_tensor(bias)
     flat = x.reshape(-1, x.shape[-1])
-    if not (_HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32):
+    by_onednn = _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
+    if not by_onednn or torch.compiler.is_compiling():  # Inductor has products of its own
         out = F.linear(flat, kernel.t(), bias)
     elif torch.is_grad_enabled():
         out = _onednn_dense(flat, kernel)
@@ -158,16 +162,6 @@ def occurs(ids: Tensor, size: int) -> Tensor:
     """Which of the numbers below `size` are in each row of ids (B, E): (B, size); -1 is none."""
     found = torch.zeros((len(ids), size + 1), dtype=torch.bool, device=ids.device)
     return found.scatter_(1, torch.where(ids >= 0, ids, size).long(), True)[:, :size]
-
-
-def dropout(x: Tensor, rate: float, key: Tensor) -> Tensor:
-    """Dropout whose mask is a function of `key`, two int32."""
-    # Hashed, because the CPU generator uses only the lowest 32 bits of its seed.
-    packed = struct.pack("<2i", *(int(part) for part in key))
-    seed = int.from_bytes(hashlib.blake2b(packed, digest_size=7).digest(), "little")
-    generator = torch.Generator(x.device).manual_seed(seed)
-    kept = torch.empty_like(x).bernoulli_(1.0 - rate, generator=generator)
-    return x * kept.div_(1.0 - rate)
 
 
 def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+Tensor = Any
 MAX_PINNED_BYTES = 1 << 20  # of a tensor that is copied to pinned memory, asynchronously
 
 
@@ -23,6 +24,11 @@ def to_host(tree: Any) -> Any:
     if any(x.is_cuda for x in keras.tree.flatten(tensors) if isinstance(x, torch.Tensor)):
         torch.cuda.current_stream().synchronize()
     return keras.tree.map_structure(_as_numpy, copies)
+
+
+def constant(array: np.ndarray) -> Tensor:
+    """An array that layers use at each call: on the device once, not copied each time."""
+    return keras.ops.convert_to_tensor(array)
 
 
 def _tensor_of(leaf: Any) -> Any:

@@ -63,6 +63,11 @@ class TrainConfig(Section):
         description="Precision of the computation; weights stay float32. tensorfloat32 is float32 "
         "with the matrix products of a GPU in TF32.",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compile the training step: by XLA on JAX and TensorFlow; on PyTorch the "
+        "blocks and the loss by torch.compile, which auto does on a GPU only.",
+    )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
     )

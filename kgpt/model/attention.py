@@ -80,7 +80,8 @@ class CausalSelfAttention(keras.layers.Layer):
             self.query_norm = RMSNorm(epsilon, name="query_norm", dtype=self.dtype_policy)
             self.key_norm = RMSNorm(epsilon, name="key_norm", dtype=self.dtype_policy)
         if rope_theta is not None:
-            self.frequencies = rotary_frequencies(head_dim, rope_theta, self.rope_scaling)
+            rotary = rotary_frequencies(head_dim, rope_theta, self.rope_scaling)
+            self.rotary = Rotary(backend.constant(rotary.frequencies), rotary.magnitude)
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]
@@ -114,8 +115,8 @@ class CausalSelfAttention(keras.layers.Layer):
         if self.use_qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         if self.rope_theta is not None:
-            query = rotate(query, positions, self.frequencies)
-            key = rotate(key, positions, self.frequencies)
+            query = rotate(query, positions, self.rotary)
+            key = rotate(key, positions, self.rotary)
         return scaled(query), key, value
 
     def combine(self, heads: Tensor) -> Tensor:
@@ -180,7 +181,7 @@ class Rotary(NamedTuple):
         magnitude: factor on the rotated head.
     """
 
-    frequencies: np.ndarray
+    frequencies: Any
     magnitude: float = 1.0
 
 

@@ -40,6 +40,7 @@ class Block(keras.layers.Layer):
         self.config = config = ModelConfig.model_validate(config)
         self.initializer = keras.initializers.get(initializer) or Normal(config.initializer_range)
         self.remat = remat
+        self.compiled_transform: Any = None  # `GPT.compile` sets it
         residual = (2 * config.num_layers) ** -0.5
         policy = self.dtype_policy
         norm = (config.norm, config.norm_epsilon, config.bias)
@@ -88,13 +89,25 @@ class Block(keras.layers.Layer):
         return [attention.qkv, attention.output_projection, mlp.up, mlp.down]
 
     def call(self, x: Tensor, key: Tensor | None = None) -> Tensor:
+        """x (B, T, D); `key` (2,) while training with dropout or `remat`."""
+        forward = self.compiled_transform or self.transform
         if self.remat and key is not None:
-            return backend.remat(self._forward)(x, key)
-        return self._forward(x, key)
+            forward = backend.remat(forward)
+        if key is None or self.config.dropout == 0:
+            return forward(x)
+        drops = (self.attention.drop, self.attention_drop, self.mlp_drop)
+        return forward(x, *(drop.layer_key(key) for drop in drops))
 
-    def _forward(self, x: Tensor, key: Tensor | None) -> Tensor:
-        x = x + self.attention_drop(self.attention(self.attention_norm(x), key), key)
-        return x + self.mlp_drop(self.mlp(self.mlp_norm(x)), key)
+    def transform(
+        self,
+        x: Tensor,
+        weights_key: Tensor = None,
+        heads_key: Tensor = None,
+        mlp_key: Tensor = None,
+    ) -> Tensor:
+        """`call` as a function of tensors alone: with the key (2,) of each dropout."""
+        x = x + self.attention_drop(self.attention(self.attention_norm(x), weights_key), heads_key)
+        return x + self.mlp_drop(self.mlp(self.mlp_norm(x)), mlp_key)
 
     def call_with_cache(
         self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor

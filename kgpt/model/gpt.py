@@ -137,7 +137,8 @@ class GPT(keras.Model):
         if training and (self.config.dropout or self.gradient_checkpointing):
             key = self.dropout_key.draw()
         x = self.embed(token_ids, ops.arange(ops.shape(token_ids)[1]))
-        x = self.embedding_drop(x, key)
+        if key is not None:
+            x = self.embedding_drop(x, self.embedding_drop.layer_key(key))
         for block in self.blocks:
             x = block(x, key)
         return self.final_norm(x)
@@ -238,6 +239,23 @@ class GPT(keras.Model):
         )
 
     # -- training: what Keras's own train and test steps call -----------------------------------
+
+    def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
+        """As everywhere in Keras; on PyTorch `jit_compile` compiles the blocks and the loss.
+
+        "auto" compiles on a GPU.
+        """
+        whole_step = jit_compile if backend.JIT_TRAINING or not jit_compile else "auto"
+        super().compile(*args, jit_compile=whole_step, **kwargs)
+        compiled = backend.compiles_regions(jit_compile) and not self.run_eagerly
+        functions: list[Any] = [block.transform for block in self.blocks]
+        if compiled:
+            variables = [block.variables for block in self.blocks]
+            functions = backend.compile_regions(functions, variables)
+        for block, function in zip(self.blocks, functions, strict=True):
+            block.compiled_transform = function if compiled else None
+        if hasattr(self.loss, "compile"):
+            self.loss.compile(compiled)
 
     @property
     def _loss_takes_hidden_states(self) -> bool:

@@ -12,6 +12,7 @@ import zlib
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from kgpt import backend
@@ -76,7 +77,9 @@ def make_norm(kind: str, epsilon: float, use_bias: bool, **kwargs: Any) -> Layer
 class Dropout(keras.layers.Layer):
     """Zero a share `rate` of the inputs while training, and scale up the rest.
 
-    Called with `key=None` it does nothing: that is how a model is evaluated.
+    Called with `key=None` it does nothing: that is how a model is evaluated. The key is mixed with
+    the layer's salt by its caller, as a tensor, so that layers that differ in their salt alone can
+    share compiled code.
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
@@ -84,13 +87,18 @@ class Dropout(keras.layers.Layer):
         self.rate = rate
 
     def build(self, input_shape: Any) -> None:
-        self.salt = zlib.crc32(self.path.encode()) & 0x7FFFFFFF
+        salt = zlib.crc32(self.path.encode()) & 0x7FFFFFFF
+        self.salt = backend.constant(np.array([0, salt], "int32"))
         self.built = True
+
+    def layer_key(self, step_key: Tensor) -> Tensor:
+        """This layer's key, int32 (2,), from the key of the step."""
+        return ops.bitwise_xor(step_key, self.salt)
 
     def call(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         if key is None or self.rate == 0:
             return x
-        return backend.dropout(x, self.rate, ops.bitwise_xor(key, [0, self.salt]))
+        return backend.dropout(x, self.rate, key)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}
@@ -107,10 +115,11 @@ class DropoutKey(keras.layers.Layer):
         self.count = self.add_weight(
             name="count", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
+        self.first = backend.constant(np.array([self.seed, 0], "int32"))
+        self.increment = backend.constant(np.array([0, 1], "int32"))
         self.built = True
 
     def draw(self) -> Tensor:
         """The next key. No `call`: Keras has none without arguments."""
-        count = self.count + 1
-        self.count.assign(count)
-        return ops.stack([ops.cast(self.seed, "int32"), ops.convert_to_tensor(count)])
+        self.count.assign(self.count.value + 1)
+        return self.first + self.increment * self.count.value

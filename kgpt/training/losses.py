@@ -7,7 +7,7 @@ of logits is in memory at a time.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -47,6 +47,13 @@ class NextTokenLoss(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
         self.label_smoothing = label_smoothing
         self.chunk = chunk
+        self.functions: ChunkFunctions | None = None
+
+    def compile(self, compiled: bool) -> None:
+        """Compile the parts of the step that are the loss's, or do so no more."""
+        pair = ChunkFunctions(chunk_loss, chunk_gradient)
+        regions = [backend.compile_regions([function])[0] for function in pair]
+        self.functions = ChunkFunctions(*regions) if compiled else None
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Loss (B, T) of each token, from targets (B, T) and logits (B, T, V)."""
@@ -78,8 +85,9 @@ class NextTokenLoss(keras.losses.Loss):
         weights = weights / ops.maximum(ops.sum(weights), 1e-9)
         head = ops.convert_to_tensor(head)
         return linear_cross_entropy(
-            hidden, head, targets, weights, self.label_smoothing, self.chunk, training
-        )
+            hidden, head, targets, weights, self.label_smoothing, self.chunk, training,
+            self.functions,
+        )  # fmt: skip
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -106,6 +114,13 @@ def token_losses(
     return losses, logsumexp
 
 
+class ChunkFunctions(NamedTuple):
+    """`chunk_loss` and `chunk_gradient`, or both compiled."""
+
+    loss: Any
+    gradient: Any
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     head: Tensor,
@@ -114,6 +129,7 @@ def linear_cross_entropy(
     label_smoothing: float,
     chunk: int,
     training: bool,
+    functions: ChunkFunctions | None = None,
 ) -> Tensor:
     """sum_i weights[i] * cross_entropy(hidden[i] @ head.T, targets[i]).
 
@@ -124,35 +140,27 @@ def linear_cross_entropy(
         weights: (M,) float32.
         chunk: rows at a time.
         training: also compute the gradient, for hidden and head.
+        functions: of one chunk; None for `chunk_loss` and `chunk_gradient`.
     """
+    functions = functions or ChunkFunctions(chunk_loss, chunk_gradient)
     rows = hidden.shape[0]
     starts = [0] if rows is None else range(0, rows, chunk)
-    chunks = [(start, None if rows is None else min(start + chunk, rows)) for start in starts]
-
-    def chunk_loss(hidden: Tensor, head: Tensor, start: int, end: int | None) -> tuple[Tensor, ...]:
-        x, y, w = hidden[start:end], targets[start:end], weights[start:end]
-        head = ops.transpose(ops.cast(head, x.dtype))  # (D, V)
-        logits = ops.cast(backend.dense(x, head), "float32")  # (chunk, V)
-        losses, logsumexp = token_losses(logits, y, label_smoothing)
-        return x, y, w, logits, logsumexp, ops.sum(losses * w)
+    bounds = [slice(start, None if rows is None else min(start + chunk, rows)) for start in starts]
 
     if not training:
-        return sum(chunk_loss(hidden, head, *bounds)[-1] for bounds in chunks)
+        table = ops.cast(head, hidden.dtype)
+        return sum(
+            functions.loss(hidden[part], table, targets[part], weights[part], label_smoothing)
+            for part in bounds
+        )
 
     def loss_with_gradient(hidden: Tensor, head: Tensor) -> tuple[Tensor, Any]:
-        total, dhidden_chunks, dhead = 0.0, [], 0.0
-        for bounds in chunks:
-            x, y, w, logits, logsumexp, loss = chunk_loss(hidden, head, *bounds)
-            dlogits = ops.exp(logits - logsumexp)  # softmax, (chunk, V)
-            if label_smoothing:
-                dlogits = dlogits - label_smoothing / head.shape[0]
-            is_target = _target_mask(logits, y)
-            dlogits = ops.where(is_target, dlogits - (1.0 - label_smoothing), dlogits)
-            dlogits = ops.cast(dlogits, x.dtype)
-            dx = backend.dense(dlogits, ops.cast(head, x.dtype))  # (chunk, D)
-            dhidden_chunks.append(ops.cast(dx, "float32") * w[:, None])
-            scaled = dlogits * ops.cast(w * GRAD_SCALE, x.dtype)[:, None]
-            dhead = dhead + ops.cast(backend.dense(ops.transpose(scaled), x), "float32")  # (V, D)
+        table = ops.cast(head, hidden.dtype)
+        total, dhidden_chunks, dhead = 0.0, [], None
+        for part in bounds:
+            chunk = hidden[part], table, targets[part], weights[part]
+            loss, dx, dhead = functions.gradient(*chunk, dhead, label_smoothing)
+            dhidden_chunks.append(dx)
             total = total + loss
         dhidden = ops.concatenate(dhidden_chunks, axis=0)  # (M, D)
 
@@ -165,6 +173,37 @@ def linear_cross_entropy(
         return total, pullback
 
     return backend.custom_gradient(loss_with_gradient)(hidden, head)
+
+
+def chunk_loss(x: Tensor, table: Tensor, y: Tensor, w: Tensor, label_smoothing: float) -> Tensor:
+    """Weighted sum of the losses of x (M, D) for targets y (M,); `table` is (V, D)."""
+    losses, _ = token_losses(_logits(x, table), y, label_smoothing)
+    return ops.sum(losses * w)
+
+
+def chunk_gradient(
+    x: Tensor, table: Tensor, y: Tensor, w: Tensor, dhead: Tensor | None, label_smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`chunk_loss`, its gradient for x, and the gradient for the table added to `dhead`.
+
+    Both gradients are float32; the table's is GRAD_SCALE times as large.
+    """
+    logits = _logits(x, table)
+    losses, logsumexp = token_losses(logits, y, label_smoothing)
+    dlogits = ops.exp(logits - logsumexp)  # softmax, (M, V)
+    if label_smoothing:
+        dlogits = dlogits - label_smoothing / table.shape[0]
+    dlogits = ops.where(_target_mask(logits, y), dlogits - (1.0 - label_smoothing), dlogits)
+    dlogits = ops.cast(dlogits, x.dtype)
+    dx = ops.cast(backend.dense(dlogits, table), "float32") * w[:, None]  # (M, D)
+    scaled = dlogits * ops.cast(w * GRAD_SCALE, x.dtype)[:, None]
+    dtable = ops.cast(backend.dense(ops.transpose(scaled), x), "float32")  # (V, D)
+    return ops.sum(losses * w), dx, dtable if dhead is None else dhead + dtable
+
+
+def _logits(x: Tensor, table: Tensor) -> Tensor:
+    """float32 (M, V)."""
+    return ops.cast(backend.dense(x, ops.transpose(table)), "float32")
 
 
 def _target_mask(logits: Tensor, targets: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.config import TrainConfig
 from kgpt.model.loss_metric import keep_nonfinite
@@ -24,11 +25,6 @@ from kgpt.model.loss_metric import keep_nonfinite
 Tensor = Any
 Variable = Any  # keras.Variable
 Optimizer = Any  # keras.optimizers.Optimizer
-
-
-def _backend_class(optimizer: Any) -> Any:
-    """The class that Keras instantiates for `optimizer`: on torch one with fused updates."""
-    return type(optimizer())
 
 
 class DecayMaskEMAMixin:
@@ -59,27 +55,14 @@ class DecayMaskEMAMixin:
 
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         grads = [ops.convert_to_tensor(grad) for grad in grads]
-        squares = [ops.sum(ops.square(ops.cast(grad, "float32"))) for grad in grads]
-        norm = ops.sqrt(ops.sum(ops.stack(squares)))
+        grads, norm = self.clip_to_global_norm(grads, self.global_clipnorm)
         self.gradient_norm.assign(keep_nonfinite(self.gradient_norm, norm))
-        if not self.global_clipnorm:
-            return list(super()._clip_gradients(grads))
-        scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
-        return [grad * ops.cast(scale, grad.dtype) for grad in grads]
+        return grads if self.global_clipnorm else list(super()._clip_gradients(grads))
 
     def _update_model_variables_moving_average(self, trainable_variables: list[Variable]) -> None:
-        """ema = m * ema + (1 - m) * weight at updates; at the first, the weight itself."""
-        is_first = ops.equal(self.iterations, 0)
-        momentum = ops.where(is_first, 0.0, self.ema_momentum)
-        if self.gradient_accumulation_steps:
-            batch = (keras_internals.micro_iterations(self) + 1) % self.gradient_accumulation_steps
-            momentum = ops.where(ops.equal(batch, 0) | is_first, momentum, 1.0)
-        for variable, average in zip(
-            trainable_variables, keras_internals.ema_variables(self), strict=True
-        ):
-            if average is not None:
-                m = ops.cast(momentum, variable.dtype)
-                average.assign(m * average + (1 - m) * variable)
+        averages = keras_internals.ema_variables(self)
+        kept = [i for i, average in enumerate(averages) if average is not None]
+        self.average_weights([trainable_variables[i] for i in kept], [averages[i] for i in kept])
 
     def _overwrite_model_variables_with_average_value(
         self, trainable_variables: list[Variable]
@@ -102,17 +85,17 @@ class DecayMaskEMAMixin:
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class AdamW(DecayMaskEMAMixin, _backend_class(keras.optimizers.AdamW)):
+class AdamW(DecayMaskEMAMixin, backend.optimizer_class(keras.optimizers.AdamW)):
     """AdamW (Loshchilov & Hutter, 2019)."""
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class Lion(DecayMaskEMAMixin, _backend_class(keras.optimizers.Lion)):
+class Lion(DecayMaskEMAMixin, backend.optimizer_class(keras.optimizers.Lion)):
     """Lion (Chen et al., 2023). Its learning rate is typically 3 to 10 times below AdamW's."""
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class Muon(DecayMaskEMAMixin, _backend_class(keras.optimizers.Muon)):
+class Muon(DecayMaskEMAMixin, backend.optimizer_class(keras.optimizers.Muon)):
     """Muon (Jordan et al., 2024) for the matrices inside blocks, AdamW for everything else."""
 
     def __init__(self, *args: Any, exclude_layers: Sequence[str] = ("head",), **kwargs: Any):

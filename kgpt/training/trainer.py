@@ -180,7 +180,10 @@ def build_model(config: Config) -> GPT:
         dtype=train_config.dtype_policy,
     )
     loss = NextTokenLoss(train_config.label_smoothing, train_config.loss_chunk)
-    model.compile(optimizer=make_optimizer(train_config), loss=loss)
+    modes: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
+    model.compile(
+        optimizer=make_optimizer(train_config), loss=loss, jit_compile=modes[train_config.compile]
+    )
     model.optimizer.build(model.trainable_variables)
     return model
 

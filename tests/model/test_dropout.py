@@ -21,7 +21,7 @@ def built(name):
 
 def dropped(layer, seed, count, shape=(64, 1000)):
     key = keras.ops.convert_to_tensor(np.array([seed, count], "int32"))
-    return keras.ops.convert_to_numpy(layer(keras.ops.ones(shape), key))
+    return keras.ops.convert_to_numpy(layer(keras.ops.ones(shape), layer.layer_key(key)))
 
 
 def test_share_and_scale():

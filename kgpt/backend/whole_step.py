@@ -1,0 +1,25 @@
+"""What JAX and TensorFlow share, because they compile a training step as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Function = Callable[..., Any]
+
+
+def compiles_regions(jit_compile: bool | str) -> bool:
+    """False: `compile(jit_compile=...)` compiles the step as a whole."""
+    return False
+
+
+def compile_regions(functions: Sequence[Function], variables: Any = ()) -> list[Function]:
+    """`functions` unchanged: they are compiled with the step."""
+    return list(functions)
+
+
+def constant(array: np.ndarray) -> np.ndarray:
+    """`array` unchanged: a constant of the compiled step."""
+    return array

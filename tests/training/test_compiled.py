@@ -1,0 +1,145 @@
+"""On PyTorch: regions of a training step compiled once, with eager results, and fused updates."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kgpt import GPT, AdamW, ModelConfig, NextTokenLoss, backend
+from kgpt.backend.optimizer import optimizer_class as keras_optimizer_class
+from kgpt.checkpoints.pretrained import path_below
+from kgpt.training.optimizers import DecayMaskEMAMixin
+from tests.model.models import LLAMA, SMALL
+
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.skipif(backend.name != "torch", reason="about torch.compile"),
+]
+LAYERS = 3
+LAYER_SHAPES = {
+    "gpt2, dropout, checkpointing": ({**SMALL, "dropout": 0.2}, True, "float32"),
+    "llama, grouped, window, bfloat16": ({**LLAMA, "sliding_window": 4}, False, "mixed_bfloat16"),
+}
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """The graphs that torch.compile was given; they run as they are, differentiated ahead."""
+    import torch
+    from torch._dynamo.backends.registry import lookup_backend
+
+    from kgpt.backend import torch_compile
+
+    graphs = []
+
+    def record(graph, inputs):
+        graphs.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    monkeypatch.setattr(torch_compile, "TORCH_BACKEND", record)
+    yield graphs
+    torch._dynamo.reset()
+
+
+def gradients(model, ids):
+    """Loss and gradients of a training step, as Keras computes them."""
+    inputs = {"hidden_states_of": ops.convert_to_tensor(ids[:, :-1])}
+    hidden = model(inputs, training=True)
+    loss = model.compute_loss(inputs, ops.convert_to_tensor(ids[:, 1:]), hidden)
+    loss.backward()
+    found = {path_below(v): v.value.grad.clone() for v in model.trainable_variables}
+    model.zero_grad()
+    return float(loss.detach()), found
+
+
+@pytest.mark.parametrize("kind", LAYER_SHAPES)
+def test_compiled_equals_eager_and_compiles_once_for_all_layers(kind, compilations, monkeypatch):
+    """Without graph breaks: `fullgraph` raises at one. The loss is compiled for the first chunk
+    and for those that add to its gradient."""
+    import torch
+
+    shape, remat, dtype = LAYER_SHAPES[kind]
+    config = ModelConfig(**{**shape, "num_layers": LAYERS})
+    model = GPT(config, seed=2, gradient_checkpointing=remat, dtype=dtype)
+    ids = np.random.default_rng(0).integers(0, 37, (2, 13)).astype("int32")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # dropout as on a GPU
+    results = []
+    for compiled in (False, True):
+        model.compile(optimizer="sgd", loss=NextTokenLoss(chunk=12), jit_compile=compiled)
+        model.dropout_key.count.assign(0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "torch.compile failed")
+            results.append(gradients(model, ids))
+    assert len(compilations) == 3
+    (eager_loss, eager), (loss, compiled) = results
+    assert loss == pytest.approx(eager_loss, rel=1e-5)
+    for path, gradient in eager.items():
+        torch.testing.assert_close(compiled[path], gradient, atol=1e-5, rtol=1e-4, msg=path)
+    gradients(model, ids)
+    assert len(compilations) == 3
+
+
+def test_a_failed_compilation_leaves_training_eager(monkeypatch):
+    from kgpt.backend import torch_compile
+
+    def fail(graph, inputs):
+        raise ValueError("no compiler")
+
+    monkeypatch.setattr(torch_compile, "TORCH_BACKEND", fail)
+    (double,) = backend.compile_regions([lambda x: x * 2])
+    with pytest.warns(UserWarning, match="training is not compiled: .*no compiler"):
+        assert double(ops.ones(3)).sum() == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert double(ops.ones(3)).sum() == 6
+
+
+def test_many_shapes_are_not_all_compiled(compilations):
+    (double,) = backend.compile_regions([lambda x: x * 2])
+    for size in range(1, 12):
+        assert double(ops.ones(size)).sum() == 2 * size
+    assert len(compilations) == 8
+
+
+class KerasAdamW(DecayMaskEMAMixin, keras_optimizer_class(keras.optimizers.AdamW)):
+    """AdamW in Keras operations, not fused."""
+
+
+@pytest.mark.parametrize("accumulation", [None, 2])
+def test_fused_adamw_equals_keras_and_takes_its_state(accumulation):
+    """The same updates, decay, clipping and EMA; the same state, which either goes on from."""
+    options = {
+        "learning_rate": 0.01, "weight_decay": 0.1, "global_clipnorm": 1.0, "beta_2": 0.99,
+        "epsilon": 1e-8, "use_ema": True, "ema_momentum": 0.9, "no_decay": ("mlp/up$",),
+        "gradient_accumulation_steps": accumulation, "name": "adamw",
+    }  # fmt: skip
+    pairs = []
+    for kind in (AdamW, KerasAdamW):
+        model = GPT(ModelConfig(**SMALL), seed=5)
+        optimizer = kind(**options)
+        optimizer.build(model.trainable_variables)
+        pairs.append((model, optimizer))
+    (model, fused), (_, plain) = pairs
+    assert [v.path for v in fused.variables] == [v.path for v in plain.variables]
+    noise = np.random.default_rng(1)
+    for step in range(7):
+        size = 10.0 ** noise.integers(-9, 2)  # gradients below epsilon are divided as in Keras
+        grads = [
+            size * noise.normal(size=v.shape).astype("float32") for v in model.trainable_variables
+        ]
+        for model, optimizer in pairs:
+            optimizer.learning_rate = 0.01 / (step + 1)
+            optimizer.apply([ops.convert_to_tensor(g) for g in grads], model.trainable_variables)
+        for ours, theirs in zip(model_state(*pairs[0]), model_state(*pairs[1]), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-7)
+        if step == 3:  # each goes on from the other's state, as a resumed run does
+            exchanged = [[v.numpy().copy() for v in o.variables] for _, o in pairs]
+            for (_, optimizer), state in zip(pairs, reversed(exchanged), strict=True):
+                for variable, value in zip(optimizer.variables, state, strict=True):
+                    variable.assign(value)
+
+
+def model_state(model, optimizer):
+    return [v.numpy() for v in (*model.trainable_variables, *optimizer.variables)]
