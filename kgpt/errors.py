@@ -33,5 +33,9 @@ class TrainingFailed(KgptError):
     """Training diverged: the loss is NaN or infinite."""
 
 
+class OutOfMemoryError(KgptError):
+    """Memory ran out, of the GPU or the machine; the work may succeed with less at a time."""
+
+
 class QueueFull(KgptError):
     """The engine's queue of requests is full; try again later."""

@@ -59,6 +59,7 @@ class GenerationChunk:
         finish_reason: why generation ended; None before the last chunk.
         stop: the stop string that ended it.
         error: what failed, with the finish reason "error".
+        out_of_memory: whether it failed because memory ran out.
         context_shifted: the text outgrew the model's context, so its oldest tokens were dropped.
         index: which completion of a request with several this belongs to.
     """
@@ -70,6 +71,7 @@ class GenerationChunk:
     stop: str | None = None
     usage: Usage | None = None
     error: str | None = None
+    out_of_memory: bool = False
     context_shifted: bool = False
     index: int = 0
 

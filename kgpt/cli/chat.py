@@ -88,6 +88,8 @@ class TerminalChat:
 
     def _answer(self) -> None:
         """Stream the answer and add it to the chat, also if it was interrupted."""
+        from kgpt.generation.completion import check_chunk
+
         ids = self.engine.chat_prompt(self.state.prompt())
         texts: list[str] = []
         chunks = self.engine.stream(ids, self.state.sampling)
@@ -96,8 +98,7 @@ class TerminalChat:
                 texts.append(chunk.text)
                 sys.stdout.write(for_output(chunk.text))
                 sys.stdout.flush()
-                if chunk.error:
-                    raise UsageError(chunk.error)
+                check_chunk(chunk)
         except KeyboardInterrupt:
             chunks.close()
         print()

@@ -106,6 +106,8 @@ def _print_completions(
     engine: Any, prompt: str, params: SamplingConfig, count: int, stream: bool, as_json: bool
 ) -> None:
     """Print `count` completions of one prompt."""
+    from kgpt.generation.completion import check_chunk
+
     if as_json:
         for completion in engine.generate_batch([prompt] * count, params):
             print(json.dumps(completion.as_dict(prompt), ensure_ascii=False), flush=True)
@@ -114,8 +116,7 @@ def _print_completions(
         for chunk in engine.stream(prompt, params):
             sys.stdout.write(for_output(chunk.text))
             sys.stdout.flush()
-            if chunk.error:
-                raise UsageError(chunk.error)
+            check_chunk(chunk)
         print()
     else:
         completions = engine.generate_batch([prompt] * count, params)

@@ -6,12 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kgpt.errors import KgptError
+from kgpt.errors import KgptError, OutOfMemoryError
 from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, Usage
 
 
 class GenerationFailed(KgptError):
     """The engine failed while it generated a completion."""
+
+
+def check_chunk(chunk: GenerationChunk) -> None:
+    """Raise `GenerationFailed`, or `OutOfMemoryError`, if the completion ended with an error."""
+    if chunk.finish_reason == "error":
+        kind = OutOfMemoryError if chunk.out_of_memory else GenerationFailed
+        raise kind(chunk.error or "Generation failed.")
 
 
 @dataclass
@@ -31,7 +38,7 @@ class Completion:
         """Join the chunks of one completion, up to its last.
 
         Raises:
-            GenerationFailed: the engine failed.
+            GenerationFailed: the engine failed. OutOfMemoryError: it ran out of memory.
         """
         text: list[str] = []
         tokens: list[TokenInfo] = []
@@ -42,8 +49,7 @@ class Completion:
             token_ids += chunk.token_ids
             if chunk.finish_reason is not None:
                 break
-        if chunk.finish_reason == "error":
-            raise GenerationFailed(chunk.error or "Generation failed.")
+        check_chunk(chunk)
         assert chunk.usage is not None and chunk.finish_reason is not None
         return cls(
             "".join(text),

@@ -9,11 +9,14 @@ from collections import deque
 from collections.abc import Callable
 
 from kgpt.errors import KgptError, QueueFull, UsageError
+from kgpt.generation.completion import GenerationFailed
 from kgpt.generation.generated_token import GeneratedToken
+from kgpt.generation.loading import LESS_MEMORY
 from kgpt.generation.scheduler import GenerationJob, OnTokens, Scheduler
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource
 from kgpt.model.gpt import GPT
+from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.protocol import EngineStats
 
 
@@ -121,12 +124,16 @@ class Engine:
 
         Args:
             progress: called with (done, total).
+
+        Raises:
+            OutOfMemoryError: the largest of them does not fit.
         """
         shapes = self._scheduler.warm_up_shapes()
         for done, (num_slots, cache_len) in enumerate(shapes):
             if progress is not None:
                 progress(done, len(shapes))
-            self.call(functools.partial(self._scheduler.warm_up, num_slots, cache_len))
+            with out_of_memory_as_kgpt(LESS_MEMORY):
+                self.call(functools.partial(self._scheduler.warm_up, num_slots, cache_len))
         if progress is not None:
             progress(len(shapes), len(shapes))
 
@@ -155,11 +162,19 @@ class Engine:
                 self._tasks.clear()
             for task in tasks:
                 task()
-            try:
+            if (failure := self._step()) is not None:
+                self._scheduler.fail(failure)
+
+    def _step(self) -> KgptError | None:
+        """One step; returns its failure without a traceback, which would keep tensors alive."""
+        try:
+            with out_of_memory_as_kgpt(LESS_MEMORY):
                 self._scheduler.step()
-            except Exception as error:
-                kind = "" if isinstance(error, KgptError) else f"{type(error).__name__}: "
-                self._scheduler.fail(f"{kind}{error}")
+        except KgptError as error:
+            return type(error)(str(error))
+        except Exception as error:
+            return GenerationFailed(f"{type(error).__name__}: {error}")
+        return None
 
     def _counting(self, on_tokens: OnTokens | None) -> OnTokens:
         def count(

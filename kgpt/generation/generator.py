@@ -12,7 +12,7 @@ from typing import Any
 
 from kgpt.checkpoints.pretrained import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig
-from kgpt.errors import UsageError
+from kgpt.errors import OutOfMemoryError, UsageError
 from kgpt.generation.completion import Completion
 from kgpt.generation.context_shift import encode_chat
 from kgpt.generation.detokenize import IncrementalDetokenizer
@@ -227,7 +227,13 @@ class TextGenerator:
                 job.cancelled = True
             usage = Usage(len(request.prompt_ids), detokenizer.num_tokens, job.cached_tokens)
             on_chunk(
-                replace(chunk, usage=usage, error=job.error, context_shifted=job.context_shifted)
+                replace(
+                    chunk,
+                    usage=usage,
+                    error=str(job.error) if job.error else None,
+                    out_of_memory=isinstance(job.error, OutOfMemoryError),
+                    context_shifted=job.context_shifted,
+                )
             )
             handle.done.set()
 

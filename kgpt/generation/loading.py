@@ -10,8 +10,15 @@ from kgpt import backend
 from kgpt.checkpoints.pretrained import load_model
 from kgpt.config import InferenceDtype, compute_dtype
 from kgpt.model.gpt import GPT
+from kgpt.out_of_memory import out_of_memory_as_kgpt
+
+LESS_MEMORY = (
+    "lower max_num_seqs or max_context, or load the model with the dtype bfloat16 or int8, "
+    "which take a half and a quarter of float32"
+)
 
 
+@out_of_memory_as_kgpt(LESS_MEMORY)
 def load_for_inference(folder: Path, dtype: InferenceDtype = "float32") -> GPT:
     """The model of a model directory; weights are converted one at a time as they are read."""
     return build_for_inference(partial(load_model, folder), dtype)

@@ -113,12 +113,13 @@ class ModelRunner:
         """Rearrange the slots: slot i takes the content of `sources[i]`; -1 makes an idle one."""
         cache_len = min(cache_len, self.max_context)
         index = np.maximum(np.asarray(list(sources), "int32"), 0)
-        self.cache = keras.tree.map_structure(
+        cache = keras.tree.map_structure(
             lambda x: _resize_cache(ops.take(x, index, axis=0), cache_len), self.cache
-        )
+        )  # without memory for it, nothing has changed
         self.params, self.state = keras.tree.map_structure(
             lambda x: ops.take(x, index, axis=0), (self.params, self.state)
         )
+        self.cache = cache
         self.sequences = [self.sequences[i] if i >= 0 else Sequence() for i in sources]
         self.cache_len = cache_len
         self._set_not_running([slot for slot, source in enumerate(sources) if source < 0])

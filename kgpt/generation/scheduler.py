@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kgpt.config import SamplingConfig
+from kgpt.errors import KgptError
 from kgpt.generation.beam_search import beam_search
 from kgpt.generation.contrastive_search import contrastive_search
 from kgpt.generation.decode import MAX_DECODE_STEPS
@@ -27,6 +28,7 @@ from kgpt.generation.sequence import Request
 from kgpt.generation.slot import Sequence as Slot
 from kgpt.generation.speculative import DraftSource, speculative_decode
 from kgpt.model.gpt import GPT
+from kgpt.out_of_memory import is_out_of_memory
 
 MAX_STEP_LATENCY_S = 0.03  # between two looks at the queue, while a client streams or waits
 
@@ -52,7 +54,7 @@ class GenerationJob:
     stream: bool = True
     deadline: float | None = None
     finish_reason: str | None = None
-    error: str | None = None
+    error: KgptError | None = None
     token_ids: list[int] = field(default_factory=list)
     cached_tokens: int = 0
     context_shifted: bool = False
@@ -128,12 +130,13 @@ class Scheduler:
         while not self.idle:
             self.step()
 
-    def fail(self, error: str) -> None:
+    def fail(self, error: KgptError) -> None:
         """End everything under way with an error, and start afresh."""
         for job in [*self.active.values(), *(job for job, _ in self.searches)]:
             job.error = error
             job.emit([], "error")
         self.active, self.searches = {}, []
+        self.runner.cache.clear()  # first, so that there is memory for another
         self.runner = ModelRunner(self.model, 1, self.max_context, self.batched_prefill)
 
     # -- warm-up ------------------------------------------------------------------------------
@@ -209,7 +212,13 @@ class Scheduler:
         sizes = shape_buckets(self.max_num_seqs, 1, factor=4)
         size = next(size for size in sizes if size >= wanted)
         sources = [*range(num_slots), *[-1] * (size - num_slots)]
-        self.runner.resize(sources, self.runner.cache_len)
+        try:
+            self.runner.resize(sources, self.runner.cache_len)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.max_num_seqs = num_slots  # the others wait
+            return None
         return num_slots
 
     def _drop_interrupted(self) -> None:

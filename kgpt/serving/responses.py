@@ -127,6 +127,8 @@ def raise_if_failed(chunk: GenerationChunk) -> None:
         )
     if chunk.finish_reason == "error":
         log.error("the engine failed: %s", chunk.error)
+        if chunk.out_of_memory:
+            raise APIError(503, f"{chunk.error}", code="out_of_memory")
         raise APIError(500, "The engine failed at this completion; see the server's log.")
 
 

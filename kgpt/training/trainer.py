@@ -20,6 +20,7 @@ from kgpt.data.dataset import EvaluationDataset, TrainDataset
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import CheckpointError, KgptError, RunError, UsageError
 from kgpt.model.gpt import GPT
+from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
 from kgpt.training.callbacks.callback_list import CallbackList
 from kgpt.training.callbacks.checkpointing import CheckpointSaver
@@ -36,6 +37,11 @@ from kgpt.training.hardware import HardwareMonitor
 from kgpt.training.losses import NextTokenLoss
 from kgpt.training.optimizers import make_optimizer
 from kgpt.training.schedule import LRSchedule
+
+LESS_MEMORY = (
+    "halve train.batch_size and double train.grad_accumulation, shorten train.sequence_length, "
+    "or set train.gradient_checkpointing or train.precision bfloat16"
+)
 
 
 @dataclass
@@ -77,6 +83,9 @@ def train(
         resume: start from the run's last undamaged checkpoint.
         console: where progress is shown.
         quiet: show nothing; log and metrics are written all the same.
+
+    Raises:
+        OutOfMemoryError: the model or its batches do not fit.
     """
     data = TokenDataset(config.data.dir or "")
     config = with_vocabulary(config, data)
@@ -85,7 +94,8 @@ def train(
     status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})", **before)
     with ProgressReporter(console, status, run.log, quiet) as reporter:
         try:
-            return _train(config, run, data, resume, status, reporter)
+            with out_of_memory_as_kgpt(LESS_MEMORY):
+                return _train(config, run, data, resume, status, reporter)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
             status.end(status.status.state_before_resume or "failed", message)

@@ -240,6 +240,19 @@ def test_a_defect_is_one_line_that_says_so(monkeypatch, capsys):
     )
 
 
+def test_out_of_memory_is_one_sentence(monkeypatch, capsys):
+    def large(*arguments):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4398801496196 bytes.")
+
+    monkeypatch.setattr(importlib.import_module("kgpt.cli.runs"), "all_runs", large)
+    monkeypatch.setattr("os._exit", sys.exit)
+    code, _, error = kgpt(capsys, "runs", "list")
+    assert code == 1
+    assert error == (
+        "kgpt: Out of memory; end other programs that use it, or work on a smaller model.\n"
+    )
+
+
 def test_prepare_shows_what_it_made_and_verify_checks_it(data, capsys):
     code, out, _ = kgpt(capsys, "data", "show", data, "--verify")
     assert code == 0

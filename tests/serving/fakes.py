@@ -92,7 +92,12 @@ class Job:
         if reason == "length":
             self.buffer += self.stream.finish()
         usage = Usage(self.prompt_tokens, self.num_tokens)
-        self.on_chunk(GenerationChunk(self.buffer, tuple(tokens), (), reason, stop, usage, error))
+        out_of_memory = (error or "").startswith("Out of memory;")
+        self.on_chunk(
+            GenerationChunk(
+                self.buffer, tuple(tokens), (), reason, stop, usage, error, out_of_memory
+            )
+        )
         self.handle.done.set()
         return True
 

@@ -245,10 +245,23 @@ def test_a_full_queue_is_a_rate_limit(serve):
 
 def test_an_engine_that_fails_is_a_server_error(serve):
     running = serve()
-    running.generator.fail_with = "out of memory at 0x7f"
+    running.generator.fail_with = "wires crossed at 0x7f"
     client = client_of(running)
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model="fake", messages=HELLO)
     assert "0x7f" not in str(caught.value)
     with pytest.raises(openai.APIError, match="engine failed"):
         list(client.chat.completions.create(model="fake", messages=HELLO, stream=True))
+
+
+def test_an_engine_out_of_memory_is_unavailable_and_says_what_to_do(serve):
+    running = serve()
+    running.generator.fail_with = "Out of memory; lower max_num_seqs."
+    client = client_of(running)
+    with pytest.raises(openai.InternalServerError, match="lower max_num_seqs") as caught:
+        client.chat.completions.create(model="fake", messages=HELLO)
+    assert (caught.value.status_code, caught.value.code) == (503, "out_of_memory")
+    with pytest.raises(openai.APIError, match="lower max_num_seqs"):
+        list(client.chat.completions.create(model="fake", messages=HELLO, stream=True))
+    running.generator.fail_with = None
+    assert client.chat.completions.create(model="fake", messages=HELLO).choices

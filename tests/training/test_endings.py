@@ -1,12 +1,16 @@
 """Whole runs that end early or look through averages: the weights are right all the same."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 
 from kgpt.checkpoints.pretrained import load_model
 from kgpt.cli import main
-from kgpt.runs import find_run, resolve_model
+from kgpt.runs import Run, find_run, resolve_model
 from kgpt.training import trainer
+from tests.training.children import start
 from tests.training.tiny_runs import Trained, make_config
 
 pytestmark = pytest.mark.backend
@@ -74,3 +78,36 @@ def test_samples_with_averaged_weights_leave_the_weights_alone(data):
         for t in (averaged, plain)
     )
     assert np.abs(stored - raw).max() > 1e-5  # what is used later is the average
+
+
+def test_without_memory_status_and_terminal_say_what_to_do(data, monkeypatch, capfd, tmp_path):
+    def fit(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes.")
+
+    monkeypatch.setattr(trainer.GPT, "fit", fit)
+    monkeypatch.setattr("os._exit", sys.exit)
+    monkeypatch.setenv("KGPT_RESTARTED", "1")
+    file = tmp_path / "tiny.yaml"
+    file.write_text(make_config(data).to_yaml())
+    with pytest.raises(SystemExit) as ending:
+        main(["train", str(file), "--run", "large", "--quiet"])
+    assert ending.value.code == 1
+    status, (out, err) = find_run("large").status(), capfd.readouterr()
+    assert status.error.startswith("Out of memory; halve train.batch_size")
+    assert (status.state, out, err) == ("failed", "", f"kgpt: {status.error}\n")
+
+
+@pytest.mark.proof
+def test_without_memory_a_run_fails_with_one_sentence(data, tmp_path):
+    """Activations of terabytes. In a process of its own, which TensorFlow can make crash."""
+    model = {"hidden_dim": 8, "num_heads": 1, "intermediate_dim": 1 << 18}
+    train = {"batch_size": 1 << 16, "loss_chunk": 1 << 20}
+    config = make_config(data, model=model, train=train)
+    process = start(tmp_path, config, "large", os.environ["KERAS_BACKEND"])
+    assert process.wait(timeout=300) == 1
+    printed = (tmp_path / "large.err").read_text()
+    sentence = printed.rpartition("kgpt: ")[2].strip()
+    assert sentence.startswith("Out of memory; halve train.batch_size") and "\n" not in sentence
+    assert "Traceback" not in printed and "double free" not in printed
+    status = Run(tmp_path / "runs" / "large").status()
+    assert (status.state, status.error) == ("failed", sentence)
