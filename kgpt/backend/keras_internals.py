@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src.backend.common.variables import AutocastScope
 
 
 @contextlib.contextmanager
@@ -23,6 +24,13 @@ def unlocked(layer: keras.Layer) -> Iterator[None]:
     finally:
         if locked:
             tracker.lock()
+
+
+def autocast(layer: keras.Layer) -> contextlib.AbstractContextManager[Any]:
+    """Read variables in the compute dtype of `layer`, as in its `__call__`."""
+    if layer.compute_dtype == layer.variable_dtype:
+        return contextlib.nullcontext()
+    return AutocastScope(layer.compute_dtype)
 
 
 def untrack_variable(layer: keras.Layer, variable: keras.Variable) -> None:

@@ -167,12 +167,13 @@ class GPT(keras.Model):
         positions = update.positions
         if self.config.position != "rotary":  # padding may lie beyond the table
             positions = ops.minimum(positions, self.config.max_length - 1)
-        x = self.embed(token_ids, positions)
-        updated = []
-        for block, (keys, values) in zip(self.blocks, cache, strict=True):
-            x, keys, values = block.call_with_cache(x, update, keys, values)
-            updated.append((keys, values))
-        return self.final_norm(x), updated
+        with keras_internals.autocast(self):
+            x = self.embed(token_ids, positions)
+            updated = []
+            for block, (keys, values) in zip(self.blocks, cache, strict=True):
+                x, keys, values = block.call_with_cache(x, update, keys, values)
+                updated.append((keys, values))
+            return self.final_norm(x), updated
 
     def decode_step(
         self, token: Tensor, start: Tensor, count: Tensor, cache: KVCache
@@ -192,7 +193,8 @@ class GPT(keras.Model):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) to float32 logits (..., V)."""
-        return ops.cast(self.head(hidden), "float32")
+        with keras_internals.autocast(self):
+            return ops.cast(self.head(hidden), "float32")
 
     @property
     def linears(self) -> list[Linear]:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.backend
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_low_precision_learns_and_resumes(data, precision, monkeypatch):
     """float16 begins with a loss scale too high: the steps it skips are steps all the same."""
-    train = {"precision": precision, "max_steps": 8, "checkpoint_every": 4}
+    train = {"precision": precision, "max_steps": 8, "checkpoint_every": 4, "sample_every": 8}
     build = trainer.build_model
 
     def overflowing(config):
@@ -28,6 +28,7 @@ def test_low_precision_learns_and_resumes(data, precision, monkeypatch):
     assert (first.outcome.state, first.outcome.step) == ("finished", 8)
     if precision == "bfloat16":
         assert first.losses[8] < first.losses[1]
+    assert [row["step"] for row in first.run.samples()] == [8]
     facts = json.loads((first.run.checkpoint_path(8) / "trainer_state.json").read_text())
     assert facts["step"] == 8
     run = first.run
