@@ -3,6 +3,8 @@
 # make proofs  kill and resume, agreement across backends, peak memory, a session in a real terminal
 # make slow   the other tests that take more than 20 seconds each
 # make docs   the documentation, warnings are errors: docs/_build/html/index.html
+# make gpu    on a machine with a GPU: speed beside nanoGPT and transformers, tests, exact resume
+# make gpu-bundle  what benchmarks/gpu.py needs on such a machine without package index
 # make coverage  which lines the tests reach, on JAX
 #
 # Each needs Python 3.11 or later and a package index, and makes .venv when there is none. A machine
@@ -26,7 +28,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
-.PHONY: demo test proofs slow docs coverage lint test-any clean \
+.PHONY: demo test proofs slow docs coverage lint test-any clean gpu gpu-bundle \
 	$(BACKENDS:%=test-%) $(BACKENDS:%=proofs-%) $(BACKENDS:%=slow-%)
 
 demo: $(VENV)/.runtime
@@ -54,6 +56,14 @@ proofs: $(VENV)/.dev $(BACKENDS:%=proofs-%)
 $(BACKENDS:%=proofs-%): proofs-%: $(VENV)/.dev
 	KERAS_BACKEND=$* $(PYTEST) -m "proof and backend"
 
+# NANOGPT=FOLDER names a checkout of it; without one, the bundle downloads its model.py.
+gpu: $(VENV)/.gpu
+	env -u OMP_NUM_THREADS -u TF_NUM_INTRAOP_THREADS -u TF_NUM_INTEROP_THREADS \
+		$(BIN)/python benchmarks/gpu.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+gpu-bundle: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gpu_run.bundle $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
@@ -79,5 +89,9 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.runtime
 
+$(VENV)/.gpu: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[gpu,test,peers]"
+	touch $@ $(VENV)/.runtime
+
 clean:
-	rm -rf $(VENV) build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) gpu-bundle gpu-results build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -42,6 +42,8 @@ ELSEWHERE = {
     "demo": "tests/cli/test_demo.py",
     "serve": "tests/serving/test_process.py",
     "bench serve": "tests/serving/test_load.py",
+    "bench train": "tests/training/test_bench.py",
+    "bench generate": "tests/generation/test_bench.py",
     "data get": "tests/data/test_download.py: needs a network",
     "import": "tests/checkpoints/test_importers.py: the sources are downloads",
     "runs pause": "tests/training/test_callbacks.py: needs a run that is training",
