@@ -48,6 +48,11 @@ class CudaGraphRecorder:
         return graph.replay
 
 
+def default_recorder() -> Recorder | None:
+    """CUDA graphs where there is CUDA."""
+    return CudaGraphRecorder() if torch.cuda.is_available() else None
+
+
 class _RecordedStep(NamedTuple):
     """A recorded step, on a cache that it does not keep alive."""
 

@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from keras import ops
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from kgpt.backend.torch_cuda_graph import CudaGraphRecorder, GraphedSteps
+from kgpt.backend.torch_cuda_graph import GraphedSteps, default_recorder
 
 Function = Callable[..., Any]
 
@@ -40,8 +40,7 @@ def jit_steps(step: Function, variables: Iterable[keras.Variable] = ()) -> Any:
 
     On CUDA a graph of one step is replayed; see `GraphedSteps`.
     """
-    recorder = CudaGraphRecorder() if torch.cuda.is_available() else None
-    steps = GraphedSteps(step, list(variables), recorder)
+    steps = GraphedSteps(step, list(variables), default_recorder())
 
     def call(params: Any, state: Any, cache: Any, num_steps: int) -> Any:
         with torch.inference_mode():
