@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from kgpt.checkpoints.generation_config import GENERATION_CONFIG
 from kgpt.checkpoints.hf_config import model_type_of
 from kgpt.checkpoints.pretrained import (
     FORMER_NAMES,
     TRAINER_STATE,
     load_config,
-    load_sampling,
     write_config,
 )
 from kgpt.checkpoints.quantized import FILES, quantization_of, quantize_tensor
@@ -27,6 +27,7 @@ from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.errors import CheckpointError, UsageError
 from kgpt.files import sha256, write_json
 from kgpt.model.quantization import GROUP_SIZE
+from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 
 NOT_COPIED = (
@@ -54,8 +55,8 @@ def copy_model(
     config = load_config(folder)
     weights = Weights(folder, config)
     dtype = dtype or weights.dtype
-    sampling = load_sampling(folder) if (folder / "generation_config.json").is_file() else None
-    write_config(out, config, tokenizer or Tokenizer.load(folder), sampling, dtype)
+    kept = read_json_object(folder / GENERATION_CONFIG)
+    write_config(out, config, tokenizer or Tokenizer.load(folder), None, dtype, kept)
     write_weights(out, config, weights.read, dtype)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kgpt
+from kgpt.checkpoints.generation_config import GENERATION_CONFIG, generation_config
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.hub import download, is_hub_id
 from kgpt.checkpoints.weights import Weights, write_weights
@@ -27,8 +28,6 @@ from kgpt.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from kgpt.model.gpt import GPT
 
-# Generation settings that generation_config.json and kgpt name alike, with the same meaning.
-SHARED_SETTINGS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 # What a model directory consists of; a folder with anything else is never replaced.
 SUFFIXES = (".json", ".jinja", ".md", ".safetensors", ".txt")
 
@@ -144,9 +143,16 @@ def write_config(
     tokenizer: Tokenizer | None = None,
     sampling: SamplingConfig | None = None,
     dtype: str = "float32",
+    generation: dict[str, Any] | None = None,
     **values: Any,
 ) -> None:
-    """Write a model directory except its weights; `values` go into config.json."""
+    """Write a model directory except its weights.
+
+    Args:
+        sampling: the default sampling.
+        generation: contents of another model's generation_config.json, which are kept.
+        values: go into config.json.
+    """
     values = to_hugging_face(config) | {"torch_dtype": dtype} | values
     values["transformers_version"] = "4.46.0"
     values.setdefault("kgpt", {})["version"] = kgpt.__version__
@@ -157,7 +163,8 @@ def write_config(
         }
         tokenizer.save(folder)
         write_json(folder / "tokenizer_config.json", tokenizer.tokenizer_config(config.max_length))
-        write_json(folder / "generation_config.json", _generation_config(tokenizer, sampling))
+        values_of_generation = generation_config(tokenizer.stop_ids, sampling, generation)
+        write_json(folder / GENERATION_CONFIG, values_of_generation)
     write_json(folder / "config.json", values)
 
 
@@ -207,27 +214,3 @@ def _assign(model: GPT, weights: Weights, paths: Iterable[str]) -> None:
     variables = {path_below(v): v for v in model.trainable_variables}
     for path in paths:
         variables[path].assign(weights.read(path, variables[path].dtype))
-
-
-def load_sampling(folder: Path) -> SamplingConfig:
-    """The sampling of generation_config.json, with kgpt's defaults for what it leaves out."""
-    file = folder / "generation_config.json"
-    values = read_json_object(file)
-    settings = {name: values[name] for name in SHARED_SETTINGS if values.get(name) is not None}
-    if "max_new_tokens" in values:
-        settings["max_tokens"] = values["max_new_tokens"]
-    if values.get("do_sample") is False:
-        settings["temperature"] = 0
-    return SamplingConfig.parse(settings, str(file))
-
-
-def _generation_config(tokenizer: Tokenizer, sampling: SamplingConfig | None) -> dict[str, Any]:
-    values: dict[str, Any] = {"eos_token_id": sorted(tokenizer.stop_ids)}
-    if sampling is None:
-        return values
-    if sampling.temperature == 0:
-        return values | {"do_sample": False}
-    defaults = {"min_p": 0.0, "typical_p": 1.0}  # the same in other software, so left out
-    settings = {name: getattr(sampling, name) for name in SHARED_SETTINGS}
-    settings = {name: value for name, value in settings.items() if defaults.get(name) != value}
-    return values | {"do_sample": True} | settings

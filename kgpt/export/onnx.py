@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from kgpt.checkpoints.pretrained import load_config, load_sampling, write_config
+from kgpt.checkpoints.generation_config import GENERATION_CONFIG
+from kgpt.checkpoints.pretrained import load_config, write_config
 from kgpt.checkpoints.weights import Weights
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.attention import rotary_frequencies
 from kgpt.model.gpt import sinusoids
+from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 
 OPSET = 17
@@ -48,7 +50,8 @@ def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
         model, str(out / "model.onnx"), save_as_external_data=large, location="model.onnx_data"
     )
     onnx.checker.check_model(str(out / "model.onnx"))
-    write_config(out, config, Tokenizer.load(folder), load_sampling(folder), dtype or "float32")
+    kept = read_json_object(folder / GENERATION_CONFIG)
+    write_config(out, config, Tokenizer.load(folder), None, dtype or "float32", kept)
 
 
 class GraphBuilder:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kgpt.checkpoints.pretrained import load_sampling
+from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import OutOfMemoryError, UsageError
 from kgpt.generation.completion import Completion

@@ -37,16 +37,17 @@ class SpecialTokens:
 def read_special_tokens(
     folder: Path, token_to_id: Callable[[str], int | None]
 ) -> SpecialTokens | None:
-    """Special tokens from the files in `folder`; None if it has no tokenizer_config.json."""
+    """Special tokens from the files in `folder`; None if none of them names any."""
     config = read_json_object(folder / "tokenizer_config.json")
-    if not config:
-        return None
     merged = read_json_object(folder / "special_tokens_map.json") | config
     tokens = {name: text for name in TOKEN_ROLES if (text := _token_text(merged.get(name)))}
     stop = _stop_ids(folder)
     if (end := token_to_id(tokens.get("eos_token", ""))) is not None:
         stop |= {end}
-    return SpecialTokens(tokens, frozenset(stop), _chat_template(folder, config), config)
+    template = _chat_template(folder, config)
+    if not (config or tokens or stop or template):
+        return None
+    return SpecialTokens(tokens, frozenset(stop), template, config)
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import functools
 import hashlib
-import json
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from kgpt.errors import UsageError
+from kgpt.errors import DataError, UsageError
 from kgpt.files import write_json
 from kgpt.text.special_tokens import SpecialTokens
+from kgpt.text.token_bytes import byte_alphabet, decoder_rules, token_bytes_table
 from kgpt.text.tokenizer_files import read_tokenizer
 
 END_OF_TEXT = "<|endoftext|>"  # between documents; as in GPT-2
@@ -50,7 +50,7 @@ class Tokenizer:
         backend_tokenizer.no_truncation()
         backend_tokenizer.no_padding()
         self.backend_tokenizer = backend_tokenizer
-        self.special_tokens = special_tokens or self._default_special_tokens()
+        self.special_tokens = self._with_defaults(special_tokens or SpecialTokens())
         self._lock = threading.Lock()  # `encode_special_tokens` is shared state
         self._bytes: list[bytes | None] | None = None
         self._special: dict[int, str] | None = None
@@ -115,8 +115,13 @@ class Tokenizer:
 
         A folder can also contain GPT-2's vocab.json and merges.txt instead, and the files that
         name the special tokens (see `SpecialTokens`).
+
+        Raises:
+            DataError: there is no tokenizer, it is damaged, or it cannot be decoded id by id.
         """
-        return cls(*read_tokenizer(Path(path)))
+        tokenizer = cls(*read_tokenizer(Path(path)))
+        check_decoding(tokenizer, Path(path))
+        return tokenizer
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, and tokenizer_config.json if the tokenizer came with one."""
@@ -136,15 +141,20 @@ class Tokenizer:
             values["chat_template"] = self.special_tokens.chat_template
         return values if max_length is None else values | {"model_max_length": max_length}
 
-    def _default_special_tokens(self) -> SpecialTokens:
-        """Special tokens of a tokenizer without files that name them."""
+    def _with_defaults(self, given: SpecialTokens) -> SpecialTokens:
+        """`given`, and what it leaves open as kgpt's own tokenizers have it.
+
+        A tokenizer_config.json leaves nothing open.
+        """
+        if given.config:
+            return given
         vocabulary = {token: self.token_to_id(token) for token in (END_OF_TEXT, TURN_END)}
         known = {token: token_id for token, token_id in vocabulary.items() if token_id is not None}
         names = ("bos_token", "eos_token", "unk_token") if END_OF_TEXT in known else ()
         return SpecialTokens(
-            dict.fromkeys(names, END_OF_TEXT),
-            frozenset(known.values()),
-            CHATML_TEMPLATE if TURN_END in known else None,
+            dict.fromkeys(names, END_OF_TEXT) | given.tokens,
+            frozenset(known.values()) | given.stop_ids,
+            given.chat_template or (CHATML_TEMPLATE if TURN_END in known else None),
         )
 
     def to_json(self) -> str:
@@ -229,7 +239,7 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes | None:
         """UTF-8 bytes of a token; None for a special token or an unknown id."""
         if self._bytes is None:
-            self._bytes = _token_bytes(self.backend_tokenizer, self.vocab_size)
+            self._bytes = token_bytes_table(self.backend_tokenizer, self.vocab_size)
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else None
 
     @property
@@ -242,8 +252,10 @@ class Tokenizer:
 
     @property
     def adds_prefix_space(self) -> bool:
-        """True if encoding puts a space before every text and decoding removes it."""
-        rules = {rule["type"]: rule for rule in _decoder_rules(self.backend_tokenizer)}
+        """True if decoding puts a space before every text, or encoding does, and removes it."""
+        rules = {rule["type"]: rule for rule in decoder_rules(self.backend_tokenizer)}
+        if not rules or "WordPiece" in rules:
+            return True
         strips = rules.get("Strip", {}).get("start", 0) > 0
         return bool(strips or rules.get("Metaspace", {}).get("prepend_scheme", "never") != "never")
 
@@ -301,37 +313,20 @@ def _add_special(backend_tokenizer: tokenizers.Tokenizer, tokens: Sequence[str])
     backend_tokenizer.add_special_tokens([AddedToken(token, special=True) for token in tokens])
 
 
-def byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable character for each byte: itself if printable, else from U+0100 on."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + i) for i, byte in enumerate(others)
-    }
+TRUSTED_RULES = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"}
+PROBE = "The quick brown fox isn't here; it's 12.5 km (or more) away, naïve one!"
 
 
-def _decoder_rules(backend_tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-    """The steps of the decoder, as in tokenizer.json."""
-    if backend_tokenizer.decoder is None:
-        return []
-    rules = json.loads(backend_tokenizer.decoder.__getstate__())
-    return rules["decoders"] if rules["type"] == "Sequence" else [rules]
-
-
-def _token_bytes(backend_tokenizer: tokenizers.Tokenizer, size: int) -> list[bytes | None]:
-    """UTF-8 bytes of each id, from the vocabulary; None for special tokens."""
-    special = backend_tokenizer.get_added_tokens_decoder()
-    byte_of = {character: byte for byte, character in byte_alphabet().items()}
-    rules = {rule["type"] for rule in _decoder_rules(backend_tokenizer)}
-    spaces = "▁" if rules & {"Metaspace", "Replace"} else " "  # SentencePiece's visible space
-    table: list[bytes | None] = [None] * size
-    for token, token_id in backend_tokenizer.get_vocab(with_added_tokens=True).items():
-        if token_id in special:
-            table[token_id] = None if special[token_id].special else token.encode()
-        elif "ByteLevel" in rules and byte_of.keys() >= set(token):
-            table[token_id] = bytes(byte_of[character] for character in token)
-        elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            table[token_id] = bytes([int(token[3:5], 16)])
-        else:
-            table[token_id] = token.replace(spaces, " ").encode()
-    return table
+def check_decoding(tokenizer: Tokenizer, path: Path) -> None:
+    """Raise `DataError` if decoding id by id gives other text than the tokenizer's own decoder."""
+    rules = {rule["type"] for rule in decoder_rules(tokenizer.backend_tokenizer)}
+    if rules and rules <= TRUSTED_RULES:
+        return
+    ids = tokenizer.encode(PROBE)
+    expected = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
+    if tokenizer.decode(ids, skip_special_tokens=True) != expected:
+        kind = type(tokenizer.backend_tokenizer.model).__name__
+        raise DataError(
+            f"The {kind} tokenizer of {path} decodes text in a way that kgpt does not support; "
+            "use a model with a byte-level or SentencePiece BPE tokenizer."
+        )

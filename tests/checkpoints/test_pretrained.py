@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.checkpoints.pretrained import (
     load_config,
     load_model,
-    load_sampling,
     load_weights,
     save_model,
 )

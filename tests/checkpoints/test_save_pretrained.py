@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from kgpt.checkpoints import pretrained
+from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.checkpoints.pretrained import (
     from_pretrained,
-    load_sampling,
     path_below,
     resolve_source,
     save_pretrained,

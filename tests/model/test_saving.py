@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from kgpt import GPT, ModelConfig, NextTokenLoss, SamplingConfig, Tokenizer, backend
+from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.checkpoints.pretrained import (
     load_config,
     load_model,
-    load_sampling,
     load_weights,
     save_model,
 )

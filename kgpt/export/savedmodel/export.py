@@ -61,7 +61,8 @@ def write_saved_model(folder: Path, out: Path, dtype: str = "float32") -> dict[s
     """Write the SavedModel in this process; returns the missing signatures by reason."""
     import tensorflow as tf
 
-    from kgpt.checkpoints.pretrained import load_model, load_sampling
+    from kgpt.checkpoints.generation_config import load_sampling
+    from kgpt.checkpoints.pretrained import load_model
     from kgpt.export.savedmodel.assets import write_assets
     from kgpt.export.savedmodel.signatures import ServedModel
     from kgpt.text.tokenizer import Tokenizer

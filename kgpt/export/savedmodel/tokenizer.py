@@ -18,7 +18,8 @@ import tensorflow as tf
 from kgpt.errors import KgptError
 from kgpt.export.savedmodel.bpe_merge import BPEMerger
 from kgpt.export.savedmodel.pre_tokenizer import PreTokenizer
-from kgpt.text.tokenizer import Tokenizer, byte_alphabet
+from kgpt.text.token_bytes import byte_alphabet
+from kgpt.text.tokenizer import Tokenizer
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 AFTER_DIGITS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
