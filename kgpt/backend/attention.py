@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 from kgpt.backend.attention_choice import effective_window
@@ -110,7 +109,7 @@ def attention_with_dropout(
 
 def scaled(query: Tensor) -> Tensor:
     """`query` times 1 / sqrt(H), the softmax scale."""
-    return query * keras.ops.cast(query.shape[-1] ** -0.5, query.dtype)
+    return query * query.shape[-1] ** -0.5
 
 
 def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

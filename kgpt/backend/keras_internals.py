@@ -53,6 +53,11 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
     return model._loss_tracker
 
 
+def stop_loss_tracker(model: keras.Model) -> None:
+    """Average the loss no more, where another metric reports it."""
+    model._loss_tracker.update_state = lambda *args, **kwargs: None
+
+
 def has_compiled_metrics(model: keras.Model) -> bool:
     """Was `compile` given metrics?"""
     return model._compile_metrics is not None

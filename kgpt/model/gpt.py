@@ -249,6 +249,8 @@ class GPT(keras.Model):
         """
         whole_step = jit_compile if backend.JIT_TRAINING or not jit_compile else "auto"
         super().compile(*args, jit_compile=whole_step, **kwargs)
+        if self._loss_takes_hidden_states:
+            keras_internals.stop_loss_tracker(self)
         compiled = backend.compiles_regions(jit_compile) and not self.run_eagerly
         functions: list[Any] = [block.transform for block in self.blocks]
         if compiled:
@@ -258,6 +260,11 @@ class GPT(keras.Model):
             block.compiled_transform = function if compiled else None
         if hasattr(self.loss, "compile"):
             self.loss.compile(compiled)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile a loaded model as it was saved; Keras leaves it to classes with a `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     @property
     def _loss_takes_hidden_states(self) -> bool:
@@ -297,8 +304,8 @@ class GPT(keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         head = self.head.weight.variable
         loss = self.loss.from_hidden_states(y_pred, head, y, sample_weight, training)
-        tokens = ops.size(y) if sample_weight is None else ops.sum(sample_weight)
-        self.token_loss.update_state(ops.stop_gradient(loss), tokens, training)
+        weights = ops.ones_like(y, "float32") if sample_weight is None else sample_weight
+        self.token_loss.update_state(ops.stop_gradient(loss), ops.sum(weights), training)
         return loss
 
     def compute_metrics(

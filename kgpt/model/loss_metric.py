@@ -43,4 +43,4 @@ class TokenLoss(keras.metrics.Metric):
             self.count.assign(self.count + tokens)
 
     def result(self) -> Tensor:
-        return self.total / ops.maximum(self.count, 1e-9)
+        return self.total.value / (self.count.value + 1e-9)

@@ -15,6 +15,7 @@ from keras import ops
 from kgpt import backend
 
 Tensor = Any
+NO_TOKENS = 1e-9  # in place of a weight of 0; added to 1 it changes nothing
 GRAD_SCALE = 1024.0  # keeps token weights of about 1 / M above the smallest float16 numbers
 
 
@@ -82,7 +83,7 @@ class NextTokenLoss(keras.losses.Loss):
         if weights is None:
             weights = ops.ones(ops.shape(targets), "float32")
         weights = ops.reshape(ops.cast(weights, "float32"), (-1,))  # (M,)
-        weights = weights / ops.maximum(ops.sum(weights), 1e-9)
+        weights = weights / (ops.sum(weights) + NO_TOKENS)
         head = ops.convert_to_tensor(head)
         return linear_cross_entropy(
             hidden, head, targets, weights, self.label_smoothing, self.chunk, training,

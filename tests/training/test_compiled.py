@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kgpt import GPT, AdamW, ModelConfig, NextTokenLoss, backend
+from kgpt import GPT, AdamW, ModelConfig, NextTokenLoss, TrainConfig, backend
 from kgpt.backend.optimizer import optimizer_class as keras_optimizer_class
 from kgpt.checkpoints.pretrained import path_below
-from kgpt.training.optimizers import DecayMaskEMAMixin
+from kgpt.training.optimizers import DecayMaskEMAMixin, make_optimizer
 from tests.model.models import LLAMA, SMALL
 
 pytestmark = [
@@ -79,6 +79,54 @@ def test_compiled_equals_eager_and_compiles_once_for_all_layers(kind, compilatio
         torch.testing.assert_close(compiled[path], gradient, atol=1e-5, rtol=1e-4, msg=path)
     gradients(model, ids)
     assert len(compilations) == 3
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_waits_for_nothing(accumulation, monkeypatch):
+    """It reads no tensor, and outside compiled code copies no number: on a GPU both would wait."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from kgpt.backend import torch_compile
+
+    seen, inside = [], []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._local_scalar_dense.default:
+                seen.append("read")
+            return function(*args, **(kwargs or {}))
+
+    class Copies(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            is_new = function in (torch.as_tensor, torch.tensor) and not torch.is_tensor(args[0])
+            if is_new and not inside:
+                seen.append(args[0])
+            return function(*args, **(kwargs or {}))
+
+    def region(self, *args):
+        inside.append(self)
+        try:
+            return self.function(*args)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # dropout as on a GPU
+    monkeypatch.setattr(torch_compile._Region, "__call__", region)
+    config = TrainConfig(grad_accumulation=accumulation, ema_decay=0.9)
+    model = GPT(ModelConfig(**{**LLAMA, "dropout": 0.1}), dtype="mixed_bfloat16")
+    model.compile(optimizer=make_optimizer(config), loss=NextTokenLoss(), jit_compile=True)
+    model.optimizer.build(model.trainable_variables)
+    ids = ops.zeros((2, 12), "int32")
+    model.train_step((ids, ids))
+    with Reads(), Copies():
+        for _ in range(2):
+            model.train_step((ids, ids))
+        assert not seen
+        ops.convert_to_tensor(1.5)
+        float(ids[0, 0])
+    assert seen == [1.5, "read"]
 
 
 def test_a_failed_compilation_leaves_training_eager(monkeypatch):
