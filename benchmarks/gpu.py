@@ -34,14 +34,16 @@ def main() -> None:
     options = parse_arguments()
     started = time.monotonic()
     results = Results(options.out)
-    with tempfile.TemporaryDirectory(prefix="kgpt-gpu-") as work:
+    with tempfile.TemporaryDirectory(prefix="kgpt-gpu-", ignore_cleanup_errors=True) as work:
+        path = [ROOT]
         if options.bundle:
-            sys.path.insert(0, str(install(options.bundle, Path(work) / "site")))
+            path.insert(0, install(options.bundle, Path(work) / "site"))
+            sys.path.insert(0, str(path[0]))  # where parts look for the packages they need
         shapes = REHEARSAL if options.cpu_rehearsal else GPU
         stages = stages_of(shapes, Path(work), nanogpt_file(options), options.only)
         results.add({"kind": "run", "date": datetime.date.today().isoformat(),
                      "rehearsal": options.cpu_rehearsal})  # fmt: skip
-        environment = environment_of(options.cpu_rehearsal, Path(work))
+        environment = environment_of(options.cpu_rehearsal, Path(work), path)
         run_stages(stages, results, started + 60 * options.minutes, environment, ROOT)
     print((options.out / "gpu.md").read_text(encoding="utf-8"))
     print(f"{time.monotonic() - started:.0f} s; results are in {options.out}")
@@ -82,11 +84,12 @@ def nanogpt_file(options: argparse.Namespace) -> Path | None:
     return next((path.resolve() for path in found if path.is_file()), None)
 
 
-def environment_of(rehearsal: bool, work: Path) -> dict[str, str]:
+def environment_of(rehearsal: bool, work: Path, path: list[Path]) -> dict[str, str]:
     """The environment of the parts; memory is taken as needed, since some parts run together."""
-    path = [entry for entry in (*sys.path[:2], os.environ.get("PYTHONPATH", "")) if entry]
+    given = os.environ.get("PYTHONPATH")
+    python_path = os.pathsep.join([*map(str, path), *([given] if given else [])])
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", "KGPT_RESTARTED": "1",
+        "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1", "KGPT_RESTARTED": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "true", "TMPDIR": str(work),
     }  # fmt: skip

@@ -25,12 +25,13 @@ def train(job: dict[str, Any]) -> None:
 
     shapes, backend = job["shapes"], job["backend"]
     options = {"precision": "bfloat16", "weight_decay": 0.1, "beta_2": 0.95, "learning_rate": 6e-4}
-    if "compile" in TrainConfig.model_fields:
-        options["compile"] = "on"
+    system = LABELS[backend]
+    if backend == "torch" and "compile" in TrainConfig.model_fields:
+        options["compile"], system = "on", f"{system}, compiled"
     config = Config.parse({"model": model_options(shapes), "train": options})
     figures = measure_training(config, [job["batch_size"]], shapes["steps"])
     (row,) = figures.pop("batches")
-    emit(kind="train", system=LABELS[backend], **figures, **row)
+    emit(kind="train", system=system, **figures, **row)
 
 
 def nanogpt(job: dict[str, Any]) -> None:
