@@ -30,6 +30,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     specializes_decoding    is there a decode program for each kind of batch?
     fx_trace            trace a part of such a function to an FX graph (PyTorch)
     to_host             copy tensors to numpy arrays; the one place where this happens
+    to_device           copy numpy arrays to tensors without waiting for the device
     compiles_regions    does `compile(jit_compile=...)` compile parts of the step, or all of it?
     compile_regions     compile functions of tensors, with gradients, each a part of the step
     constant            an array that layers use at each call
@@ -85,6 +86,7 @@ branches_on_host = _chosen.branches_on_host
 specializes_decoding = _chosen.specializes_decoding
 fx_trace = _chosen.fx_trace
 to_host = _chosen.to_host
+to_device = _chosen.to_device
 compiles_regions = _chosen.compiles_regions
 compile_regions = _chosen.compile_regions
 constant = _chosen.constant

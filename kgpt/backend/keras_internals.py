@@ -89,3 +89,11 @@ def live_optimizer_state(model: keras.Model) -> list[Any] | None:
         return None
     variables: list[Any] = state["optimizer_variables"]
     return variables
+
+
+def torch_device() -> Any:
+    """The `torch.device` that Keras makes tensors on."""
+    import torch
+    from keras.src.backend.torch.core import get_device
+
+    return torch.device(get_device())

@@ -230,6 +230,11 @@ def to_host(tree: Any) -> Any:
     return keras.tree.map_structure(np.asarray, tree)
 
 
+def to_device(tree: Any) -> Any:
+    """The numpy arrays of a nested structure as tensors; a compiled function takes either."""
+    return keras.tree.map_structure(ops.convert_to_tensor, tree)
+
+
 def synchronize(tensor: Any) -> None:
     to_host(tensor)
 

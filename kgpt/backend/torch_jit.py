@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-import numpy as np
 import torch
 import torch.utils._pytree as pytree
-from keras import ops
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from kgpt.backend.torch_cuda_graph import GraphedSteps, default_recorder
+from kgpt.backend.torch_transfer import to_device
 
 Function = Callable[..., Any]
 
@@ -24,15 +23,10 @@ def jit(
 
     def call(*args: Any) -> Any:
         with torch.inference_mode():
-            return function(*keras.tree.map_structure(_to_tensor, args))
+            return function(*to_device(args))
 
     call.compilations = lambda: 0
     return call
-
-
-def _to_tensor(x: Any) -> Any:
-    """x on the device; a NumPy scalar stays where the host can read it."""
-    return x if isinstance(x, np.generic) else ops.convert_to_tensor(x)
 
 
 def jit_steps(step: Function, variables: Iterable[keras.Variable] = ()) -> Any:
@@ -44,8 +38,7 @@ def jit_steps(step: Function, variables: Iterable[keras.Variable] = ()) -> Any:
 
     def call(params: Any, state: Any, cache: Any, num_steps: int) -> Any:
         with torch.inference_mode():
-            tensors = keras.tree.map_structure(ops.convert_to_tensor, (params, state, cache))
-            params, state, cache = tensors
+            params, state, cache = to_device((params, state, cache))
             return steps(params, state, cache, num_steps)
 
     call.compilations = steps.compilations

@@ -8,6 +8,9 @@ import keras
 import ml_dtypes
 import numpy as np
 import torch
+from keras import ops
+
+from kgpt.backend import keras_internals
 
 Tensor = Any
 MAX_PINNED_BYTES = 1 << 20  # of a tensor that is copied to pinned memory, asynchronously
@@ -28,7 +31,7 @@ def to_host(tree: Any) -> Any:
 
 def constant(array: np.ndarray) -> Tensor:
     """An array that layers use at each call: on the device once, not copied each time."""
-    return keras.ops.convert_to_tensor(array)
+    return ops.convert_to_tensor(array)
 
 
 def _tensor_of(leaf: Any) -> Any:
@@ -49,3 +52,22 @@ def _as_numpy(x: Any) -> np.ndarray:
     if x.dtype == torch.bfloat16:  # numpy knows it by ml_dtypes alone
         return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return x.numpy()
+
+
+def to_device(tree: Any) -> Any:
+    """The numpy arrays of a nested structure as tensors on Keras's device; tensors are moved there.
+
+    A copy to a GPU is queued, from pinned memory, and not waited for. A numpy scalar stays one,
+    because the host would have to wait for its value to slice by it.
+    """
+    return keras.tree.map_structure(_to_tensor, tree)
+
+
+def _to_tensor(leaf: Any) -> Any:
+    if isinstance(leaf, np.generic):
+        return leaf
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "bif":
+        device = keras_internals.torch_device()
+        if device.type == "cuda":
+            return torch.tensor(leaf).pin_memory().to(device, non_blocking=True)
+    return ops.convert_to_tensor(leaf)

@@ -79,5 +79,5 @@ def _normalize(states: np.ndarray) -> np.ndarray:
 
 def _expand_cache(cache: KVCache, rows: list[int]) -> KVCache:
     """A cache whose row i is a copy of row `rows[i]`."""
-    index = np.array(rows, "int32")
+    index = backend.to_device(np.array(rows, "int32"))
     return [(ops.take(k, index, axis=0), ops.take(v, index, axis=0)) for k, v in cache]

@@ -70,7 +70,7 @@ class ModelRunner:
         idle = idle_sequences(num_slots, self.config.known_vocab_size)
         self.params: SamplingParams
         self.state: DecodeState
-        self.params, self.state = keras.tree.map_structure(ops.convert_to_tensor, idle)
+        self.params, self.state = backend.to_device(idle)
         self._uses = itertools.count(1)
 
     # -- slots --------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class ModelRunner:
     def resize(self, sources: Collection[int], cache_len: int) -> None:
         """Rearrange the slots: slot i takes the content of `sources[i]`; -1 makes an idle one."""
         cache_len = min(cache_len, self.max_context)
-        index = np.maximum(np.asarray(list(sources), "int32"), 0)
+        index = backend.to_device(np.maximum(np.array(list(sources), "int32"), 0))
         cache = keras.tree.map_structure(
             lambda x: _resize_cache(ops.take(x, index, axis=0), cache_len), self.cache
         )  # without memory for it, nothing has changed
@@ -122,7 +122,8 @@ class ModelRunner:
         self.cache = cache
         self.sequences = [self.sequences[i] if i >= 0 else Sequence() for i in sources]
         self.cache_len = cache_len
-        self._set_not_running([slot for slot, source in enumerate(sources) if source < 0])
+        if idle := [slot for slot, source in enumerate(sources) if source < 0]:
+            self._set_not_running(idle)
 
     # -- prefill ------------------------------------------------------------------------------
 
@@ -297,7 +298,7 @@ class ModelRunner:
     def _set_not_running(self, slots: list[int]) -> None:
         kept = np.ones(len(self.sequences), bool)
         kept[slots] = False
-        running = ops.logical_and(self.state.running, ops.convert_to_tensor(kept))
+        running = ops.logical_and(self.state.running, backend.to_device(kept))
         self.state = self.state._replace(running=running)
 
 
