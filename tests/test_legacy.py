@@ -41,7 +41,7 @@ def run(tmp_path, monkeypatch):
     shutil.copytree(LEGACY / "runs", tmp_path / "runs")
     shutil.copytree(LEGACY / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kgpt.cli.train.prepare_process", lambda: None, raising=False)
+    monkeypatch.setattr("kgpt.cli.train.prepare_process", lambda *_: None, raising=False)
     return Run(tmp_path / "runs" / "legacy")
 
 

@@ -36,6 +36,8 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     constant            an array that layers use at each call
     synchronize         wait until a tensor is computed
     set_precision       how float32 matrices are multiplied from now on: in float32 or TF32
+    limit_memory        use at most a fraction of the GPU's memory
+    device_memory       bytes of the GPU's memory that this process may use; None on a CPU
     device              platform and name of the device in use
     peak_memory         the most bytes of memory in use so far
     device_scope        place new variables on a device
@@ -50,6 +52,7 @@ import importlib
 
 import keras
 
+from kgpt.config import memory_fraction
 from kgpt.errors import UsageError
 
 name = keras.backend.backend()
@@ -92,6 +95,8 @@ compile_regions = _chosen.compile_regions
 constant = _chosen.constant
 synchronize = _chosen.synchronize
 set_precision = _chosen.set_precision
+limit_memory = _chosen.limit_memory
+device_memory = _chosen.device_memory
 device = _chosen.device
 peak_memory = _chosen.peak_memory
 device_scope = _chosen.device_scope
@@ -100,3 +105,6 @@ JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state
 read_optimizer_var = _chosen.read_optimizer_var
 assign_optimizer_var = _chosen.assign_optimizer_var
+
+if fraction := memory_fraction():  # before the first tensor
+    limit_memory(fraction)

@@ -15,6 +15,8 @@ from kgpt.backend import keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.jax_attention import causal_attention as causal_attention
+from kgpt.backend.jax_device import device_memory as device_memory
+from kgpt.backend.jax_device import limit_memory as limit_memory
 from kgpt.backend.jax_device import set_precision as set_precision
 from kgpt.backend.optimizer import optimizer_class as optimizer_class
 from kgpt.backend.process_memory import peak_resident_bytes

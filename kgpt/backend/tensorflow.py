@@ -16,6 +16,8 @@ from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.optimizer import optimizer_class as optimizer_class
 from kgpt.backend.process_memory import peak_resident_bytes
+from kgpt.backend.tensorflow_device import device_memory as device_memory
+from kgpt.backend.tensorflow_device import limit_memory as limit_memory
 from kgpt.backend.tensorflow_device import set_precision as set_precision
 from kgpt.backend.whole_step import compile_regions as compile_regions
 from kgpt.backend.whole_step import compiles_regions as compiles_regions

@@ -19,6 +19,8 @@ from kgpt.backend.torch_attention import causal_attention as causal_attention
 from kgpt.backend.torch_attention import update_cache as update_cache
 from kgpt.backend.torch_compile import compile_regions as compile_regions
 from kgpt.backend.torch_compile import compiles_regions as compiles_regions
+from kgpt.backend.torch_device import device_memory as device_memory
+from kgpt.backend.torch_device import limit_memory as limit_memory
 from kgpt.backend.torch_device import set_precision as set_precision
 from kgpt.backend.torch_dropout import dropout as dropout
 from kgpt.backend.torch_jit import fx_trace as fx_trace

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import Dtype, StrictInt, parse_sizes
+from kgpt.cli.options import Dtype, MemoryFraction, StrictInt, parse_sizes
 from kgpt.config import InferenceDtype
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
@@ -30,6 +30,7 @@ def bench_generate(
     batch_sizes: str = BATCH_SIZES,
     contexts: str = CONTEXTS,
     dtype: Dtype = "float32",
+    memory_fraction: MemoryFraction = None,
     output: str | None = None,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
@@ -62,7 +63,7 @@ def bench_generate(
     sizes = parse_sizes("--batch-sizes", batch_sizes)
     lengths = parse_sizes("--contexts", contexts)
     folder = _folder(model)
-    prepare_process()
+    prepare_process(memory_fraction)
     silence_native_code()
     from kgpt.generation.bench import measure
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kgpt.cli.environment import prepare_process
-from kgpt.cli.options import StrictInt, parse_sizes
+from kgpt.cli.options import MemoryFraction, StrictInt, parse_sizes
 from kgpt.cli.train import FLAGS
 from kgpt.config import Config, parse_overrides
 from kgpt.errors import UsageError
@@ -23,6 +23,7 @@ def bench_train(
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     steps: StrictInt = 20,
     batch_sizes: str | None = None,
+    memory_fraction: MemoryFraction = None,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Measure training steps on random tokens; nothing is saved.
@@ -47,7 +48,7 @@ def bench_train(
     flags = [*FLAGS, "--steps", "--batch-sizes", "--json"]
     resolved = Config.load(config, parse_overrides(overrides, flags))
     sizes = parse_sizes("--batch-sizes", batch_sizes) if batch_sizes else None
-    prepare_process()
+    prepare_process(memory_fraction)
     from kgpt.training.bench import measure_training
 
     with Console(stderr=True).status("measuring; compiling comes first"):

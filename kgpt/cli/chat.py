@@ -9,7 +9,7 @@ from typing import Any
 from kgpt.cli import options
 from kgpt.cli.chat_commands import ChatState
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import Dtype, SamplingFlags
+from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags
 from kgpt.errors import KgptError, UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.terminal_text import for_output
@@ -20,6 +20,7 @@ def chat(
     model: str,
     system: str | None = None,
     dtype: Dtype = "float32",
+    memory_fraction: MemoryFraction = None,
     sampling: SamplingFlags = options.NO_FLAGS,
 ) -> None:
     """Chat with a model. Answers are streamed; /help lists the commands.
@@ -35,7 +36,7 @@ def chat(
     """
     folder = resolve_model(model)
     changes = options.given_flags(sampling)
-    prepare_process()
+    prepare_process(memory_fraction)
     silence_native_code()
     from kgpt.generation.generator import TextGenerator
 

@@ -12,7 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
-from kgpt.config import did_you_mean
+from kgpt.config import MEMORY_FRACTION, did_you_mean, memory_fraction
 from kgpt.errors import UsageError
 
 PACKAGES = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
@@ -43,12 +43,16 @@ def choose_backend() -> str:
     return name
 
 
-def prepare_process() -> None:
+def prepare_process(fraction: float | None = None) -> None:
     """Choose the backend, and restart this process if its malloc settings must change.
 
     glibc reads them only at process start. A GLIBC_TUNABLES that is already set is kept.
+
+    Args:
+        fraction: of the GPU's memory that the process may use; `KGPT_MEMORY_FRACTION` if None.
     """
     name = choose_backend()
+    share_gpu(fraction)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
@@ -59,6 +63,21 @@ def prepare_process() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def share_gpu(fraction: float | None) -> None:
+    """Let GPU memory grow on demand, up to `fraction`, so that several processes share a GPU.
+
+    By default JAX takes three quarters of it at the start and TensorFlow all. Variables that are
+    set already are kept; `kgpt.backend` sets the limit of PyTorch and TensorFlow.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    if fraction is not None:
+        os.environ[MEMORY_FRACTION] = str(fraction)
+    if limit := memory_fraction():
+        os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # a deprecated name of the next
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(limit)
 
 
 def silence_native_code() -> None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from kgpt.cli import options
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import Dtype, SamplingFlags, StrictInt
+from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags, StrictInt
 from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
@@ -33,6 +33,7 @@ def generate(
     prompt_lookup: Annotated[bool, Parameter(negative="")] = False,
     max_num_seqs: StrictInt = 16,
     dtype: Dtype = "float32",
+    memory_fraction: MemoryFraction = None,
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
     sampling: SamplingFlags = options.NO_FLAGS,
@@ -83,7 +84,7 @@ def generate(
 
         prompt = fill_template(template, field or [])
     draft_folder = resolve_model(draft_model) if draft_model else None
-    prepare_process()
+    prepare_process(memory_fraction)
     silence_native_code()
     if prompt == "-":
         prompt = sys.stdin.read()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from cyclopts import CoercionError, Group, Parameter, Token
+from cyclopts.validators import Number
 
 from kgpt.config import InferenceDtype, SamplingConfig, ServeConfig
 from kgpt.errors import UsageError
@@ -50,6 +51,13 @@ Flags: Any = _flags()
 SamplingFlags: Any = Annotated[Flags, Parameter(name="*")]
 NO_FLAGS = Flags()
 Dtype = Annotated[InferenceDtype, Parameter(help=ServeConfig.model_fields["dtype"].description)]
+MemoryFraction = Annotated[
+    float | None,
+    Parameter(
+        help=ServeConfig.model_fields["memory_fraction"].description,
+        validator=Number(gt=0, lte=1),
+    ),
+]
 
 
 def given_flags(flags: Any) -> dict[str, Any]:

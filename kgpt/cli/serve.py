@@ -32,7 +32,7 @@ def serve(
     """
     config = config or ServeConfig()
     folder = resolve_model(model)
-    prepare_process()
+    prepare_process(config.memory_fraction)
     silence_native_code()
     from kgpt.serving.security import ApiKeys
     from kgpt.serving.server import address_of, open_socket, run_server

@@ -14,11 +14,12 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
+from kgpt.cli.options import MemoryFraction
 from kgpt.config import Config, parse_overrides, preset_path
 from kgpt.errors import RunError, UsageError
 from kgpt.runs import Run, new_run
 
-FLAGS = ("--data", "--run", "--resume", "--quiet", "--debug")
+FLAGS = ("--data", "--run", "--resume", "--memory-fraction", "--quiet", "--debug")
 
 
 def train(
@@ -27,6 +28,7 @@ def train(
     data: str | None = None,
     run: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    memory_fraction: MemoryFraction = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Train a model, or resume a run.
@@ -51,12 +53,14 @@ def train(
     if resolved.data.dir is None:
         raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
     directory = new_run(run or _default_name(config, resume))
-    return run_training(resolved, directory, resume, quiet)
+    return run_training(resolved, directory, resume, quiet, memory_fraction)
 
 
-def run_training(config: Config, run: Run, resume: bool, quiet: bool) -> int:
+def run_training(
+    config: Config, run: Run, resume: bool, quiet: bool, memory_fraction: float | None = None
+) -> int:
     """Train in this process; returns the exit code."""
-    prepare_process()
+    prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
 
     TokenDataset(config.data.dir or "")  # fails before the run directory is created

@@ -7,6 +7,7 @@ an output file, is a parameter of that command in `kgpt.cli`. Nothing here impor
 """
 
 from kgpt.config.loading import Config, preset_path, presets, read_yaml
+from kgpt.config.memory import MEMORY_FRACTION, default_loss_chunk, memory_fraction
 from kgpt.config.model import ModelConfig, RopeScaling
 from kgpt.config.overrides import options, parse_overrides
 from kgpt.config.precision import InferenceDtype, Precision, allows_tf32, compute_dtype
@@ -16,6 +17,7 @@ from kgpt.config.serving import ServeConfig
 from kgpt.config.training import DataConfig, TrainConfig
 
 __all__ = [
+    "MEMORY_FRACTION",
     "Config",
     "DataConfig",
     "InferenceDtype",
@@ -28,7 +30,9 @@ __all__ = [
     "TrainConfig",
     "allows_tf32",
     "compute_dtype",
+    "default_loss_chunk",
     "did_you_mean",
+    "memory_fraction",
     "options",
     "parse_overrides",
     "preset_path",

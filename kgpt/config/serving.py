@@ -28,6 +28,9 @@ class ServeConfig(Section):
         description="Weights and computation; tensorfloat32 is float32 with the matrix products "
         "of a GPU in TF32; int8 quantizes the linear layers (W8A8).",
     )
+    memory_fraction: float | None = Field(
+        None, gt=0, le=1, description="Fraction of the GPU's memory that the process may use."
+    )
     max_num_seqs: int = Field(8, ge=1, le=1024, description="Sequences decoded at once.")
     max_queue: int = Field(64, ge=0, le=65536, description="Requests that can be queued.")
     max_context: int | None = Field(

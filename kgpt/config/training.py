@@ -71,8 +71,11 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
-    loss_chunk: int = Field(
-        4096, ge=1, description="Tokens per chunk of the chunked cross-entropy."
+    loss_chunk: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens per chunk of the chunked cross-entropy; when not given, 4096 on a CPU, "
+        "and by memory on a GPU.",
     )
     seed: int = Field(1337, ge=0, lt=2**31, description="Seed of weights, batches and dropout.")
     log_every: int = Field(10, ge=1, description="Steps between rows of metrics.")

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kgpt import backend
 from kgpt.backend.peak import matmul_peak
-from kgpt.config import Config
+from kgpt.config import Config, default_loss_chunk
 from kgpt.data.dataset import EvaluationDataset, TrainDataset
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import CheckpointError, KgptError, RunError, UsageError
@@ -189,7 +189,10 @@ def build_model(config: Config) -> GPT:
         gradient_checkpointing=train_config.gradient_checkpointing,
         dtype=train_config.dtype_policy,
     )
-    loss = NextTokenLoss(train_config.label_smoothing, train_config.loss_chunk)
+    chunk = train_config.loss_chunk or default_loss_chunk(
+        config.model.known_vocab_size, train_config.precision, backend.device_memory()
+    )
+    loss = NextTokenLoss(train_config.label_smoothing, chunk)
     modes: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
     model.compile(
         optimizer=make_optimizer(train_config), loss=loss, jit_compile=modes[train_config.compile]

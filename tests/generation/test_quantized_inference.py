@@ -179,7 +179,7 @@ def test_every_matrix_is_a_variable_of_the_model(folder):
 
 
 def test_the_dtype_flag_takes_int8(folder, monkeypatch, capfd):
-    monkeypatch.setattr("kgpt.cli.generate.prepare_process", lambda: None)
+    monkeypatch.setattr("kgpt.cli.generate.prepare_process", lambda *_: None)
     monkeypatch.setattr("kgpt.cli.generate.silence_native_code", lambda: None)
     command = ["generate", "--model", str(folder), "--prompt", "one", "--max-tokens", "5"]
     with pytest.raises(SystemExit) as ending:

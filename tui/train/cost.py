@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kgpt.config import Config, compute_dtype
+from kgpt.config import Config, compute_dtype, default_loss_chunk
 from kgpt.errors import UsageError
 
 OPTIMIZER_SLOTS = {"adamw": 2, "lion": 1, "muon": 1}  # moments per weight
@@ -99,7 +99,9 @@ def activation_bytes(config: Config, length: int) -> int:
         saved = model.hidden_dim * model.num_layers + layer
     itemsize = FLOAT32 if compute_dtype(train.precision) == "float32" else 2
     tokens = train.batch_size * length
-    logits = 3 * min(train.loss_chunk, tokens) * (model.vocab_size or 0) * FLOAT32
+    vocab_size = model.vocab_size or 0
+    chunk = train.loss_chunk or default_loss_chunk(vocab_size, train.precision, None)
+    logits = 3 * min(chunk, tokens) * vocab_size * FLOAT32
     return tokens * saved * itemsize + logits
 
 
