@@ -34,6 +34,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     compiles_regions    does `compile(jit_compile=...)` compile parts of the step, or all of it?
     compile_regions     compile functions of tensors, with gradients, each a part of the step
     constant            an array that layers use at each call
+    prefetch            a data set whose batches are put on the device ahead of time
     synchronize         wait until a tensor is computed
     set_precision       how float32 matrices are multiplied from now on: in float32 or TF32
     limit_memory        use at most a fraction of the GPU's memory
@@ -93,6 +94,7 @@ to_device = _chosen.to_device
 compiles_regions = _chosen.compiles_regions
 compile_regions = _chosen.compile_regions
 constant = _chosen.constant
+prefetch = _chosen.prefetch
 synchronize = _chosen.synchronize
 set_precision = _chosen.set_precision
 limit_memory = _chosen.limit_memory

@@ -236,6 +236,11 @@ def to_device(tree: Any) -> Any:
     return keras.tree.map_structure(ops.convert_to_tensor, tree)
 
 
+def prefetch(dataset: keras.utils.PyDataset) -> keras.utils.PyDataset:
+    """The data set itself: on a GPU Keras puts the next batch there while one is computed."""
+    return dataset
+
+
 def synchronize(tensor: Any) -> None:
     _block_until_ready(tensor)
 

@@ -237,6 +237,14 @@ def to_device(tree: Any) -> Any:
     return keras.tree.map_structure(ops.convert_to_tensor, tree)
 
 
+def prefetch(dataset: keras.utils.PyDataset) -> keras.utils.PyDataset:
+    """The data set itself: `tf.data` prepares the next batches on the host.
+
+    TensorFlow keeps int32 tensors such as tokens in host memory until a compiled step takes them.
+    """
+    return dataset
+
+
 def synchronize(tensor: Any) -> None:
     to_host(tensor)
 

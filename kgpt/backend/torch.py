@@ -12,6 +12,7 @@ from keras import ops
 from torch.utils.checkpoint import checkpoint
 
 from kgpt.backend import keras_internals
+from kgpt.backend.one_batch_ahead import OneBatchAhead
 from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.torch_attention import cache_indices as cache_indices
 from kgpt.backend.torch_attention import cached_attention as cached_attention
@@ -222,6 +223,11 @@ def branches_on_host() -> bool:
 def specializes_decoding() -> bool:
     """True: further programs cost no compilation."""
     return True
+
+
+def prefetch(dataset: keras.utils.PyDataset) -> keras.utils.PyDataset:
+    """On a GPU, its batches copied there from pinned memory while the one before is computed."""
+    return OneBatchAhead(dataset, to_device) if torch.cuda.is_available() else dataset
 
 
 def synchronize(tensor: Any) -> None:

@@ -124,7 +124,7 @@ def _train(
             config, run, data, status, reporter, math.inf if best is None else best, cleanup
         )
         if start_step < config.train.max_steps:
-            batches = _train_dataset(config, data, start_step)
+            batches = backend.prefetch(_train_dataset(config, data, start_step))
             model.fit(batches, callbacks=callbacks.as_keras(model), shuffle=False, verbose=0)
     control, checkpoints = callbacks.control, callbacks.checkpoints
     step = control.step or start_step

@@ -34,7 +34,8 @@ class Validation(StepCallback):
         status: StatusWriter | None = None,
     ):
         super().__init__()
-        self.dataset, self.every, self.total_steps = dataset, every, total_steps
+        self.dataset = backend.prefetch(dataset)
+        self.every, self.total_steps = every, total_steps
         self.bytes_per_token = bytes_per_token
         self.status = status or StatusWriter(None)
 
