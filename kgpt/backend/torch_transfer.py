@@ -68,6 +68,6 @@ def _to_tensor(leaf: Any) -> Any:
         return leaf
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "bif":
         device = keras_internals.torch_device()
-        if device.type == "cuda":
+        if device.type == "cuda" and torch.cuda.is_available():
             return torch.tensor(leaf).pin_memory().to(device, non_blocking=True)
     return ops.convert_to_tensor(leaf)
