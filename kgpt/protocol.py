@@ -61,6 +61,7 @@ class GenerationChunk:
         error: what failed, with the finish reason "error".
         out_of_memory: whether it failed because memory ran out.
         context_shifted: the text outgrew the model's context, so its oldest tokens were dropped.
+        left_out: earlier messages of the conversation that the prompt does not have.
         index: which completion of a request with several this belongs to.
     """
 
@@ -73,6 +74,7 @@ class GenerationChunk:
     error: str | None = None
     out_of_memory: bool = False
     context_shifted: bool = False
+    left_out: int = 0
     index: int = 0
 
 

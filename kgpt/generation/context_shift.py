@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from kgpt.config import ModelConfig
 from kgpt.text.chat_template import Chat
 
@@ -15,15 +17,31 @@ def tokens_kept(config: ModelConfig, max_context: int) -> int:
     return max_context if config.position == "rotary" else max(1, config.max_length // 2)
 
 
-def encode_chat(chat_template: Chat, messages: list[dict[str, str]], max_tokens: int) -> list[int]:
-    """The prompt ids of a chat, without its oldest turns as long as it exceeds `max_tokens`.
+def encode_chat(
+    chat_template: Chat, messages: list[dict[str, str]], max_tokens: int, unfinished: bool = False
+) -> tuple[list[int], int]:
+    """The prompt ids of a chat in at most `max_tokens`, and how many messages were left out.
 
-    The system message and the newest message are never dropped.
+    The oldest turns are left out whole, up to the next message of the user. The system message and
+    the newest turn are kept; so is the whole of the last message, unless it is an answer to go on
+    with (`unfinished`), which loses its beginning where it alone exceeds `max_tokens`.
     """
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = messages[len(system) :]
-    while True:
-        ids = chat_template.encode(system + turns, add_generation_prompt=True)[0]
-        if len(ids) <= max_tokens or len(turns) <= 1:
-            return ids
-        turns = turns[2:] if len(turns) > 2 else turns[-1:]
+
+    def encode(first: int) -> list[int]:
+        prompt = system + turns[first:]
+        return chat_template.encode(prompt, not unfinished, unfinished)[0]
+
+    ids = encode(0)
+    starts = [i for i in range(1, len(turns)) if turns[i]["role"] == "user"]
+    if len(ids) <= max_tokens or not (starts or unfinished):
+        return ids, 0
+    found = bisect_left(starts, True, key=lambda first: len(encode(first)) <= max_tokens)
+    first = starts[min(found, len(starts) - 1)] if starts else 0
+    ids = encode(first)
+    if unfinished and len(ids) > max_tokens:
+        first = len(turns) - 1
+        head = chat_template.encode(system)[0] if system else []
+        ids = head + encode(first)[len(head) :][-(max_tokens - len(head)) :]
+    return ids, first

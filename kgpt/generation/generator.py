@@ -161,7 +161,7 @@ class TextGenerator:
             raise UsageError(
                 f"{self.folder} has no chat template; it continues text, but does not converse."
             )
-        return encode_chat(self.chat_template, list(messages), self.max_context - reserve)
+        return encode_chat(self.chat_template, list(messages), self.max_context - reserve)[0]
 
     # -- many completions -----------------------------------------------------------------------
 

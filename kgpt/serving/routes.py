@@ -45,19 +45,32 @@ async def chat_completions(body: ChatRequest, request: Request, state: StateDep)
     """As in the OpenAI API. `continue_final_message` continues the assistant's last message."""
     state.check_model(body.model)
     messages = [message.as_dict() for message in body.messages]
-    ids = await state.encode_chat(messages, bool(body.continue_final_message))
+    unfinished, left_out, room = bool(body.continue_final_message), 0, _room(body, state)
+    if room is not None:
+        ids, left_out = await state.truncate_chat(messages, unfinished, room)
+    else:
+        ids = await state.encode_chat(messages, unfinished)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     response_format = ChatCompletionFormat(bool(body.logprobs))
-    return await _respond(body, request, state, [ids], response_format, top_logprobs)
+    response = await _respond(body, request, state, [ids], response_format, top_logprobs)
+    if left_out:
+        response.headers["X-Kgpt-Left-Out"] = str(left_out)
+    return response
 
 
 @router.post("/v1/completions", summary="Text completion")
 async def completions(body: CompletionRequest, request: Request, state: StateDep) -> Response:
     """As in the OpenAI API. `max_tokens: 1, logprobs: 20` returns the next-token distribution."""
     state.check_model(body.model)
-    prompts = [await state.encode_prompt(prompt) for prompt in body.prompts()]
+    room = _room(body, state)
+    prompts = [await state.encode_prompt(prompt, room) for prompt in body.prompts()]
     response_format = TextCompletionFormat(body.logprobs is not None)
     return await _respond(body, request, state, prompts, response_format, body.logprobs)
+
+
+def _room(body: GenerationRequest, state: ServerState) -> int | None:
+    """Tokens to leave in the context by truncating the prompt; None without `truncate`."""
+    return state.resolve_sampling(body.sampling()).max_tokens if body.truncate else None
 
 
 async def _respond(

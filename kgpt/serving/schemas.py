@@ -126,6 +126,11 @@ class GenerationRequest(SamplingFields):
         None, description="Send the text as it is generated, as server-sent events."
     )
     stream_options: StreamOptions | None = None
+    truncate: Literal["auto"] | None = Field(
+        None,
+        description="auto: leave out the oldest turns of a conversation, or the beginning of a "
+        "text, that would exceed the context; the header X-Kgpt-Left-Out counts messages.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from annotated_types import MaxLen
 import kgpt
 from kgpt.config import SamplingConfig, ServeConfig
 from kgpt.errors import UsageError
+from kgpt.generation.context_shift import encode_chat
 from kgpt.serving.errors import APIError
 from kgpt.serving.filters import FilterFactory, load_filters
 from kgpt.serving.metrics import Metrics
@@ -22,6 +23,7 @@ from kgpt.serving.metrics import Metrics
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator
     from kgpt.serving.request_stream import RequestStream
+    from kgpt.text.chat_template import Chat
     from kgpt.text.tokenizer import Tokenizer
 
 
@@ -138,21 +140,66 @@ class ServerState:
         values["stop"] = [stop for stop in values["stop"] if stop]
         return SamplingConfig.parse(values)
 
-    async def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
+    async def encode_prompt(
+        self, prompt: str | Sequence[int], room: int | None = None
+    ) -> list[int]:
         """Token ids of a prompt: text is encoded, ids are checked.
+
+        Args:
+            room: tokens to leave for the answer, up to half of the context, by leaving out the
+                oldest of the prompt; None leaves out nothing.
 
         Raises:
             APIError: the prompt leaves no room in the context.
         """
         generator = self.generator
         if isinstance(prompt, str):
+            prompt = prompt if room is None else prompt[-self._max_prompt_chars :]
             self._check_prompt_chars(len(prompt))
             text_ids = await self.run_with_tokenizer(generator.tokenizer.encode, prompt)
             ids = [*generator.tokenizer.bos_ids, *text_ids]
         else:
             ids = list(prompt)
             self._check_token_ids(ids)
-        return self._check_context(ids)
+        return self._check_context(ids if room is None else ids[-self._longest_prompt(room) :])
+
+    def _longest_prompt(self, room: int) -> int:
+        """Tokens of the longest prompt that leaves `room`, up to half of the context."""
+        context = self.generator.max_context
+        return context - max(1, min(room, context // 2))
+
+    async def truncate_chat(
+        self, messages: list[dict[str, str]], continue_final_message: bool, room: int
+    ) -> tuple[list[int], int]:
+        """As `encode_chat`, without the oldest turns where all of them leave no `room`.
+
+        Returns:
+            The token ids, and how many messages were left out.
+        """
+        kept = self._last_messages(messages)
+        self._check_prompt_chars(len(kept[-1]["content"]))
+        longest = self._longest_prompt(room)
+        ids, left_out = await self.run_with_tokenizer(
+            encode_chat, self._chat_template, kept, longest, continue_final_message
+        )
+        return self._check_context(ids), left_out + len(messages) - len(kept)
+
+    def _last_messages(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Those that may fit, which spares the tokenizer the others; the system message first."""
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        lengths = [len(message["content"]) for message in messages[len(system) :]]
+        first = len(system)
+        while sum(lengths) > self._max_prompt_chars and len(lengths) > 1:
+            lengths.pop(0)
+            first += 1
+        return system + messages[first:]
+
+    @property
+    def _chat_template(self) -> Chat:
+        chat_template = self.generator.chat_template
+        if chat_template is None:
+            raise UsageError("This model has no chat template; use POST /v1/completions.")
+        return chat_template
 
     async def encode_chat(
         self, messages: list[dict[str, str]], continue_final_message: bool = False
@@ -162,9 +209,7 @@ class ServerState:
         Args:
             continue_final_message: the answer continues the last message.
         """
-        chat_template = self.generator.chat_template
-        if chat_template is None:
-            raise UsageError("This model has no chat template; use POST /v1/completions.")
+        chat_template = self._chat_template
         self._check_prompt_chars(sum(len(message["content"]) for message in messages))
         ids, _ = await self.run_with_tokenizer(
             lambda: chat_template.encode(

@@ -287,3 +287,23 @@ def test_draining_ends_in_time(serve):
         assert "cut off" in json.loads(rest[-1].removeprefix("data: "))["error"]["message"]
     running.thread.join(60)
     assert not running.thread.is_alive()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_a_conversation_beyond_the_context_is_truncated_where_asked(serve, stream, unfinished):
+    turns = [{"role": ("user", "assistant")[n % 2], "content": "x" * 60} for n in range(20)]
+    messages = [{"role": "system", "content": "s"}, *(turns if unfinished else turns[:-1])]
+    body = {"messages": messages, "stream": stream, "continue_final_message": unfinished}
+    with serve(FakeGenerator()).client() as http:
+        refused = http.post("/v1/chat/completions", json=body)
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
+        answer = http.post("/v1/chat/completions", json=body | {"truncate": "auto"})
+        assert answer.status_code == 200
+        assert 0 < int(answer.headers["x-kgpt-left-out"]) < 20
+        fits = http.post(
+            "/v1/chat/completions", json={"messages": messages[:3], "truncate": "auto"}
+        )
+        assert fits.status_code == 200 and "x-kgpt-left-out" not in fits.headers
+        text = {"prompt": "y" * 9000, "stream": stream, "truncate": "auto"}
+        assert http.post("/v1/completions", json=text).status_code == 200

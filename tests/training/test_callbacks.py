@@ -16,6 +16,7 @@ from kgpt.runs import Run
 from kgpt.training.callbacks import checkpointing as checkpoints_module
 from kgpt.training.callbacks.checkpointing import CheckpointSaver
 from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
+from kgpt.training.callbacks.metrics_logger import MetricsLogger
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
 
@@ -230,6 +231,27 @@ def test_the_status_file_has_state_progress_and_times(run):
     assert not run.status().is_dead
     keeper.end("failed", "the reason")
     assert (run.status().state, run.status().error) == ("failed", "the reason")
+
+
+def test_a_block_within_another_is_not_timed_twice(run):
+    keeper = StatusWriter(run)
+    start = time.perf_counter()
+    with keeper.state("paused"), keeper.state("sampling"):
+        time.sleep(0.05)
+    assert 0.05 <= keeper.non_training_s <= time.perf_counter() - start
+    keeper.note(step=7)
+    keeper.end("stopped")
+    assert run.status().step == 7
+
+
+def test_a_rate_over_no_time_is_not_written(run, monkeypatch):
+    keeper = StatusWriter(run)
+    logger = MetricsLogger(keeper, 1, 10, tokens_per_step=1000, tokens_per_epoch=1000)
+    logger._last_row = (1, logger._training_time() + 60)  # a clock that was set back
+    assert logger._throughput(2) == {}
+    logger._last_row = (1, logger._training_time() - 1)
+    assert 0 < logger._throughput(2)["tokens_per_s"] < 1001
+    keeper.end("stopped")
 
 
 def test_the_heart_beats_while_nothing_happens(run, monkeypatch):

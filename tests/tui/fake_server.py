@@ -45,6 +45,9 @@ class FakeServer:
         self.fault = ""  # "die", "hang", "garbage", "refuse", "not json"
         self.warming = 0  # health checks to answer with "starting"
         self.context = 128
+        self.left_out = 0  # messages that a truncated conversation loses
+        self.sampling: dict[str, Any] = {}  # the model's own defaults
+        self.other = ""  # another server's habits: "ollama", "vllm", "llama.cpp"
         self.requests: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []  # requests for the next token alone
         self.cancelled = 0
@@ -86,6 +89,8 @@ class FakeServer:
         body: dict[str, Any],
         writer: asyncio.StreamWriter,
     ) -> None:
+        if self.other and path != "/v1/chat/completions":
+            return self._send_as_other(path, writer)
         if path == "/health":
             starting, self.warming = self.warming > 0, self.warming - 1
             status = {"status": "starting" if starting else "ready", "model": "fake"}
@@ -95,6 +100,7 @@ class FakeServer:
             return self._send(writer, {"error": {"message": "wrong key"}}, 401)
         if path == "/v1/models":
             info = {"context": self.context, "chat": self.chat, "parameters": 1_200_000}
+            info["sampling"] = self.sampling
             model = {"id": "fake", "object": "model", "kgpt": info | {"backend": "jax"}}
             return self._send(writer, {"object": "list", "data": [model]})
         if path == "/v1/tokenize":
@@ -103,6 +109,8 @@ class FakeServer:
             answer = {"ids": list(range(len(tokens))), "tokens": tokens, "count": len(tokens)}
             return self._send(writer, answer)
         (self.requests if body.get("stream") else self.predictions).append(body)
+        if self.other and "logprobs" in body:
+            return self._send(writer, {"error": {"message": "logprobs: not supported"}}, 400)
         if self.fault == "refuse":
             return self._send(writer, {"error": {"message": "temperature is too high."}}, 400)
         if self.fault == "not json":
@@ -113,9 +121,22 @@ class FakeServer:
             return self._send(writer, {"choices": [{"text": " moon", "logprobs": logprobs}]})
         return await self._stream(path, body, writer)
 
+    def _send_as_other(self, path: str, writer: asyncio.StreamWriter) -> None:
+        if path == "/v1/models":
+            names = ("small", "large")
+            models = [{"id": name, "object": "model", "max_model_len": 4096} for name in names]
+            return self._send(writer, {"object": "list", "data": models})
+        if path == "/health" and self.other != "ollama":
+            starting, self.warming = self.warming > 0, self.warming - 1
+            if starting:
+                return self._send(writer, {"error": {"message": "Loading model"}}, 503)
+            return self._send(writer, {"status": "ok"} if self.other == "llama.cpp" else "", 200)
+        return self._send(writer, "404 page not found", 404)
+
     async def _stream(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-        writer.write(head.encode())
+        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
+        head += f"X-Kgpt-Left-Out: {self.left_out}\r\n" if self.left_out else ""
+        writer.write(f"{head}\r\n".encode())
         tokens = words(self.answer)[: body.get("max_tokens", 10_000)]
         for position, text in enumerate(tokens):
             if position == 3 and self.fault == "die":
@@ -127,6 +148,7 @@ class FakeServer:
                 writer.write(b"data: {]\n\n")
             chance = 0.05 + 0.9 * ((position * 7) % 10) / 10
             logprobs = {"content": [entry(text, chance, body.get("temperature", 1.0))]}
+            logprobs = None if self.other else logprobs
             self._event(path, writer, text, logprobs, None)
             await writer.drain()
             await asyncio.sleep(self.pause)

@@ -105,7 +105,7 @@ def test_an_active_run_is_not_resumed(tmp_path: Path) -> None:
 
 
 def wait_for(file: Path) -> str:
-    """What is written in `file`, once it is there."""
+    """The text of `file`, once it is there."""
     deadline = time.monotonic() + 60
     while not file.exists() or not file.read_text():
         assert time.monotonic() < deadline

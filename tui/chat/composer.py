@@ -12,7 +12,7 @@ from kgpt.errors import KgptError
 from kgpt_tui.chat.commands import matching
 from kgpt_tui.chat.completions import Completions
 from kgpt_tui.chat.external_editor import edit_externally
-from kgpt_tui.shared.display import pasteable, same_length, sanitize
+from kgpt_tui.shared.display import same_length, sanitize
 
 
 class Composer(TextArea):
@@ -52,7 +52,7 @@ class Composer(TextArea):
 
     def fill(self, text: str) -> None:
         """Replace the text, the cursor at its end."""
-        self.text = pasteable(text)
+        self.text = text
         self.move_cursor(self.document.end)
 
     def get_line(self, line_index: int) -> Text:

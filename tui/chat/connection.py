@@ -40,6 +40,17 @@ class ModelConnection:
         self._session = session
         self._listener = listener
         self._task: asyncio.Task[None] | None = None
+        self._last: tuple[Callable[[], Awaitable[Client]], str] | None = None
+
+    @property
+    def can_restart(self) -> bool:
+        """True if the connection is lost, or was never made."""
+        return self._last is not None and self._session.client is None and not self.busy
+
+    def restart(self) -> None:
+        """Start the engine, or connect to the server, that was used last."""
+        if self._last is not None:
+            self._open(*self._last)
 
     def use_model(self, model: str) -> None:
         """Serve `model` (a directory, run or run@step) from now on."""
@@ -50,12 +61,12 @@ class ModelConnection:
 
         self._open(open_client, model)
 
-    def connect(self, address: str, key_file: Path | None = None) -> None:
-        """Use the server at `address` from now on."""
+    def connect(self, address: str, key_file: Path | None = None, model: str = "") -> None:
+        """Use the server at `address`, and of its models `model`, from now on."""
 
         async def open_client() -> Client:
             self._report(f"connecting to {address}")
-            client = await self.server.connect(address, key_file)
+            client = await self.server.connect(address, key_file, model)
             await wait_until_ready(client, self._report)
             return client
 
@@ -63,6 +74,7 @@ class ModelConnection:
 
     def _open(self, open_client: Callable[[], Awaitable[Client]], model: str = "") -> None:
         """Connect in a task of its own, once an attempt still under way is cancelled."""
+        self._last = (open_client, model)
         if self._task is not None:
             self._task.cancel()
         self._task = start_task(self._connect(self._task, open_client, model), self._listener)
@@ -82,8 +94,7 @@ class ModelConnection:
             self._fail(str(error))
             return
         self.busy = self.problem = ""
-        self._session.client, self._session.info = client, info
-        self._session.conversation.model = info.id
+        self._session.connected(client, info)
         await self._listener.model_connected(model)
 
     def _report(self, progress: str) -> None:
@@ -99,7 +110,7 @@ class ModelConnection:
         """Report it where the app's own engine has ended."""
         if self._session.client is not None and (reason := self.server.exit_reason()):
             self._session.client = None
-            self._fail(f"{reason} Choose a model again: ctrl+l.")
+            self._fail(f"{reason} f6 starts it again, ctrl+l chooses another.")
 
     def close(self) -> None:
         """End an engine of the app's own, as the app ends."""

@@ -21,6 +21,7 @@ from kgpt_tui.chat.store import Entry, Store
 from kgpt_tui.models.server import Server
 
 MODES: tuple[Mode, ...] = ("auto", "chat", "text")
+NO_CONTINUATION = "This server does not continue an answer; ctrl+r generates another."
 GENERATING = "An answer is being generated; esc stops it."
 
 
@@ -68,14 +69,16 @@ class ChatController:
 
     # -- generation --------------------------------------------------------------------------
 
-    def is_ready(self) -> bool:
-        """True if an answer can be generated now; says why otherwise."""
+    def is_ready(self, begun: bool = False) -> bool:
+        """True if an answer, or the rest of one (`begun`), can be generated; says why otherwise."""
         if self.answering is not None:
             self._listener.say(GENERATING, "warning")
         elif self.session.client is None:
             busy = self.connection.busy
             problem = f"Not yet: {busy}." if busy else "Choose a model first: ctrl+l."
             self._listener.say(problem, "warning")
+        elif begun and not self.session.can_continue:
+            self._listener.say(NO_CONTINUATION, "warning")
         else:
             return True
         return False
@@ -89,7 +92,7 @@ class ChatController:
 
     async def prefill(self, text: str, prefix: str) -> bool:
         """Send `text`, if any; the answer begins with `prefix`."""
-        if not self.is_ready():
+        if not self.is_ready(begun=True):
             return False
         await self.generate(self.session.prefilled(text, prefix))
         return True
@@ -108,7 +111,7 @@ class ChatController:
         """Generate on from the end of `message`."""
         if not message.is_answer:
             raise UsageError("Only an answer can be continued; choose one.")
-        if self.is_ready():
+        if self.is_ready(begun=True):
             self.conversation.leaf = message.id
             await self.generate(message)
 
@@ -125,7 +128,7 @@ class ChatController:
 
     def branch(self, answer: Message, position: int, token: TopLogprob) -> Message | None:
         """A sibling of `answer` with `token` at `position`, to be generated; None if it cannot."""
-        if not self.is_ready():
+        if not self.is_ready(begun=True):
             return None
         try:
             return self.session.branch(answer, position, token)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from kgpt.protocol import TokenInfo
 
 Role = Literal["system", "user", "assistant", "text"]
+MIN_TIMED_S = 0.05  # an answer that came in one piece has no rate
 Mode = Literal["auto", "chat", "text"]  # auto: chat where the model has a chat template
 
 
@@ -36,6 +37,7 @@ class Message:
     error: str = ""
     seconds: float = 0.0
     prompt_tokens: int = 0
+    left_out: int = 0  # of the messages before it, where they exceeded the context
     prefix: str = ""  # the beginning that was given, before the first of `tokens`
     tokens: list[TokenInfo] = field(default_factory=list)
 
@@ -45,8 +47,8 @@ class Message:
 
     @property
     def speed(self) -> float:
-        """Tokens a second."""
-        return len(self.tokens) / self.seconds if self.seconds > 0 else 0.0
+        """Tokens a second; 0 where too little time was measured to tell."""
+        return len(self.tokens) / self.seconds if self.seconds >= MIN_TIMED_S else 0.0
 
 
 @dataclass

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.events import Click
+from textual.geometry import Region
 from textual.message import Message as Event
 from textual.widgets import Static
 
@@ -238,6 +239,17 @@ class MessageList(VerticalScroll):
             if (view.palette, view.token) != wanted:
                 view.palette, view.token = wanted
                 view.refresh_text()
+                if colored:
+                    self.call_after_refresh(self._scroll_to_token, view)
+
+    def _scroll_to_token(self, view: MessageView) -> None:
+        line = view.token_line() if view.is_attached else None
+        if line is None:
+            return
+        y = view.virtual_region.y + line
+        if not self.scroll_offset.y <= y < self.scroll_offset.y + self.size.height:
+            self.release_anchor()
+            self.scroll_to_region(Region(0, y, 1, 1), animate=False)
 
     def on_focus(self) -> None:
         if self.chosen is None and self.path:

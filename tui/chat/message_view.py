@@ -61,6 +61,14 @@ class MessageView(Vertical):
         self._text.update(self._body())
         self._due = started + max(REFRESH_S, 10 * (time.monotonic() - started)) - 0.005
 
+    def token_line(self) -> int | None:
+        """The line of this view in which the token under the cursor begins."""
+        for y in range(self._text.size.height):
+            for segment in self._text.render_line(y):
+                if segment.style and segment.style.meta.get("token") == self.token:
+                    return y + self._text.virtual_region.y
+        return None
+
     def _heading(self) -> Content:
         message = self.message
         who = {"user": "You", "system": "System"}.get(message.role) or message.model or "Model"

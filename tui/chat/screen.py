@@ -59,6 +59,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+s", "panel('sampling')", "Sampling", id="chat.sampling", priority=True),
         Binding("ctrl+t", "panel('tokens')", "Tokens", id="chat.tokens", priority=True),
         Binding("ctrl+l", "models", "Model", id="chat.models", priority=True),
+        Binding("f6", "restart", "Restart engine", id="chat.restart", priority=True),
         Binding("ctrl+r", "regenerate", "Again", id="chat.regenerate", show=False, priority=True),
         Binding("ctrl+g", "continue", "Continue", id="chat.continue", show=False, priority=True),
         Binding("ctrl+y", "copy", "Copy", id="chat.copy", show=False, priority=True),
@@ -104,7 +105,7 @@ class ChatScreen(Screen[None]):
         self.set_interval(SERVER_CHECK_S, self.controller.connection.check)
         model, server = self._wanted[0] or options.model, self._wanted[1] or options.server
         if server:
-            self.controller.connection.connect(server, options.api_key_file)
+            self.controller.connection.connect(server, options.api_key_file, model or "")
         elif model:
             self.use_model(model)
 
@@ -112,11 +113,14 @@ class ChatScreen(Screen[None]):
         self.controller.close()
 
     def on_resize(self) -> None:
+        self.sides.fit()
         self.call_after_refresh(self.view.draw_fitted)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("stop", "back"):
             return (self.controller.answering is not None) == (action == "stop")
+        if action == "restart":
+            return self.controller.connection.can_restart
         return True
 
     @contextmanager
@@ -139,6 +143,9 @@ class ChatScreen(Screen[None]):
         """Serve `model` (a directory, run or run@step) from now on."""
         self.controller.stop()
         self.controller.connection.use_model(model)
+
+    def action_restart(self) -> None:
+        self.controller.connection.restart()
 
     def action_models(self) -> None:
         current = self.controller.connection.server.model

@@ -29,6 +29,16 @@ class ChatSession:
         self.conversation = Conversation()
         self._dirty: set[int] = set()
 
+    def connected(self, client: Client, info: ModelInfo) -> None:
+        """Use `client` from now on, and the model's own sampling settings as the defaults."""
+        self.client, self.info = client, info
+        self.conversation.model = info.id
+        known = info.sampling.keys() & SamplingConfig.model_fields.keys()
+        try:
+            self.default_sampling = SamplingConfig.parse({n: info.sampling[n] for n in known})
+        except UsageError:
+            self.default_sampling = SamplingConfig()
+
     # -- conversations -----------------------------------------------------------------------
 
     @property
@@ -45,6 +55,11 @@ class ChatSession:
             return SamplingConfig.parse(values)
         except UsageError:
             return self.default_sampling
+
+    @property
+    def can_continue(self) -> bool:
+        """True where the server goes on with an answer that has begun."""
+        return self.is_text or self.info is None or self.info.is_kgpt
 
     def set_sampling(self, sampling: SamplingConfig) -> None:
         """Keep what differs from the defaults with the conversation."""
@@ -147,7 +162,7 @@ class ChatSession:
         """
         started = time.monotonic() - answer.seconds
         first: float | None = None
-        answer.finish = answer.error = ""
+        answer.finish, answer.error, answer.left_out = "", "", 0
         answer.model = self.info.id if self.info else ""
         try:
             async for chunk in self._chunks(answer):
@@ -156,6 +171,7 @@ class ChatSession:
                 answer.content += chunk.text
                 answer.tokens += chunk.tokens
                 answer.finish = chunk.finish_reason or answer.finish
+                answer.left_out = chunk.left_out or answer.left_out
                 if chunk.usage is not None:
                     answer.prompt_tokens = chunk.usage.prompt_tokens
                 answer.seconds = time.monotonic() - (first or started)

@@ -49,6 +49,7 @@ class Sides:
 
     def __init__(self, screen: Screen[Any]):
         self._screen = screen
+        self._was_wide = False
 
     @property
     def panel(self) -> SidePanel:
@@ -62,8 +63,17 @@ class Sides:
         focused = self._screen.focused
         return focused is not None and self._screen.query_one(selector) in focused.ancestors
 
+    def fit(self) -> None:
+        """Beside the messages as the settings say; closed where the room for that is lost."""
+        if self._is_wide != self._was_wide:
+            inside = self._has_focus_in("#conversations") or self._has_focus_in("#panel")
+            self.restore()
+            if inside and not self._is_wide:
+                self._screen.query_one(Composer).focus()
+
     def restore(self) -> None:
         """Open what was open last time, where there is room."""
+        self._was_wide = self._is_wide
         settings = kgpt_app(self._screen).settings
         self._screen.set_class(self._is_wide and settings.sidebar, "-sidebar")
         self._screen.set_class(self._is_wide and settings.panel != "none", "-panel")

@@ -49,9 +49,12 @@ def status_line(controller: ChatController) -> Content:
         color = "$error" if share > 0.95 else ("$warning" if share > 0.8 else "$primary")
         parts += [("━" * full, color), ("─" * (METER - full), "$border")]
         parts.append((f" {used}/{info.context} context", "$foreground-muted"))
+    if answer is not None and answer.left_out:
+        parts.append((f", {answer.left_out} older left out", "$warning"))
     if answer is not None and answer.tokens:
         parts.append((f"  {len(answer.tokens)} tokens", "$foreground-muted"))
-        parts.append((f"  {answer.speed:.1f}/s", "$foreground-muted"))
+        if answer.speed:
+            parts.append((f"  {answer.speed:.1f}/s", "$foreground-muted"))
     return Content.assemble(*parts)
 
 

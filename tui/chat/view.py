@@ -80,10 +80,12 @@ class ChatView:
         if model:
             kgpt_app(self._screen).save_settings(last_model=model)
         await self.redraw()
-        self.predict()
+        self.sampling_changed()
+        self._screen.refresh_bindings()
 
     def connection_changed(self) -> None:
         self.draw_frame()
+        self._screen.refresh_bindings()
 
     async def messages_changed(self, chosen: Message | None = None) -> None:
         await self.redraw()
@@ -145,6 +147,9 @@ class ChatView:
             return
         if session.client is None:
             next_tokens.show([], "Load a model to see its next token.")
+            return
+        if session.info is not None and not session.info.is_kgpt:
+            next_tokens.show([], "This server does not predict the next token.")
             return
         try:
             typed = self.composer.text

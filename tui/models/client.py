@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import httpx
@@ -28,6 +27,10 @@ class ServerError(KgptError):
     """The server could not be reached, refused, broke off or sent a malformed response."""
 
 
+class RefusedError(ServerError):
+    """The server refused a request."""
+
+
 @dataclass(frozen=True)
 class Health:
     """The body of `/health`."""
@@ -39,23 +42,34 @@ class Health:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The entry of `/v1/models` for the served model."""
+    """The entry of `/v1/models` for the served model, and what its server can do.
+
+    Attributes:
+        is_kgpt: the server is kgpt's own; others neither go on with an answer nor predict tokens.
+        logprobs: the server takes requests for log-probabilities.
+        sampling: the model's own defaults.
+    """
 
     id: str
     context: int = 0
     chat: bool = True
     parameters: int = 0
     backend: str = ""
+    is_kgpt: bool = True
+    logprobs: bool = True
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 class Client:
-    """One server, by its address and key."""
+    """One server, by its address and key; `model` asks for one of several models."""
 
     def __init__(
-        self, address: str, key: str = "", transport: httpx.AsyncBaseTransport | None = None
-    ):
+        self, address: str, key: str = "", transport: httpx.AsyncBaseTransport | None = None,
+        model: str = "",
+    ):  # fmt: skip
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.address, self.key = address.rstrip("/"), key
+        self.address, self.key = address.rstrip("/").removesuffix("/v1").rstrip("/"), key
+        self._wanted, self.info = model, ModelInfo("")
         timeout = httpx.Timeout(10.0, read=READ_TIMEOUT_S)
         try:
             self._http = httpx.AsyncClient(
@@ -73,22 +87,31 @@ class Client:
         await self._http.aclose()
 
     async def health(self) -> Health:
+        """Of a server without `/health` it is "ready", and of one that answers 503 "starting"."""
         with _as_server_errors(self):
             response = await self._http.get("/health", timeout=5.0)
-            body = _object(response)
+            if response.status_code == 401 or response.status_code > 503:
+                _object(response)
+            body = _json_object(response) or {}
+            status = str(body.get("status"))
+            if status not in ("starting", "draining"):
+                status = "starting" if response.status_code == 503 else "ready"
             progress = body.get("progress")
             pair = (int(progress[0]), int(progress[1])) if progress else None
-            return Health(str(body.get("status", "ready")), pair, str(body.get("model") or ""))
+            return Health(status, pair, str(body.get("model") or ""))
 
     async def model(self) -> ModelInfo:
-        """The first model the server has."""
+        """The model asked for, or else the first that the server has."""
         with _as_server_errors(self):
-            entry = _object(await self._http.get("/v1/models"))["data"][0]
-            info = entry.get("kgpt") or {}
-            return ModelInfo(
-                str(entry["id"]), int(info.get("context") or 0), bool(info.get("chat", True)),
-                int(info.get("parameters") or 0), str(info.get("backend") or ""),
-            )  # fmt: skip
+            entries = _object(await self._http.get("/v1/models"))["data"]
+            if not entries:
+                raise ServerError("The server has no model.")
+            names = [str(entry["id"]) for entry in entries]
+            if self._wanted and self._wanted not in names:
+                known = ", ".join(names)
+                raise ServerError(f"The server has no model {self._wanted}; it has: {known}.")
+            self.info = _model_info(entries[names.index(self._wanted) if self._wanted else 0])
+            return self.info
 
     async def ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, up to and including the header of the assistant's turn."""
@@ -100,6 +123,8 @@ class Client:
         self, prompt: str | list[int], sampling: SamplingConfig
     ) -> tuple[TopLogprob, ...]:
         """The most probable next tokens after `prompt`, in descending order."""
+        if not self.info.is_kgpt:
+            return ()
         body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
         body |= {"logprobs": TOP_LOGPROBS, "beam_size": 1, "contrastive_alpha": 0.0}
         with _as_server_errors(self):
@@ -111,8 +136,11 @@ class Client:
         self, messages: Sequence[dict[str, str]], sampling: SamplingConfig, unfinished: bool = False
     ) -> AsyncIterator[GenerationChunk]:
         """The assistant's answer; `unfinished` continues the last message."""
-        body = request(sampling) | {"messages": list(messages), "stream": True, "logprobs": True}
-        body |= {"top_logprobs": TOP_LOGPROBS, "continue_final_message": unfinished}
+        body = self._options(sampling) | {"messages": list(messages)}
+        if self.info.logprobs:
+            body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        if unfinished:
+            body["continue_final_message"] = True
         async for chunk in self._stream("/v1/chat/completions", body):
             yield chunk
 
@@ -120,15 +148,41 @@ class Client:
         self, prompt: str, sampling: SamplingConfig
     ) -> AsyncIterator[GenerationChunk]:
         """A continuation of `prompt`."""
-        body = request(sampling) | {"prompt": prompt, "stream": True, "logprobs": TOP_LOGPROBS}
+        body = self._options(sampling) | {"prompt": prompt}
+        if self.info.logprobs:
+            body["logprobs"] = TOP_LOGPROBS
         async for chunk in self._stream("/v1/completions", body):
             yield chunk
 
+    def _options(self, sampling: SamplingConfig) -> dict[str, Any]:
+        """The fields of a stream; other servers get those of sampling that were changed."""
+        body: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+        if self.info.id:
+            body["model"] = self.info.id
+        if self.info.is_kgpt:
+            return body | request(sampling) | {"truncate": "auto"}
+        usual = request(SamplingConfig())
+        changed = {k: v for k, v in request(sampling).items() if v != usual.get(k)}
+        return body | changed | {"max_tokens": sampling.max_tokens}
+
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[GenerationChunk]:
-        body = body | {"stream_options": {"include_usage": True}}
+        try:
+            async for chunk in self._chunks(path, body):
+                yield chunk
+        except RefusedError:
+            if self.info.is_kgpt or "logprobs" not in body:
+                raise
+            self.info = replace(self.info, logprobs=False)
+            plain = {k: v for k, v in body.items() if k not in ("logprobs", "top_logprobs")}
+            async for chunk in self._chunks(path, plain):
+                yield chunk
+
+    async def _chunks(self, path: str, body: dict[str, Any]) -> AsyncIterator[GenerationChunk]:
         with _as_server_errors(self):
             finished = False
-            async with self._events(path, body) as events:
+            async with self._events(path, body) as (left_out, events):
+                if left_out:
+                    yield GenerationChunk(left_out=left_out)
                 async for event in events:
                     if event.data == "[DONE]":
                         return
@@ -141,12 +195,24 @@ class Client:
     @asynccontextmanager
     async def _events(
         self, path: str, body: dict[str, Any]
-    ) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
+    ) -> AsyncIterator[tuple[int, AsyncIterator[ServerSentEvent]]]:
         async with aconnect_sse(self._http, "POST", path, json=body) as source:
             if source.response.status_code != 200:
                 await source.response.aread()
                 _object(source.response)
-            yield source.aiter_sse()
+            left_out = source.response.headers.get("x-kgpt-left-out", "0")
+            yield int(left_out), source.aiter_sse()
+
+
+def _model_info(entry: dict[str, Any]) -> ModelInfo:
+    """From kgpt's own entry, or from what vLLM and llama.cpp tell of the context."""
+    info, meta = entry.get("kgpt") or {}, entry.get("meta") or {}
+    context = info.get("context") or entry.get("max_model_len") or meta.get("n_ctx_train")
+    return ModelInfo(
+        str(entry["id"]), int(context or 0), bool(info.get("chat", True)),
+        int(info.get("parameters") or meta.get("n_params") or 0), str(info.get("backend") or ""),
+        is_kgpt="kgpt" in entry, sampling=dict(info.get("sampling") or {}),
+    )  # fmt: skip
 
 
 def request(sampling: SamplingConfig) -> dict[str, Any]:
@@ -229,19 +295,23 @@ def _older_candidates(top: dict[str, float]) -> tuple[TopLogprob, ...]:
 
 def _object(response: httpx.Response) -> dict[str, Any]:
     """The JSON object of a response; errors of the API become a `ServerError`."""
-    starting = response.status_code == 503 and response.request.url.path.endswith("/health")
+    body = _json_object(response)
+    if response.status_code >= 400:
+        error = body.get("error") if body else None
+        if response.status_code == 401:
+            raise ServerError("The server wants another key; give it with --api-key-file.")
+        raise RefusedError(_sentence(error) if error else _refusal(response.status_code))
+    if body is None:
+        raise ValueError("no JSON object")
+    return body
+
+
+def _json_object(response: httpx.Response) -> dict[str, Any] | None:
     try:
         body = response.json()
     except ValueError:
-        body = None
-    if response.status_code >= 400 and not starting:
-        error = body.get("error") if isinstance(body, dict) else None
-        if response.status_code == 401:
-            raise ServerError("The server wants another key; give it with --api-key-file.")
-        raise ServerError(_sentence(error) if error else _refusal(response.status_code))
-    if not isinstance(body, dict):
-        raise ValueError("no JSON object")
-    return body
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def _refusal(code: int) -> str:
@@ -262,12 +332,7 @@ class _as_server_errors:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, MALFORMED):
             problem = "The server's response is malformed; is it an OpenAI-compatible server?"
         elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):

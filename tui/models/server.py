@@ -44,10 +44,10 @@ class Server:
     def is_own(self) -> bool:
         return self._process is not None
 
-    async def connect(self, address: str, key_file: Path | None = None) -> Client:
-        """Use the server at `address`."""
+    async def connect(self, address: str, key_file: Path | None = None, model: str = "") -> Client:
+        """Use the server at `address`, and of its models `model`, or the first."""
         await self.stop()
-        self.client = Client(address, read_key(key_file) if key_file else "")
+        self.client = Client(address, read_key(key_file) if key_file else "", model=model)
         return self.client
 
     async def start(self, model: str, on_progress: Callable[[str], None]) -> Client:
@@ -116,9 +116,16 @@ class Server:
         """Why the own server ended; an empty string while it runs."""
         if self._process is None or self._process.returncode is None:
             return ""
-        log = self._log.read_text(encoding="utf-8", errors="replace").strip()
-        reason = log.splitlines()[-1] if log else f"exit code {self._process.returncode}"
-        return f"The engine ended: {reason.removeprefix('kgpt: ').rstrip('.')}."
+        return f"The engine ended: {self._last_words(self._process.returncode).rstrip('.')}."
+
+    def _last_words(self, code: int) -> str:
+        """What kgpt itself said last, or else how the process ended; not what libraries logged."""
+        log = self._log.read_text(encoding="utf-8", errors="replace")
+        said = [line for line in log.splitlines() if line.startswith("kgpt: ")]
+        if code < 0:
+            hint = "; memory may have run out" if code == -signal.SIGKILL else ""
+            return f"it was killed by {signal.Signals(-code).name}{hint}"
+        return said[-1].removeprefix("kgpt: ") if said else f"its exit code is {code}"
 
     def _check(self) -> None:
         if problem := self.exit_reason():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from kgpt_tui.shared.live_screen import LiveScreen
 from kgpt_tui.shared.tabs import Tabs
 
 COMMAND_TIMEOUT_S = 60.0  # how long a command is shown as pending
+TRAINER_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+ (.*)")  # of train.log, without its time
 VIEWS = ("charts", "samples", "log", "config")
 
 
@@ -155,7 +157,9 @@ class WatchScreen(DismissOnceMixin, LiveScreen):
             placeholder.update(text)
 
     def _update_side_log(self) -> None:
-        lines = list(self.monitor.log)[-40:]
+        """The lines that the trainer wrote, the loss among them; the log has those of libraries."""
+        lines = [found[1] for line in self.monitor.log if (found := TRAINER_LINE.match(line))]
+        lines = lines or list(self.monitor.log)[-40:]
         side_log = self.query_one("#side-log", Static)
         height = max(1, side_log.size.height)
         side_log.update("\n".join(map(sanitize, lines[-height:])))

@@ -12,6 +12,7 @@ from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import Logs, StepCallback
 from kgpt.training.optimizers import unwrap_optimizer
 
+MIN_TIMED_S = 1e-4  # a rate over less time says nothing
 MetricsRow = dict[str, Any]
 Tensor = Any
 
@@ -61,6 +62,7 @@ class MetricsLogger(StepCallback):
 
     def on_step_end(self, step: int, logs: Logs) -> None:
         losses, self._losses = self._losses, []
+        self._note_progress(step)
         is_first = self._last_row[0] < 0
         is_due = step % self.every == 0 or step == self.total_steps
         if not (is_first or is_due or "val_loss" in logs):
@@ -73,6 +75,12 @@ class MetricsLogger(StepCallback):
         row |= {name: value for name, value in logs.items() if name.startswith("val_")}
         row |= self._throughput(step) | self.hardware()
         self._publish(step, row)
+
+    def _note_progress(self, step: int) -> None:
+        """At every step, so that a pause or a stop between two rows shows where it came."""
+        tokens_seen = step * self.tokens_per_step
+        epoch = round(tokens_seen / max(1, self.tokens_per_epoch), 4)
+        self.status.note(step=step, tokens_seen=tokens_seen, epoch=epoch)
 
     def _training_time(self) -> float:
         """Seconds on a clock that stands still while validating, sampling, saving or paused."""
@@ -91,12 +99,12 @@ class MetricsLogger(StepCallback):
         return {name: float(value) for name, value in values.items()}
 
     def _throughput(self, step: int) -> MetricsRow:
-        """Tokens a second since the last row, and the MFU; empty in the first row."""
+        """Tokens a second since the last row, and the MFU; empty where no time was measured."""
         last_step, last_time = self._last_row
-        if step == last_step:
-            return {}
         now = self._training_time()
-        tokens_per_s = (step - last_step) * self.tokens_per_step / max(1e-9, now - last_time)
+        if step == last_step or now - last_time < MIN_TIMED_S:
+            return {}
+        tokens_per_s = (step - last_step) * self.tokens_per_step / (now - last_time)
         self._last_row = (step, now)
         row = {"tokens_per_s": round(tokens_per_s, 1)}
         if self.peak_flops:
@@ -104,14 +112,9 @@ class MetricsLogger(StepCallback):
         return row
 
     def _publish(self, step: int, row: MetricsRow) -> None:
-        tokens_seen = step * self.tokens_per_step
         remaining = (self.total_steps - step) * self.tokens_per_step
-        self.status.update(
-            step=step,
-            tokens_seen=tokens_seen,
-            epoch=round(tokens_seen / max(1, self.tokens_per_epoch), 4),
-            eta_s=remaining / row["tokens_per_s"] if row.get("tokens_per_s") else None,
-        )
+        rate = row.get("tokens_per_s")
+        self.status.update(eta_s=remaining / rate if rate else None)
         if self.status.run is not None:
             self.status.run.append("metrics", row)
         for listener in self.listeners:

@@ -31,6 +31,7 @@ class StatusWriter:
         self.run = run
         self.status = RunStatus(pid=os.getpid(), host=socket.gethostname(), **fields)
         self.non_training_s = 0.0
+        self._blocks = 0  # `state` blocks within one another
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._heartbeat = threading.Thread(target=self._write_heartbeats, daemon=True)
@@ -38,22 +39,30 @@ class StatusWriter:
         if run is not None:
             self._heartbeat.start()
 
-    def update(self, **fields: Any) -> None:
-        """Set fields of the status and write it."""
+    def note(self, **fields: Any) -> None:
+        """Set fields of the status, which the next update or heartbeat writes."""
         with self._lock:
             for name, value in fields.items():
                 setattr(self.status, name, value)
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of the status and write it."""
+        self.note(**fields)
+        with self._lock:
             self._write()
 
     @contextlib.contextmanager
     def state(self, state: State) -> Iterator[None]:
         """Set `state` while the block runs, and do not count its time as training."""
         previous, start = self.status.state, time.perf_counter()
+        self._blocks += 1
         self.update(state=state)
         try:
             yield
         finally:
-            self.non_training_s += time.perf_counter() - start
+            self._blocks -= 1
+            if not self._blocks:  # the time of a block within another is part of the outer one's
+                self.non_training_s += time.perf_counter() - start
             self.update(state=previous)
 
     def end(self, state: State, error: str | None = None) -> None:
