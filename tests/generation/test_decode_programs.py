@@ -11,7 +11,7 @@ from kgpt.generation.compiled import CompiledFunctions, CompiledProgram
 from kgpt.generation.decode import MAX_DECODE_STEPS
 from kgpt.generation.program import GENERAL, GREEDY, SAMPLE, decode_programs, program_for
 from kgpt.generation.runner import ModelRunner
-from kgpt.generation.scheduler import generate
+from kgpt.generation.scheduler import GenerationJob, Scheduler, generate
 from kgpt.generation.sequence import Request
 from tests.generation.models import KINDS, greedy, prompts
 
@@ -121,15 +121,38 @@ def test_a_call_of_few_steps_generates_as_many_tokens(model, reference):
     assert decoded(run, model, configs, 3) == [tokens[:3] for tokens in reference(configs)]
 
 
-@pytest.mark.skipif(backend.name != "torch", reason="a draft takes XLA half a minute to compile")
-def test_a_draft_is_verified_without_branches_too(model):
+@pytest.fixture
+def twin(model):
+    """The same model, with all programs of a GPU."""
     with pytest.MonkeyPatch.context() as patch:
         pretend_gpu(patch)
         twin = type(model)(model.config, seed=3)
-        CompiledFunctions.of(twin)
+        assert len(CompiledFunctions.of(twin).programs) == 3
+    return twin
+
+
+on_torch = pytest.mark.skipif(backend.name != "torch", reason="XLA takes a minute to compile all")
+
+
+@on_torch
+def test_a_draft_is_verified_without_branches_too(model, twin):
     request = Request(prompts(9)[0], greedy(18))
     want = generate(model, [request])[0].token_ids
     assert generate(twin, [request], draft_model="prompt_lookup")[0].token_ids == want
+
+
+@on_torch
+def test_after_the_warm_up_no_batch_compiles_anything(twin):
+    scheduler = Scheduler(twin, max_num_seqs=4, max_context=64)
+    for shape in scheduler.warm_up_shapes():
+        scheduler.warm_up(*shape)
+    before = CompiledFunctions.of(twin).compilations()
+    for _, configs in BATCHES.values():
+        jobs = [GenerationJob(request) for request in requests_of(configs)]
+        scheduler.waiting.extend(jobs)
+        scheduler.run()
+        assert all(job.finish_reason in ("stop", "length") for job in jobs)
+    assert CompiledFunctions.of(twin).compilations() == before >= 6
 
 
 def test_a_call_of_any_length_is_made_of_two_programs():
