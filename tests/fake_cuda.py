@@ -37,6 +37,8 @@ class _WithoutCuda(TorchFunctionMode):
             view, tensors = _split(*args[:2])
             torch.ops.aten.index_put_(view, tensors, args[2]) if tensors else view.copy_(args[2])
             return None
+        if func is torch.Tensor.copy_ and not torch.cuda.is_available():
+            return torch.ops.aten.copy_(*args)
         if func in (torch.as_tensor, torch.tensor) and not isinstance(args[0], torch.Tensor):
             return torch.empty(np.shape(args[0]), **(kwargs or {}))
         return func(*args, **(kwargs or {}))

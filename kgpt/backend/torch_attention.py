@@ -96,7 +96,7 @@ def _attention_device(device: Any) -> AttentionDevice:
     """What attention depends on, of a `torch.device`."""
     if device.type == "cpu":
         return AttentionDevice("cpu")
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_available():  # a fake tensor's device
         return AttentionDevice("gpu")
     has_triton = importlib.util.find_spec("triton") is not None
     return AttentionDevice("gpu", torch.cuda.get_device_capability(device), has_triton=has_triton)

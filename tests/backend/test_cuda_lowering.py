@@ -13,7 +13,7 @@ import pytest
 from kgpt import backend
 from kgpt.backend.attention_choice import AttentionCall, AttentionDevice, jax_attention
 from kgpt.generation import decode
-from kgpt.generation.program import GENERAL, GREEDY, SAMPLE
+from kgpt.generation.program import SAMPLE
 from tests.backend.architectures import (
     BATCH,
     HEAD_DIMS,
@@ -134,16 +134,6 @@ def with_variables(model, function):
             return function(*args)
 
     return run, [shape_of(v.shape, v.dtype) for v in model.variables]
-
-
-@pytest.mark.parametrize("program", [GREEDY, SAMPLE, GENERAL], ids=["greedy", "sample", "general"])
-def test_a_decode_program_has_no_condition(h100, program):
-    """On a GPU each would be a round trip to the host."""
-    model = build("llama", "bfloat16")
-    text = decode_text(model, program._replace(branches=False))
-    assert "stablehlo.case" not in text and "stablehlo.if" not in text
-    assert "stablehlo.while" not in text
-    assert "stablehlo.case" in decode_text(model, GENERAL)
 
 
 def decode_text(model, program):
