@@ -196,7 +196,8 @@ def test_when_all_are_damaged_it_says_so(whole, data):
         flip_a_byte(run.checkpoint_path(step) / "model.safetensors")
     with pytest.raises(RunError, match="No checkpoint of the run run is undamaged"):
         Trained(make_config(data, **DROPOUT), resume=True)
-    assert run.status().state == "failed" and "undamaged" in run.status().error
+    # The run itself ended well; only resuming it failed.
+    assert run.status().state == "finished" and "undamaged" in run.status().error
 
 
 def copied(run: Run) -> Run:
