@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -22,7 +23,9 @@ from torch.overrides import TorchFunctionMode
 def fake_cuda() -> Iterator[FakeTensorMode]:
     """A scope whose tensors are fake and on a CUDA device."""
     fake = FakeTensorMode(allow_non_fake_inputs=False)
-    with fake, keras.device("cuda:0"), _WithoutCuda():
+    with fake, keras.device("cuda:0"), _WithoutCuda(), pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
         yield fake
 
 
