@@ -68,8 +68,7 @@ def _compiled(kind: Any, config: Any, train: TrainConfig) -> GPT:
 
 def decoding(model: GPT, program: Any) -> tuple[Any, Any, Any]:
     """Parameters, progress and cache of sequences that `program` decodes, as tensors."""
-    params, state = keras.tree.map_structure(
-        ops.convert_to_tensor, idle_sequences(BATCH, model.config.known_vocab_size)
-    )
-    progress = start_progress(state, program, ops)
+    params, state = idle_sequences(BATCH, model.config.known_vocab_size)
+    start = (params, start_progress(state, program))
+    params, progress = keras.tree.map_structure(ops.convert_to_tensor, start)
     return params, progress, model.new_cache(BATCH, CACHE_LEN)
