@@ -73,10 +73,10 @@ def _weighted_values(weights: Tensor, v: Tensor) -> Tensor:
     return ops.reshape(ops.matmul(_group(weights, v.shape[1]), v), shape)
 
 
-def _group(x: Tensor, kv_heads: int) -> Tensor:
+def _group(x: Tensor, num_kv_heads: int) -> Tensor:
     """(B, N, T, ...) as (B, K, N / K * T, ...): the query heads of a key/value head together."""
-    groups = x.shape[1] // kv_heads
-    return ops.reshape(x, (-1, kv_heads, groups * ops.shape(x)[2], ops.shape(x)[3]))
+    groups = x.shape[1] // num_kv_heads
+    return ops.reshape(x, (-1, num_kv_heads, groups * ops.shape(x)[2], ops.shape(x)[3]))
 
 
 def causal_mask(

@@ -75,13 +75,13 @@ def test_attention_and_its_gradient(gpu, head_dim, dtype):
     import jax
 
     chosen = jax_attention(gpu, AttentionCall(dtype, head_dim))
-    for kv_heads, window in ((4, None), (2, 100)):
+    for num_kv_heads, window in ((4, None), (2, 100)):
 
         def loss(q, k, v, window=window):
             return backend.causal_attention(q, k, v, window).astype("float32").sum()
 
         query = shape_of((BATCH, 256, 4, head_dim), dtype)
-        key = shape_of((BATCH, 256, kv_heads, head_dim), dtype)
+        key = shape_of((BATCH, 256, num_kv_heads, head_dim), dtype)
         text = lowered(jax.grad(loss, (0, 1, 2)), query, key, key)
         assert (CUDNN in text) == (chosen == "cudnn")
 

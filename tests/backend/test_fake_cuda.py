@@ -135,10 +135,10 @@ def test_prefill_and_decoding_with_a_preset(name):
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_causal_attention(head_dim, dtype):
-    for kv_heads in (4, 2):
+    for num_kv_heads in (4, 2):
         for window in (None, 100):
             query = zeros(BATCH, 256, 4, head_dim, dtype=dtype)
-            key = zeros(BATCH, 256, kv_heads, head_dim, dtype=dtype)
+            key = zeros(BATCH, 256, num_kv_heads, head_dim, dtype=dtype)
             heads = backend.causal_attention(query, key, key, window)
             assert_on_cuda(heads)
             assert heads.shape == query.shape and heads.dtype == query.dtype
