@@ -1,6 +1,7 @@
 """Memory that cannot be had, asked for in earnest, on each backend by the engine."""
 
 import functools
+import time
 
 import pytest
 from keras import ops
@@ -54,8 +55,11 @@ def test_without_memory_for_more_slots_requests_wait(generator, monkeypatch):
     scheduler = generator.engine._scheduler
     monkeypatch.setattr(scheduler, "max_num_seqs", scheduler.max_num_seqs)  # restored at the end
     monkeypatch.setattr(scheduler.runner, "resize", exhaust)
-    alone = generator.generate("To be", GREEDY).text
-    texts = [each.text for each in generator.generate_batch(["To be"] * 3, GREEDY)]
+    decode = scheduler.runner.decode
+    monkeypatch.setattr(scheduler.runner, "decode", lambda *args: time.sleep(0.05) or decode(*args))
+    sampling = GREEDY.model_copy(update={"max_tokens": 40})  # so that the requests overlap
+    alone = generator.generate("To be", sampling).text
+    texts = [each.text for each in generator.generate_batch(["To be"] * 3, sampling)]
     assert texts == [alone] * 3
     assert scheduler.max_num_seqs == 1
 
