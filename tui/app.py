@@ -26,6 +26,7 @@ from kgpt_tui.shared.app_protocol import Options
 from kgpt_tui.shared.display import pasteable
 from kgpt_tui.shared.ordered_input import OrderedInput
 from kgpt_tui.shared.settings import Settings, SettingsFile
+from kgpt_tui.shared.textual_private import Palette
 from kgpt_tui.shared.themes import THEMES, markdown_styles
 
 
@@ -143,7 +144,7 @@ class KgptApp(App[None]):
 
     def action_command_palette(self) -> None:
         if not isinstance(self.screen, CommandPalette):  # Textual's has an id: one in all modes
-            self.push_screen(CommandPalette())
+            self.push_screen(Palette())
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield SystemCommand("Home", "What can be done here (F2)", partial(self.action_go, "home"))
@@ -160,7 +161,10 @@ class KgptApp(App[None]):
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `kgpt-tui`."""
     parser = argparse.ArgumentParser(prog="kgpt-tui", description="Chat, watch and train.")
-    parser.add_argument("--model", help="a model directory, a run, or run@step to chat with")
+    parser.add_argument(
+        "--model",
+        help="a model directory, a run, or run@step to chat with; with --server one of its",
+    )
     parser.add_argument("--server", help="address of a running `kgpt serve`")
     parser.add_argument("--api-key-file", type=Path, help="file that contains the server's key")
     parser.add_argument("--run", help="a training run to watch")

@@ -14,9 +14,11 @@ from textual.widgets import Input
 from kgpt_tui.app import KgptApp
 from kgpt_tui.chat.composer import Composer
 from kgpt_tui.chat.message_list import MessageList
+from kgpt_tui.home.screen import HomeScreen
 from kgpt_tui.models.discovery import data_sets, models, texts
 from kgpt_tui.models.screen import ModelScreen
 from kgpt_tui.runs.watch import WatchScreen
+from kgpt_tui.shared.help import sections
 from kgpt_tui.shared.text_dialog import TextDialog
 from kgpt_tui.train.screen import TrainScreen
 from tests.tui.chatting import Chat, chat
@@ -151,3 +153,25 @@ def test_an_answer_with_escape_sequences_is_edited_as_text(tmp_path: Path) -> No
         await chat.until(lambda: chat.texts[-1] == PLAIN + "!")
 
     chat(script, tmp_path, answer=ESCAPES)
+
+
+def test_keys_come_before_the_palette_has_its_list(tmp_path: Path) -> None:
+    async def script(app: KgptApp, pilot: Pilot[None]) -> None:
+        for key in ("pagedown", "pageup", "down"):
+            burst(app, "ctrl+p", "x", key, "escape", "escape")
+            await settled(app)
+        assert isinstance(app.screen, HomeScreen)
+
+    drive(script, tmp_path)
+
+
+def test_help_lists_each_key_once_in_its_section(tmp_path: Path) -> None:
+    async def script(app: KgptApp, pilot: Pilot[None]) -> None:
+        for mode in MODES:
+            burst(app, mode)
+            await settled(app)
+            for title, rows in sections(app.screen):
+                keys = [key for shown, _ in rows for key in shown.split(", ") if key != "esc"]
+                assert len(keys) == len(set(keys)), (mode, title)  # Escape differs by the moment
+
+    drive(script, tmp_path)
