@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from kgpt.text.tokenizer import CHATML_TEMPLATE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TEXT = "Once upon a time it was Monday. Anna went to the park. The boat is red.\n\n" * 200
@@ -45,10 +49,11 @@ def test_streaming_shows_text_and_probabilities(trained: Path) -> None:
 
 
 def test_a_conversation_has_two_answers(trained: Path) -> None:
-    from kgpt import Tokenizer
-
-    assert Tokenizer.load(trained / "out" / "model").vocab_size > 256
-    assert len(run(trained, "chat.py", "out/model").splitlines()) >= 2
+    shutil.copytree(trained / "out" / "model", trained / "chat")
+    file = trained / "chat" / "tokenizer_config.json"  # as of a model trained on conversations
+    config = json.loads(file.read_text()) | {"chat_template": CHATML_TEMPLATE}
+    file.write_text(json.dumps(config))
+    assert len(run(trained, "chat.py", "chat").splitlines()) >= 2
 
 
 def test_the_openai_client_streams_an_answer() -> None:

@@ -22,7 +22,7 @@ class Echo:
 
     def stream(self, ids, sampling):
         if ids[-1] == "fail":
-            yield GenerationChunk("FA", error="The model is gone.")
+            yield GenerationChunk("FA", finish_reason="error", error="The model is gone.")
         yield from map(GenerationChunk, ids[-1].upper())
 
 
