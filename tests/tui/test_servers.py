@@ -149,11 +149,14 @@ def test_the_cursor_of_the_inspector_stays_on_the_screen(tmp_path: Path) -> None
         await chat.press("ctrl+t")
         messages = chat.screen.query_one(MessageList)
         view = messages.view(chat.path[-1])
+
+        def line() -> int:
+            return view.virtual_region.y + view.token_line() - messages.scroll_offset.y
+
         for key in ["L"] * 40 + ["H"] * 40:
             burst(chat.app, key)
             await settled(chat.app)
             await chat.pilot.pause()
-            y = view.virtual_region.y + view.token_line() - messages.scroll_offset.y
-            assert 0 <= y < messages.size.height, key
+            await chat.until(lambda: 0 <= line() < messages.size.height, f"the token after {key}")
 
     chat(script, tmp_path, answer=" ".join(f"word{n}" for n in range(400)))

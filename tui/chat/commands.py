@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kgpt.errors import UsageError
 from kgpt_tui.chat.controller import ChatController
 from kgpt_tui.chat.conversation import Message
+from kgpt_tui.shared.text_dialog import TextDialog
 
 if TYPE_CHECKING:
     from kgpt_tui.chat.sides import PanelName
@@ -26,6 +27,8 @@ class CommandHost(Protocol):
     """What a command can do: change the chat by the controller, and show things."""
 
     @property
+    def app(self) -> Any: ...
+    @property
     def controller(self) -> ChatController: ...
 
     @property
@@ -33,13 +36,10 @@ class CommandHost(Protocol):
 
     def use_model(self, model: str) -> None: ...
     def action_models(self) -> None: ...
-    def edit_system(self) -> None: ...
     def inspect_message(self, message: Message) -> None: ...
     def action_panel(self, name: PanelName) -> None: ...
     def action_sidebar(self) -> None: ...
     def search_chats(self, words: str) -> None: ...
-    def show_help(self) -> None: ...
-    async def quit_app(self) -> None: ...
 
 
 Function = Callable[[CommandHost, str], Awaitable[None] | None]
@@ -115,7 +115,10 @@ def system(host: CommandHost, argument: str) -> None:
     if argument:
         host.controller.set_system(argument)
     else:
-        host.edit_system()
+        dialog = TextDialog("System prompt", host.controller.conversation.system)
+        host.app.push_screen(
+            dialog, lambda text: None if text is None else host.controller.set_system(text)
+        )
 
 
 @command("<name=value>")
@@ -234,10 +237,10 @@ async def delete(host: CommandHost, argument: str) -> None:
 @command()
 def help_(host: CommandHost, argument: str) -> None:
     """Every key of this screen."""
-    host.show_help()
+    host.app.action_help()
 
 
 @command()
 async def quit_(host: CommandHost, argument: str) -> None:
     """Leave kgpt."""
-    await host.quit_app()
+    await host.app.action_quit()

@@ -37,7 +37,6 @@ from kgpt_tui.chat.view import ChatView
 from kgpt_tui.shared.app_protocol import kgpt_app
 from kgpt_tui.shared.key_bar import KeyBar
 from kgpt_tui.shared.settings import data_folder
-from kgpt_tui.shared.text_dialog import TextDialog
 
 AUTOSAVE_S, SERVER_CHECK_S = 1.0, 2.0
 
@@ -205,23 +204,9 @@ class ChatScreen(Screen[None]):
         else:
             await self.run_command(event.command.name)
 
-    def show_help(self) -> None:
-        kgpt_app(self).action_help()
-
-    async def quit_app(self) -> None:
-        await self.app.action_quit()
-
-    def edit_system(self) -> None:
-        """Change the system prompt."""
-        dialog = TextDialog("System prompt", self.controller.conversation.system)
-        self.app.push_screen(
-            dialog, lambda text: None if text is None else self.controller.set_system(text)
-        )
-
     # -- messages ----------------------------------------------------------------------------
 
     def action_stop(self) -> None:
-        """Escape while an answer is generated."""
         self.controller.stop()
 
     async def action_regenerate(self) -> None:
