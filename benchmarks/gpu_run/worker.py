@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 import traceback
 from typing import Any
@@ -24,6 +25,8 @@ def emit(**row: Any) -> None:
 
 
 def main() -> None:
+    # A job in the background of a shell inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     job = json.loads(sys.argv[1])
     module = importlib.import_module(f"benchmarks.gpu_run.{MODULES[job['kind']]}")
     try:
