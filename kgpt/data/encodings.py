@@ -21,6 +21,14 @@ BYTE_ORDER_MARKS = (
 )
 
 
+def open_file(file: Path) -> BinaryIO:
+    """Open a file for reading; raises `DataError` if it cannot be."""
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+
+
 def detect_encoding(file: Path, name: str) -> str:
     """The encoding of a text file: "utf-8", or the Python name of another one.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kgpt.data.encodings import open_file
 from kgpt.errors import DataError, UsageError
 
 ROW_FORMATS = ("jsonl", "json", "csv", "parquet")
@@ -35,7 +36,7 @@ def read_rows(file: Path, kind: str, name: str) -> Iterator[Row]:
 
 def _jsonl(file: Path, name: str) -> Iterator[Row]:
     end = 0
-    with _open(file) as raw:
+    with open_file(file) as raw:
         for number, line in enumerate(raw, 1):
             end += len(line)
             if not line.strip():
@@ -54,7 +55,7 @@ def _json(file: Path, name: str) -> Iterator[Row]:
     if size > LARGEST_JSON:
         raise DataError(f"{name} is too large for a .json file; write one row a line, as .jsonl.")
     try:
-        value = json.loads(_open(file).read())
+        value = json.loads(open_file(file).read())
     except ValueError as error:
         raise DataError(f"{name} is not JSON: {error}.") from None
     if isinstance(value, dict):
@@ -111,13 +112,6 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where} is no JSON object.")
     return row
-
-
-def _open(file: Path) -> Any:
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 READERS = {"jsonl": _jsonl, "json": _json, "csv": _csv, "parquet": _parquet}

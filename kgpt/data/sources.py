@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from kgpt.conversations import Message, messages_of_row
-from kgpt.data.encodings import check_encoding, detect_encoding, transcode
+from kgpt.data.encodings import check_encoding, detect_encoding, open_file, transcode
 from kgpt.data.rows import ROW_FORMATS, read_rows
 from kgpt.errors import DataError, UsageError
 from kgpt.files import os_errors_as_kgpt
@@ -126,7 +126,7 @@ class Corpus:
 
     def _separated(self, file: Path) -> Iterator[Document]:
         """The documents between separators; the whole file without one."""
-        with _open(file) as raw:
+        with open_file(file) as raw:
             text = self._decode(raw)
             if self.separator is None:
                 yield Document(text)
@@ -136,7 +136,7 @@ class Corpus:
     def _split_by_position(self, file: Path) -> Iterator[Document]:
         """One text as two documents: the beginning for training, the end for validation."""
         size = file.stat().st_size
-        with _open(file) as raw:
+        with open_file(file) as raw:
             cut = _character_boundary(raw, int(size * (1 - self.val_fraction)))
             raw.seek(0)
             yield Document(self._decode(raw, cut), split="train")
@@ -238,7 +238,7 @@ class Corpus:
         target = Path(tempfile.mkdtemp(dir=self._spool.name)) / name
         with (
             os_errors_as_kgpt(f"decompress {path} into {self._spool.name}"),
-            sys.stdin.buffer if path.name == "-" else _open(path) as raw,
+            sys.stdin.buffer if path.name == "-" else open_file(path) as raw,
             target.open("wb") as plain,
         ):
             if path.name == "-":
@@ -263,14 +263,6 @@ class Corpus:
         bad = f"; {replaced:,} characters could not be decoded and became U+FFFD" * bool(replaced)
         self.notes.append(f"{name}: decoded from {encoding}{bad}")
         return target
-
-
-def _open(file: Path) -> BinaryIO:
-    """Open a file for reading; raises `DataError` if it cannot be."""
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _format(file: Path) -> str:
