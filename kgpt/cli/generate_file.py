@@ -50,6 +50,7 @@ def read_prompts(source: str) -> list[str]:
     """The prompts of a file: one per line, or the "prompt" of a JSON object per line."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        text = text.removeprefix("\ufeff")  # a byte-order mark is no part of the first prompt
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source} cannot be read: {error}.") from None
     prompts = []

@@ -63,7 +63,7 @@ def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
     With `sections`, each value must be a mapping; its renamed keys get their current names.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).replace("\n", " ")
         raise UsageError(f"{path} is not a valid YAML file: {reason}.") from None

@@ -43,7 +43,7 @@ class ApiKeys:
             UsageError: the file cannot be read, or has no valid key.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise UsageError(f"The API key file {path} cannot be read: {reason}.") from None

@@ -124,3 +124,12 @@ def test_settings_are_taken_or_refused_in_a_sentence(engine, flags):
 )
 def test_what_is_refused_is_told(engine, words, sentence):
     assert run(engine, ["--prompt", "a", *words]) == (2, "", f"kgpt: {sentence}\n")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch):
+    from kgpt.cli.generate_file import read_prompts
+
+    (tmp_path / "a.txt").write_text("\ufeffTo be\nOr not", encoding="utf-8")
+    assert read_prompts(str(tmp_path / "a.txt")) == ["To be", "Or not"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffTo be\n"))
+    assert read_prompts("-") == ["To be"]

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from kgpt.conversations import parse_messages
 from kgpt.errors import KgptError, UsageError
 from kgpt.files import os_errors_as_kgpt, write_text
 from kgpt_tui.chat.conversation import Conversation, Message
@@ -62,7 +63,7 @@ def read_conversation(path: Path) -> Conversation:
             raise KgptError(f"{path} is too large for a conversation.")
         raw = path.read_bytes()
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
         found = _from_json(json.loads(text)) if path.suffix == ".json" else _from_markdown(text)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise KgptError(f"{path} holds no conversation that can be read.") from None
@@ -90,11 +91,11 @@ def _from_json(body: Any) -> Conversation:
     if isinstance(body, list) or "format" not in body:
         turns = body if isinstance(body, list) else body["messages"]
         conversation = Conversation()
-        for turn in turns:
+        for turn in parse_messages(turns):
             if turn["role"] == "system":
-                conversation.system = str(turn["content"])
+                conversation.system = turn["content"]
             else:
-                _append(conversation, turn["role"], str(turn["content"]))
+                _append(conversation, turn["role"], turn["content"])
         return conversation
     conversation = Conversation(
         title=str(body["title"]),

@@ -157,7 +157,7 @@ def _progress(health: Health) -> str:
 def read_key(path: Path) -> str:
     """The API key in a file."""
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The key file {path} cannot be read: {error}.") from None
 

@@ -1,0 +1,38 @@
+"""Conversations of other software are read as they are meant."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kgpt.errors import KgptError
+from kgpt_tui.chat.import_export import read_conversation
+
+PARTS = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]
+
+
+def read(path: Path, body: object, mark: bytes = b"") -> tuple[str, list[tuple[str, str]]]:
+    path.write_bytes(mark + json.dumps(body).encode())
+    found = read_conversation(path)
+    return found.system, [(message.role, message.content) for message in found.path]
+
+
+def test_null_contents_parts_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": None},
+        {"role": "assistant", "content": PARTS, "refusal": None},
+    ]
+    expected = ("Be brief.", [("user", ""), ("assistant", "Hello!")])
+    assert read(tmp_path / "a.json", messages) == expected
+    assert read(tmp_path / "a.json", {"messages": messages}, b"\xef\xbb\xbf") == expected
+
+
+def test_sharegpt_turns_are_read(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]
+    assert read(tmp_path / "a.json", turns) == ("", [("user", "Hi"), ("assistant", "Hello!")])
+
+
+def test_a_role_that_is_unknown_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KgptError, match="no conversation that can be read"):
+        read(tmp_path / "a.json", [{"role": "narrator", "content": "x"}])
