@@ -37,7 +37,7 @@ def _is_off(name: str, value: Any) -> bool:
         return True
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     limit = 0 if name in (*NEEDS_TO_BE_POSITIVE, "top_k", "max_tokens") else -1
-    return is_number and (value <= limit or value == -1)
+    return is_number and value <= limit
 
 
 def generation_config(

@@ -122,6 +122,24 @@ def test_opening_another_conversation_stops_the_generation_and_keeps_its_text():
     connected(script, pause=0.05)
 
 
+def test_a_model_lost_during_a_prediction_fails_nothing(monkeypatch):
+    async def script(controller, listener, fake):
+        session = controller.session
+        ids = session.client.ids
+
+        async def lose(messages):
+            found = await ids(messages)
+            session.client = None
+            return found
+
+        client = session.client
+        monkeypatch.setattr(client, "ids", lose)
+        assert await session.next_tokens("hello")
+        session.client = client
+
+    connected(script)
+
+
 def test_a_branch_keeps_the_tokens_before_it():
     async def script(controller, listener, fake):
         await controller.send("hello")

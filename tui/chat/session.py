@@ -199,15 +199,15 @@ class ChatSession:
 
     async def next_tokens(self, typed: str) -> tuple[TopLogprob, ...]:
         """What the model would write after the text being typed, or begin its answer with."""
-        if self.client is None:
+        client, conversation = self.client, self.conversation  # `client` may be lost meanwhile
+        if client is None:
             return ()
-        conversation = self.conversation
         if self.is_text:
             prompt = conversation.text(conversation.path) + typed
-            return await self.client.next_tokens(prompt, self.sampling)
+            return await client.next_tokens(prompt, self.sampling)
         messages = conversation.prompt(conversation.path)
-        ids = await self.client.ids([*messages, {"role": "user", "content": typed}])
-        return await self.client.next_tokens(ids, self.sampling)
+        ids = await client.ids([*messages, {"role": "user", "content": typed}])
+        return await client.next_tokens(ids, self.sampling)
 
 
 def can_branch_to(token: TopLogprob) -> bool:
