@@ -112,14 +112,18 @@ class KgptApp(App[None]):
             chat.call_after_refresh(lambda: chat.use_model(model))  # type: ignore[attr-defined]
 
     def open_run(self, run: Path | str) -> None:
-        """Watch a run, on top of the table of runs."""
+        """Watch a run, on top of the table of runs and in place of what is there."""
         from kgpt.runs import find_run
 
         self.switch_mode("runs")
         try:
-            self.push_screen(screens.make("watch", find_run(str(run)).path))
+            watch = screens.make("watch", find_run(str(run)).path)
         except KgptError as error:
             self.notify(str(error), severity="error", markup=False)
+            return
+        for _ in self.screen_stack[1:]:
+            self.pop_screen()
+        self.push_screen(watch)
 
     def open_train(self) -> None:
         """Go to the form that starts a run."""
@@ -135,16 +139,20 @@ class KgptApp(App[None]):
         self.run_worker(quit_app(self), group="quit", exclusive=True)
 
     def action_help(self) -> None:
-        if self.screen.name != "help":
+        if not self._is_open("help"):
             self.push_screen(screens.make("help", self.screen))
 
     def action_settings(self) -> None:
-        if self.screen.name != "settings":
+        if not self._is_open("settings"):
             self.push_screen(screens.make("settings"))
 
+    def _is_open(self, name: str) -> bool:
+        """True if a screen of this name is shown, or lies under the one that is."""
+        return any(screen.name == name for screen in self.screen_stack)
+
     def action_command_palette(self) -> None:
-        if not isinstance(self.screen, CommandPalette):  # Textual's has an id: one in all modes
-            self.push_screen(Palette())
+        if not any(isinstance(screen, CommandPalette) for screen in self.screen_stack):
+            self.push_screen(Palette())  # Textual's has an id: one in all modes
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield SystemCommand("Home", "What can be done here (F2)", partial(self.action_go, "home"))

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kgpt.config import SamplingConfig
 from kgpt.serving.security import ApiKeys
 from tests.serving.fakes import FakeGenerator
 from tests.serving.harness import eventually
@@ -124,6 +126,122 @@ def test_asks_for_a_key_and_says_what_was_refused(page, serve):
     page.keyboard.press("Enter")
     page.locator(".note.error").wait_for()
     assert "context" in page.locator(".note.error").text_content()
+
+
+def ask(page, text):
+    """Send `text` and wait for the end of the answer; returns its element."""
+    page.get_by_label("Message").fill(text)
+    eventually(lambda: page.get_by_role("button", name="Send").is_enabled())
+    answer = page.locator(".assistant").nth(page.locator(".assistant").count())
+    page.keyboard.press("Enter")
+    answer.locator(".note").first.wait_for()
+    return answer
+
+
+def test_a_conversation_goes_on_beyond_the_context(page, serve):
+    running = serve(FakeGenerator(max_context=200))
+    page.goto(running.url)
+    answers = [ask(page, f"Question {number}: {'and so on. ' * 4}") for number in range(5)]
+    assert page.locator(".note.error").count() == 0
+    assert "left out" not in answers[0].text_content()
+    assert "older messages left out of the context" in answers[-1].text_content()
+    assert page.problems == []
+
+
+def stream(page, *events, status=200):
+    """Let the server's answer be these events, all in one write."""
+    body = "".join(
+        f"data: {event if event == '[DONE]' else json.dumps(event)}\n\n" for event in events
+    )
+    headers = {"content-type": "text/event-stream"}
+    page.route(
+        "**/v1/chat/completions", lambda r: r.fulfill(status=status, body=body, headers=headers)
+    )
+
+
+PIECES = [{"choices": [{"index": 0, "delta": {"content": text}}]} for text in ("So", " it", " is")]
+END = [
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}},
+]
+
+
+def test_an_answer_in_one_piece_has_no_rate(page, serve):
+    running = serve(FakeGenerator(delay=0.02))
+    page.goto(running.url)
+    assert "tokens/s" in ask(page, "Slowly").text_content()
+    stream(page, *PIECES, *END, "[DONE]")
+    text = ask(page, "At once").text_content()
+    assert text.startswith("So it is3 tokens") and "tokens/s" not in text
+
+
+@pytest.mark.parametrize(
+    ("events", "sentence"),
+    [
+        (PIECES, "closed the connection in the middle"),
+        ([*PIECES, {"error": {"message": "Out of memory; ask for less."}}], "Out of memory"),
+        ([{"error": {"message": "Out of memory; ask for less."}}], "Out of memory"),
+    ],
+)
+def test_an_answer_that_fails_says_why_and_loses_no_text(page, serve, events, sentence):
+    running = serve()
+    page.goto(running.url)
+    stream(page, *events)
+    answer = ask(page, "My question")
+    assert sentence in answer.locator(".note.error").text_content()
+    typed = page.get_by_label("Message").input_value()
+    assert typed == ("" if events[0] in PIECES else "My question")
+    page.unroute("**/v1/chat/completions")
+    assert ask(page, "My question").locator(".note.error").count() == 0
+
+
+def test_a_server_that_has_gone_leaves_the_text(page, serve):
+    running = serve()
+    page.goto(running.url)
+    eventually(lambda: page.locator("#model").text_content().startswith("fake"))
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    answer = ask(page, "Are you there?")
+    assert "is it still running?" in answer.locator(".note.error").text_content()
+    assert page.get_by_label("Message").input_value() == "Are you there?"
+
+
+def test_another_conversation_knows_nothing_of_a_running_answer(page, serve):
+    running = serve(FakeGenerator(delay=0.02))
+    page.goto(running.url)
+    sent = []
+    page.on("request", lambda r: "completions" in r.url and sent.append(r.post_data_json))
+    page.get_by_label("Message").fill("First")
+    eventually(lambda: page.get_by_role("button", name="Send").is_enabled())
+    page.keyboard.press("Enter")
+    eventually(lambda: len(page.locator(".assistant").text_content()) > 3)
+    page.get_by_role("button", name="New").click()
+    ask(page, "Second")
+    assert page.locator(".turn").count() == 2
+    assert sent[-1]["messages"] == [{"role": "user", "content": "Second"}]
+    assert page.problems == []
+
+
+def test_the_models_own_sampling_settings_are_its_defaults(page, serve):
+    generator = FakeGenerator()
+    generator.default_sampling = SamplingConfig(max_tokens=7, temperature=0.25)
+    page.goto(serve(generator).url)
+    assert "7 tokens" in ask(page, "Hello").text_content()
+    assert generator.samplings[-1].temperature == 0.25
+    page.get_by_role("button", name="Sampling").click()
+    assert page.get_by_label("temperature").get_attribute("placeholder") == "0.25"
+
+
+def test_enter_accepts_what_an_input_method_proposes_and_sends_nothing(page, serve):
+    page.goto(serve().url)
+    prompt = page.get_by_label("Message")
+    prompt.fill("かんじ")
+    eventually(lambda: page.get_by_role("button", name="Send").is_enabled())
+    for composing in ({"isComposing": True}, {"keyCode": 229}):  # the latter in Safari
+        prompt.dispatch_event("keydown", {"key": "Enter", "bubbles": True, **composing})
+    assert prompt.input_value() == "かんじ" and page.locator(".turn").count() == 0
+    page.keyboard.press("Shift+Enter")
+    assert prompt.input_value() == "かんじ\n"
+    assert ask(page, "漢字").text_content()
 
 
 def test_documentation_shows_every_endpoint(page, serve):

@@ -51,6 +51,38 @@ def test_every_dialog_opens_on_every_screen_at_once(tmp_path: Path, opener: str)
     drive(script, tmp_path)
 
 
+def test_screens_opened_over_one_another_do_not_pile_up(tmp_path: Path) -> None:
+    async def script(app: KgptApp, pilot: Pilot[None]) -> None:
+        for _ in range(5):
+            burst(app, "f1", "f10", "enter", "ctrl+p")  # enter edits a setting, in a dialog
+        await settled(app)
+        names = [screen.name or type(screen).__name__ for screen in app.screen_stack[1:]]
+        assert len(names) == len(set(names)), names
+        for below in range(len(names), 0, -1):
+            burst(app, "escape")
+            await settled(app)
+            await wait_until(pilot, lambda below=below: len(app.screen_stack) == below)
+
+    drive(script, tmp_path)
+
+
+def test_a_run_takes_the_place_of_the_one_watched_before(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", name) for name in ("fox", "owl")]
+
+    async def script(app: KgptApp, pilot: Pilot[None]) -> None:
+        for run in runs * 2:
+            app.open_run(run.path)
+            burst(app, "f1", "f2")
+            await settled(app)
+        burst(app, "f4", "escape")
+        await settled(app)
+        watched = app.screen
+        assert isinstance(watched, WatchScreen) and watched.monitor.name == "owl"
+        await wait_until(pilot, lambda: len(app.screen_stack) == 2)
+
+    drive(script, tmp_path)
+
+
 def test_a_run_is_chatted_with_while_a_dialog_lies_over_the_chat(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", "fox")
 
