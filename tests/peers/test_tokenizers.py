@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Inner  # noqa: E402
 
 from kgpt.text.chat_template import load_chat_template  # noqa: E402
 from kgpt.text.tokenizer import Tokenizer  # noqa: E402
-from kgpt.text.tokenizer_files import QWEN2_WORDS  # noqa: E402
+from kgpt.text.tokenizer_files import QWEN2_PATTERN  # noqa: E402
 from tests.peers.templates import SPECIAL, TEMPLATES  # noqa: E402
 
 ALPHABETS = [
@@ -105,7 +105,7 @@ KINDS = {
     "smollm2": lambda: train(split_digits()),
     "qwen2": lambda: train(
         pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated"), byte_level(False)]
+            [pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"), byte_level(False)]
         ),
         normalizers.NFC(),
     ),
