@@ -6,10 +6,12 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kgpt.errors import KgptError, QueueFull, UsageError
 from kgpt.generation.completion import GenerationFailed
+from kgpt.generation.forward import ForwardJob
+from kgpt.generation.forward_queue import ForwardQueue
 from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.loading import LESS_MEMORY
 from kgpt.generation.scheduler import GenerationJob, OnTokens, Scheduler
@@ -43,8 +45,11 @@ class Engine:
         self.draft_model = draft_model
         self._stats = EngineStats(max_num_seqs)
         self._scheduler = Scheduler(model, max_num_seqs, max_context)
+        self._max_context = self._scheduler.runner.max_context
+        self._forward = ForwardQueue(model, max_num_seqs, self._max_context)
         self._vocab_size = model.config.known_vocab_size
         self._arrived: deque[GenerationJob] = deque()
+        self._forward_arrived: deque[ForwardJob] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -74,17 +79,34 @@ class Engine:
             request, self._counting(on_tokens), stream, deadline, draft_model=self.draft_model
         )
         with self._wake:
-            if self._closing:
-                raise UsageError("The engine is shutting down.")
-            if self.queued >= self.max_queue:
-                raise QueueFull(f"{self.max_queue} requests are waiting already; try again later.")
+            self._admit([request.prompt_ids])
             self._arrived.append(job)
-            self._stats.requests += 1
-            self._stats.prompt_tokens += len(request.prompt_ids)
             self._wake.notify()
         return job
 
-    def cancel(self, job: GenerationJob) -> None:
+    def submit_forward(self, jobs: Sequence[ForwardJob]) -> None:
+        """Queue prompts whose log-probabilities or embeddings are wanted: all of them, or none.
+
+        Raises:
+            QueueFull: too many requests wait. UsageError: a prompt cannot be run.
+        """
+        for job in jobs:
+            job.check(self._vocab_size, self._max_context)
+        with self._wake:
+            self._admit([job.token_ids for job in jobs])
+            self._forward_arrived.extend(jobs)
+            self._wake.notify()
+
+    def _admit(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Count prompts as accepted, or raise why they are not."""
+        if self._closing:
+            raise UsageError("The engine is shutting down.")
+        if self.queued + len(prompts) > self.max_queue:
+            raise QueueFull(f"{self.max_queue} requests are waiting already; try again later.")
+        self._stats.requests += len(prompts)
+        self._stats.prompt_tokens += sum(map(len, prompts))
+
+    def cancel(self, job: GenerationJob | ForwardJob) -> None:
         """End a job at the next step."""
         job.cancelled = True
         with self._wake:
@@ -92,10 +114,12 @@ class Engine:
 
     @property
     def queued(self) -> int:
-        return len(self._arrived) + len(self._scheduler.waiting)
+        arrived = len(self._arrived) + len(self._forward_arrived)
+        return arrived + len(self._scheduler.waiting) + len(self._forward.waiting)
 
     def stats(self) -> EngineStats:
-        self._stats.active = len(self._scheduler.active) + len(self._scheduler.searches)
+        generating = len(self._scheduler.active) + len(self._scheduler.searches)
+        self._stats.active = generating + len(self._forward.running)
         self._stats.queued = self.queued
         return self._stats
 
@@ -144,6 +168,8 @@ class Engine:
             if not drain:
                 for job in [*self._arrived, *self._scheduler.jobs]:
                     job.cancelled = True
+                for forward in [*self._forward_arrived, *self._forward.jobs]:
+                    forward.cancelled = True
             self._wake.notify()
         self._thread.join()
 
@@ -152,29 +178,26 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while self._scheduler.idle and not self._arrived and not self._tasks:
+                while self._idle and not self._tasks:
                     if self._closing:
                         return
                     self._wake.wait()
                 self._scheduler.waiting.extend(self._arrived)
                 self._arrived.clear()
+                self._forward.waiting.extend(self._forward_arrived)
+                self._forward_arrived.clear()
                 tasks = list(self._tasks)
                 self._tasks.clear()
             for task in tasks:
                 task()
-            if (failure := self._step()) is not None:
-                self._scheduler.fail(failure)
+            for part in (self._scheduler, self._forward):
+                if (failure := _step(part)) is not None:
+                    part.fail(failure)
 
-    def _step(self) -> KgptError | None:
-        """One step; returns its failure without a traceback, which would keep tensors alive."""
-        try:
-            with out_of_memory_as_kgpt(LESS_MEMORY):
-                self._scheduler.step()
-        except KgptError as error:
-            return type(error)(str(error))
-        except Exception as error:
-            return GenerationFailed(f"{type(error).__name__}: {error}")
-        return None
+    @property
+    def _idle(self) -> bool:
+        has_arrivals = bool(self._arrived or self._forward_arrived)
+        return not has_arrivals and self._scheduler.idle and self._forward.idle
 
     def _counting(self, on_tokens: OnTokens | None) -> OnTokens:
         def count(
@@ -187,3 +210,15 @@ class Engine:
                 on_tokens(job, tokens, finish_reason)
 
         return count
+
+
+def _step(part: Scheduler | ForwardQueue) -> KgptError | None:
+    """One step; returns its failure without a traceback, which would keep tensors alive."""
+    try:
+        with out_of_memory_as_kgpt(LESS_MEMORY):
+            part.step()
+    except KgptError as error:
+        return type(error)(str(error))
+    except Exception as error:
+        return GenerationFailed(f"{type(error).__name__}: {error}")
+    return None

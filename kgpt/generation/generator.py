@@ -10,16 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import OutOfMemoryError, UsageError
+from kgpt.generation.bad_words import BadWords
 from kgpt.generation.completion import Completion
 from kgpt.generation.context_shift import encode_chat
 from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
+from kgpt.generation.forward import ForwardJob
 from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.scheduler import GenerationJob
+from kgpt.generation.scoring import ScoredPrompt, embed, score
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource
 from kgpt.protocol import EngineStats, GenerationChunk, Usage
@@ -69,7 +74,7 @@ class TextGenerator:
         self.config = self.model.config
         self.max_context = min(max_context or self.config.max_length, self.config.max_length)
         self.engine = Engine(self.model, max_num_seqs, max_queue, self.max_context, draft_model)
-        self._bad_words: dict[str, list[list[int]]] = {}  # token sequences of each
+        self._bad_words = BadWords(self.tokenizer)
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compile what requests will need; `progress` is called with (done, total)."""
@@ -190,6 +195,30 @@ class TextGenerator:
                 on_done(index, done[-1])
         return done
 
+    # -- prompts alone --------------------------------------------------------------------------
+
+    def score(self, prompts: Sequence[Prompt], top_logprobs: int = 0) -> list[ScoredPrompt]:
+        """Log-probabilities of the tokens of each prompt, with `top_logprobs` candidates each.
+
+        Raises:
+            UsageError: a prompt is longer than the context. GenerationFailed: the engine failed.
+        """
+        return score(self.engine, self.tokenizer, self._all_ids(prompts), top_logprobs)
+
+    def embed(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Embeddings (N, hidden_dim) of length 1: the mean of each prompt's final hidden states.
+
+        Raises:
+            UsageError: a prompt is longer than the context. GenerationFailed: the engine failed.
+        """
+        return embed(self.engine, self._all_ids(prompts))
+
+    def submit_forward(self, jobs: Sequence[ForwardJob]) -> None:
+        """Queue prompts for a forward pass; see `Engine.submit_forward`."""
+        self.engine.submit_forward(jobs)
+
+    # -- the engine -----------------------------------------------------------------------------
+
     def submit(
         self,
         prompt: Prompt,
@@ -252,21 +281,27 @@ class TextGenerator:
         self, prompt: Prompt, sampling: SamplingConfig, return_logprobs: bool = False
     ) -> Request:
         """The prompt and the options as the engine takes them."""
+        sampling = with_seed(sampling)
+        return Request(
+            self._prompt_ids(prompt),
+            sampling,
+            stop_ids=self.tokenizer.stop_ids,
+            bad_words_ids=self._bad_words.ids(sampling.bad_words),
+            return_logprobs=return_logprobs,
+            seed=sampling.seed or 0,
+        )
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             ids = [*self.tokenizer.bos_ids, *self.tokenizer.encode(prompt)]
         else:
             ids = [int(token) for token in prompt]
-        if not ids:
-            ids = [self.tokenizer.eos_id or 0]  # a new document begins
-        sampling = with_seed(sampling)
-        return Request(
-            ids,
-            sampling,
-            stop_ids=self.tokenizer.stop_ids,
-            bad_words_ids=self._bad_words_ids(sampling.bad_words),
-            return_logprobs=return_logprobs,
-            seed=sampling.seed or 0,
-        )
+        return ids or [self.tokenizer.eos_id or 0]  # a new document begins
+
+    def _all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        if isinstance(prompts, str):
+            raise UsageError("Give a list of texts, not one text.")
+        return [self._prompt_ids(prompt) for prompt in prompts]
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -294,18 +329,6 @@ class TextGenerator:
             prompt, sampling, chunks.put, top_logprobs=top_logprobs, timeout=timeout, stream=False
         )
         return iter(chunks.get, None)
-
-    def _bad_words_ids(self, words: Sequence[str]) -> list[list[int]]:
-        """The token sequences of each bad word: alone, after a space, capitalised."""
-        found: list[list[int]] = []
-        for word in words:
-            if word not in self._bad_words:
-                forms = {word, word.lower(), word.capitalize()}
-                forms |= {f" {form}" for form in forms}
-                ids = {tuple(form) for form in self.tokenizer.encode_batch(sorted(forms))}
-                self._bad_words[word] = [list(form) for form in sorted(ids) if form]
-            found += self._bad_words[word]
-        return found
 
 
 def with_seed(sampling: SamplingConfig) -> SamplingConfig:

@@ -174,3 +174,26 @@ def test_closing_ends_what_runs(folder):
     time.sleep(0.2)
     engine.close()
     assert handle.done.wait(10)
+
+
+def test_prompts_are_scored_with_the_logprobs_of_generation(engine):
+    whole = engine.generate("To be", config(6, temperature=0), top_logprobs=3)
+    ids = [*engine.tokenizer.encode("To be"), *whole.token_ids]
+    text, alone = engine.score(["To be", ids], top_logprobs=3)[::-1]
+    assert text.logprobs[0] is text.top_logprobs[0] is None
+    assert text.logprobs[-6:] == pytest.approx([token.logprob for token in whole.tokens], abs=1e-4)
+    best = [top[0][0] for top in text.top_logprobs[-6:]]
+    assert best == whole.token_ids and all(len(top) == 3 for top in text.top_logprobs[1:])
+    assert "".join(alone.tokens) == "To be" and alone.total == pytest.approx(
+        sum(text.logprobs[1:5])
+    )
+
+
+def test_texts_are_embedded_alike_in_any_batch(engine):
+    texts = ["a", "To be, or not", "b" * 40, "to be"] * 5
+    together = engine.embed(texts)
+    assert together.shape == (20, engine.config.hidden_dim)
+    assert together[1] == pytest.approx(engine.embed(["To be, or not"])[0], abs=1e-4)
+    assert abs(together[0] - together[1]).max() > 0.01
+    with pytest.raises(UsageError, match="list"):
+        engine.embed("one text")

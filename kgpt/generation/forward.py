@@ -1,0 +1,223 @@
+"""Forward passes over whole prompts, without generation: log-probabilities and embeddings.
+
+Prompts are padded to one batch and run through the model in chunks on a KV cache of their own, so
+that memory does not grow with the length of a prompt and the engine can decode between chunks.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from keras import ops
+
+from kgpt import backend
+from kgpt.errors import KgptError, UsageError
+from kgpt.generation.runner import MIN_CACHE_LEN, shape_buckets
+from kgpt.generation.sampling import Tensor
+from kgpt.generation.sequence import MAX_TOP_LOGPROBS
+from kgpt.model.gpt import GPT
+from kgpt.model.kv_cache import KVCache
+
+MAX_ROWS = 16  # prompts in one call
+TOKENS_PER_CALL = 256  # rows × positions, which bounds the logits that exist at once
+CHUNK_SIZES = (64, 16)  # positions of a call, where fewer are left than fit
+
+ForwardTask = Literal["logprobs", "embedding"]
+ForwardEnd = Literal["done", "cancelled", "deadline", "error"]
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """What the model expects at each position of a prompt of L tokens.
+
+    Attributes:
+        logprobs: (L - 1,) float32, log-probabilities of the tokens after the first.
+        top_ids: (L, K) int32, the K most likely tokens after each of the prompt's, best first.
+        top_logprobs: (L, K) float32, their log-probabilities.
+    """
+
+    logprobs: np.ndarray
+    top_ids: np.ndarray
+    top_logprobs: np.ndarray
+
+
+@dataclass(eq=False)
+class ForwardJob:
+    """One prompt to run through the model.
+
+    Attributes:
+        token_ids: of the prompt, at least one.
+        task: "logprobs" for `PromptLogprobs`; "embedding" for the mean (D,) of the final hidden
+            states, of length 1.
+        top_logprobs: candidates at each position, at most `MAX_TOP_LOGPROBS`.
+        on_end: called once, in the engine's thread, with the job.
+        deadline: by `time.monotonic`.
+        ended: how it ended; None before.
+        result: a `PromptLogprobs` or an embedding, if it ended with "done".
+    """
+
+    token_ids: Sequence[int]
+    task: ForwardTask
+    top_logprobs: int = 0
+    on_end: Callable[[ForwardJob], None] = lambda job: None
+    deadline: float | None = None
+    cancelled: bool = False
+    ended: ForwardEnd | None = None
+    result: Any = None
+    error: KgptError | None = None
+
+    def check(self, vocab_size: int, max_context: int) -> None:
+        """Raise `UsageError` if the model cannot run the prompt."""
+        ids = np.asarray(self.token_ids, dtype="int64")
+        if ids.size == 0:
+            raise UsageError("The text is empty; give at least one token.")
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            raise UsageError(f"Token ids must lie from 0 to {vocab_size - 1}.")
+        if ids.size > max_context:
+            raise UsageError(
+                f"The text has {ids.size} tokens, but the model's context is {max_context}; "
+                "shorten it."
+            )
+
+    @property
+    def program(self) -> tuple[ForwardTask, int]:
+        """Jobs with the same are run in one batch."""
+        return self.task, 1 if self.top_logprobs <= 1 else MAX_TOP_LOGPROBS
+
+    def end(self, how: ForwardEnd) -> None:
+        self.ended = how
+        self.on_end(self)
+
+
+class ForwardFunctions:
+    """The compiled functions of a model for `run_batch`; each compiles anew for each shape."""
+
+    def __init__(self, model: GPT):
+        self._model = weakref.ref(model)  # the model keeps this object
+        jit = functools.partial(backend.jit, variables=model.variables, donated=(0,))
+        self.sum_hidden = jit(self._sum_hidden)
+        vocab_size = model.config.known_vocab_size
+        self.logprobs = {
+            top: jit(functools.partial(self._logprobs, min(top, vocab_size)))
+            for top in (1, MAX_TOP_LOGPROBS)
+        }
+
+    @classmethod
+    def of(cls, model: GPT) -> ForwardFunctions:
+        """The functions that `model` keeps; made at the first call."""
+        attributes = model.__dict__  # bypasses Keras's tracking of attributes
+        functions: ForwardFunctions | None = attributes.get("_forward_functions")
+        if functions is None:
+            functions = attributes["_forward_functions"] = cls(model)
+        return functions
+
+    @property
+    def model(self) -> GPT:
+        model = self._model()
+        assert model is not None, "the model of these functions has been freed"
+        return model
+
+    def _sum_hidden(
+        self, cache: KVCache, token_ids: Tensor, start: Tensor, count: Tensor, total: Tensor
+    ) -> tuple[KVCache, Tensor]:
+        """The cache, and `total` (B, D) plus the hidden states of the first `count` tokens."""
+        hidden, cache = self.model.call_with_cache(token_ids, start, count, cache)  # (B, T, D)
+        is_real = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None] < count[:, None]
+        hidden = ops.where(is_real[:, :, None], ops.cast(hidden, "float32"), 0.0)
+        return cache, total + ops.sum(hidden, axis=1)
+
+    def _logprobs(
+        self,
+        top: int,
+        cache: KVCache,
+        token_ids: Tensor,
+        start: Tensor,
+        count: Tensor,
+        next_ids: Tensor,
+    ) -> tuple[KVCache, Tensor, Tensor, Tensor]:
+        """The cache; log-probabilities of `next_ids` (B, T); the best (B, T, top) and theirs."""
+        hidden, cache = self.model.call_with_cache(token_ids, start, count, cache)
+        logits = self.model.unembed(hidden)  # (B, T, V)
+        log_total = ops.logsumexp(logits, axis=-1)  # (B, T)
+        chosen = ops.take_along_axis(logits, next_ids[:, :, None], axis=-1)[:, :, 0]
+        if top == 1:
+            best, ids = (
+                ops.max(logits, axis=-1)[:, :, None],
+                ops.argmax(logits, axis=-1)[:, :, None],
+            )
+        else:
+            best, ids = ops.top_k(logits, top)
+        best = best - log_total[:, :, None]
+        return cache, chosen - log_total, ops.cast(ids, "int32"), best
+
+
+def run_batch(
+    model: GPT, jobs: Sequence[ForwardJob], max_rows: int, max_context: int
+) -> Iterator[None]:
+    """Compute the results of jobs with the same program, one chunk of all prompts a step.
+
+    Args:
+        max_rows: the batch is padded to one of a few sizes up to this.
+        max_context: likewise for its KV cache.
+    """
+    longest = max(len(job.token_ids) for job in jobs)
+    rows = _bucket(shape_buckets(max_rows, 1, factor=4), len(jobs))
+    cache_len = _bucket(shape_buckets(max_context, MIN_CACHE_LEN), longest)
+    cache, parts = model.new_cache(rows, cache_len), []
+    total: Tensor = np.zeros((rows, model.config.hidden_dim), "float32")
+    functions, (task, top) = ForwardFunctions.of(model), jobs[0].program
+    lengths = np.array([len(job.token_ids) for job in jobs] + [0] * (rows - len(jobs)), "int32")
+    padded = np.zeros((rows, longest + TOKENS_PER_CALL + 1), "int32")
+    for row, job in enumerate(jobs):
+        padded[row, : lengths[row]] = job.token_ids
+    begin = 0
+    while begin < longest:
+        size = _chunk_size(rows, longest - begin, cache_len)
+        token_ids, next_ids = (
+            padded[:, begin : begin + size],
+            padded[:, begin + 1 : begin + size + 1],
+        )
+        start = np.minimum(lengths, begin).astype("int32")
+        count = np.clip(lengths - begin, 0, size).astype("int32")
+        if task == "embedding":
+            cache, total = functions.sum_hidden(cache, token_ids, start, count, total)
+        else:
+            cache, *part = functions.logprobs[top](cache, token_ids, start, count, next_ids)
+            parts.append(backend.to_host(part))
+        begin += size
+        yield
+    if task == "embedding":
+        _finish_embeddings(jobs, backend.to_host(total))
+    else:
+        _finish_logprobs(jobs, [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)])
+
+
+def _finish_embeddings(jobs: Sequence[ForwardJob], total: np.ndarray) -> None:
+    for job, row in zip(jobs, total, strict=False):
+        job.result = row / max(
+            float(np.linalg.norm(row)), 1e-12
+        )  # the mean's direction is the sum's
+
+
+def _finish_logprobs(jobs: Sequence[ForwardJob], outputs: list[np.ndarray]) -> None:
+    for row, job in enumerate(jobs):
+        logprobs, top_ids, top_logprobs = (output[row, : len(job.token_ids)] for output in outputs)
+        top = slice(job.top_logprobs)
+        job.result = PromptLogprobs(logprobs[:-1], top_ids[:, top], top_logprobs[:, top])
+
+
+def _chunk_size(rows: int, remaining: int, cache_len: int) -> int:
+    """Positions of the next call: as many as are left, or as fit `TOKENS_PER_CALL`."""
+    most = max(TOKENS_PER_CALL // rows, CHUNK_SIZES[-1])
+    sizes = [most, *(size for size in CHUNK_SIZES if size < most)]
+    return min(min((size for size in sizes if size >= remaining), default=most), cache_len)
+
+
+def _bucket(sizes: Sequence[int], wanted: int) -> int:
+    """The smallest of the ascending `sizes` that is enough."""
+    return next(size for size in sizes if size >= wanted)
