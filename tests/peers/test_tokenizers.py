@@ -141,7 +141,7 @@ def test_ids_of_fuzzed_strings_are_equal(folder):
     ):
         assert mine == other, text
     whole = peer("Hello world")["input_ids"]
-    assert ours.beginning + ours.encode("Hello world") == whole
+    assert ours.bos_ids + ours.encode("Hello world") == whole
     assert ours.stop_ids == {1, 7, ours.token_to_id("</s>")}
 
 
