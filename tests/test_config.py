@@ -132,6 +132,16 @@ def test_overrides_go_over_the_file():
     assert config.model.num_layers == 4  # the rest is the preset's
 
 
+@pytest.mark.parametrize("section", Config.model_fields)
+def test_an_empty_section_of_a_file_is_all_defaults(section, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"{section}:\n")
+    assert Config.load(str(tmp_path / "mine.yaml")) == Config()
+    changes = {"train.seed": "7", "sampling.seed": "8"}
+    assert Config.load(str(tmp_path / "mine.yaml"), changes) == Config.parse(
+        {"train": {"seed": 7}, "sampling": {"seed": 8}}
+    )
+
+
 @pytest.mark.parametrize("text", ["- 1", "train: 3", "train: [", "a: {b: 1}\n\tc", "\x00"])
 def test_a_file_that_is_no_configuration_is_refused(text, tmp_path):
     file = tmp_path / "config.yaml"

@@ -8,6 +8,7 @@ from kgpt.errors import UsageError
 
 RENAMED = [
     ("train", "clip_norm", "max_grad_norm", 0.5),
+    ("train", "clip_norm", "max_grad_norm", 0),
     ("train", "ema", "ema_decay", 0.9),
     ("data", "replies_only", "assistant_only_loss", True),
     ("sampling", "banned", "bad_words", ["foo"]),

@@ -9,6 +9,7 @@ from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from kgpt import __version__
 from kgpt.config import options as config_options
@@ -18,11 +19,21 @@ from kgpt.out_of_memory import out_of_memory_as_kgpt
 
 
 def _options_help() -> str:
-    """Every option of a run as a flag, for the end of `kgpt train --help`."""
-    lines = [f"The presets are {', '.join(presets())}. Any key of a configuration can be set:", ""]
+    """Every option of a run as a flag, by section, for the end of `kgpt train --help`."""
+    lines = [f"The presets are {', '.join(presets())}. Any key of a configuration can be set:"]
+    shown = ""
     for section, key, field in config_options():
-        lines.append(f"* `--{section}.{key.replace('_', '-')}`: {field.description}")
+        if section != shown:
+            lines += ["", f"**{section}**", ""]
+            shown = section
+        lines.append(f"* `--{section}.{key.replace('_', '-')}`: {_described(field)}")
     return "\n".join(lines)
+
+
+def _described(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    shown = "" if default in (None, [], {}) else f" [default: {default!r}]"
+    return f"{field.description}{shown}"
 
 
 LESS_MEMORY = "end other programs that use it, or work on a smaller model"

@@ -60,7 +60,8 @@ def preset_path(source: str) -> Path | None:
 def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
     """The keys of a YAML file, not yet validated.
 
-    With `sections`, each value must be a mapping; its renamed keys get their current names.
+    With `sections`, each value must be a mapping, or empty, which is all defaults; its renamed keys
+    get their current names.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
@@ -69,8 +70,9 @@ def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
         raise UsageError(f"{path} is not a valid YAML file: {reason}.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} must be a mapping of keys to values.")
-    if sections and not all(isinstance(value, dict) for value in values.values()):
+    if not sections:
+        return values
+    values = {section: {} if keys is None else keys for section, keys in values.items()}
+    if not all(isinstance(keys, dict) for keys in values.values()):
         raise UsageError(f"{path} must have sections such as 'model:' and 'train:' with keys.")
-    if sections:
-        return {section: with_renamed_keys(keys) for section, keys in values.items()}
-    return values
+    return {section: with_renamed_keys(keys) for section, keys in values.items()}

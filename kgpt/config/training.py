@@ -50,7 +50,7 @@ class TrainConfig(Section):
     beta_1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
     beta_2: float = Field(0.99, ge=0, lt=1, description="Decay of the second moment.")
     max_grad_norm: float | None = Field(
-        1.0, gt=0, description="Clip gradients to this global norm."
+        1.0, ge=0, description="Clip gradients to this global norm; 0 or null: do not clip."
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Fraction of the target spread over all tokens."

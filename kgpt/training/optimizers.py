@@ -110,7 +110,7 @@ def make_optimizer(config: TrainConfig) -> Optimizer:
     options: dict[str, Any] = {
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
-        "global_clipnorm": config.max_grad_norm,
+        "global_clipnorm": config.max_grad_norm or None,
         "gradient_accumulation_steps": (
             config.grad_accumulation if config.grad_accumulation > 1 else None
         ),

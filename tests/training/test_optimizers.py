@@ -114,6 +114,12 @@ def test_accumulated_batches_are_one_large_batch():
         np.testing.assert_allclose(after[1][path], value, atol=2e-5, err_msg=path)
 
 
+@pytest.mark.parametrize("off", [0, None])
+def test_a_gradient_norm_of_0_or_null_does_not_clip(off):
+    optimizer = make_optimizer(TrainConfig(max_grad_norm=off))
+    assert optimizer.global_clipnorm is None
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_training_lowers_the_loss(kind):
     tokens = (np.arange(16)[:, None] + np.arange(9)) % 13
