@@ -23,6 +23,9 @@ class ServeConfig(Section):
         None, description="A file of API keys, one per line; clients must send one of them."
     )
     name: str | None = Field(None, description="Model name in the API.")
+    strict: bool = Field(
+        False, description="Refuse requests with fields that kgpt does not know, misspelt ones too."
+    )
     dtype: InferenceDtype = Field(
         "float32",
         description="Weights and computation; tensorfloat32 is float32 with the matrix products "

@@ -13,11 +13,12 @@ from starlette.responses import Response
 
 import kgpt
 from kgpt.serving import pages, routes
+from kgpt.serving.body import field_names, known_fields
 from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_response
+from kgpt.serving.ignored_fields import IgnoredFieldsMiddleware
 from kgpt.serving.limits import BodyLimitMiddleware
 from kgpt.serving.metrics import RequestCounterMiddleware
 from kgpt.serving.routes import StateDep
-from kgpt.serving.schemas import FIELD_NAMES
 from kgpt.serving.security import ApiKeys, AuthMiddleware
 from kgpt.serving.state import ServerState
 
@@ -76,9 +77,15 @@ def build_app(state: ServerState, keys: ApiKeys | None = None, local_only: bool 
     app.add_api_route("/health", health, summary="Status of the server")
     app.add_api_route("/metrics", metrics, summary="Prometheus metrics")
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    add_error_handlers(app, FIELD_NAMES, state.retry_after)
+    add_error_handlers(app, field_names(), state.retry_after)
     paths = frozenset(openapi(app)["paths"]) | {"/", "/docs", "/openapi.json"}
     app.add_middleware(ExceptionMiddleware)
+    app.add_middleware(
+        IgnoredFieldsMiddleware,
+        metrics=state.metrics,
+        known=known_fields(),
+        strict=state.config.strict,
+    )
     app.add_middleware(BodyLimitMiddleware, max_bytes=state.config.max_body)
     app.add_middleware(AuthMiddleware, keys=keys, local_only=local_only)
     app.add_middleware(RequestCounterMiddleware, metrics=state.metrics, paths=paths)

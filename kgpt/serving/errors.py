@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kgpt.config import did_you_mean
 from kgpt.errors import KgptError, QueueFull
 
 SIMPLE_PATHS = "/api/gpt/"  # endpoints that answer {"success", "text" or "texts", "error"}
@@ -104,12 +103,12 @@ class ExceptionMiddleware:
 
 
 def add_error_handlers(
-    app: FastAPI, field_names: Sequence[str], retry_after: Callable[[], int]
+    app: FastAPI, field_names: Collection[str], retry_after: Callable[[], int]
 ) -> None:
     """Make `app` answer every kind of invalid request with an `APIError`.
 
     Args:
-        field_names: all field names of requests, to suggest the one that was meant.
+        field_names: all field names of requests, with which an error names its place.
         retry_after: estimates when a full queue accepts requests again, in seconds.
     """
 
@@ -144,7 +143,7 @@ def _http_message(error: HTTPException, request: Request) -> str:
     return messages.get(error.status_code, f"{error.detail}.")
 
 
-def _validation_error(failures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> APIError:
+def _validation_error(failures: Sequence[Mapping[str, Any]], names: Collection[str]) -> APIError:
     """The most specific of pydantic's failures, as a sentence that names the field."""
     # For a union, pydantic reports each alternative; type mismatches are the least specific.
     failure = next((f for f in failures if not f["type"].endswith("_type")), failures[0])
@@ -154,10 +153,9 @@ def _validation_error(failures: Sequence[Mapping[str, Any]], names: Sequence[str
     reason = failure["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if failure["type"] == "json_invalid":
         return APIError(400, f"The body is not JSON: {failure['ctx']['error']}.")
-    if failure["type"] == "extra_forbidden":
-        unknown = str(failure["loc"][-1])[:100]
-        hint = did_you_mean(unknown, names) or "GET /docs lists the fields."
-        return APIError(400, f"Unknown field {unknown!r}; {hint}", param=unknown)
+    if failure["type"] == "refused_field":
+        param = ".".join(map(str, [*path, failure["ctx"]["field"][:100]]))
+        return APIError(400, reason if reason.endswith("?") else f"{reason}.", param=param)
     if failure["type"] == "value_error":
         return APIError(400, f"{field}: {reason}." if field else f"{reason}.", param=field)
     if failure["type"] == "missing":

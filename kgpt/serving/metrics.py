@@ -35,6 +35,12 @@ class Metrics:
             ["path", "status"],
             registry=self.registry,
         )
+        self.ignored_fields = Counter(
+            "kgpt_ignored_fields",
+            "Requests with a field that was ignored, by field.",
+            ["field"],
+            registry=self.registry,
+        )
         self.time_to_first_token = Histogram(
             "kgpt_time_to_first_token_seconds",
             "Time from the arrival of a request to its first token.",

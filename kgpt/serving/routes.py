@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from kgpt.protocol import GenerationChunk, Usage
+from kgpt.serving.body import SamplingBody
 from kgpt.serving.errors import json_response
 from kgpt.serving.formats import (
     ChatCompletionFormat,
@@ -22,7 +23,6 @@ from kgpt.serving.schemas import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
-    SamplingBody,
     SimpleBatchRequest,
     SimpleRequest,
     TokenizeRequest,

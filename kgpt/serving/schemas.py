@@ -1,118 +1,33 @@
 """Request bodies as pydantic models. Their sampling fields are derived from `SamplingConfig`.
 
 Bounds and descriptions of sampling options are declared in `kgpt.config` alone; a field that is
-absent or null takes the model's default.
+absent or null takes the model's default. Unknown and unsupported fields: see `kgpt.serving.body`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import MaxLen
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    create_model,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
+from pydantic import Field, field_validator, model_validator
 
-from kgpt.config import SamplingConfig
+from kgpt.serving import compatibility
+from kgpt.serving.body import Body, SamplingFields, max_items
+from kgpt.serving.compatibility import Neutral
 
-MAX_FIELDS = 64  # of one object
 MAX_N = 64
 MAX_PROMPTS = 64
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 
-# Fields of the OpenAI API that kgpt does not support, with the values that have no effect.
-UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
-    "echo": (False,),
-    "suffix": ("",),
-    "best_of": (1,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "web_search_options": (),
-}
-# Fields of the OpenAI API that do not affect the text.
-IGNORED_FIELDS = (
-    "user", "store", "metadata", "service_tier", "parallel_tool_calls", "safety_identifier",
-    "prompt_cache_key", "prompt_cache_retention", "verbosity",
-)  # fmt: skip
-
-
-def max_items(limit: int) -> BeforeValidator:
-    """Reject a longer list or object before its items are validated (and reported)."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, (list, dict)) and len(value) > limit:
-            raise ValueError(f"there are {len(value)} items; at most {limit} are allowed")
-        return value
-
-    return BeforeValidator(check)
-
-
-class Body(BaseModel):
-    """A request body; unknown fields are rejected."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _limit_fields(cls, values: Any) -> Any:
-        if isinstance(values, dict) and len(values) > MAX_FIELDS:
-            raise ValueError(
-                f"the object has too many fields: {len(values)}; at most {MAX_FIELDS} are allowed"
-            )
-        return values
-
-
-class SamplingBody(Body):
-    """A body with sampling fields."""
-
-    def sampling(self) -> dict[str, Any]:
-        """The sampling fields that were given and are not null."""
-        given = {
-            name: value
-            for name in SamplingConfig.model_fields
-            if (value := getattr(self, name)) is not None
-        }
-        if isinstance(given.get("stop"), str):
-            given["stop"] = [given["stop"]]
-        return given
-
-
-def _optional(name: str, field: FieldInfo) -> tuple[Any, Any]:
-    """An optional sampling field. `stop` may be a single string, as in the OpenAI API."""
-    limits = [max_items(bound.max_length) for bound in field.metadata if isinstance(bound, MaxLen)]
-    bounded: Any = Annotated[(field.annotation, Field(), *field.metadata, *limits)]
-    allowed = str | bounded | None if name == "stop" else bounded | None
-    return allowed, Field(None, description=field.description)
-
-
-# Every field of `SamplingConfig`, each optional.
-SamplingFields: Any = create_model(
-    "SamplingFields",
-    __base__=SamplingBody,
-    **{name: _optional(name, field) for name, field in SamplingConfig.model_fields.items()},  # type: ignore[call-overload]
-)
-
 
 class StreamOptions(Body):
     """Options of a stream."""
 
+    unsupported: ClassVar[Mapping[str, Neutral]] = {"continuous_usage_stats": (False,)}
+    ignored: ClassVar[frozenset[str]] = frozenset(("include_obfuscation",))
+
     include_usage: bool = Field(False, description="Send a last chunk with the token counts.")
-    include_obfuscation: bool | None = Field(None, description="Accepted and ignored.")
 
 
 class GenerationRequest(SamplingFields):
@@ -132,23 +47,11 @@ class GenerationRequest(SamplingFields):
         "text, that would exceed the context; the header X-Kgpt-Left-Out counts messages.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_unsupported(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        for name, no_effect in UNSUPPORTED_FIELDS.items():
-            if values.get(name) is not None and values[name] not in no_effect:
-                raise ValueError(f"{name} is not supported; leave it out")
-        return {
-            k: v
-            for k, v in values.items()
-            if k not in UNSUPPORTED_FIELDS and k not in IGNORED_FIELDS
-        }
-
 
 class TextPart(Body):
     """A content part of a message. Only text is supported."""
+
+    ignored: ClassVar[frozenset[str]] = compatibility.IGNORED_IN_MESSAGES
 
     type: Literal["text"]
     text: str
@@ -157,10 +60,12 @@ class TextPart(Body):
 class Message(Body):
     """One message of a conversation."""
 
+    unsupported: ClassVar[Mapping[str, Neutral]] = compatibility.UNSUPPORTED_IN_MESSAGES
+    ignored: ClassVar[frozenset[str]] = compatibility.IGNORED_IN_MESSAGES
+
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], max_items(MAX_MESSAGES)] | None = None
-    name: str | None = Field(None, description="Accepted and ignored.")
-    refusal: str | None = Field(None, description="Accepted and ignored.")
+    refusal: str | None = Field(None, description="The text, where there is no content.")
 
     @field_validator("content", mode="before")
     @classmethod
@@ -175,7 +80,7 @@ class Message(Body):
 
     def as_dict(self) -> dict[str, str]:
         """{"role", "content"}: text parts are joined, and the role developer becomes system."""
-        content = self.content or ""
+        content = self.refusal or "" if self.content is None else self.content
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
@@ -189,10 +94,13 @@ Messages = Annotated[
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
+    endpoint: ClassVar[str] = "POST /v1/chat/completions"
+    unsupported: ClassVar[Mapping[str, Neutral]] = {
+        **compatibility.UNSUPPORTED,
+        "add_special_tokens": (False,),
+    }
+
     messages: Messages
-    max_completion_tokens: int | None = Field(
-        None, ge=1, description="The OpenAI API's newer name for max_tokens."
-    )
     logprobs: bool | None = Field(None, description="Return the log-probability of each token.")
     top_logprobs: int | None = Field(
         None,
@@ -206,17 +114,11 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _check_combination(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs a last message from the assistant")
         return self
-
-    def sampling(self) -> dict[str, Any]:
-        given = super().sampling()
-        if self.max_completion_tokens is not None:
-            given["max_tokens"] = self.max_completion_tokens
-        return given
 
 
 TokenIds = list[Annotated[int, Field(ge=0)]]
@@ -229,6 +131,12 @@ def _are_token_ids(value: Any) -> bool:
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
+    endpoint: ClassVar[str] = "POST /v1/completions"
+    unsupported: ClassVar[Mapping[str, Neutral]] = {
+        **compatibility.UNSUPPORTED,
+        "add_special_tokens": (True,),
+    }
+
     prompt: str | TokenIds | list[str] | list[TokenIds] = Field(
         description="A text, several texts, token ids, or several lists of them."
     )
@@ -238,6 +146,13 @@ class CompletionRequest(GenerationRequest):
         le=MAX_TOP_LOGPROBS,
         description="Return the log-probability of each token and of this many most likely tokens.",
     )
+
+    @classmethod
+    def translate(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = super().translate(values)
+        if values.get("logprobs") is False:
+            del values["logprobs"]
+        return values
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -269,12 +184,18 @@ class CompletionRequest(GenerationRequest):
 class SimpleRequest(Body):
     """POST /api/gpt/generate."""
 
+    endpoint: ClassVar[str] = "POST /api/gpt/generate"
+    sampling_field: ClassVar[str] = "config"
+
     prompt: str = Field(description="The text to continue.")
     config: SamplingFields | None = Field(None, description="Sampling options.")
 
 
 class SimpleBatchRequest(Body):
     """POST /api/gpt/batch-generate."""
+
+    endpoint: ClassVar[str] = "POST /api/gpt/batch-generate"
+    sampling_field: ClassVar[str] = "config"
 
     prompts: Annotated[list[str], max_items(MAX_PROMPTS)] = Field(
         min_length=1, max_length=MAX_PROMPTS
@@ -285,6 +206,8 @@ class SimpleBatchRequest(Body):
 class TokenizeRequest(Body):
     """POST /v1/tokenize: a text or a conversation."""
 
+    endpoint: ClassVar[str] = "POST /v1/tokenize"
+
     model: str | None = Field(None, description="The model's name, as listed by GET /v1/models.")
     text: str | None = Field(None, max_length=1 << 18)
     messages: Messages | None = None
@@ -294,10 +217,3 @@ class TokenizeRequest(Body):
         if (self.text is None) == (self.messages is None):
             raise ValueError("give either text or messages")
         return self
-
-
-REQUESTS = (
-    ChatRequest, CompletionRequest, SimpleRequest, SimpleBatchRequest, TokenizeRequest,
-    StreamOptions, Message, TextPart,
-)  # fmt: skip
-FIELD_NAMES = sorted({name for request in REQUESTS for name in request.model_fields})
