@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
 from jinja2.runtime import Context
@@ -33,22 +34,35 @@ class Template:
 
     def __init__(self, source: str, tokens: Mapping[str, str]):
         self._tokens = dict(tokens)
+        sandbox = _Sandbox()
         try:
-            self._template = _Sandbox().from_string(source)
+            self._template = sandbox.from_string(source)
+            # Names that the template reads from outside, such as "enable_thinking".
+            self.variables = frozenset(find_undeclared_variables(sandbox.parse(source)))
         except (jinja2.TemplateError, SyntaxError, RecursionError, ValueError) as error:
             raise UsageError(f"The model's chat template is no valid Jinja: {error}.") from None
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The conversation as text; `add_generation_prompt` opens the assistant's next turn.
+        """The conversation as text.
 
-        Raises `UsageError` if the template rejects the messages, fails or breaks the sandbox.
+        Args:
+            add_generation_prompt: open the assistant's next turn.
+            tools: functions that the model may call, as in the OpenAI API.
+            variables: further variables of the template, such as {"enable_thinking": False}.
+
+        Raises:
+            UsageError: the template rejects the messages, fails or breaks the sandbox.
         """
-        values = {"messages": [dict(message) for message in messages], "tools": None,
+        values = {"messages": [dict(message) for message in messages], "tools": tools or None,
                   "documents": None, "add_generation_prompt": add_generation_prompt}  # fmt: skip
         try:
-            return self._template.render(**values, **self._tokens)
+            return self._template.render({**(variables or {}), **values, **self._tokens})
         except SecurityError as error:
             raise UsageError(f"The chat template uses what is not allowed: {error}.") from None
         except jinja2.TemplateError as error:

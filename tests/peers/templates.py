@@ -1,5 +1,7 @@
 """Chat templates in the layouts of well-known models, written compactly."""
 
+from kgpt.text.tool_calls import ToolCallFormat
+
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
     " + '<|im_end|>' + '\n'}}{% endfor %}"
@@ -103,4 +105,77 @@ EVIL = {
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "division": "{{ 1 / 0 }}",
     "syntax": "{% for %}",
+}
+
+# Tools and calls in the forms of well-known models.
+HERMES_PROMPT = (
+    "{%- if tools %}{{- '<|im_start|>system\n' }}"
+    "{%- if messages[0].role == 'system' %}{{- messages[0].content + '\n\n' }}{%- endif %}"
+    "{{- '<tools>' }}{%- for tool in tools %}{{- '\n' + (tool | tojson) }}{%- endfor %}"
+    '{{- \'\n</tools>\n<tool_call>\n{"name": <name>, "arguments": <object>}\n</tool_call>'
+    "<|im_end|>\n' }}{%- endif %}"
+)
+QWEN_TOOLS = (
+    HERMES_PROMPT + "{%- for message in messages %}"
+    "{%- if message.role == 'assistant' %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if think is defined and think %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}"
+    "{{- message.content }}{%- for call in message.tool_calls %}"
+    '{{- \'\n<tool_call>\n{"name": "\' + call.function.name + \'", "arguments": \' }}'
+    "{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}{%- endfor %}"
+    "{{- '<|im_end|>\n' }}{%- elif message.role == 'tool' %}"
+    "{{- '<|im_start|>user\n<tool_response>\n' + message.content }}"
+    "{{- '\n</tool_response><|im_end|>\n' }}{%- elif not (tools and message.role == 'system') %}"
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\n\n</think>\n\n' }}"
+    "{%- endif %}{%- endif %}"
+)
+SMOLLM3_TOOLS = HERMES_PROMPT + CHATML  # describes calls, and does not render earlier ones
+LLAMA3_TOOLS = (
+    "{{- bos_token }}{%- if tools is not none %}"
+    "{{- '<|start_header_id|>system<|end_header_id|>\n\nEnvironment: ipython\n' }}"
+    "{%- for tool in tools %}{{- tool | tojson(indent=4) + '\n\n' }}{%- endfor %}"
+    "{{- '<|eot_id|>' }}{%- endif %}{%- for message in messages %}"
+    "{{- '<|start_header_id|>' }}{%- if 'tool_calls' in message %}"
+    "{%- if not message.tool_calls | length == 1 %}"
+    "{{- raise_exception('This model only supports single tool-calls at once!') }}{%- endif %}"
+    "{%- set call = message.tool_calls[0].function %}"
+    '{{- \'assistant<|end_header_id|>\n\n{"name": "\' + call.name + \'", "parameters": \' }}'
+    "{{- call.arguments | tojson }}{{- '}' }}{%- else %}"
+    "{{- 'ipython' if message.role == 'tool' else message.role }}"
+    "{{- '<|end_header_id|>\n\n' + message.content | trim }}{%- endif %}{{- '<|eot_id|>' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}"
+    "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+)
+MISTRAL_TOOLS = (
+    "{{- bos_token }}{%- for message in messages %}{%- if message.role == 'user' %}"
+    "{%- if tools is not none and loop.index0 == 0 %}"
+    "{{- '[AVAILABLE_TOOLS]' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}{%- endif %}"
+    "{{- '[INST] ' + message.content + '[/INST]' }}"
+    "{%- elif message.tool_calls is defined %}{{- '[TOOL_CALLS] [' }}"
+    "{%- for call in message.tool_calls %}{%- set out = call.function | tojson %}"
+    "{%- if call.id | length != 9 %}"
+    "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}"
+    "{%- endif %}{{- out[:-1] + ', \"id\": \"' + call.id + '\"}' }}"
+    "{{- ', ' if not loop.last else ']' + eos_token }}{%- endfor %}"
+    "{%- elif message.role == 'assistant' %}{{- ' ' + message.content + eos_token }}"
+    "{%- elif message.role == 'tool' %}{%- if message.tool_call_id | length != 9 %}"
+    "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}"
+    '{%- endif %}{{- \'[TOOL_RESULTS]{"content": \' + message.content + \', "call_id": "\' }}'
+    "{{- message.tool_call_id + '\"}[/TOOL_RESULTS]' }}{%- endif %}{%- endfor %}"
+)
+TEXT_ARGUMENTS = QWEN_TOOLS.replace("call.function.arguments | tojson", "call.function.arguments")
+XML_CALLS = QWEN_TOOLS.replace('"name": "', "function=").replace(
+    '{"name": <name>', "<function=name>"
+)
+TOOL_TEMPLATES = {
+    "qwen": (QWEN_TOOLS, ToolCallFormat("<tool_call>", "</tool_call>")),
+    "smollm3": (SMOLLM3_TOOLS, ToolCallFormat("<tool_call>", "</tool_call>", renders_calls=False)),
+    "llama3": (LLAMA3_TOOLS, ToolCallFormat("", arguments_key="parameters")),
+    "mistral": (MISTRAL_TOOLS, ToolCallFormat("[TOOL_CALLS]", is_list=True, short_ids=True)),
+    "text": (
+        TEXT_ARGUMENTS,
+        ToolCallFormat("<tool_call>", "</tool_call>", arguments_are_text=True),
+    ),
+    "xml": (XML_CALLS, None),
 }
