@@ -101,7 +101,8 @@ class ToolCallParser:
         self._text = ""  # not yet read
         self._raw = ""  # read since the last event: content, if it turns out to be no call
         self._step = self._bare_start if not format.start else self._content
-        self._is_bare = False
+        self._is_bare = False  # the calls have no mark before them
+        self._found = False  # a call since their start
         self._scanner = JSONScanner()
         self._last = False
 
@@ -132,7 +133,7 @@ class ToolCallParser:
             content = self._text[:index].rstrip()
             end = index + len(mark)
             self._raw, self._text = self._text[len(content) : end], self._text[end:]
-            self._step, self._is_bare = self._calls, False
+            self._step, self._is_bare, self._found = self._calls, False, False
             return [content]
         end = len(self._text) if self._last else self._safe_end()
         content, self._text = self._text[:end], self._text[end:]
@@ -160,7 +161,7 @@ class ToolCallParser:
             self._text, self._step = rest, self._object
             return []
         self._step = self._content
-        if self._raw:  # no call was here
+        if not self._found:
             return self._as_content(0)
         if not rest or (end and rest.startswith(end)):
             self._text = rest.removeprefix(end)
@@ -171,7 +172,7 @@ class ToolCallParser:
         header = HEADER.match(self._text)
         if header and self.stream and self._is_offered(header[1]):
             self._text, self._raw = self._text[header.end() :], ""
-            self._scanner, self._step = JSONScanner(), self._arguments
+            self._scanner, self._step, self._found = JSONScanner(), self._arguments, True
             return [ToolCallDelta(self.num_calls, "", header[1], new_call_id())]
         if self._is_bare and not may_begin_call(self._text):
             return self._as_content(1)
@@ -187,7 +188,7 @@ class ToolCallParser:
         call = parse_call(value)
         if call is None or not self._is_offered(call[0]):
             return self._as_content(1)
-        self._text, self._raw, self._step = rest, "", self._calls
+        self._text, self._raw, self._step, self._found = rest, "", self._calls, True
         self.num_calls += 1
         index = self.num_calls - 1
         return [ToolCallDelta(index, "", call[0], new_call_id()), ToolCallDelta(index, call[1])]

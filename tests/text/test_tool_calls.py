@@ -157,7 +157,8 @@ def test_calls_of_llama(stream):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"answer": {"x": 1}}', '{"name": "Ada", "arguments": {}}', "[1, 2]", "{", '{"na']
+    "text",
+    ['{"answer": {"x": 1}}', '{"name": "Ada", "arguments": {}}', "[1, 2]", "{", "[", " ", '{"na'],
 )
 def test_an_answer_in_json_is_no_call(text):
     assert read(FORMATS["llama"], list(text), True) == (text, [])
