@@ -60,6 +60,7 @@ class GenerationChunk:
         stop: the stop string that ended it.
         error: what failed, with the finish reason "error".
         out_of_memory: whether it failed because memory ran out.
+        no_token_allowed: whether it failed because its grammar allowed no further token.
         context_shifted: the text outgrew the model's context, so its oldest tokens were dropped.
         left_out: earlier messages of the conversation that the prompt does not have.
         index: which completion of a request with several this belongs to.
@@ -73,6 +74,7 @@ class GenerationChunk:
     usage: Usage | None = None
     error: str | None = None
     out_of_memory: bool = False
+    no_token_allowed: bool = False
     context_shifted: bool = False
     left_out: int = 0
     index: int = 0

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import DataError, UsageError
-from kgpt.generation.generator import TextGenerator, seed_of, with_seed
+from kgpt.generation.generator import TextGenerator
+from kgpt.generation.seeds import seed_of, with_seed
 
 CHUNK_SIZE = 64  # prompts per batch, whose completions are saved before the next begins
 

@@ -1,6 +1,7 @@
 """Every option of runs, sampling and the server, declared once.
 
-`ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig` and `ServeConfig` are pydantic models.
+`ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig`, `StructuredOutputConfig` and
+`ServeConfig` are pydantic models.
 Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema are generated
 from them, so an invalid value gives the same error everywhere. What only one command needs, such as
 an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
@@ -14,6 +15,7 @@ from kgpt.config.precision import InferenceDtype, Precision, allows_tf32, comput
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean, sentence
 from kgpt.config.serving import ServeConfig
+from kgpt.config.structured_output import StructuredOutputConfig
 from kgpt.config.training import DataConfig, TrainConfig
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "SamplingConfig",
     "Section",
     "ServeConfig",
+    "StructuredOutputConfig",
     "TrainConfig",
     "allows_tf32",
     "compute_dtype",

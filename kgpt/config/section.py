@@ -58,4 +58,6 @@ def sentence(error: ValidationError, model: type[BaseModel], where: str = "") ->
     reason = failure["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if failure["type"] == "value_error":
         return f"{key}: {reason}." if key else f"{reason}."
-    return f"{key} {reason}, not {failure['input']!r}."
+    given = repr(failure["input"])
+    given = given if len(given) <= 100 else f"{given[:97]}..."
+    return f"{key} {reason}, not {given}."

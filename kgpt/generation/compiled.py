@@ -14,7 +14,7 @@ from kgpt import backend
 from kgpt.generation import decode
 from kgpt.generation.decode import DecodeOutput, DecodeStep, Progress
 from kgpt.generation.program import DecodeProgram, decode_programs, program_for
-from kgpt.generation.sampling import Tensor
+from kgpt.generation.sampling import Tensor, mask_by_grammar
 from kgpt.generation.sequence import DecodeState, Request, SamplingParams
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache
@@ -100,6 +100,7 @@ class CompiledFunctions:
         self.forward_hidden = jit(self._forward_hidden, variables, donated=(0,))
         self.reorder_cache = jit(_reorder_cache, donated=(0, 2))
         self.slice_row = jit(_slice_row)
+        self.mask_by_grammar = jit(mask_by_grammar)
         self.update_row = jit(_update_row, donated=(0,))
 
     def program_for(self, requests: Iterable[Request]) -> CompiledProgram:

@@ -246,6 +246,7 @@ def _logprobs(
 ) -> tuple[Tensor, ...]:
     """Log-probabilities of the sampled and of the most likely tokens, if any sequence asks."""
     top = min(MAX_TOP_LOGPROBS, logits.shape[1])
+    logits = ops.where(params.logit_bias <= sampling.GRAMMAR_BIAS, sampling.MASKED_LOGIT, logits)
     batch_size = ops.shape(logits)[0]
 
     def compute() -> tuple[Tensor, ...]:

@@ -17,9 +17,9 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.errors import KgptError, UsageError
-from kgpt.generation.runner import MIN_CACHE_LEN, shape_buckets
 from kgpt.generation.sampling import Tensor
 from kgpt.generation.sequence import MAX_TOP_LOGPROBS
+from kgpt.generation.shapes import MIN_CACHE_LEN, shape_buckets
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache
 

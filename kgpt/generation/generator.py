@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kgpt.checkpoints.generation_config import load_sampling
-from kgpt.config import InferenceDtype, SamplingConfig
+from kgpt.config import InferenceDtype, SamplingConfig, StructuredOutputConfig
 from kgpt.errors import OutOfMemoryError, UsageError
 from kgpt.generation.bad_words import BadWords
 from kgpt.generation.completion import Completion
@@ -22,9 +21,12 @@ from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
 from kgpt.generation.forward import ForwardJob
 from kgpt.generation.generated_token import GeneratedToken
+from kgpt.generation.grammar import CompiledGrammar, NoTokenAllowed
+from kgpt.generation.grammar_compiler import GrammarCompiler
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.scheduler import GenerationJob
 from kgpt.generation.scoring import ScoredPrompt, embed, score
+from kgpt.generation.seeds import seed_of, with_seed
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource
 from kgpt.protocol import EngineStats, GenerationChunk, Usage
@@ -74,6 +76,7 @@ class TextGenerator:
         self.config = self.model.config
         self.max_context = min(max_context or self.config.max_length, self.config.max_length)
         self.engine = Engine(self.model, max_num_seqs, max_queue, self.max_context, draft_model)
+        self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self._bad_words = BadWords(self.tokenizer)
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -98,14 +101,16 @@ class TextGenerator:
             sampling: the options; `default_sampling` when not given.
             top_logprobs: report each token with this many candidates.
             timeout: seconds after which it ends with "deadline".
-            overrides: fields of `SamplingConfig`, such as `temperature=0.8`.
+            overrides: fields of `SamplingConfig`, such as `temperature=0.8`, and one of
+                `StructuredOutputConfig`, such as `json_schema={...}`, `regex=` or `choices=`.
 
         Raises:
             UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
-            GenerationFailed: the engine failed.
+            GenerationFailed: the engine failed, or a grammar allowed no further token.
         """
-        chunks = self._start(prompt, self.sampling(sampling, overrides), top_logprobs, timeout)
-        return Completion.from_chunks(chunks)
+        sampling, grammar = self._options(sampling, overrides)
+        options: Any = {"top_logprobs": top_logprobs, "timeout": timeout, "grammar": grammar}
+        return Completion.from_chunks(self._start(prompt, sampling, **options))
 
     def stream(
         self,
@@ -121,10 +126,9 @@ class TextGenerator:
         The arguments are those of `generate`. The last chunk has a `finish_reason`.
         """
         chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
-        sampling = self.sampling(sampling, overrides)
-        handle = self.submit(
-            prompt, sampling, chunks.put, top_logprobs=top_logprobs, timeout=timeout
-        )
+        sampling, grammar = self._options(sampling, overrides)
+        options: Any = {"top_logprobs": top_logprobs, "timeout": timeout, "grammar": grammar}
+        handle = self.submit(prompt, sampling, chunks.put, **options)
         try:
             while True:
                 chunk = chunks.get()
@@ -182,14 +186,15 @@ class TextGenerator:
         Args:
             on_done: called with (index, completion) as each is ready, in the order of prompts.
         """
-        sampling = with_seed(self.sampling(sampling, overrides))
+        sampling, grammar = self._options(sampling, overrides)
+        sampling = with_seed(sampling)
         started: list[Iterator[GenerationChunk]] = []
         done: list[Completion] = []
         for index in range(len(prompts)):
             while len(started) < min(len(prompts), index + self.engine.max_queue):
                 seed = seed_of(sampling, len(started))
                 seeded = sampling.model_copy(update={"seed": seed})
-                started.append(self._start(prompts[len(started)], seeded))
+                started.append(self._start(prompts[len(started)], seeded, grammar=grammar))
             done.append(Completion.from_chunks(started[index]))
             if on_done is not None:
                 on_done(index, done[-1])
@@ -228,17 +233,19 @@ class TextGenerator:
         top_logprobs: int | None = None,
         timeout: float | None = None,
         stream: bool = True,
+        grammar: CompiledGrammar | None = None,
     ) -> Handle:
         """Start a completion and return at once; `on_chunk` is called in the engine's thread.
 
         Args:
             stream: chunks are wanted as tokens come; otherwise in larger portions.
+            grammar: what the text must follow; from `grammar_compiler`.
                 The other arguments are those of `generate`.
 
         Raises:
             UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
         """
-        request = self.request(prompt, sampling, top_logprobs is not None)
+        request = self.request(prompt, sampling, top_logprobs is not None, grammar)
         detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs)
         handle = Handle()
 
@@ -261,6 +268,7 @@ class TextGenerator:
                     usage=usage,
                     error=str(job.error) if job.error else None,
                     out_of_memory=isinstance(job.error, OutOfMemoryError),
+                    no_token_allowed=isinstance(job.error, NoTokenAllowed),
                     context_shifted=job.context_shifted,
                 )
             )
@@ -277,8 +285,22 @@ class TextGenerator:
         sampling = sampling or self.default_sampling
         return SamplingConfig.parse(sampling.model_dump() | overrides) if overrides else sampling
 
+    def _options(
+        self, sampling: SamplingConfig | None, overrides: dict[str, Any]
+    ) -> tuple[SamplingConfig, CompiledGrammar | None]:
+        """The sampling options, and the grammar of the structured output, that were asked for."""
+        structured = StructuredOutputConfig.if_given(overrides)
+        names = StructuredOutputConfig.model_fields
+        others = {name: value for name, value in overrides.items() if name not in names}
+        grammar = self.grammar_compiler.compile(structured) if structured else None
+        return self.sampling(sampling, others), grammar
+
     def request(
-        self, prompt: Prompt, sampling: SamplingConfig, return_logprobs: bool = False
+        self,
+        prompt: Prompt,
+        sampling: SamplingConfig,
+        return_logprobs: bool = False,
+        grammar: CompiledGrammar | None = None,
     ) -> Request:
         """The prompt and the options as the engine takes them."""
         sampling = with_seed(sampling)
@@ -289,6 +311,7 @@ class TextGenerator:
             bad_words_ids=self._bad_words.ids(sampling.bad_words),
             return_logprobs=return_logprobs,
             seed=sampling.seed or 0,
+            grammar=grammar,
         )
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -308,6 +331,7 @@ class TextGenerator:
 
     def close(self, drain: bool = False) -> None:
         """End the engine's thread; with `drain`, after all requests have ended."""
+        self.grammar_compiler.close()
         self.engine.close(drain)
 
     def __enter__(self) -> TextGenerator:
@@ -317,27 +341,9 @@ class TextGenerator:
         self.close()
 
     def _start(
-        self,
-        prompt: Prompt,
-        sampling: SamplingConfig,
-        top_logprobs: int | None = None,
-        timeout: float | None = None,
+        self, prompt: Prompt, sampling: SamplingConfig, **options: Any
     ) -> Iterator[GenerationChunk]:
-        """Submit now; the chunks as they are read."""
+        """Submit now, with the options of `submit`; the chunks as they are read."""
         chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
-        self.submit(
-            prompt, sampling, chunks.put, top_logprobs=top_logprobs, timeout=timeout, stream=False
-        )
+        self.submit(prompt, sampling, chunks.put, stream=False, **options)
         return iter(chunks.get, None)
-
-
-def with_seed(sampling: SamplingConfig) -> SamplingConfig:
-    """`sampling` with a seed: a random one if it has none."""
-    if sampling.seed is not None:
-        return sampling
-    return sampling.model_copy(update={"seed": secrets.randbelow(2**31)})
-
-
-def seed_of(sampling: SamplingConfig, number: int) -> int:
-    """The seed of one of several completions."""
-    return ((sampling.seed or 0) + number) % 2**31

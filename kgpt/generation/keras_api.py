@@ -11,8 +11,8 @@ from keras import ops
 from kgpt import backend
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
-from kgpt.generation.generator import seed_of, with_seed
 from kgpt.generation.scheduler import generate as run_requests
+from kgpt.generation.seeds import seed_of, with_seed
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 

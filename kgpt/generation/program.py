@@ -50,7 +50,8 @@ def needs_processors(request: Request) -> bool:
     """Whether the request changes logits by more than temperature, top-k, top-p and min-p."""
     config = request.sampling
     return bool(
-        config.logit_bias
+        request.grammar
+        or config.logit_bias
         or list(request.bad_words_ids)
         or config.min_tokens > 0
         or config.repetition_penalty != 1

@@ -30,12 +30,15 @@ from kgpt.generation.sequence import (
     params_of_request,
     state_of_request,
 )
-from kgpt.generation.slot import Sequence
+from kgpt.generation.shapes import (
+    MIN_CACHE_LEN,
+    PREFILL_CHUNK_SIZES,
+    prefill_chunk_size,
+    shape_buckets,
+)
+from kgpt.generation.slot import Sequence, token_bitmask
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache, init_kv_cache
-
-PREFILL_CHUNK_SIZES = (256, 64, 16)  # prompt tokens computed in one call
-MIN_CACHE_LEN = 128  # the next larger cache has twice as many positions
 
 
 class ModelRunner:
@@ -143,7 +146,7 @@ class ModelRunner:
     def _prefill_one(self, slot: int) -> None:
         sequence = self.sequences[slot]
         chunk = self._next_chunk(sequence)
-        padded = np.zeros((1, _chunk_size(len(chunk), self.cache_len)), "int32")
+        padded = np.zeros((1, prefill_chunk_size(len(chunk), self.cache_len)), "int32")
         padded[0, : len(chunk)] = chunk
         start, count = np.array([[sequence.num_computed_tokens], [len(chunk)]], "int32")
         one = self.compiled.slice_row(self.cache, np.int32(slot))
@@ -153,7 +156,7 @@ class ModelRunner:
 
     def _prefill_batch(self, slots: list[int]) -> None:
         chunks = {slot: self._next_chunk(self.sequences[slot]) for slot in slots}
-        size = _chunk_size(max(map(len, chunks.values())), self.cache_len)
+        size = prefill_chunk_size(max(map(len, chunks.values())), self.cache_len)
         padded = np.zeros((len(self.sequences), size), "int32")
         start = np.zeros(len(self.sequences), "int32")
         count = np.zeros(len(self.sequences), "int32")
@@ -176,9 +179,12 @@ class ModelRunner:
         state = state_of_request(request, sequence.cache_position, vocab_size, output_ids)
         if sequence.remaining_tokens <= 0:
             sequence.finish_reason = "length"
+        sequence.follow_grammar([])
         self.params = self.compiled.update_row(self.params, np.int32(slot), params)
         self.state = self.compiled.update_row(self.state, np.int32(slot), state)
         sequence.is_decoding = True
+        if sequence.finish_reason is not None:
+            self._set_not_running([slot])
 
     # -- decode -------------------------------------------------------------------------------
 
@@ -191,23 +197,29 @@ class ModelRunner:
         ]
 
     def decode(self, num_steps: int = MAX_DECODE_STEPS) -> dict[int, list[GeneratedToken]]:
-        """Generate up to `num_steps` (at most `MAX_DECODE_STEPS`) tokens in each decoding slot."""
+        """Generate up to `num_steps` (at most `MAX_DECODE_STEPS`) tokens in each decoding slot.
+
+        One where a sequence follows a grammar, which must see each token before the next.
+        """
         active = self.decoding_slots()
         if not active:
             return {}
+        constrained = any(self.sequences[slot].matcher for slot in active)
         num_steps = min(
             num_steps,
-            MAX_DECODE_STEPS,
+            1 if constrained else MAX_DECODE_STEPS,
             max(self.sequences[slot].remaining_tokens for slot in active),
         )
         self.ensure_cache_capacity(max(self._needed(slot, num_steps) for slot in active))
         # A sequence alone does not pay for the width of the batch.
         alone = len(active) == 1 < len(self.sequences)
         program = self.compiled.program_for(self.sequences[slot].request for slot in active)
+        rows = active if alone else range(len(self.sequences))
+        bitmask = self._token_bitmask(rows) if constrained else None
         if alone:
-            output = self._decode_one(program, active[0], num_steps)
+            output = self._decode_one(program, active[0], num_steps, bitmask)
         else:
-            output = self._decode_batch(program, num_steps)
+            output = self._decode_batch(program, num_steps, bitmask)
         row_of = {slot: 0 if alone else slot for slot in active}
         wants_logprobs = {slot for slot in active if self.sequences[slot].request.return_logprobs}
         if wants_logprobs:
@@ -227,16 +239,30 @@ class ModelRunner:
         for program in self.compiled.programs.values():
             for num_steps in (MAX_DECODE_STEPS, 1):
                 self._decode_batch(program, num_steps)
+        self._masked(self.params, self._token_bitmask(range(len(self.sequences))))
 
-    def _decode_batch(self, program: CompiledProgram, num_steps: int) -> DecodeOutput:
-        self.cache, self.state, output = program.decode(
-            self.cache, self.params, self.state, num_steps
-        )
+    def _token_bitmask(self, slots: Collection[int]) -> np.ndarray:
+        return token_bitmask([self.sequences[i] for i in slots], self.config.known_vocab_size)
+
+    def _masked(self, params: SamplingParams, bitmask: np.ndarray | None) -> SamplingParams:
+        """`params` of which only the tokens in `bitmask` (B, W) are drawn."""
+        if bitmask is None:
+            return params
+        return params._replace(logit_bias=self.compiled.mask_by_grammar(params.logit_bias, bitmask))
+
+    def _decode_batch(
+        self, program: CompiledProgram, num_steps: int, bitmask: np.ndarray | None = None
+    ) -> DecodeOutput:
+        params = self._masked(self.params, bitmask)
+        self.cache, self.state, output = program.decode(self.cache, params, self.state, num_steps)
         return output
 
-    def _decode_one(self, program: CompiledProgram, slot: int, num_steps: int) -> DecodeOutput:
+    def _decode_one(
+        self, program: CompiledProgram, slot: int, num_steps: int, bitmask: np.ndarray | None
+    ) -> DecodeOutput:
         row = np.int32(slot)
         cache, params, state = self.compiled.slice_row((self.cache, self.params, self.state), row)
+        params = self._masked(SamplingParams(*params), bitmask)
         cache, state, output = program.decode(cache, params, state, num_steps)
         self.cache = self.compiled.update_row(self.cache, row, cache)
         self.state = self.compiled.update_row(self.state, row, state)
@@ -267,6 +293,10 @@ class ModelRunner:
         sequence.context_shifted |= sequence.num_computed_tokens > self.max_context
         if ids and ids[-1] in sequence.request.stop_ids:
             sequence.finish_reason = "stop"
+            return
+        sequence.follow_grammar(ids)
+        if sequence.finish_reason is not None:
+            self._set_not_running([slot])
         elif sequence.remaining_tokens <= 0:
             sequence.finish_reason = "length"
         elif not self.has_rolling_cache and sequence.cache_position >= self.config.max_length:
@@ -308,23 +338,6 @@ def _resize_cache(x: Tensor, cache_len: int) -> Tensor:
     if cache_len <= length:
         return x[:, :, :cache_len]
     return ops.pad(x, ((0, 0), (0, 0), (0, cache_len - length), (0, 0)))
-
-
-def _chunk_size(length: int, cache_len: int) -> int:
-    """The smallest compiled chunk size that holds `length` tokens."""
-    return min(min(size for size in PREFILL_CHUNK_SIZES if size >= length), max(cache_len, length))
-
-
-def shape_buckets(largest: int, smallest: int, factor: int = 2) -> list[int]:
-    """The sizes that programs are compiled for, up to `largest`: few, so recompiling is rare.
-
-    >>> shape_buckets(1024, 128), shape_buckets(8, 1, factor=4)
-    ([128, 256, 512, 1024], [1, 4, 8])
-    """
-    sizes = [min(smallest, largest)]
-    while sizes[-1] < largest:
-        sizes.append(min(factor * sizes[-1], largest))
-    return sizes
 
 
 def common_prefix(first: list[int], second: list[int]) -> int:

@@ -21,12 +21,20 @@ from keras import ops
 from kgpt import backend
 
 MASKED_LOGIT = -1e30  # the logit of a token that must not be drawn
+GRAMMAR_BIAS = -2e30  # the bias of a token that a grammar does not allow, below all others
 MAX_BAD_WORD_LEN = 16  # tokens of a bad word that are compared
 INT32_MIN = -(2**31)
 DIGIT_BITS = 4  # of a threshold, found in one pass by `top_mass_mask_by_digits`
 
 Tensor = Any
 SelectTopMass = Callable[[Tensor, Tensor, Tensor], Tensor]  # `top_mass_mask`, or its equal
+
+
+def mask_by_grammar(bias: Tensor, bitmask: Tensor) -> Tensor:
+    """Biases (B, V), `GRAMMAR_BIAS` where bit i % 32 of bitmask[:, i // 32] (B, W) int32 is 0."""
+    bits = ops.right_shift(bitmask[:, :, None], ops.arange(32, dtype="int32"))  # (B, W, 32)
+    bits = ops.reshape(ops.bitwise_and(bits, 1), (-1, 32 * bitmask.shape[1]))[:, : bias.shape[1]]
+    return ops.where(bits > 0, bias, GRAMMAR_BIAS)
 
 
 def apply_logit_bias(logits: Tensor, bias: Tensor) -> Tensor:

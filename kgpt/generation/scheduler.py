@@ -18,13 +18,9 @@ from kgpt.generation.beam_search import beam_search
 from kgpt.generation.contrastive_search import contrastive_search
 from kgpt.generation.decode import MAX_DECODE_STEPS
 from kgpt.generation.generated_token import GeneratedToken
-from kgpt.generation.runner import (
-    MIN_CACHE_LEN,
-    PREFILL_CHUNK_SIZES,
-    ModelRunner,
-    shape_buckets,
-)
+from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
+from kgpt.generation.shapes import MIN_CACHE_LEN, PREFILL_CHUNK_SIZES, shape_buckets
 from kgpt.generation.slot import Sequence as Slot
 from kgpt.generation.speculative import DraftSource, speculative_decode
 from kgpt.model.gpt import GPT
@@ -65,6 +61,8 @@ class GenerationJob:
     def is_search(self) -> bool:
         """Whether it runs by itself, outside the batch."""
         sampling = self.request.sampling
+        if self.request.grammar:  # whose sequences are not drafted
+            return False
         return bool(sampling.beam_size > 1 or sampling.contrastive_alpha or self.draft_model)
 
     def emit(self, tokens: list[GeneratedToken], finish_reason: str | None = None) -> None:
@@ -237,7 +235,8 @@ class Scheduler:
     def _finish(
         self, slot: int, job: GenerationJob, tokens: list[GeneratedToken], reason: str
     ) -> None:
-        job.context_shifted = self.runner.sequences[slot].context_shifted
+        sequence = self.runner.sequences[slot]
+        job.context_shifted, job.error = sequence.context_shifted, sequence.error
         self.runner.release(slot)
         del self.active[slot]
         job.emit(tokens, reason)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.generation.sampling import MASKED_LOGIT, MAX_BAD_WORD_LEN, Tensor
+
+if TYPE_CHECKING:
+    from kgpt.generation.grammar import CompiledGrammar
 
 MAX_STOP_IDS = 16  # token ids that may end a sequence
 MAX_BAD_WORDS = 256  # banned token sequences
@@ -85,6 +88,7 @@ class Request:
         bad_words_ids: token sequences that are never completed.
         return_logprobs: report log-probabilities of each token and its best candidates.
         seed: `sampling.seed`, or one drawn for this request.
+        grammar: what the text must follow.
     """
 
     prompt_ids: Sequence[int]
@@ -93,6 +97,7 @@ class Request:
     bad_words_ids: Iterable[Sequence[int]] = ()
     return_logprobs: bool = False
     seed: int = 0
+    grammar: CompiledGrammar | None = None
 
     def check(self, vocab_size: int) -> None:
         """Raise `UsageError` if no model with this vocabulary can run the request."""
@@ -107,6 +112,10 @@ class Request:
             raise UsageError(f"At most {MAX_STOP_IDS} token ids may end a text.")
         if len(list(self.bad_words_ids)) > MAX_BAD_WORDS:
             raise UsageError(f"At most {MAX_BAD_WORDS} sequences of tokens may be banned.")
+        if self.grammar and (self.sampling.beam_size > 1 or self.sampling.contrastive_alpha):
+            raise UsageError(
+                "Structured output excludes beam_size and contrastive_alpha; leave one of them out."
+            )
 
 
 def make_sampling_params(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from kgpt.config import SamplingConfig
+from kgpt.errors import KgptError
 from kgpt.generation.sequence import Request
+
+if TYPE_CHECKING:
+    from kgpt.generation.grammar import TokenMatcher
 
 
 @dataclass
@@ -18,9 +26,27 @@ class Sequence:
     num_computed_tokens: int = 0  # filled positions of the cache
     is_decoding: bool = False  # the prompt is computed
     context_shifted: bool = False  # oldest tokens were dropped
-    finish_reason: str | None = None  # "stop" or "length"
+    finish_reason: str | None = None  # "stop", "length" or "error"
+    error: KgptError | None = None  # why, with "error"
     num_cached_tokens: int = 0  # prompt tokens found in the cache
     last_used: int = 0  # the runner's count of additions and releases at the latest one
+
+    def __post_init__(self) -> None:
+        grammar = self.request.grammar
+        self.matcher: TokenMatcher | None = grammar.matcher() if grammar else None
+
+    def follow_grammar(self, ids: list[int]) -> None:
+        """Advance by new tokens; a text that is complete, or that nothing can follow, ends."""
+        if self.matcher is None:
+            return
+        try:
+            for token in ids:
+                self.matcher.accept(token)
+        except KgptError as error:
+            self.finish_reason, self.error = "error", error
+            return
+        if self.matcher.is_complete:
+            self.finish_reason = "stop"
 
     @property
     def num_pending_tokens(self) -> int:
@@ -40,3 +66,10 @@ class Sequence:
     def cache_position(self) -> int:
         """Cache position of the newest token."""
         return len(self.token_ids) - 1 - self.cache_offset
+
+
+def token_bitmask(sequences: Iterable[Sequence], vocab_size: int) -> np.ndarray:
+    """(B, ceil(V / 32)) int32: the tokens that may come next in each sequence, by bits."""
+    every = np.full(-(-vocab_size // 32), -1, "int32")
+    matchers = [sequence.matcher for sequence in sequences]
+    return np.stack([every if matcher is None else matcher.bitmask for matcher in matchers])

@@ -17,7 +17,6 @@ from kgpt.config import ModelConfig
 from kgpt.generation.context_shift import tokens_kept
 from kgpt.generation.decode import MAX_DECODE_STEPS, decode_n_tokens
 from kgpt.generation.decode import prefill as prefill_chunk
-from kgpt.generation.runner import PREFILL_CHUNK_SIZES
 from kgpt.generation.sequence import (
     NO_LIMIT,
     DecodeState,
@@ -25,6 +24,7 @@ from kgpt.generation.sequence import (
     make_decode_state,
     make_sampling_params,
 )
+from kgpt.generation.shapes import PREFILL_CHUNK_SIZES
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import init_kv_cache
 
