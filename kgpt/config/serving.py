@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from kgpt.config.precision import InferenceDtype
 from kgpt.config.section import Section
+
+
+def _origin(value: str) -> str:
+    """A value of the header `Origin`, without a trailing slash."""
+    if value in ("*", "null"):
+        return value
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", value):
+        raise ValueError(f"{value!r} is no origin; write it like https://example.com")
+    return value.removesuffix("/")
+
+
+CorsOrigin = Annotated[str, AfterValidator(_origin)]
 
 
 class ServeConfig(Section):
@@ -23,6 +38,17 @@ class ServeConfig(Section):
         None, description="A file of API keys, one per line; clients must send one of them."
     )
     name: str | None = Field(None, description="Model name in the API.")
+    alias: list[str] = Field(
+        [], description="Another name of the model in the API; may be given repeatedly."
+    )
+    any_model_name: bool = Field(
+        False, description="Answer requests for models of any name with this one."
+    )
+    cors_origin: list[CorsOrigin] = Field(
+        [],
+        description="Origin of web pages that may use the server, such as https://example.com; "
+        "* is any. May be given repeatedly.",
+    )
     strict: bool = Field(
         False, description="Refuse requests with fields that kgpt does not know, misspelt ones too."
     )

@@ -9,17 +9,18 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import kgpt
 from kgpt.serving import pages, routes
 from kgpt.serving.body import field_names, known_fields
 from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_response
-from kgpt.serving.ignored_fields import IgnoredFieldsMiddleware
+from kgpt.serving.ignored_fields import HEADER, IgnoredFieldsMiddleware
 from kgpt.serving.limits import BodyLimitMiddleware
 from kgpt.serving.metrics import RequestCounterMiddleware
 from kgpt.serving.routes import StateDep
-from kgpt.serving.security import ApiKeys, AuthMiddleware
+from kgpt.serving.security import ApiKeys, AuthMiddleware, ContentTypeMiddleware
 from kgpt.serving.state import ServerState
 
 ERROR_DESCRIPTIONS = {
@@ -32,6 +33,7 @@ ERROR_DESCRIPTIONS = {
     429: "The queue is full; retry after the seconds in Retry-After.",
     503: "The model is being warmed up, or the server is shutting down.",
 }
+EXPOSED_HEADERS = (HEADER, "X-Kgpt-Left-Out", "Retry-After")  # to web pages of other origins
 ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
@@ -87,7 +89,18 @@ def build_app(state: ServerState, keys: ApiKeys | None = None, local_only: bool 
         strict=state.config.strict,
     )
     app.add_middleware(BodyLimitMiddleware, max_bytes=state.config.max_body)
-    app.add_middleware(AuthMiddleware, keys=keys, local_only=local_only)
+    app.add_middleware(ContentTypeMiddleware)
+    origins = state.config.cors_origin
+    app.add_middleware(AuthMiddleware, keys=keys, local_only=local_only, origins=origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=EXPOSED_HEADERS,
+        )
     app.add_middleware(RequestCounterMiddleware, metrics=state.metrics, paths=paths)
     return app
 

@@ -82,7 +82,7 @@ class Body(BaseModel):
     def _check_unknown(cls, name: str, value: Any) -> None:
         if cls.endpoint and value is not False and value not in ("", [], {}):
             if cls.sampling_field and name in SamplingConfig.model_fields:
-                raise refusal(name, f"{name} belongs into {cls.sampling_field}")
+                raise refusal(name, f"{name} belongs in {cls.sampling_field}")
             if other := next((b.endpoint for b in bodies() if name in b.model_fields), None):
                 raise refusal(name, f"{name} is a field of {other}, not of {cls.endpoint}")
         if current_request.get(RequestFields()).strict:

@@ -93,17 +93,18 @@ async def _respond(
 
 @router.get("/v1/models", summary="List the model")
 async def list_models(state: StateDep) -> Response:
-    """The served model, with its context, size and default sampling under `kgpt`."""
-    return json_response({"object": "list", "data": [_model_info(state)]})
+    """The served model under each of its names; `kgpt` is its context, size and sampling."""
+    models = [_model_info(state, name) for name in state.names]
+    return json_response({"object": "list", "data": models})
 
 
-@router.get("/v1/models/{name}", summary="The model, by its name")
+@router.get("/v1/models/{name:path}", summary="The model, by its name")
 async def retrieve_model(name: str, state: StateDep) -> Response:
     state.check_model(name)
-    return json_response(_model_info(state))
+    return json_response(_model_info(state, name))
 
 
-def _model_info(state: ServerState) -> dict[str, Any]:
+def _model_info(state: ServerState, name: str) -> dict[str, Any]:
     generator = state.generator
     info = {
         "context": generator.max_context,
@@ -113,7 +114,7 @@ def _model_info(state: ServerState) -> dict[str, Any]:
         "max_tokens": state.config.max_tokens,
         "sampling": generator.default_sampling.model_dump(),
     }
-    head = {"id": state.name, "object": "model", "created": state.created, "owned_by": "kgpt"}
+    head = {"id": name, "object": "model", "created": state.created, "owned_by": "kgpt"}
     return head | {"kgpt": info}
 
 

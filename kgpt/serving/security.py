@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kgpt.errors import UsageError
@@ -82,10 +83,17 @@ class AuthMiddleware:
     Args:
         keys: the valid API keys; None if the server has none.
         local_only: reject requests with a foreign Host or Origin header.
+        origins: origins that are not foreign; "*" is any.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys | None, local_only: bool):
-        self.app, self.keys, self.local_only = app, keys, local_only
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: ApiKeys | None,
+        local_only: bool,
+        origins: Collection[str] = (),
+    ):
+        self.app, self.keys, self.local_only, self.origins = app, keys, local_only, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,10 +126,12 @@ class AuthMiddleware:
                 f"not {host[:100]!r}; start it with --api-key-file for others.",
                 code="wrong_host",
             )
-        origin = headers.get("origin")
-        if self.local_only and origin is not None and urlsplit(origin).netloc != host:
+        if self.local_only and self._is_foreign(headers.get("origin"), host):
             return APIError(
-                403, "Web pages of other sites may not use this server.", code="cross_site"
+                403,
+                "Web pages of other sites may not use this server; start it with --cors-origin "
+                "to allow one.",
+                code="cross_site",
             )
         if (
             self.keys
@@ -134,6 +144,30 @@ class AuthMiddleware:
                 code="invalid_api_key",
             )
         return None
+
+    def _is_foreign(self, origin: str | None, host: str) -> bool:
+        if origin is None or origin in self.origins or "*" in self.origins:
+            return False
+        return urlsplit(origin).netloc != host
+
+
+class ContentTypeMiddleware:
+    """ASGI middleware: a body of no type, or of the type that `curl -d` sends, is read as JSON.
+
+    Only where there is no Origin header: a browser would send such a body for a page of another
+    site without asking the server first.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = MutableHeaders(scope=scope)
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if "origin" not in headers and kind in ("", "application/x-www-form-urlencoded"):
+                headers["content-type"] = "application/json"
+        await self.app(scope, receive, send)
 
 
 def host_name(host: str) -> str:

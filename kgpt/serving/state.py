@@ -118,9 +118,14 @@ class ServerState:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._tokenizer_pool, function, *args)
 
+    @property
+    def names(self) -> list[str]:
+        """The model's name and its aliases."""
+        return list(dict.fromkeys((self.name, *self.config.alias)))
+
     def check_model(self, name: str | None) -> None:
         """Reject a request for another model. The name is compared, and used for nothing else."""
-        if name is not None and name != self.name:
+        if name and name not in self.names and not self.config.any_model_name:
             raise APIError(
                 404,
                 f"There is no model {name[:100]!r} here; this server serves {self.name!r}.",

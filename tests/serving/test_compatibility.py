@@ -135,7 +135,7 @@ def test_values_and_names_of_other_servers_are_honoured(serve, given, used):
         (CHAT, {"messages": [{**HELLO[0], "prefix": True}]}, "messages.0.prefix", "continue_final"),
         (CHAT, {"messages": [{**HELLO[0], "images": ["iVBO"]}]}, "messages.0.images", "images"),
         (CHAT, {"top_logprobs": 3}, None, "needs logprobs"),
-        ("/api/gpt/generate", {"temperature": 0}, "temperature", "belongs into config"),
+        ("/api/gpt/generate", {"temperature": 0}, "temperature", "belongs in config"),
         ("/api/gpt/generate", {"stream": True}, "stream", "is a field of POST"),
     ],
 )

@@ -209,6 +209,23 @@ def test_another_model_is_not_found(api):
         api.models.retrieve("gpt-9")
 
 
+def test_a_model_has_aliases(serve):
+    api = client_of(serve(alias=["gpt-4o", "org/model", "fake"]))
+    assert [model.id for model in api.models.list().data] == ["fake", "gpt-4o", "org/model"]
+    for name in ("fake", "gpt-4o", "org/model", ""):
+        assert api.chat.completions.create(model=name, messages=HELLO).model == "fake"
+    assert api.models.retrieve("org/model").id == "org/model"
+    with pytest.raises(openai.NotFoundError, match="serves 'fake'"):
+        api.completions.create(model="gpt-4", prompt="a")
+
+
+def test_any_model_name_is_accepted_where_asked(serve):
+    api = client_of(serve(any_model_name=True))
+    assert api.completions.create(model="gpt-4", prompt="a").model == "fake"
+    assert api.models.retrieve("org/model").id == "org/model"
+    assert [model.id for model in api.models.list().data] == ["fake"]
+
+
 def test_a_model_without_a_chat_template_says_so(serve):
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         client_of(serve(FakeGenerator(chat=False))).chat.completions.create(

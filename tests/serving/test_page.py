@@ -6,6 +6,9 @@ import json
 import os
 import re
 import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -252,3 +255,31 @@ def test_documentation_shows_every_endpoint(page, serve):
     assert page.get_by_text("repetition_penalty").first.is_visible()
     screenshot(page, "docs")
     assert page.problems == []
+
+
+ELSEWHERE = """<script>
+fetch("%s/v1/chat/completions", {
+  method: "POST",
+  headers: {"content-type": "application/json", "x-own": "1"},
+  body: JSON.stringify({messages: [{role: "user", content: "Hello!"}], user: "me"}),
+}).then(async (answer) => {
+  const body = await answer.json();
+  document.title = answer.headers.get("x-kgpt-ignored") + ": " + body.choices[0].message.content;
+}).catch((error) => { document.title = "blocked"; });
+</script>"""
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_page_of_another_origin_chats_where_it_is_allowed(page, serve, tmp_path, allowed):
+    pages = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    )
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{pages.server_port}"
+    running = serve(cors_origin=[origin] if allowed else [])
+    (tmp_path / "index.html").write_text(ELSEWHERE % running.url)
+    page.goto(origin)
+    eventually(lambda: page.title() != "" and page.title() != origin)
+    pages.shutdown()
+    assert page.title().startswith("user: ") if allowed else page.title() == "blocked"
+    assert bool(running.generator.samplings) == allowed

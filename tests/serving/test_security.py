@@ -76,8 +76,60 @@ def test_pages_of_other_sites_are_refused(server, client):
     assert not [name for name in own.headers if name.startswith("access-control")]
     answer = client.options("/v1/completions", headers={"access-control-request-method": "POST"})
     assert answer.status_code == 405
-    as_text = client.post("/v1/completions", content=b'{"prompt": "a"}')
-    assert as_text.status_code == 400  # what a form of another site could send
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("kind", [None, FORM, f"{FORM}; charset=UTF-8"])
+def test_a_body_of_no_type_is_json_unless_a_page_sent_it(server, client, kind):
+    headers = {"content-type": kind} if kind else {}
+    body = b'{"prompt": "a+%20b", "seed": 1, "max_tokens": 5}'
+    answer = client.post("/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 200
+    typed = client.post("/v1/completions", content=body, headers=JSON)
+    assert answer.json()["choices"] == typed.json()["choices"]
+    for origin, status in ((server.url, 400), ("null", 403)):
+        sent = client.post("/v1/completions", content=body, headers=headers | {"origin": origin})
+        assert sent.status_code == status
+    as_text = client.post("/v1/completions", content=body, headers={"content-type": "text/plain"})
+    assert as_text.status_code == 400
+
+
+def preflight(http, origin):
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "x-a"}
+    return http.options("/v1/completions", headers={"origin": origin, **asks})
+
+
+@pytest.mark.parametrize("keys", [None, ApiKeys(["k"])])
+@pytest.mark.parametrize("allowed", ["https://page.example", "https://page.example/", "*"])
+def test_pages_of_allowed_origins_may_use_the_server(serve, keys, allowed):
+    headers = {"authorization": "Bearer k"} if keys else {}
+    with serve(keys=keys, cors_origin=["https://a.example", allowed]).client() as http:
+        for origin in ("https://page.example", "https://page.example.evil.example"):
+            listed = allowed == "*" or origin == "https://page.example"
+            asked = preflight(http, origin)
+            answer = http.post(
+                "/v1/completions",
+                json={"prompt": "a", "user": "me"},
+                headers=headers | {"origin": origin},
+            )
+            assert asked.status_code == (200 if listed else 400)
+            assert answer.status_code == (200 if listed or keys else 403)
+            for one in (asked, answer):
+                allow = one.headers.get("access-control-allow-origin")
+                assert allow == ({"*": "*"}.get(allowed, origin) if listed else None)
+            if listed:
+                assert asked.headers["access-control-allow-headers"] == "x-a"
+                exposed = answer.headers["access-control-expose-headers"]
+                assert "X-Kgpt-Ignored" in exposed and answer.headers["x-kgpt-ignored"]
+        assert http.get("/health", headers={"host": "evil.example"}).status_code != 200 or keys
+
+
+@pytest.mark.parametrize("origin", ["example.com", "https://", "https://a.example/path", ""])
+def test_what_is_no_origin_is_refused(origin):
+    with pytest.raises(UsageError, match="write it like https://example.com"):
+        ServeConfig.parse({"cors_origin": [origin]})
 
 
 def test_answers_carry_protective_headers(client):
