@@ -12,32 +12,52 @@ contents are always encoded as plain text: a user cannot forge a turn by typing 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from kgpt.conversations import Message
 from kgpt.errors import UsageError
 from kgpt.text.jinja_sandbox import Template
 from kgpt.text.tokenizer import CHATML_TEMPLATE, TURN_END, TURN_START, Tokenizer, clean
+from kgpt.text.tool_calls import ToolCallFormat, find_tool_call_format, with_template_calls
 
 __all__ = ["CHATML_TEMPLATE", "Chat", "ChatMLTemplate", "JinjaChatTemplate", "load_chat_template"]
 
 
 class Chat(Protocol):
-    """Interface of `ChatMLTemplate` and `JinjaChatTemplate`."""
+    """Interface of `ChatMLTemplate` and `JinjaChatTemplate`.
+
+    Attributes:
+        tool_call_format: how the model writes tool calls; None if it is not told of tools.
+        variables: names that the template reads from outside, such as "enable_thinking".
+    """
+
+    @property
+    def tool_call_format(self) -> ToolCallFormat | None: ...
+
+    @property
+    def variables(self) -> frozenset[str]: ...
 
     def encode(
         self,
         messages: Sequence[Message],
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation, and the mask of those that the assistant generates.
 
         Args:
             messages: see `kgpt.conversations`; those with the weight 0 are not in the mask.
+                They may have tool calls and results if the model has a `tool_call_format`:
+                {"role": "assistant", "tool_calls": [{"id", "function": {"name", "arguments"}}]}
+                and {"role": "tool", "tool_call_id", "content"}.
             add_generation_prompt: append the header of the assistant's next turn.
             continue_final_message: omit the end of the last turn, so that the model continues it.
+            tools: functions that the model may call, as in the OpenAI API.
+            variables: values of the template's variables.
         """
         ...
 
@@ -68,12 +88,16 @@ class ChatMLTemplate:
         self.tokenizer = tokenizer
         self.end = tokenizer.encode(f"{TURN_END}\n", allow_special=True)
         self._headers: dict[str, list[int]] = {}
+        self.tool_call_format: ToolCallFormat | None = None
+        self.variables: frozenset[str] = frozenset()
 
     def encode(
         self,
         messages: Sequence[Message],
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], list[bool]]:
         """See `Chat.encode`."""
         contents = self.tokenizer.encode_batch([message["content"] for message in messages])
@@ -122,29 +146,52 @@ class JinjaChatTemplate:
         self._starts = tuple({start for start, _ in halves})
         self._ends = tuple({end for _, end in halves})
 
+    @cached_property
+    def tool_call_format(self) -> ToolCallFormat | None:
+        """How the model writes tool calls; None if the template renders no tools."""
+        return find_tool_call_format(self.template.render)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads from outside, such as "enable_thinking"."""
+        return self.template.variables
+
     def encode(
         self,
         messages: Sequence[Message],
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], list[bool]]:
         """See `Chat.encode`."""
-        escaped = [self._escape(message) for message in messages]
+        if any("tool_calls" in message or message["role"] == "tool" for message in messages):
+            messages = with_template_calls(messages, self.tool_call_format)
+        escaped = [self._escape_message(message) for message in messages]
         add_generation_prompt = add_generation_prompt and not continue_final_message
-        text = self.template.render(escaped, add_generation_prompt)
-        marked = self._with_assistant_markers(escaped, add_generation_prompt)
+        render = partial(
+            self.template.render, tools=self._escape(list(tools)), variables=self._escape(variables)
+        )
+        text = render(escaped, add_generation_prompt)
+        marked = render(with_assistant_markers(escaped), add_generation_prompt)
         if continue_final_message and messages:
-            text = self._without_turn_end(escaped)
+            text = without_turn_end(render, escaped)
         return self._encode(text, marked)
 
-    def _escape(self, message: Message) -> dict[str, Any]:
+    def _escape_message(self, message: Message) -> dict[str, Any]:
         """`message` with a marker inside everything that is or could become a special token."""
         if not isinstance(message.get("content"), str):
             raise UsageError("Each message needs text as its content.")
-        fields = {name: MARKERS.sub("\ufffd", clean(str(text))) for name, text in message.items()}
-        fields = {name: self._special.sub(_split_token, text) for name, text in fields.items()}
-        weight = {name: message[name] for name in ("weight",) if name in message}
-        return fields | {"content": self._escape_ends(fields["content"])} | weight
+        return {name: self._escape(value, name != "role") for name, value in message.items()}
+
+    def _escape(self, value: Any, ends: bool = True) -> Any:
+        """The same for the texts in a JSON value; without `ends`, for whole tokens in it alone."""
+        if isinstance(value, str):
+            text = self._special.sub(_split_token, MARKERS.sub("\ufffd", clean(value)))
+            return self._escape_ends(text) if ends else text
+        if isinstance(value, Mapping):
+            return {self._escape(key): self._escape(item) for key, item in value.items()}
+        return [self._escape(item) for item in value] if isinstance(value, list) else value
 
     def _escape_ends(self, content: str) -> str:
         """`content` with markers where the text beside it could complete a special token."""
@@ -156,29 +203,6 @@ class JinjaChatTemplate:
             start = len(content) - len(content.lstrip())
             content = content[:start] + BREAK + content[start:]
         return content
-
-    def _with_assistant_markers(
-        self, messages: Sequence[Message], add_generation_prompt: bool
-    ) -> str:
-        """The rendered conversation with markers around the assistant's text."""
-        marked = []
-        for message in messages:
-            core = message["content"].strip()
-            if is_learned(message) and core:
-                content = message["content"].replace(core, f"{SPAN_START}{core}{SPAN_END}", 1)
-                message = {**message, "content": content}
-            marked.append(message)
-        return self.template.render(marked, add_generation_prompt)
-
-    def _without_turn_end(self, messages: Sequence[Message]) -> str:
-        """The rendered conversation up to the end of the last message."""
-        last = {**messages[-1], "content": messages[-1]["content"] + SPAN_END + " "}
-        text = self.template.render([*messages[:-1], last])
-        end = text.rfind(SPAN_END)
-        if end < 0:
-            raise UsageError("A last message that the chat template changes cannot be continued.")
-        # If the space is gone, the template trims messages: trim this one too.
-        return text[:end] if text[end + 1 : end + 2] == " " else text[:end].rstrip()
 
     def _encode(self, text: str, marked: str) -> tuple[list[int], list[bool]]:
         """Ids and mask of rendered text; only the template's special tokens are special."""
@@ -224,6 +248,29 @@ class JinjaChatTemplate:
         for i in range(1, len(ids)):
             mask[i] = mask[i] or (mask[i - 1] and ids[i] in special and ids[i - 1] not in special)
         return mask
+
+
+def with_assistant_markers(messages: Sequence[Message]) -> list[Message]:
+    """`messages` with markers around the assistant's text."""
+    marked = []
+    for message in messages:
+        core = message["content"].strip()
+        if is_learned(message) and core:
+            content = message["content"].replace(core, f"{SPAN_START}{core}{SPAN_END}", 1)
+            message = {**message, "content": content}
+        marked.append(message)
+    return marked
+
+
+def without_turn_end(render: Callable[[list[Message]], str], messages: Sequence[Message]) -> str:
+    """The rendered conversation up to the end of the last message."""
+    last = {**messages[-1], "content": messages[-1]["content"] + SPAN_END + " "}
+    text = render([*messages[:-1], last])
+    end = text.rfind(SPAN_END)
+    if end < 0:
+        raise UsageError("A last message that the chat template changes cannot be continued.")
+    # If the space is gone, the template trims messages: trim this one too.
+    return text[:end] if text[end + 1 : end + 2] == " " else text[:end].rstrip()
 
 
 def _split_token(found: re.Match[str]) -> str:

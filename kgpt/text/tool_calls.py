@@ -10,6 +10,7 @@ model's name decides nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kgpt.errors import UsageError
+from kgpt.text.tokenizer import clean
 
 PYTHON_TAG = "<|python_tag|>"  # with which Llama 3 may begin a call
 NAME, ARGUMENT, ANSWER = "kgpt_probe", "kgpt_argument", "¤kgpt answer"
@@ -111,6 +113,55 @@ def find_tool_call_format(render: Render) -> ToolCallFormat | None:
     if DESCRIBED.search(prompt):  # to the model, but earlier calls are not rendered
         return ToolCallFormat("<tool_call>", "</tool_call>", renders_calls=False)
     return None
+
+
+def with_template_calls(
+    messages: Sequence[Mapping[str, Any]], format: ToolCallFormat | None
+) -> list[Mapping[str, Any]]:
+    """Messages whose calls and ids are as the template takes them.
+
+    Args:
+        messages: with {"id", "function": {"name", "arguments"}} in `tool_calls`; arguments are an
+            object, or text that is no JSON object, as a model may write it.
+
+    Raises:
+        UsageError: the model has no tool calls.
+    """
+    if format is None:
+        raise UsageError(
+            "This model's chat template renders no tool calls; send their text as content."
+        )
+    return [_with_template_calls(message, format) for message in messages]
+
+
+def _with_template_calls(message: Mapping[str, Any], format: ToolCallFormat) -> Mapping[str, Any]:
+    changed = dict(message)
+    if format.short_ids and "tool_call_id" in message:
+        changed["tool_call_id"] = _short_id(message["tool_call_id"])
+    calls = message.get("tool_calls")
+    if not calls:
+        return changed
+    if not format.renders_calls:
+        written = format.write([call["function"] for call in calls])
+        del changed["tool_calls"]
+        return changed | {"content": "\n".join(filter(None, (message["content"], written)))}
+    return changed | {"tool_calls": [_template_call(call, format) for call in calls]}
+
+
+def _template_call(call: Mapping[str, Any], format: ToolCallFormat) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function["arguments"]
+    if format.arguments_are_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    changed = {**call, "type": "function", "function": {**function, "arguments": arguments}}
+    return changed | ({"id": _short_id(call["id"])} if format.short_ids and "id" in call else {})
+
+
+def _short_id(call_id: str) -> str:
+    """`call_id`, or nine letters and digits that stand for it."""
+    if len(call_id) == 9 and call_id.isascii() and call_id.isalnum():
+        return call_id
+    return hashlib.sha256(clean(call_id).encode()).hexdigest()[:9]
 
 
 def _rendered_call(render: Render, as_text: bool, call_id: str) -> ToolCallFormat | None:
