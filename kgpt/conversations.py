@@ -23,6 +23,12 @@ ROLES = {
     "model": "assistant",
 }  # fmt: skip
 ANSWERS = ("completion", "response")
+FIELDS = {  # of each format of rows, those that are read
+    "messages": ("messages",),
+    "ShareGPT": ("conversations",),
+    "Alpaca": ("instruction", "input", "output", "system"),
+    "prompt and completion": ("prompt", *ANSWERS, "system"),
+}
 
 
 def messages_of_row(row: Mapping[str, Any]) -> tuple[str, list[Message]] | None:
@@ -43,6 +49,18 @@ def messages_of_row(row: Mapping[str, Any]) -> tuple[str, list[Message]] | None:
     if row.get("prompt") is not None and answer is not None:
         return "prompt and completion", _with_system(row, row["prompt"], answer)
     return None
+
+
+def renamed_roles(row: Mapping[str, Any]) -> dict[str, str]:
+    """The roles in a row's messages that are read as others.
+
+    >>> renamed_roles({"conversations": [{"from": "human"}, {"from": "system"}]})
+    {'human': 'user'}
+    """
+    items = next((row[name] for name in ("messages", "conversations") if row.get(name)), None)
+    items = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    roles = [item.get("role", item.get("from")) for item in items]
+    return {r: ROLES[r] for r in roles if isinstance(r, str) and ROLES.get(r, r) != r}
 
 
 def parse_messages(value: Any) -> list[Message]:

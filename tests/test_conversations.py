@@ -104,7 +104,7 @@ def test_each_kind_of_file_can_contain_conversations(tmp_path, suffix):
     else:
         path.write_text("\n".join(map(json.dumps, rows)))
     corpus = Corpus([str(path)])
-    assert corpus.notes == [f"{path}: conversations (Alpaca)"]
+    assert corpus.notes == [f"{path}: 3 conversations (Alpaca)"]
     answers = [document.messages[-1]["content"] for document in corpus.documents()]
     assert answers == ["hi 0", "hi 1", "hi 2"]
     assert corpus.bytes_read == corpus.total_bytes

@@ -25,7 +25,7 @@ from kgpt.formatting import size
 KINDS = ("bpe", "char", "byte")
 FLAGS = (
     "--out", "--tokenizer", "--vocab-size", "--min-frequency", "--field", "--separator",
-    "--val-fraction", "--encoding", "--quiet", "--debug",
+    "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--quiet", "--debug",
 )  # fmt: skip
 
 
@@ -39,6 +39,8 @@ def prepare(
     separator: str | None = None,
     val_fraction: float = 0.1,
     encoding: str | None = None,
+    dataset_config: str | None = None,
+    dataset_split: str = "train",
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Turn texts or conversations into a data set that `kgpt train` reads.
@@ -47,8 +49,9 @@ def prepare(
     ----------
     sources
         .txt, .md, .jsonl, .json, .csv and .parquet files, also gzipped; folders; globs; - for
-        standard input. Rows are texts, or conversations in the format of OpenAI (messages),
-        ShareGPT (conversations), Alpaca (instruction, input, output), or prompt and completion.
+        standard input; hf:owner/name for a data set of the Hugging Face Hub. Rows are texts, or
+        conversations in the format of OpenAI (messages), ShareGPT (conversations), Alpaca
+        (instruction, input, output), or prompt and completion.
     out
         The folder of the data set.
     tokenizer
@@ -65,9 +68,14 @@ def prepare(
         The fraction used for validation.
     encoding
         The encoding of text files, such as cp1252; detected for each when not given.
+    dataset_config
+        The configuration of a data set of the Hub, where it has several.
+    dataset_split
+        The split of a data set of the Hub, such as train or train[:10%].
     quiet
         Show no progress.
     """
+    from kgpt.data.hub import HubOptions
     from kgpt.data.prepare import prepare as write_data_set
     from kgpt.data.prepare import train_tokenizer
     from kgpt.data.sources import Corpus
@@ -83,10 +91,11 @@ def prepare(
         raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
     if tokenizer not in KINDS and not Path(tokenizer).exists():
         raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
-    corpus = Corpus(sources, field, separator, val_fraction, encoding)
+    hub = HubOptions(dataset_config, dataset_split, show_progress=not quiet)
+    corpus = Corpus(sources, field, separator, val_fraction, encoding, hub)
     console = Console(stderr=True, quiet=quiet)
     for note in corpus.notes:
-        console.print(Text(note))
+        console.print(Text(f"Recognized {note}"), soft_wrap=True)
     with _progress(console) as bar:
         if tokenizer in KINDS:
             task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=tokenizer != "byte")

@@ -1,4 +1,4 @@
-"""Read documents from text files and files of rows, gzipped or not, folders, globs, stdin.
+"""Read documents from text files and files of rows, gzipped or not, folders, globs, stdin, the Hub.
 
 Files are streamed: the text of a document comes in parts, so files can be larger than memory. Files
 in another encoding than UTF-8 are first written to a temporary file as UTF-8.
@@ -18,11 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from kgpt.conversations import Message, messages_of_row
+from kgpt.conversations import Message
 from kgpt.data.encodings import check_encoding, detect_encoding, open_file, transcode
+from kgpt.data.hub import HubOptions, hub_name, write_parquet
+from kgpt.data.recognition import DEFAULT_FIELD, RowFormat, conversation_of, recognize_rows
 from kgpt.data.rows import ROW_FORMATS, read_rows
 from kgpt.errors import DataError, UsageError
 from kgpt.files import os_errors_as_kgpt
+from kgpt.formatting import size as size_text
 from kgpt.text.chunking import chunk_text
 
 TEXT_FORMATS = ("txt", "md")
@@ -46,28 +49,32 @@ class Corpus:
     """The documents of a list of sources, in a fixed order.
 
     Args:
-        sources: files, folders, globs, or "-" for standard input.
+        sources: files, folders, globs, "-" for standard input, or "hf:owner/name" for a data set
+            of the Hugging Face Hub.
         text_field: the field or column of rows with the text. A row without it may be a
             conversation: see `kgpt.conversations`.
         separator: string between documents in .txt and .md files; None: one document a file.
         val_fraction: share of each text that is split by position, at its end, that is its
             validation split.
         encoding: of all text files; None detects it for each.
+        hub: what is loaded of a data set of the Hub.
 
     Attributes:
         names: the files, as they were named.
-        notes: what was found out about files, a sentence each: encodings, formats of rows.
+        notes: what was recognized, a line for each file of rows: encodings, formats, counts.
     """
 
     def __init__(
         self,
         sources: Sequence[str],
-        text_field: str = "text",
+        text_field: str = DEFAULT_FIELD,
         separator: str | None = None,
         val_fraction: float = 0.1,
         encoding: str | None = None,
+        hub: HubOptions | None = None,
     ):
         self.text_field = text_field
+        self._hub = hub or HubOptions()
         self.separator = separator
         self.val_fraction = val_fraction
         self.notes: list[str] = []
@@ -76,7 +83,8 @@ class Corpus:
         self.names, self.files = self._find(sources)
         self.total_bytes = sum(file.stat().st_size for file in self.files)
         self.bytes_read = 0
-        self._formats = [self._format_of_rows(file, name) for file, name in self._named_files()]
+        self._formats = {file: self._recognize(file, name) for file, name in self._named_files()}
+        self._note_texts()
 
     @property
     def is_split_by_position(self) -> bool:
@@ -95,7 +103,7 @@ class Corpus:
     @property
     def has_conversations(self) -> bool:
         """True if the first row of some file is a conversation."""
-        return any(kind is not None for kind in self._formats)
+        return any(found and found.conversations for found in self._formats.values())
 
     def documents(self) -> Iterator[Document]:
         """Every document once; consume the parts of one before taking the next."""
@@ -158,46 +166,32 @@ class Corpus:
     # -- rows -------------------------------------------------------------------------------
 
     def _rows(self, file: Path, name: str) -> Iterator[Document]:
-        start = self.bytes_read
-        for row, where, end in read_rows(file, _format(file), Path(name).name):
+        start, found = self.bytes_read, self._formats[file]
+        field = found.text_field if found else self.text_field
+        for row, where, end in read_rows(file, _format(file), _short(name)):
             self.bytes_read = start + end
-            document = self._document(row, where)
+            document = _document(row, where, field)
             if document is not None:
                 yield document
 
-    def _document(self, row: Mapping[str, Any], where: str) -> Document | None:
-        """The text or conversation of a row; None if its text is missing, as in a null cell."""
-        text = row.get(self.text_field)
-        if isinstance(text, str):
-            return Document(iter([text]))
-        try:
-            conversation = messages_of_row(row)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}.") from None
-        if conversation is not None:
-            return Document(messages=conversation[1])
-        if text is None and self.text_field in row:
-            return None
-        kind = "no text" if text is None else f"{type(text).__name__}, not text,"
-        raise DataError(
-            f"{where} has {kind} in the field {self.text_field!r}; "
-            f"choose one with --field (its fields: {', '.join(row)})."
-        )
-
-    def _format_of_rows(self, file: Path, name: str) -> str | None:
-        """The format of conversations in a file, from its first row; None if it contains texts."""
+    def _recognize(self, file: Path, name: str) -> RowFormat | None:
+        """The format of a file of rows, which is noted; None for a text."""
         if _format(file) not in ROW_FORMATS:
             return None
-        first = next(read_rows(file, _format(file), Path(name).name), None)
-        if first is None or isinstance(first[0].get(self.text_field), str):
-            return None
-        try:
-            found = messages_of_row(first[0])
-        except ValueError as error:
-            raise DataError(f"{first[1]}: {error}.") from None
-        if found is not None:
-            self.notes.append(f"{name}: conversations ({found[0]})")
-        return found and found[0]
+        found = recognize_rows(file, _format(file), _short(name), self.text_field)
+        self.notes.append(f"{name}: {found.summary}")
+        return found
+
+    def _note_texts(self) -> None:
+        """Note the number and size of the files that are texts."""
+        texts = [file for file, found in self._formats.items() if found is None]
+        names = [name for file, name in self._named_files() if self._formats[file] is None]
+        if texts:
+            what = f"{names[0]}: text" if len(texts) == 1 else f"{len(texts):,} text files"
+            cut = f", documents separated by {self.separator!r}" if self.separator else ""
+            self.notes.append(
+                f"{what}, {size_text(sum(file.stat().st_size for file in texts))}{cut}"
+            )
 
     # -- finding and opening ---------------------------------------------------------------
 
@@ -208,6 +202,11 @@ class Corpus:
         names: list[str] = []
         files: list[Path] = []
         for source in sources:
+            if hub := hub_name(source):
+                names.append(source)
+                folder = Path(tempfile.mkdtemp(dir=self._spool.name))
+                files.append(write_parquet(hub, self._hub, folder))
+                continue
             for path in self._expand(source):
                 names.append(str(path))
                 files.append(self._as_utf8(self._decompress(path), str(path)))
@@ -263,6 +262,28 @@ class Corpus:
         bad = f"; {replaced:,} characters could not be decoded and became U+FFFD" * bool(replaced)
         self.notes.append(f"{name}: decoded from {encoding}{bad}")
         return target
+
+
+def _document(row: Mapping[str, Any], where: str, text_field: str) -> Document | None:
+    """The text or conversation of a row; None if its text is missing, as in a null cell."""
+    text = row.get(text_field)
+    if isinstance(text, str):
+        return Document(iter([text]))
+    conversation = conversation_of(row, where)
+    if conversation is not None:
+        return Document(messages=conversation[1])
+    if text is None and text_field in row:
+        return None
+    kind = "no text" if text is None else f"{type(text).__name__}, not text,"
+    raise DataError(
+        f"{where} has {kind} in the field {text_field!r}; "
+        f"choose one with --field (its fields: {', '.join(row)})."
+    )
+
+
+def _short(name: str) -> str:
+    """How errors call a source: a file by its name without the folder."""
+    return name if hub_name(name) else Path(name).name
 
 
 def _format(file: Path) -> str:

@@ -16,10 +16,11 @@ JAPANESE = "日本語のテキストです。これはペンです。\n" * 5
 
 
 def read(path, data, **options):
-    """The text of a file with the bytes `data`, and the notes about it."""
+    """The text of a file with the bytes `data`, and the notes about its encoding."""
     path.write_bytes(data)
     corpus = Corpus([str(path)], val_fraction=0, **options)
-    return "".join(part for document in corpus.documents() for part in document.parts), corpus.notes
+    notes = [note for note in corpus.notes if "decoded from" in note]
+    return "".join(part for document in corpus.documents() for part in document.parts), notes
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from kgpt_tui.train.option_rows import Choice, OptionRow
 from kgpt_tui.train.prepare_dialog import PrepareDialog
 from kgpt_tui.train.run_form import RunForm, form_fields
 from kgpt_tui.train.screen import TrainScreen
-from tests.tui.driving import drive, wait_until
+from tests.tui.driving import drive, said, wait_until
 from tests.tui.fake_trainer import make_run
 
 
@@ -254,6 +254,7 @@ def test_a_data_set_is_asked_for(tmp_path):
         dialog.query_one("#kind", Choice).value = "byte"
         await pilot.press("ctrl+s")
         await wait_until(pilot, lambda: screen.form.text("data.dir") == "data/novel")
+        assert "novel.txt: text, 1.1 kB\nIt is prepared in data/novel." in said(app)
         assert app.screen is screen
         assert "data/novel" in screen.query_one("#data", Choice).choices
 

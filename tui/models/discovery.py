@@ -14,7 +14,7 @@ from kgpt.runs import Run, all_runs, runs_folder
 DEPTH = 3  # folders below the working directory that are searched
 FOLDERS = 2000  # at most, so that a search of a home directory ends
 SKIPPED = {"node_modules", "__pycache__", "site-packages", "checkpoints", "control"}
-TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
+TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".csv", ".parquet", ".txt.gz", ".jsonl.gz")
 
 
 @dataclass(frozen=True)

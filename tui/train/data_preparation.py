@@ -14,6 +14,7 @@ from kgpt.errors import KgptError
 
 POLL_S = 0.2
 _BAR = re.compile(r"(tokenizer|tokens|shakespeare)\s.*?(\d+)%")
+_RECOGNIZED = re.compile(r"^Recognized (.+)$", re.MULTILINE)
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 STAGES = {"tokenizer": "training a tokenizer", "tokens": "tokenizing"}
 
@@ -26,6 +27,9 @@ class DataPreparation:
     """A running `kgpt data` command, attached to a pseudo-terminal.
 
     The command draws its progress bar on terminals only.
+
+    Attributes:
+        recognized: what the command has told of each source so far.
     """
 
     def __init__(self, command: Sequence[str]):
@@ -36,6 +40,7 @@ class DataPreparation:
             command, stdin=subprocess.DEVNULL, stdout=end, stderr=end, env=environment
         )
         os.close(end)
+        self.recognized: list[str] = []
         self._text = ""
 
     async def wait(self, on_progress: Callable[[str], None]) -> None:
@@ -72,3 +77,4 @@ class DataPreparation:
             while self._terminal >= 0 and (data := os.read(self._terminal, 65536)):
                 text = _ESCAPES.sub("", data.decode("utf-8", "replace")).replace("\r", "\n")
                 self._text = (self._text + text)[-20000:]
+        self.recognized = _RECOGNIZED.findall(self._text) or self.recognized

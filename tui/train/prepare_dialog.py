@@ -51,7 +51,7 @@ class PrepareDialog(DismissOnceMixin, ModalScreen[str | None]):
             with Grid(id="fields"):
                 yield Static("text", classes="name")
                 yield Input(
-                    placeholder="a file, a folder or a glob",
+                    placeholder="a file, a folder, a glob, or hf:owner/name",
                     suggester=SuggestFromList(self._files), compact=True, id="source",
                 )  # fmt: skip
                 yield Static("tokenizer", classes="name")
@@ -102,8 +102,12 @@ class PrepareDialog(DismissOnceMixin, ModalScreen[str | None]):
             command += ["--vocab-size", size]
         self._show_progress("starting …")
         try:
-            self._preparation = DataPreparation(command)
-            await self._preparation.wait(self._show_progress)
+            preparation = self._preparation = DataPreparation(command)
+            await preparation.wait(
+                lambda stage: self._show_progress("\n".join([*preparation.recognized, stage]))
+            )
+            said = "\n".join([*preparation.recognized, f"It is prepared in {out}."])
+            self.app.notify(sanitize(said), markup=False)
             self.dismiss(out)
         except (KgptError, OSError) as error:
             self._show_progress(str(error))
@@ -112,7 +116,7 @@ class PrepareDialog(DismissOnceMixin, ModalScreen[str | None]):
 
     def _problem(self, source: str, size: str, out: str) -> str:
         if not source.strip():
-            return "Name a text file, a folder or a glob."
+            return "Name a text file, a folder, a glob, or a data set of the Hub as hf:owner/name."
         if not out.strip():
             return "Name the folder to write the data set to."
         if read_data_set(Path(out)) is not None:
