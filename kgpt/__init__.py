@@ -7,9 +7,10 @@
 Public names are imported at first use, so `import kgpt` takes milliseconds and chooses no backend.
 """
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from kgpt.keras_registration import register_with_keras
 
 if TYPE_CHECKING:
     from kgpt.config import Config as Config
@@ -59,8 +60,6 @@ _MODULES = {
     "kgpt.training.schedule": ("LRSchedule", "WarmupCosine"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
-# What a `.keras` file may name: Keras finds these only once they are imported.
-_SERIALIZABLE = ("kgpt.model.gpt", "kgpt.training.losses", "kgpt.training.optimizers")
 __all__ = [*_WHERE, "__version__"]
 
 
@@ -74,6 +73,4 @@ def __dir__() -> list[str]:
     return __all__
 
 
-if "keras" in sys.modules:  # so that `keras.saving.load_model` works after `import kgpt` alone
-    for _module in _SERIALIZABLE:
-        import_module(_module)
+register_with_keras()

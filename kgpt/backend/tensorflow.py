@@ -188,7 +188,15 @@ gelu_tanh = tf.custom_gradient(_gelu_with_gradient)
 
 
 remat = tf.recompute_grad
-custom_gradient = tf.custom_gradient
+
+
+def custom_gradient(function: Function) -> Function:
+    """`tf.custom_gradient` of tensors; a variable that an argument holds is read beforehand.
+
+    Executed eagerly, TensorFlow asks for gradients of the variables that `function` reads.
+    """
+    with_gradient = tf.custom_gradient(function)
+    return lambda *tensors: with_gradient(*[tf.identity(x) for x in tensors])
 
 
 def jit(

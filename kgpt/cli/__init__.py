@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from kgpt import __version__
+from kgpt.cli.arguments import attach_values
+from kgpt.cli.streams import escape_what_cannot_be_shown
 from kgpt.config import options as config_options
 from kgpt.config import presets, sentence
 from kgpt.errors import KgptError, OutOfMemoryError
@@ -100,11 +102,13 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    escape_what_cannot_be_shown()
     try:
         with out_of_memory_as_kgpt(LESS_MEMORY):
             code = app(
-                arguments, exit_on_error=False, print_error=False, result_action="return_value"
-            )
+                attach_values(app, arguments),
+                exit_on_error=False, print_error=False, result_action="return_value",
+            )  # fmt: skip
     except OutOfMemoryError as error:
         _exit_at_once(_failed(str(error), error.exit_code, debug))
     except KgptError as error:

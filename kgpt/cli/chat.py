@@ -10,6 +10,7 @@ from kgpt.cli import options
 from kgpt.cli.chat_commands import ChatState
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags
+from kgpt.cli.streams import check_text
 from kgpt.errors import KgptError, UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.terminal_text import for_output
@@ -36,6 +37,7 @@ def chat(
     """
     folder = resolve_model(model)
     changes = options.given_flags(sampling)
+    check_text(system or "", "The system prompt")
     prepare_process(memory_fraction)
     silence_native_code()
     from kgpt.generation.generator import TextGenerator
@@ -84,8 +86,8 @@ class TerminalChat:
         parts = [input(prompt)]
         while parts[-1].endswith("\\"):
             parts[-1] = parts[-1][:-1]
-            parts.append(input("… " if self.interactive else ""))
-        return "\n".join(parts)
+            parts.append(input("... " if self.interactive else ""))
+        return check_text("\n".join(parts), "The line", sys.stdin.encoding)
 
     def _answer(self) -> None:
         """Stream the answer and add it to the chat, also if it was interrupted."""

@@ -89,7 +89,8 @@ def silence_native_code() -> None:
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     os.close(sink)
-    sys.stderr = os.fdopen(terminal, "w", encoding="utf-8", errors="backslashreplace")
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    sys.stderr = os.fdopen(terminal, "w", encoding=encoding, errors=errors)
 
 
 def _from_keras_json() -> str | None:

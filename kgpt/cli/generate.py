@@ -12,12 +12,13 @@ from cyclopts import Parameter
 from kgpt.cli import options
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags, StrictInt
+from kgpt.cli.streams import check_text, read_standard_input
 from kgpt.config import InferenceDtype, SamplingConfig
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.terminal_text import for_output
 
-RULE = "─" * 40
+RULE = "-" * 40
 
 
 def generate(
@@ -84,10 +85,11 @@ def generate(
 
         prompt = fill_template(template, field or [])
     draft_folder = resolve_model(draft_model) if draft_model else None
+    prompt = check_text(prompt or "", "The prompt")
     prepare_process(memory_fraction)
     silence_native_code()
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = read_standard_input()
     from kgpt.generation.generator import TextGenerator
 
     draft: Any = "prompt_lookup" if prompt_lookup else None
@@ -100,7 +102,7 @@ def generate(
 
             complete_file(engine, params, input_file, str(output_file))
         else:
-            _print_completions(engine, prompt or "", params, num_samples, stream, json_lines)
+            _print_completions(engine, prompt, params, num_samples, stream, json_lines)
 
 
 def _print_completions(

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kgpt.cli.streams import read_standard_input
 from kgpt.config import SamplingConfig
 from kgpt.errors import DataError, UsageError
 from kgpt.generation.generator import TextGenerator
@@ -50,8 +51,10 @@ def complete_file(
 def read_prompts(source: str) -> list[str]:
     """The prompts of a file: one per line, or the "prompt" of a JSON object per line."""
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        text = text.removeprefix("\ufeff")  # a byte-order mark is no part of the first prompt
+        if source == "-":
+            text = read_standard_input()
+        else:
+            text = Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source} cannot be read: {error}.") from None
     prompts = []

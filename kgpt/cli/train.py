@@ -95,7 +95,8 @@ def redirect_output(log: Path) -> Iterator[Console]:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
-    terminal = os.fdopen(os.dup(saved[0]), "w", encoding="utf-8")
+    encoding, errors = sys.stdout.encoding, sys.stdout.errors
+    terminal = os.fdopen(os.dup(saved[0]), "w", encoding=encoding, errors=errors)
     try:
         yield Console(file=terminal)
     finally:

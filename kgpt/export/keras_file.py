@@ -12,7 +12,7 @@ from kgpt.text.tokenizer import Tokenizer
 def export_keras(folder: Path, out: Path, dtype: str | None = None) -> None:
     """Write model.keras and tokenizer.json to the empty folder `out`.
 
-    `import kgpt.model.gpt` before `keras.saving.load_model` registers the layers.
+    `keras.saving.load_model` reads it after `import kgpt`.
     """
     if dtype not in (None, "float32"):
         raise UsageError(f"A .keras file has float32 weights, not {dtype}; leave out --dtype.")

@@ -316,7 +316,7 @@ class TextGenerator:
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
-            ids = [*self.tokenizer.bos_ids, *self.tokenizer.encode(prompt)]
+            ids = self.tokenizer.encode_prompt(prompt)
         else:
             ids = [int(token) for token in prompt]
         return ids or [self.tokenizer.eos_id or 0]  # a new document begins

@@ -1,4 +1,4 @@
-"""`GPT.generate`: token ids in, token ids out, as in KerasHub and transformers."""
+"""`GPT.generate`: token ids in, token ids out, as in transformers; or text, as in KerasHub."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kgpt.generation.scheduler import generate as run_requests
 from kgpt.generation.seeds import seed_of, with_seed
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
+from kgpt.text.tokenizer import Tokenizer
 
 
 def generate(
@@ -22,6 +23,7 @@ def generate(
     token_ids: Any,
     max_tokens: int | None = None,
     *,
+    tokenizer: Tokenizer | None = None,
     eos_token_id: int | Iterable[int] | None = None,
     pad_token_id: int | None = None,
     **sampling: Any,
@@ -30,8 +32,9 @@ def generate(
 
     Args:
         token_ids: a list of ids, a list of such lists (of any lengths), or an integer array or
-            tensor of shape (T,) or (B, T).
+            tensor of shape (T,) or (B, T); with a `tokenizer`, a text or a list of texts.
         max_tokens: new tokens per prompt, at most; `SamplingConfig`'s default when not given.
+        tokenizer: encodes and decodes texts, and names the ids that end them.
         eos_token_id: an id, or several, that end a sequence.
         pad_token_id: fills array rows that end early; the first `eos_token_id`, or 0, when not
             given.
@@ -39,14 +42,18 @@ def generate(
             seeds of a batch count up from `seed`.
 
     Returns:
-        Prompt and new ids in the kind that was given: a list, a list of lists, or an array of
-        shape (T + N,) or (B, T + N), where N is the number of tokens of the longest continuation.
+        Prompt and continuation in the kind that was given: a list, a list of lists, a text, a list
+        of texts, or an array of shape (T + N,) or (B, T + N), where N is the number of tokens of
+        the longest continuation.
 
     Raises:
         UsageError: an id or an option is invalid.
     """
     if max_tokens is not None:
         sampling["max_tokens"] = max_tokens
+    if texts := _texts(token_ids):
+        whole = _generate_texts(model, texts, tokenizer, eos_token_id, sampling)
+        return whole[0] if isinstance(token_ids, str) else whole
     config = with_seed(SamplingConfig.parse(sampling))
     stop_ids = _stop_ids(eos_token_id)
     is_list = isinstance(token_ids, list | tuple)
@@ -67,6 +74,32 @@ def generate(
         padded[row, : len(ids)] = ids
     result = padded if is_batch else padded[0]
     return result if isinstance(token_ids, np.ndarray) else ops.convert_to_tensor(result)
+
+
+def _texts(prompt: Any) -> list[str]:
+    """The prompts if they are texts; none if they are ids."""
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    is_text = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+    return list(texts) if is_text else []
+
+
+def _generate_texts(
+    model: GPT,
+    texts: list[str],
+    tokenizer: Tokenizer | None,
+    eos_token_id: int | Iterable[int] | None,
+    sampling: dict[str, Any],
+) -> list[str]:
+    """Each text with its continuation."""
+    if tokenizer is None:
+        raise UsageError("Text needs the tokenizer of the training data; give tokenizer=...")
+    prompts = [tokenizer.encode_prompt(text) for text in texts]
+    stop = tokenizer.stop_ids if eos_token_id is None else eos_token_id
+    sequences = generate(model, prompts, eos_token_id=stop, **sampling)
+    return [
+        text + tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True, continues=True)
+        for text, prompt, ids in zip(texts, prompts, sequences, strict=True)
+    ]
 
 
 def _stop_ids(eos_token_id: int | Iterable[int] | None) -> list[int]:

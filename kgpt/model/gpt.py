@@ -12,8 +12,6 @@ attention and norms in the fastest form of each backend.
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -30,13 +28,14 @@ from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update
 from kgpt.model.layers import Dropout, DropoutKey, make_norm
 from kgpt.model.linear import Embedding, FormatName, Linear, Unembedding
 from kgpt.model.loss_metric import TokenLoss
+from kgpt.model.pretrained import PretrainedModel
 
 Tensor = Any
 HIDDEN_STATES_OF = "hidden_states_of"  # the input {HIDDEN_STATES_OF: ids} asks for no logits
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class GPT(keras.Model):
+class GPT(PretrainedModel):
     """A decoder-only transformer.
 
     Args:
@@ -219,26 +218,6 @@ class GPT(keras.Model):
                     backend.refresh_tracking(layer)
         if self.built:
             backend.refresh_tracking(self)
-
-    # -- use: the implementations are above this layer, so they are found when called -------------
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> GPT:
-        """The model of a directory, run or hub id; see `kgpt.checkpoints.pretrained`."""
-        return importlib.import_module("kgpt.checkpoints.pretrained").from_pretrained(
-            source, **options
-        )
-
-    def save_pretrained(self, folder: str | Path, tokenizer: Any = None, **options: Any) -> None:
-        """Write a model directory; see `kgpt.checkpoints.pretrained.save_pretrained`."""
-        pretrained = importlib.import_module("kgpt.checkpoints.pretrained")
-        pretrained.save_pretrained(self, folder, tokenizer, **options)
-
-    def generate(self, token_ids: Any, **options: Any) -> Any:
-        """Continue token ids (T,) or (B, T); see `kgpt.generation.keras_api.generate`."""
-        return importlib.import_module("kgpt.generation.keras_api").generate(
-            self, token_ids, **options
-        )
 
     # -- training: what Keras's own train and test steps call -----------------------------------
 

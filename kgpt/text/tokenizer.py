@@ -202,6 +202,10 @@ class Tokenizer:
         """Token ids of `text`; special tokens in it are encoded as plain text unless allowed."""
         return self.encode_batch([text], allow_special)[0]
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids from which a model continues `text`; an empty one begins a document."""
+        return [*self.bos_ids, *self.encode(text)] or [self.eos_id or 0]
+
     def encode_batch(self, texts: Sequence[str], allow_special: bool = False) -> list[list[int]]:
         """`encode` for many texts at once, on all cores."""
         cleaned = [clean(text) for text in texts]

@@ -43,6 +43,16 @@ def test_options_are_keywords_or_a_config_or_both(generator):
     assert shorter.token_ids == want.token_ids[:5]
 
 
+def test_a_model_continues_texts_as_the_generator_does(generator, folder):
+    model, tokenizer = kgpt.GPT.from_pretrained(folder), kgpt.Tokenizer.load(folder)
+    options = {"max_tokens": 6, "temperature": 0}
+    want = [text + generator.generate(text, **options).text for text in ("ROMEO:", "")]
+    assert model.generate("ROMEO:", tokenizer=tokenizer, **options) == want[0]
+    assert model.generate(["ROMEO:", ""], tokenizer=tokenizer, **options) == want
+    with pytest.raises(UsageError, match="give tokenizer="):
+        model.generate("ROMEO:")
+
+
 def test_a_stream_is_the_completion_in_chunks(generator):
     options = {"max_tokens": 12, "temperature": 0}
     chunks = list(generator.stream("ROMEO:", **options))
@@ -147,7 +157,7 @@ def test_rows_of_an_array_that_end_early_are_padded():
     assert got[1][: 5 + 1] == [*other, other_new[0]]
 
 
-@pytest.mark.parametrize("ids", [np.ones((2, 2, 2), int), np.ones(3), [[1], 2], ["a"]])
+@pytest.mark.parametrize("ids", [np.ones((2, 2, 2), int), np.ones(3), [[1], 2], [["a"]]])
 def test_ids_that_are_none_are_refused(ids):
     from kgpt.generation.keras_api import generate
 

@@ -1,6 +1,11 @@
 """Models go to files and come back the same: Keras's own, and model directories."""
 
 import json
+import os
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
 
 import keras
 import numpy as np
@@ -16,6 +21,7 @@ from kgpt.checkpoints.pretrained import (
     save_model,
 )
 from kgpt.errors import CheckpointError, KgptError
+from kgpt.keras_registration import CLASSES, register_with_keras
 from tests.model.models import KINDS, SMALL, model_of
 
 pytestmark = pytest.mark.backend
@@ -51,6 +57,44 @@ def test_a_trained_keras_file_goes_on_training(tmp_path):
         m.fit(ids, ids, epochs=3, shuffle=False, verbose=0).history["loss"] for m in (model, again)
     ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+FRESH = """
+import sys
+import kgpt
+assert "keras" not in sys.modules
+kgpt.AdamW  # imports Keras, but no model
+import keras
+model = keras.saving.load_model(sys.argv[1])
+print(model.generate([1, 2], max_tokens=3, temperature=0), type(model.optimizer).__name__)
+"""
+
+
+def test_a_keras_file_opens_in_a_fresh_process(tmp_path):
+    from kgpt import AdamW
+
+    model = GPT(ModelConfig(**SMALL), seed=4)
+    model.compile(optimizer=AdamW(1e-2), loss=NextTokenLoss())
+    model.save(tmp_path / "model.keras")
+    run = subprocess.run(
+        [sys.executable, "-c", FRESH, tmp_path / "model.keras"],
+        env=os.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.strip() == f"{model.generate([1, 2], max_tokens=3, temperature=0)} AdamW"
+
+
+def test_keras_knows_every_class_that_a_file_may_name():
+    for package in ("kgpt.model", "kgpt.training"):
+        for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+            import_module(module.name)
+    known = keras.saving.get_custom_objects()
+    made = {name: cls for name, cls in known.items() if name.startswith("kgpt>")}
+    assert set(made) == {f"kgpt>{name}" for names in CLASSES.values() for name in names}
+    for module, names in CLASSES.items():
+        assert {made[f"kgpt>{name}"].__module__ for name in names} == {module}
+    register_with_keras()  # takes no class's place
+    assert made.items() <= keras.saving.get_custom_objects().items()
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kgpt import GPT, ModelConfig, NextTokenLoss
-from tests.model.models import SMALL
+from kgpt import GPT, ModelConfig, NextTokenLoss, UsageError
+from tests.model.models import KINDS, SMALL
 
 ONE_LAYER = {**SMALL, "num_layers": 1}
 pytestmark = pytest.mark.backend
@@ -56,3 +56,39 @@ def test_our_loss_with_a_metric_of_keras():
         model.fit(x, y, batch_size=64, epochs=2, verbose=0)
         losses.append(model.evaluate(x, y, batch_size=64, verbose=0, return_dict=True)["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_eager_training_is_compiled_training(kind):
+    x, y = alphabet()
+    losses = []
+    for eager in (False, True):
+        model = GPT(ModelConfig(**KINDS[kind]), seed=3)
+        model.compile(optimizer=keras.optimizers.SGD(0.5), loss=NextTokenLoss(), run_eagerly=eager)
+        losses.append(model.fit(x, y, batch_size=64, epochs=2, verbose=0).history["loss"])
+        losses[-1].append(model.evaluate(x, y, batch_size=64, verbose=0))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_eager_recomputation_of_activations():
+    x, y = alphabet()
+    losses = []
+    for recompute in (False, True):
+        model = GPT(ModelConfig(**ONE_LAYER), seed=3, gradient_checkpointing=recompute)
+        model.compile(optimizer=keras.optimizers.SGD(0.5), loss=NextTokenLoss(), run_eagerly=True)
+        losses.append(model.fit(x, y, batch_size=64, epochs=2, verbose=0).history["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_export_of_keras_works_or_says_what_does(tmp_path):
+    x, _ = alphabet()
+    model = GPT(ModelConfig(**ONE_LAYER))
+    if keras.backend.backend() != "tensorflow":
+        with pytest.raises(UsageError, match="kgpt export --model DIR --format savedmodel"):
+            model.export(tmp_path / "model", verbose=False)
+        return
+    import tensorflow as tf
+
+    model.export(tmp_path / "model", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded.serve(tf.constant(x[:3, :5])), model(x[:3, :5]), atol=1e-5)

@@ -1,0 +1,84 @@
+"""Let Keras find kgpt's classes, whichever of the two is imported first.
+
+`keras.saving.load_model` knows a class once it is registered, which importing its module does. So
+that `import kgpt` loads neither Keras nor a model, placeholders are registered as soon as Keras has
+been imported; they import the class when a file names it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+CLASSES = {  # the names under which the classes of each module are registered
+    "kgpt.model.gpt": ("GPT",),
+    "kgpt.model.attention": ("CausalSelfAttention",),
+    "kgpt.model.block": ("Block", "MLP"),
+    "kgpt.model.initializers": ("CheckpointInitializer", "Normal"),
+    "kgpt.model.layers": ("Dropout", "LayerNorm", "RMSNorm"),
+    "kgpt.training.losses": ("NextTokenLoss",),
+    "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
+}
+
+
+def register_with_keras() -> None:
+    """Register the placeholders now if Keras is imported, else when it is."""
+    if "keras" in sys.modules:
+        _register(sys.modules["keras"])
+    else:
+        sys.meta_path.insert(0, _KerasFinder())
+
+
+def _register(keras: ModuleType) -> None:
+    for module, names in CLASSES.items():
+        for name in names:
+            if keras.saving.get_registered_object(f"kgpt>{name}") is None:
+                keras.saving.register_keras_serializable("kgpt", name)(_placeholder(module, name))
+
+
+def _placeholder(module: str, name: str) -> type:
+    """A class that becomes the class `name` of `module` when it is made from a configuration."""
+
+    def from_config(config: dict[str, Any]) -> Any:
+        return getattr(import_module(module), name).from_config(config)
+
+    members = {"from_config": staticmethod(from_config), "get_config": lambda self: {}}
+    return type(name, (), members)
+
+
+class _KerasFinder(MetaPathFinder):
+    """Finds Keras as the other finders do, and registers the placeholders once it is imported."""
+
+    def __init__(self) -> None:
+        self.searching = False
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "keras" or self.searching:
+            return None
+        self.searching = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self.searching = False
+        if spec is not None and spec.loader is not None:
+            self._extend(spec.loader)
+        return spec
+
+    def _extend(self, loader: Any) -> None:
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            _register(module)
+
+        loader.exec_module = exec_module
