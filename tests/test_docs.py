@@ -106,8 +106,11 @@ def test_every_command_is_accepted_as_it_stands(words: list[str]) -> None:
     assert name or rest[:1] in ([], ["--help"], ["--version"]), f"there is no {words}"
     _, bound, unknown, _ = app.parse_known_args(words[1:])
     assert not unknown
-    if overrides := bound.arguments.get("overrides"):
-        parse_overrides(overrides)
+    flags = [*bound.arguments.get("overrides", ())]
+    first = bound.arguments.get("config")
+    if isinstance(first, str) and first.startswith("--"):
+        flags.insert(0, first)  # of a run that is resumed without a configuration
+    parse_overrides(flags)
 
 
 @pytest.mark.parametrize("words", cases(inline_commands))
@@ -199,7 +202,8 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
 
 def with_data(words: list[str]) -> list[str]:
     """A train command whose preset needs a downloaded corpus, on the corpus of the sandbox."""
-    return words if "--data" in words else [*words, "--data", "data/tinyworld"]
+    given = "--data" in words or "--resume" in words
+    return words if given else [*words, "--data", "data/tinyworld"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -23,6 +23,8 @@ from kgpt.runs import (
     resolve_model,
 )
 
+DEAD = 2**22 + 1  # above every process id
+
 
 @pytest.fixture
 def run():
@@ -68,6 +70,37 @@ def test_a_row_after_a_half_written_one_is_whole_even_without_resuming(run):
     run.append("metrics", {"step": 2, "loss": 1.5})
     run.append("metrics", {"step": 3, "loss": 1.4})
     assert [row["step"] for row in run.metrics()][-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "pid", "begun", "taken"),
+    [
+        ("failed", 1, None, False),
+        ("stopped", 1, None, False),
+        ("compiling", DEAD, None, False),
+        ("compiling", os.getpid(), None, True),
+        ("failed", 1, "metrics", True),
+        ("failed", 1, "checkpoint", True),
+    ],
+)
+def test_a_run_that_made_no_step_does_not_keep_its_name(run, state, pid, begun, taken):
+    run.write_status(RunStatus(state=state, pid=pid, host=socket.gethostname()))
+    if begun == "metrics":
+        run.append("metrics", {"step": 1})
+    elif begun == "checkpoint":
+        make_checkpoint(run, 1)
+    assert run.is_taken == taken
+
+
+def test_undoing_a_start_gives_the_state_before_and_nothing_else_is_undone(run):
+    ended = RunStatus(state="finished", step=3, pid=1)
+    run.write_status(ended)
+    run.undo_starting()
+    assert run.status() == ended
+    run.write_status(RunStatus(pid=os.getpid(), host="", **ended.before_resume()))
+    run.undo_starting()
+    assert (run.status().state, run.status().step) == ("finished", 3)
+    assert run.status().state_before_resume is None
 
 
 def test_rows_of_a_future_that_is_undone_are_forgotten(run):

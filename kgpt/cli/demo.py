@@ -70,8 +70,12 @@ def demo(
     quiet
         Print only the fraction of correct answers.
     """
-    config = Config.load("tinyworld", {"data.dir": data} | parse_overrides(overrides, FLAGS))
+    changes = {"data.dir": data} | parse_overrides(overrides, FLAGS)
     directory = new_run(run) if run else next_run()
+    if directory.exists:
+        config = Config.resume(directory.path / "run.yaml", None, changes)
+    else:
+        config = Config.load("tinyworld", changes)
     prepare_process()
     started = time.perf_counter()
     console = Console(quiet=quiet)

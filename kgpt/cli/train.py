@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
 from kgpt.cli.options import MemoryFraction
-from kgpt.config import Config, parse_overrides, preset_path
+from kgpt.config import Config, parse_overrides, preset_path, presets
 from kgpt.errors import RunError, UsageError
 from kgpt.runs import Run, new_run
 
@@ -23,7 +23,7 @@ FLAGS = ("--data", "--run", "--resume", "--memory-fraction", "--quiet", "--debug
 
 
 def train(
-    config: str,
+    config: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     data: str | None = None,
     run: str | None = None,
@@ -36,24 +36,48 @@ def train(
     Parameters
     ----------
     config
-        The name of a preset, or a YAML file.
+        The name of a preset, or a YAML file. With --resume it may be left out.
     data
         A data set made by `kgpt data prepare`.
     run
         The name of the run; the configuration's name and the time if not given.
     resume
-        Resume from the run's latest valid checkpoint.
+        Resume the run from its latest valid checkpoint, as its run.yaml says. What CONFIG and
+        flags state changes it, where it may change.
     quiet
         Print nothing.
     """
-    changes = parse_overrides(overrides, FLAGS)
+    flags = list(overrides)
+    if config is not None and config.startswith("--"):  # a flag: no configuration is named
+        flags, config = [config, *flags], None
+    changes = parse_overrides(flags, FLAGS)
     if data is not None:
         changes["data.dir"] = data
-    resolved = Config.load(config, changes)
+    if resume:
+        directory = _run_to_resume(run)
+        resolved = Config.resume(directory.path / "run.yaml", config, changes)
+    else:
+        directory, resolved = _new_run(run, config), Config.load(config or "", changes)
     if resolved.data.dir is None:
         raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
-    directory = new_run(run or _default_name(config, resume))
     return run_training(resolved, directory, resume, quiet, memory_fraction)
+
+
+def _run_to_resume(name: str | None) -> Run:
+    if name is None:
+        raise UsageError("Name the run to resume with --run.")
+    run = new_run(name)
+    if not run.exists:
+        raise RunError(f"There is no run {name} to resume; leave --resume out to start it.")
+    return run
+
+
+def _new_run(name: str | None, config: str | None) -> Run:
+    """The directory of a run that is called `name`, or after its configuration and the time."""
+    if config is None:
+        raise UsageError(f"Name a preset or a YAML file; the presets are {', '.join(presets())}.")
+    preset_path(config)  # raises if there is none
+    return new_run(name or f"{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def run_training(
@@ -64,13 +88,11 @@ def run_training(
     from kgpt.data.shards import TokenDataset
 
     TokenDataset(config.data.dir or "")  # fails before the run directory is created
-    if run.exists and not resume:
+    if run.is_taken and not resume:
         raise RunError(
             f"The run {run.name} exists already; resume it with --resume, "
             "or give another --run name."
         )
-    if resume and not run.exists:
-        raise RunError(f"There is no run {run.name} to resume; leave --resume out to start it.")
     run.lock()
     try:
         with redirect_output(run.log) as console:
@@ -108,10 +130,3 @@ def redirect_output(log: Path) -> Iterator[Console]:
             os.close(handle)
         with contextlib.suppress(BrokenPipeError):
             terminal.close()
-
-
-def _default_name(config: str, resume: bool) -> str:
-    if resume:
-        raise UsageError("Name the run to resume with --run.")
-    preset_path(config)
-    return f"{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -12,6 +12,7 @@ from kgpt.config.memory import MEMORY_FRACTION, default_loss_chunk, memory_fract
 from kgpt.config.model import ModelConfig, RopeScaling
 from kgpt.config.overrides import options, parse_overrides
 from kgpt.config.precision import InferenceDtype, Precision, allows_tf32, compute_dtype
+from kgpt.config.resume import config_changes, is_fixed
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean, sentence
 from kgpt.config.serving import ServeConfig
@@ -33,8 +34,10 @@ __all__ = [
     "TrainConfig",
     "allows_tf32",
     "compute_dtype",
+    "config_changes",
     "default_loss_chunk",
     "did_you_mean",
+    "is_fixed",
     "memory_fraction",
     "options",
     "parse_overrides",

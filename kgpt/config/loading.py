@@ -28,14 +28,33 @@ class Config(Section):
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:
         """Read a preset name or a YAML file, then apply `overrides` such as {"train.seed": 1}."""
-        values = read_yaml(preset_path(source) or Path(source))
-        for key, value in (overrides or {}).items():
-            section, _, name = key.partition(".")
-            values.setdefault(section, {})[name] = value
-        return cls.parse(values)
+        return cls.parse(_overridden(_read(source), overrides or {}))
+
+    @classmethod
+    def resume(cls, run_yaml: Path, source: str | None, overrides: dict[str, Any]) -> Self:
+        """Read a run's configuration, changed where the preset or file `source` states a value.
+
+        `overrides` change it further, as in `load`.
+        """
+        values = read_yaml(run_yaml)
+        for section, keys in (_read(source) if source else {}).items():
+            values[section] = values.get(section, {}) | keys
+        return cls.parse(_overridden(values, overrides))
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(source: str) -> dict[str, Any]:
+    """The keys that a preset or a YAML file states."""
+    return read_yaml(preset_path(source) or Path(source))
+
+
+def _overridden(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = value
+    return values
 
 
 def presets() -> dict[str, Path]:

@@ -62,6 +62,16 @@ class Manifest(BaseModel):
     sources: list[str] = []
     splits: dict[str, SplitInfo] = {}
 
+    @property
+    def content_sha256(self) -> str:
+        """SHA-256 of ids, loss masks and tokenizer; sources and folder may be called otherwise."""
+        digest = hashlib.sha256(f"{self.tokenizer_sha256} {self.dtype}".encode())
+        for split, info in sorted(self.splits.items()):
+            for shard in info.shards:
+                line = f"{split} {shard.tokens} {shard.sha256} {shard.loss_mask_sha256}"
+                digest.update(line.encode())
+        return digest.hexdigest()
+
 
 class SplitWriter:
     """Writes one split of a data set, shard by shard.

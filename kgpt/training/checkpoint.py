@@ -2,7 +2,7 @@
 
     config.json, model.safetensors, tokenizer.json, ...   a complete model directory
     optimizer.safetensors   optimizer variables, dropout counter; raw weights if an EMA is kept
-    trainer_state.json      step, backend, best validation loss
+    trainer_state.json      step, backend, optimizer, best validation loss
     checksums.json          SHA-256 of every file above
 
 Variables are stored by path, so a run can stop on one backend and resume on another. A checkpoint
@@ -23,9 +23,11 @@ from safetensors import SafetensorError, safe_open
 
 from kgpt import backend
 from kgpt.backend import keras_internals
+from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.pretrained import (
     OPTIMIZER_STATE,
     TRAINER_STATE,
+    load_config,
     load_weights,
     path_below,
     training_state_file,
@@ -41,6 +43,7 @@ from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.optimizers import ema_weights, unwrap_optimizer
 
 ACCUMULATOR = "gradient_accumulator"
+NOT_ARCHITECTURE = ("dropout", "initializer_range")  # options of a model that change no weight
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,18 @@ def copy_state(model: GPT, **metadata: Any) -> TrainingState:
     weights, variables = backend.to_host((weights, variables))
     if backend.device()[0] == "cpu":  # these are views, which the next step changes
         weights, variables = keras.tree.map_structure(np.array, (weights, variables))
-    return TrainingState(model.config, weights, variables, {"backend": backend.name, **metadata})
+    optimizer = unwrap_optimizer(model.optimizer)
+    about = {
+        "backend": backend.name,
+        "optimizer": optimizer_name(optimizer),
+        "grad_accumulation": optimizer.gradient_accumulation_steps or 1,
+    }
+    return TrainingState(model.config, weights, variables, about | metadata)
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """What `train.optimizer` calls an optimizer: adamw, lion, muon."""
+    return type(optimizer).__name__.lower()
 
 
 def write_checkpoint(
@@ -104,38 +118,92 @@ def verify(folder: Path) -> None:
         raise CheckpointError(f"The checkpoint {folder} is damaged: {changed[0]} has changed.")
 
 
+def read_trainer_state(folder: Path) -> dict[str, Any]:
+    """The contents of a checkpoint's trainer_state.json."""
+    file = training_state_file(folder, TRAINER_STATE)
+    state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return state
+
+
+def check_fits(folder: Path, config: ModelConfig, optimizer: str) -> None:
+    """Raise `CheckpointError` unless a checkpoint is of this architecture and this optimizer.
+
+    Checkpoints of earlier versions do not name their optimizer; it is not compared then.
+    """
+    stored, wanted = load_config(folder), from_hugging_face(to_hugging_face(config))
+    for name in ModelConfig.model_fields:
+        saved, given = getattr(stored, name), getattr(wanted, name)
+        if saved != given and name not in NOT_ARCHITECTURE:
+            raise CheckpointError(
+                f"The checkpoint {folder} has model.{name} {saved}, but the model that it is to be "
+                f"loaded into has {given}; give {saved}, or start a new run."
+            )
+    saved = read_trainer_state(folder).get("optimizer", optimizer)
+    if saved != optimizer:
+        raise CheckpointError(
+            f"The checkpoint {folder} holds the state of the optimizer {saved}, not of "
+            f"{optimizer}; give {saved}, or start a new run."
+        )
+
+
 def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     """Restore a compiled model and its optimizer; returns the contents of trainer_state.json.
 
-    The model must be compiled with the optimizer that the checkpoint was saved with.
+    Gradients may be accumulated over another number of batches than before.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of another architecture or optimizer.
     """
+    optimizer = unwrap_optimizer(model.optimizer)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    check_fits(folder, model.config, optimizer_name(optimizer))
     load_weights(model, folder)
     file = training_state_file(folder, OPTIMIZER_STATE)
     try:
         with safe_open(file, framework="np") as tensors:
-            names = set(tensors.keys())
-            for name, variable in _training_variables(model):
-                if name not in names and ACCUMULATOR in name:
-                    variable.assign(np.zeros(variable.shape, dtype=variable.dtype))
-                    continue
-                if name not in names:
-                    raise CheckpointError(
-                        f"{file} lacks {name}; resume with the optimizer and precision "
-                        "that the run began with."
-                    )
-                variable.assign(tensors.get_tensor(name).astype(variable.dtype))
-            for variable in model.trainable_variables:
-                if (name := f"weights/{path_below(variable)}") in names:
-                    variable.assign(tensors.get_tensor(name))
+            _assign_training_variables(model, tensors, file)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
-    state_file = training_state_file(folder, TRAINER_STATE)
-    metadata: dict[str, Any] = json.loads(state_file.read_text(encoding="utf-8"))
-    updates = int(backend.to_host(unwrap_optimizer(model.optimizer).iterations))
+    metadata = read_trainer_state(folder)
+    _convert_accumulation(optimizer, metadata)
+    updates = int(backend.to_host(optimizer.iterations))
     model.skipped_steps = max(0, metadata.get("step", updates) - updates)
     return metadata
+
+
+def _assign_training_variables(model: GPT, tensors: Any, file: Path) -> None:
+    names = set(tensors.keys())
+    for name, variable in _training_variables(model):
+        if name not in names and ACCUMULATOR in name:
+            variable.assign(np.zeros(variable.shape, dtype=variable.dtype))
+            continue
+        if name not in names:
+            raise CheckpointError(
+                f"{file} lacks {name}; resume with the optimizer and precision "
+                "that the run began with."
+            )
+        variable.assign(tensors.get_tensor(name).astype(variable.dtype))
+    for variable in model.trainable_variables:
+        if (name := f"weights/{path_below(variable)}") in names:
+            variable.assign(tensors.get_tensor(name))
+
+
+def _convert_accumulation(optimizer: Any, metadata: dict[str, Any]) -> None:
+    """Keep the number of updates where gradients are accumulated over another number of batches.
+
+    Keras counts batches. Gradients of an unfinished update are dropped.
+    """
+    batches = keras_internals.micro_iterations(optimizer)
+    count, now = int(backend.to_host(batches)), optimizer.gradient_accumulation_steps or 1
+    earlier = max(1, round(count / (metadata.get("step") or count or 1)))  # of earlier versions
+    before = metadata.get("grad_accumulation", earlier)
+    if before == now:
+        return
+    batches.assign(count // before * now)
+    for variable in optimizer.variables:
+        if ACCUMULATOR in variable.path:
+            variable.assign(np.zeros(variable.shape, dtype=variable.dtype))
 
 
 def _mid_accumulation(model: GPT) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,7 +17,7 @@ from kgpt.backend.peak import matmul_peak
 from kgpt.config import Config, default_loss_chunk
 from kgpt.data.dataset import EvaluationDataset, TrainDataset
 from kgpt.data.shards import TokenDataset
-from kgpt.errors import CheckpointError, KgptError, RunError, UsageError
+from kgpt.errors import KgptError, UsageError
 from kgpt.model.gpt import GPT
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
@@ -32,10 +31,16 @@ from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
 from kgpt.training.callbacks.validation import Validation
-from kgpt.training.checkpoint import load_checkpoint, verify
 from kgpt.training.hardware import HardwareMonitor
 from kgpt.training.losses import NextTokenLoss
 from kgpt.training.optimizers import make_optimizer
+from kgpt.training.resume import (
+    ResumePoint,
+    check_config,
+    check_data,
+    describe,
+    find_resume_point,
+)
 from kgpt.training.schedule import LRSchedule
 
 LESS_MEMORY = (
@@ -80,22 +85,27 @@ def train(
     """Train `config` in the run directory `run`, which the caller has locked.
 
     Args:
-        resume: start from the run's last undamaged checkpoint.
+        resume: go on from the run's last undamaged checkpoint, as its run.yaml says; what may be
+            changed may differ in `config`, and is said.
         console: where progress is shown.
         quiet: show nothing; log and metrics are written all the same.
 
     Raises:
+        RunError, CheckpointError, DataError: the run cannot be resumed with this configuration or
+            this data set; nothing is written then.
         OutOfMemoryError: the model or its batches do not fit.
     """
     data = TokenDataset(config.data.dir or "")
-    config = with_vocabulary(config, data)
+    config, point = _starting_point(config, run, data, resume)
+    if point.checkpoint is not None and point.step >= config.train.max_steps:
+        return _nothing_to_do(config, run, point, console, quiet)
     platform, device = backend.device()
     before = run.status().before_resume() if resume else {}
     status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})", **before)
     with ProgressReporter(console, status, run.log, quiet) as reporter:
         try:
             with out_of_memory_as_kgpt(LESS_MEMORY):
-                return _train(config, run, data, resume, status, reporter)
+                return _train(config, run, data, point, status, reporter)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
             status.end(status.status.state_before_resume or "failed", message)
@@ -103,36 +113,61 @@ def train(
             raise
 
 
+def _starting_point(
+    config: Config, run: Run, data: TokenDataset, resume: bool
+) -> tuple[Config, ResumePoint]:
+    """The whole configuration, and the checkpoint to resume from; nothing is written."""
+    if not resume:
+        return with_vocabulary(config, data), ResumePoint()
+    try:
+        point = check_data(run, find_resume_point(run), data)
+        config = with_vocabulary(config, data)
+        return config, check_config(run, point, config)
+    except BaseException:
+        run.undo_starting()
+        raise
+
+
+def _nothing_to_do(
+    config: Config, run: Run, point: ResumePoint, console: Console, quiet: bool
+) -> TrainResult:
+    """Say that all steps are made, and leave the run as it is."""
+    run.undo_starting()
+    if not quiet:
+        console.print(
+            f"nothing to do: the run {run.name} has {point.step} of {config.train.max_steps} "
+            "steps; raise --train.max-steps to train it longer",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return TrainResult(run.status().state, point.step, point.best_val_loss)
+
+
 def _train(
     config: Config,
     run: Run,
     data: TokenDataset,
-    resume: bool,
+    point: ResumePoint,
     status: StatusWriter,
     reporter: ProgressReporter,
 ) -> TrainResult:
     model = build_model(config)
-    state = restore(run, model, reporter) if resume else {}
-    start_step = state.get("step", 0)
-    run.truncate_after(start_step)
+    point.load(model)
+    run.truncate_after(point.step)
     run.write_config(config.to_yaml())
-    reporter.print(summary(config, data, status))
+    run.write_data(describe(data))
+    for line in (*point.notes, summary(config, data, status), *warnings(config)):
+        reporter.print(line)
     status.update(state_before_resume=None)
     with contextlib.ExitStack() as cleanup:
-        best = state.get("best_val_loss")
-        callbacks = make_callbacks(
-            config, run, data, status, reporter, math.inf if best is None else best, cleanup
-        )
-        if start_step < config.train.max_steps:
-            batches = backend.prefetch(_train_dataset(config, data, start_step))
-            model.fit(batches, callbacks=callbacks.as_keras(model), shuffle=False, verbose=0)
+        callbacks = make_callbacks(config, run, data, status, reporter, point, cleanup)
+        batches = backend.prefetch(_train_dataset(config, data, point.step))
+        model.fit(batches, callbacks=callbacks.as_keras(model), shuffle=False, verbose=0)
     control, checkpoints = callbacks.control, callbacks.checkpoints
-    step = control.step or start_step
     status.end("stopped" if control.stopped else "finished")
-    reporter.print(f"{status.status.state} at step {step}; the run is in {run.path}")
+    reporter.print(f"{status.status.state} at step {control.step}; the run is in {run.path}")
     return TrainResult(
         status.status.state,
-        step,
+        control.step,
         None if math.isinf(checkpoints.best) else checkpoints.best,
         control.stopped in ("SIGINT", "SIGTERM"),
     )
@@ -201,50 +236,22 @@ def build_model(config: Config) -> GPT:
     return model
 
 
-def restore(run: Run, model: GPT, reporter: ProgressReporter) -> dict[str, Any]:
-    """Load a run's last undamaged checkpoint into `model`.
-
-    Returns its trainer state; {} if the run has no checkpoint. Raises `RunError` if all of them
-    are damaged.
-    """
-    damaged = []
-    for step in reversed(run.checkpoint_steps()):
-        folder = run.checkpoint_path(step)
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            reporter.print(f"{error} Trying the one before.")
-            damaged.append(folder)
-            continue
-        state = load_checkpoint(folder, model)
-        for bad in damaged:  # so that they do not count among the latest that are kept
-            shutil.rmtree(bad, ignore_errors=True)
-        reporter.print(f"resuming at step {step} (saved on {state['backend']})")
-        return state
-    if damaged:
-        raise RunError(
-            f"No checkpoint of the run {run.name} is undamaged; start again without --resume."
-        )
-    reporter.print("no checkpoint yet: starting from the beginning")
-    return {}
-
-
 def make_callbacks(
     config: Config,
     run: Run,
     data: TokenDataset,
     status: StatusWriter,
     reporter: ProgressReporter,
-    best: float,
+    point: ResumePoint,
     cleanup: contextlib.ExitStack,
 ) -> RunCallbacks:
     """The callbacks of a run.
 
     Args:
-        best: the lowest validation loss so far.
         cleanup: closes trackers and restores signal handlers after training.
     """
     tc, tokenizer = config.train, data.tokenizer
+    best = math.inf if point.best_val_loss is None else point.best_val_loss
     samples = SampleWriter(
         tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status, reporter.on_sample
     )
@@ -270,7 +277,7 @@ def make_callbacks(
         ),
         stop_on_nan=stop_on_nan,
         validation=_validation(config, data, status) if tc.eval_every else None,
-        metrics=_metrics_logger(config, data, status, [reporter.on_row, *trackers]),
+        metrics=_metrics_logger(config, data, status, point, [reporter.on_row, *trackers]),
         samples=samples,
         early_stopping=EarlyStopping(tc.early_stopping, history) if tc.early_stopping else None,
         checkpoints=checkpoints,
@@ -292,7 +299,11 @@ def _validation(config: Config, data: TokenDataset, status: StatusWriter) -> Val
 
 
 def _metrics_logger(
-    config: Config, data: TokenDataset, status: StatusWriter, listeners: list[Any]
+    config: Config,
+    data: TokenDataset,
+    status: StatusWriter,
+    point: ResumePoint,
+    listeners: list[Any],
 ) -> MetricsLogger:
     tc, length = config.train, sequence_length(config)
     return MetricsLogger(
@@ -305,6 +316,7 @@ def _metrics_logger(
         peak_flops=matmul_peak(tc.precision),
         hardware=HardwareMonitor(gpu=backend.device()[0] == "gpu").sample,
         listeners=listeners,
+        tokens_seen=(point.state or {}).get("tokens_seen"),
     )
 
 
@@ -316,3 +328,14 @@ def summary(config: Config, data: TokenDataset, status: StatusWriter) -> str:
         f"{config.model.vocab_size}, context {config.model.max_length}; {tokens:,} training "
         f"tokens; {backend.name} on {status.status.device}, {config.train.precision}"
     )
+
+
+def warnings(config: Config) -> list[str]:
+    """What is probably not meant, a sentence each."""
+    steps, warmup = config.train.max_steps, config.train.warmup_steps
+    if warmup < steps:
+        return []
+    return [
+        f"train.warmup_steps is {warmup}, but train.max_steps {steps}: the learning rate ends at "
+        f"{steps / (warmup + 1):.0%} of its maximum; lower train.warmup_steps to reach it"
+    ]

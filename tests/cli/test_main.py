@@ -211,6 +211,7 @@ def test_an_existing_run_is_not_overwritten(data, capsys, tmp_path):
     run = tmp_path / "runs" / "one"
     run.mkdir(parents=True)
     (run / "run.yaml").write_text("train: {}")
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
     code, _, error = kgpt(capsys, "train", "gpt2", "--data", data, "--run", "one")
     assert code == 1
     assert "The run one exists already; resume it with --resume" in error

@@ -33,10 +33,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def start(*arguments):
-    command = [sys.executable, "-m", "kgpt", "train", "tiny.yaml", "--data", "set", "--run", "one"]
-    return subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "kgpt", "train", *arguments, "--run", "one"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_step(process, run, step):
@@ -49,7 +47,7 @@ def wait_for_step(process, run, step):
 
 def test_signals_save_and_exit_with_130_and_resuming_goes_on(folder):
     run = Run(folder / "runs" / "one")
-    process = start()
+    process = start("tiny.yaml", "--data", "set")
     wait_for_step(process, run, 3)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=300)
@@ -66,8 +64,9 @@ def test_signals_save_and_exit_with_130_and_resuming_goes_on(folder):
     steps = [row["step"] for row in run.metrics()]
     assert steps == list(range(1, len(steps) + 1))
     assert run.checkpoint_steps()[-1] == run.status().step > stopped + 1
-    process = start("--resume", "--train.max-steps", str(run.status().step + 1))
-    assert process.wait(timeout=300) == 0
+    process = start("--train.max-steps", str(run.status().step + 1), "--resume")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "train.max_steps 1000000 → " in out
     assert run.status().state == "finished"
 
 

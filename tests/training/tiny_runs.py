@@ -51,6 +51,12 @@ class Trained:
         return self.output.getvalue()
 
 
+def contents(run: Run) -> dict[str, bytes]:
+    """The bytes of every file of a run, by path; not of its lock."""
+    files = (path for path in run.path.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(run.path)): path.read_bytes() for path in files}
+
+
 def flip_a_byte(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -124,7 +124,7 @@ def test_options_that_save_memory_lower_the_estimate():
 
 def test_an_existing_run_is_not_overwritten(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "_spawn_trainer", lambda *_: None)
-    launch.start(Config.load("tinyworld"), "fox", "jax")
+    launch.start(Config.load("tinyworld"), "fox", "jax").append("metrics", {"step": 1})
     with pytest.raises(RunError, match="exists already"):
         launch.start(Config.load("tinyworld"), "fox", "jax")
     with pytest.raises(UsageError):

@@ -35,7 +35,7 @@ def start(config: Config, name: str, backend: str) -> Run:
         RunError: there is a run of that name.
     """
     run = new_run(name)
-    if run.exists:
+    if run.is_taken:
         raise RunError(f"The run {name} exists already; choose another name, or resume it.")
     with os_errors_as_kgpt(f"create the run {name} in {run.path.parent}"):
         run.path.mkdir(parents=True, exist_ok=True)

@@ -201,7 +201,7 @@ class TrainScreen(Screen[None]):
             return f"There is no data set in {self._folder} yet; prepare one with ^n."
         name = self.query_one("#run", Input).value.strip()
         try:
-            if new_run(name).path.exists():
+            if new_run(name).is_taken:
                 return f"There is a run called {name} already; choose another name."
         except KgptError as error:
             return str(error)

@@ -77,7 +77,10 @@ class CheckpointSaver(StepCallback):
         best = None if math.isinf(self.best) else self.best
         with self.status.state("saving"):
             self._task.wait()
-            state = copy_state(self.model, step=step, best_val_loss=best)
+            tokens_seen = self.status.status.tokens_seen
+            state = copy_state(
+                self.model, step=step, best_val_loss=best, tokens_seen=tokens_seen or None
+            )
         self._task.start(lambda: self._write(step, state, is_best))
         self.saved_step = step
 

@@ -30,6 +30,8 @@ class MetricsLogger(StepCallback):
         peak_flops: FLOP/s of the device; with it rows have `mfu`, model FLOPs utilization.
         hardware: what each row says of the machine, such as `HardwareMonitor.sample`.
         listeners: functions called with each row, after it is written.
+        tokens_seen: before the first step, when a run is resumed; `tokens_per_step` for each step
+            before it when not given.
     """
 
     def __init__(
@@ -43,17 +45,21 @@ class MetricsLogger(StepCallback):
         peak_flops: float | None = None,
         hardware: Callable[[], MetricsRow] = dict,
         listeners: Iterable[Callable[[MetricsRow], None]] = (),
+        tokens_seen: int | None = None,
     ):
         super().__init__()
         self.status, self.every, self.total_steps = status, every, total_steps
         self.tokens_per_step, self.tokens_per_epoch = tokens_per_step, tokens_per_epoch
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.hardware, self.listeners = hardware, list(listeners)
+        self.tokens_seen = tokens_seen
         self._losses: list[Tensor] = []  # of the batches of the current update, on the device
         self._last_row = (-1, 0.0)  # step and training time of the last row; -1 if there is none
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
+        if self.tokens_seen is None:
+            self.tokens_seen = self.step * self.tokens_per_step
         self.status.update(state="compiling", step=self.step, total_steps=self.total_steps)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -62,7 +68,7 @@ class MetricsLogger(StepCallback):
 
     def on_step_end(self, step: int, logs: Logs) -> None:
         losses, self._losses = self._losses, []
-        self._note_progress(step)
+        self._note_progress()
         is_first = self._last_row[0] < 0
         is_due = step % self.every == 0 or step == self.total_steps
         if not (is_first or is_due or "val_loss" in logs):
@@ -76,11 +82,11 @@ class MetricsLogger(StepCallback):
         row |= self._throughput(step) | self.hardware()
         self._publish(step, row)
 
-    def _note_progress(self, step: int) -> None:
+    def _note_progress(self) -> None:
         """At every step, so that a pause or a stop between two rows shows where it came."""
-        tokens_seen = step * self.tokens_per_step
-        epoch = round(tokens_seen / max(1, self.tokens_per_epoch), 4)
-        self.status.note(step=step, tokens_seen=tokens_seen, epoch=epoch)
+        self.tokens_seen = (self.tokens_seen or 0) + self.tokens_per_step
+        epoch = round(self.tokens_seen / max(1, self.tokens_per_epoch), 4)
+        self.status.note(step=self.step, tokens_seen=self.tokens_seen, epoch=epoch)
 
     def _training_time(self) -> float:
         """Seconds on a clock that stands still while validating, sampling, saving or paused."""

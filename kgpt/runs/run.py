@@ -1,16 +1,4 @@
-"""The run directory: the files through which a trainer and its watchers communicate.
-
-run.yaml       the resolved configuration: enough to start the same run again
-status.json    replaced atomically: state, step, heartbeat, error, ...
-metrics.jsonl  one row per logged step, appended; the last line may be incomplete
-samples.jsonl  text generated during training
-train.log      the trainer's output
-control/       one file per command: pause, resume, stop, checkpoint, sample
-checkpoints/   step-00000500/ ..., and the pointer files `latest` and `best`
-lock           held by the trainer; a second one is refused
-
-Imports no Keras.
-"""
+"""One run directory, with its files."""
 
 from __future__ import annotations
 
@@ -18,8 +6,6 @@ import contextlib
 import json
 import os
 import re
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,89 +13,24 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from kgpt.errors import RunError, UsageError
+from kgpt.errors import RunError
 from kgpt.files import write_json, write_text
+from kgpt.runs.status import FINAL_STATES, RunStatus
 
-State = Literal[
-    "starting", "compiling", "training", "paused", "validating", "sampling", "saving",
-    "finished", "stopped", "failed",
-]  # fmt: skip
-FINAL_STATES = ("finished", "stopped", "failed")
 Command = Literal["pause", "resume", "stop", "checkpoint", "sample"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
-HEARTBEAT_INTERVAL_S = 2.0  # between two writes of status.json
-HEARTBEAT_TIMEOUT_S = 20.0  # a run on another host without a newer heartbeat counts as dead
-MAX_NAME_BYTES = 200  # of a run: file systems allow 255
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
-class RunStatus(BaseModel):
-    """The contents of `status.json`: state and progress of a run.
+class RunData(BaseModel):
+    """The contents of `data.json`: which data set a run is trained on."""
 
-    `state_before_resume` is set from when an ended run is resumed until it trains: a resume that
-    fails before leaves the run in that state.
-    """
-
-    state: State = "starting"
-    state_before_resume: State | None = None
-    step: int = 0
-    total_steps: int = 0
-    epoch: float = 0.0
-    tokens_seen: int = 0
-    eta_s: float | None = None
-    heartbeat: float = 0.0
-    pid: int = 0
-    host: str = ""
-    backend: str = ""
-    device: str = ""
-    error: str | None = None
-
-    @property
-    def is_dead(self) -> bool:
-        """True if the state is not final but the process is gone."""
-        if self.state in FINAL_STATES:
-            return False
-        if self.host == socket.gethostname():
-            return not _process_exists(self.pid)
-        return time.time() - self.heartbeat > HEARTBEAT_TIMEOUT_S
-
-    def before_resume(self) -> dict[str, Any]:
-        """The fields with which the status of a resumed run begins."""
-        state = self.state if self.state in FINAL_STATES else self.state_before_resume
-        kept = self.model_dump(include={"step", "total_steps", "epoch", "tokens_seen"})
-        return kept | {"state_before_resume": state}
-
-
-def runs_folder() -> Path:
-    """The directory of all runs: `KGPT_RUNS`, or ./runs."""
-    return Path(os.environ.get("KGPT_RUNS", "runs"))
-
-
-def all_runs(folder: Path | None = None) -> list[Run]:
-    """Every run in `folder`, the most recently modified first."""
-    folder = folder or runs_folder()
-    found = [Run(path.parent) for path in folder.glob("*/run.yaml")]
-    return sorted(found, key=lambda run: run.last_modified, reverse=True)
-
-
-def find_run(name: str) -> Run:
-    """The existing run called `name`, or in the directory `name`; a `RunError` if there is none."""
-    for path in (Path(name), runs_folder() / name):
-        if Run(path).exists:
-            return Run(path)
-    known = ", ".join(run.name for run in all_runs()) or "none yet"
-    raise RunError(
-        f"There is no run {name[:80]!r} in {runs_folder()}; the runs there are: {known}."
-    )
-
-
-def new_run(name: str) -> Run:
-    """The run called `name`, whose directory need not exist."""
-    if not name or name != Path(name).name or name.startswith("."):
-        raise UsageError(f"{name!r} cannot name a run; use letters, digits, '-', '_' and '.'.")
-    if len(os.fsencode(name)) > MAX_NAME_BYTES:
-        raise UsageError(f"A run's name has at most {MAX_NAME_BYTES} bytes; shorten it.")
-    return Run(runs_folder() / name)
+    path: str  # absolute
+    sha256: str  # of ids, loss masks and tokenizer
+    tokenizer_sha256: str
+    vocab_size: int
+    train_tokens: int
+    val_tokens: int
 
 
 class Run:
@@ -128,6 +49,18 @@ class Run:
     @property
     def exists(self) -> bool:
         return os.path.isfile(self.path / "run.yaml")  # False too where it may not be looked for
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a trainer is at work on it, or about to be."""
+        status = self.status()
+        return bool(status.pid) and status.state not in FINAL_STATES and not status.is_dead
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether no new run can have this name: a first step was made, or a trainer is at work."""
+        has_begun = bool(self.checkpoint_steps()) or next(self._rows("metrics"), None) is not None
+        return self.exists and (has_begun or self.is_active)
 
     @property
     def last_modified(self) -> float:
@@ -166,8 +99,17 @@ class Run:
     def write_config(self, text: str) -> None:
         write_text(self.path / "run.yaml", text)
 
+    def write_data(self, data: RunData) -> None:
+        write_json(self.path / "data.json", data.model_dump())
+
     def write_status(self, status: RunStatus) -> None:
         write_json(self.path / "status.json", status.model_dump())
+
+    def undo_starting(self) -> None:
+        """Write the state from before this process was started to resume the run."""
+        status = self._stored_status()
+        if status.pid == os.getpid() and status.state_before_resume is not None:
+            self.write_status(status.as_before_resume())
 
     def append(self, kind: Literal["metrics", "samples"], row: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl or samples.jsonl and flush it."""
@@ -208,27 +150,40 @@ class Run:
             state = "dead" if status.is_dead else status.state
             raise RunError(
                 f"The run {self.name} is {state}; resume it with "
-                f"`kgpt train {self.path / 'run.yaml'} --run {self.name} --resume`."
+                f"`kgpt train --run {self.name} --resume`."
             )
         write_json(self.path / "control" / command, details)
 
     def config_text(self) -> str:
         return (self.path / "run.yaml").read_text(encoding="utf-8")
 
-    def status(self) -> RunStatus:
+    def data(self) -> RunData | None:
+        """The data set of the run; None if it was started by a version that did not note it."""
         try:
-            status = RunStatus.model_validate_json((self.path / "status.json").read_bytes())
+            return RunData.model_validate_json((self.path / "data.json").read_bytes())
         except (OSError, ValueError):
-            return RunStatus()
+            return None
+
+    def status(self) -> RunStatus:
+        status = self._stored_status()
         if status.state_before_resume is not None and status.is_dead:
-            status.state, status.state_before_resume = status.state_before_resume, None
+            return status.as_before_resume()
         return status
 
+    def _stored_status(self) -> RunStatus:
+        try:
+            return RunStatus.model_validate_json((self.path / "status.json").read_bytes())
+        except (OSError, ValueError):
+            return RunStatus()
+
     def metrics(self) -> list[dict[str, Any]]:
-        return list(read_rows(self.path / "metrics.jsonl"))
+        return list(self._rows("metrics"))
 
     def samples(self) -> list[dict[str, Any]]:
-        return list(read_rows(self.path / "samples.jsonl"))
+        return list(self._rows("samples"))
+
+    def _rows(self, kind: Literal["metrics", "samples"]) -> Iterator[dict[str, Any]]:
+        return read_rows(self.path / f"{kind}.jsonl")
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order."""
@@ -266,35 +221,3 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict):
             yield row
-
-
-def resolve_model(source: str) -> Path:
-    """The model directory for a directory, a run name (best checkpoint) or `run@step`."""
-    if os.path.isfile(os.path.join(source, "config.json")):
-        return Path(source)
-    name, _, step = source.partition("@")
-    if not Run(Path(name)).exists and os.path.isdir(name) and not step:
-        raise UsageError(f"{source} holds no config.json, so it is not a model directory.")
-    run = find_run(name)
-    steps = run.checkpoint_steps()
-    if step:
-        if not step.isdigit() or int(step) not in steps:
-            known = ", ".join(map(str, steps)) or "none"
-            raise RunError(f"The run {name} has no checkpoint {step}; it has: {known}.")
-        return run.checkpoint_path(int(step))
-    chosen = run.pointer("best") or run.pointer("latest") or (steps[-1] if steps else None)
-    if chosen is None:
-        raise RunError(f"The run {name} has no checkpoint yet; wait for one, or train longer.")
-    return run.checkpoint_path(chosen)
-
-
-def _process_exists(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

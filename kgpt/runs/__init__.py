@@ -1,0 +1,35 @@
+"""The run directory: the files through which a trainer and its watchers communicate.
+
+run.yaml       the resolved configuration: enough to start the same run again
+data.json      the data set: path, checksums and counts, to be compared when the run is resumed
+status.json    replaced atomically: state, step, heartbeat, error, ...
+metrics.jsonl  one row per logged step, appended; the last line may be incomplete
+samples.jsonl  text generated during training
+train.log      the trainer's output
+control/       one file per command: pause, resume, stop, checkpoint, sample
+checkpoints/   step-00000500/ ..., and the pointer files `latest` and `best`
+lock           held by the trainer; a second one is refused
+
+Imports no Keras.
+"""
+
+from kgpt.runs.find import all_runs, find_run, new_run, resolve_model, runs_folder
+from kgpt.runs.run import COMMANDS, Command, Run, RunData, read_rows
+from kgpt.runs.status import FINAL_STATES, HEARTBEAT_INTERVAL_S, RunStatus, State
+
+__all__ = [
+    "COMMANDS",
+    "FINAL_STATES",
+    "HEARTBEAT_INTERVAL_S",
+    "Command",
+    "Run",
+    "RunData",
+    "RunStatus",
+    "State",
+    "all_runs",
+    "find_run",
+    "new_run",
+    "read_rows",
+    "resolve_model",
+    "runs_folder",
+]

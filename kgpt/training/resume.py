@@ -1,0 +1,151 @@
+"""Resuming a run: what it is compared with, before anything is written.
+
+A run goes on as its run.yaml says, on the data set that its data.json describes. What a checkpoint
+depends on cannot change (see `kgpt.config.resume`); other changes are said.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kgpt.config import Config, config_changes, is_fixed
+from kgpt.data.shards import TokenDataset
+from kgpt.errors import CheckpointError, DataError, RunError
+from kgpt.model.gpt import GPT
+from kgpt.runs import Run, RunData
+from kgpt.text.tokenizer import Tokenizer
+from kgpt.training.checkpoint import check_fits, load_checkpoint, read_trainer_state, verify
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run starts or goes on.
+
+    Attributes:
+        checkpoint: its folder; None starts from the beginning.
+        state: the contents of its trainer_state.json.
+        damaged: later checkpoints, which cannot be used.
+        notes: what is said about it, a line each.
+    """
+
+    checkpoint: Path | None = None
+    state: dict[str, Any] | None = None
+    damaged: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Updates that have been made."""
+        return int((self.state or {}).get("step", 0))
+
+    @property
+    def best_val_loss(self) -> float | None:
+        """The lowest validation loss so far, if there was a validation."""
+        return (self.state or {}).get("best_val_loss")
+
+    def load(self, model: GPT) -> None:
+        """Load the checkpoint, if there is one, and delete the damaged ones after it."""
+        if self.checkpoint is None:
+            return
+        load_checkpoint(self.checkpoint, model)
+        for folder in self.damaged:  # so that they do not count among the latest that are kept
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_resume_point(run: Run) -> ResumePoint:
+    """The last undamaged checkpoint of a run; raises `RunError` if all of them are damaged."""
+    damaged: list[Path] = []
+    notes: list[str] = []
+    for step in reversed(run.checkpoint_steps()):
+        folder = run.checkpoint_path(step)
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            notes.append(f"{error} Trying the one before.")
+            damaged.append(folder)
+            continue
+        state = read_trainer_state(folder)
+        notes.append(f"resuming at step {step} (saved on {state['backend']})")
+        return ResumePoint(folder, {"step": step} | state, tuple(damaged), tuple(notes))
+    if damaged:
+        raise RunError(
+            f"No checkpoint of the run {run.name} is undamaged; start again without --resume."
+        )
+    return ResumePoint(notes=("no checkpoint yet: starting from the beginning",))
+
+
+def check_config(run: Run, point: ResumePoint, config: Config) -> ResumePoint:
+    """`point` with a note for each option that has changed.
+
+    Raises:
+        RunError: an option changed that the checkpoint depends on.
+        CheckpointError: the checkpoint is of another architecture or optimizer than run.yaml says.
+    """
+    changes = {}
+    if run.exists:
+        changes = config_changes(Config.load(str(run.path / "run.yaml")), config)
+    if point.checkpoint is not None:
+        for key, (before, after) in changes.items():
+            if is_fixed(key, before, after):
+                raise RunError(
+                    f"The run {run.name} has {key} {before}, which cannot change to {after} when "
+                    "it is resumed; leave it out, or start a new run with another --run."
+                )
+        check_fits(point.checkpoint, config.model, config.train.optimizer)
+    said = (f"{key} {before} → {after}" for key, (before, after) in changes.items())
+    return replace(point, notes=(*point.notes, *said))
+
+
+def check_data(run: Run, point: ResumePoint, data: TokenDataset) -> ResumePoint:
+    """`point` with a note if the data set could not be compared.
+
+    Raises:
+        DataError: it is not the one that the run was trained on, or has another tokenizer.
+    """
+    if point.checkpoint is None:
+        return point
+    recorded, now = run.data(), describe(data)
+    if recorded is None:
+        if (point.checkpoint / "tokenizer.json").is_file():
+            saved = Tokenizer.load(point.checkpoint)
+            if saved.fingerprint != now.tokenizer_sha256:
+                raise _other_tokenizer(run, data, saved.vocab_size)
+        note = "the run does not say which data it was trained on, so the data was not compared"
+        return replace(point, notes=(*point.notes, note))
+    if recorded.tokenizer_sha256 != now.tokenizer_sha256:
+        raise _other_tokenizer(run, data, recorded.vocab_size)
+    if recorded.sha256 != now.sha256:
+        raise DataError(
+            f"The data set {data.folder} ({_counts(now)}) is not the one that the run {run.name} "
+            f"was trained on ({_counts(recorded)}); give that one with --data, or start a new run."
+        )
+    return point
+
+
+def describe(data: TokenDataset) -> RunData:
+    """What a run notes about its data set."""
+    manifest = data.manifest
+    tokens = {split: info.tokens for split, info in manifest.splits.items()}
+    return RunData(
+        path=str(data.folder.resolve()),
+        sha256=manifest.content_sha256,
+        tokenizer_sha256=manifest.tokenizer_sha256,
+        vocab_size=manifest.vocab_size,
+        train_tokens=tokens.get("train", 0),
+        val_tokens=tokens.get("val", 0),
+    )
+
+
+def _other_tokenizer(run: Run, data: TokenDataset, vocab_size: int) -> DataError:
+    return DataError(
+        f"The tokenizer of {data.folder} (vocabulary {data.manifest.vocab_size}) is not the one "
+        f"that the run {run.name} was trained with (vocabulary {vocab_size}); give the data set of "
+        "the run with --data, or start a new run."
+    )
+
+
+def _counts(data: RunData) -> str:
+    return f"{data.train_tokens:,} and {data.val_tokens:,} tokens, SHA-256 {data.sha256[:8]}"
