@@ -95,7 +95,9 @@ class CompiledGrammar:
 def to_llguidance(options: StructuredOutputConfig) -> tuple[str, str]:
     """What the options ask for, in words, and as a grammar of llguidance."""
     if options.regex is not None:
-        return "regular expression", LLMatcher.grammar_from_regex(options.regex)
+        # \d and \w are those of ASCII, as in the patterns of JSON schemas.
+        regex = llguidance.regex_to_lark(options.regex, use_ascii="dw")
+        return "regular expression", LLMatcher.grammar_from_lark(f"start: /{regex}/")
     if options.choices is not None:
         texts = " | ".join(_lark_string(choice) for choice in options.choices)
         return "list of choices", LLMatcher.grammar_from_lark(f"start: {texts}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,6 +51,14 @@ class GrammarCompiler:
             return future.result(COMPILE_TIMEOUT_S)
         except TimeoutError:
             future.cancel()
+            raise took_too_long() from None
+
+    async def compile_async(self, options: StructuredOutputConfig) -> CompiledGrammar:
+        """`compile` for a caller that must not block."""
+        future = asyncio.wrap_future(self.submit(options))
+        try:
+            return await asyncio.wait_for(future, COMPILE_TIMEOUT_S)
+        except TimeoutError:
             raise took_too_long() from None
 
     def submit(self, options: StructuredOutputConfig) -> Future[CompiledGrammar]:

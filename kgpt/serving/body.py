@@ -59,9 +59,14 @@ class Body(BaseModel):
                 f"the object has too many fields: {len(values)}; at most {MAX_FIELDS} are allowed"
             )
         values = cls.translate({name: v for name, v in values.items() if v is not None})
-        for name in values.keys() - cls.model_fields.keys():
+        for name in values.keys() - cls.accepted():
             cls._check_extra(name, values)
         return values
+
+    @classmethod
+    def accepted(cls) -> set[str]:
+        """The names of the fields, as clients send them."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
 
     @classmethod
     def translate(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -83,10 +88,10 @@ class Body(BaseModel):
         if cls.endpoint and value is not False and value not in ("", [], {}):
             if cls.sampling_field and name in SamplingConfig.model_fields:
                 raise refusal(name, f"{name} belongs in {cls.sampling_field}")
-            if other := next((b.endpoint for b in bodies() if name in b.model_fields), None):
+            if other := next((b.endpoint for b in bodies() if name in b.accepted()), None):
                 raise refusal(name, f"{name} is a field of {other}, not of {cls.endpoint}")
         if current_request.get(RequestFields()).strict:
-            hint = did_you_mean(name, cls.model_fields) or "GET /docs lists the fields."
+            hint = did_you_mean(name, cls.accepted()) or "GET /docs lists the fields."
             raise refusal(name, f"Unknown field {name[:100]!r}; {hint.rstrip('.')}")
 
     @model_validator(mode="after")
@@ -119,7 +124,7 @@ def bodies(of: type[Body] = Body) -> Iterator[type[Body]]:
 def field_names(of: type[Body] = Body) -> frozenset[str]:
     """The names of all fields of all bodies and of the objects within them."""
     below = (field_names(body) for body in of.__subclasses__())
-    return frozenset(of.model_fields).union(*below)
+    return frozenset(of.accepted()).union(*below)
 
 
 def known_fields(of: type[Body] = Body) -> frozenset[str]:
@@ -131,7 +136,10 @@ def known_fields(of: type[Body] = Body) -> frozenset[str]:
 class SamplingBody(Body):
     """A body with sampling fields."""
 
-    unsupported: ClassVar[Mapping[str, Neutral]] = compatibility.UNSUPPORTED
+    unsupported: ClassVar[Mapping[str, Neutral]] = {
+        **compatibility.UNSUPPORTED,
+        **compatibility.STRUCTURED_OUTPUT,
+    }
     ignored: ClassVar[frozenset[str]] = compatibility.IGNORED
 
     @classmethod

@@ -47,7 +47,6 @@ OPENAI: dict[str, Neutral] = {
     "tool_choice": ("none", "auto"),
     "functions": _no_functions,
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "reasoning_effort": ("none",),
@@ -59,11 +58,6 @@ VLLM: dict[str, Neutral] = {
     "allowed_token_ids": (),
     "chat_template": (),
     "documents": ([],),
-    "guided_choice": ([],),
-    "guided_grammar": ("",),
-    "guided_json": ("", {}),
-    "guided_regex": ("",),
-    "guided_whitespace_pattern": (),
     "ignore_eos": (False,),
     "include_stop_str_in_output": (False,),
     "logits_processors": ([],),
@@ -74,7 +68,6 @@ VLLM: dict[str, Neutral] = {
     "skip_special_tokens": (True,),
     "stop_token_ids": ([],),
     "structural_tag": (),
-    "structured_outputs": ({},),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "vllm_xargs": ({},),
@@ -82,9 +75,7 @@ VLLM: dict[str, Neutral] = {
 LLAMA_CPP: dict[str, Neutral] = {
     "dry_multiplier": (0,),
     "dynatemp_range": (0,),
-    "grammar": ("",),
     "image_data": ([],),
-    "json_schema": ({},),
     "lora": ([],),
     "min_keep": (0, 1),
     "mirostat": (0,),
@@ -111,6 +102,14 @@ OLLAMA: dict[str, Neutral] = {
     "think": (False,),
 }
 UNSUPPORTED: dict[str, Neutral] = OPENAI | VLLM | LLAMA_CPP | OLLAMA
+# Fields beside the sampling options, not among them; see `kgpt.serving.structured_output`.
+STRUCTURED_OUTPUT: dict[str, Neutral] = dict.fromkeys(
+    (
+        "grammar", "guided_choice", "guided_grammar", "guided_json", "guided_regex",
+        "guided_whitespace_pattern", "json_schema", "response_format", "structured_outputs",
+    ),
+    (),
+)  # fmt: skip
 UNSUPPORTED_IN_MESSAGES: dict[str, Neutral] = {
     "audio": (),
     "function_call": (),

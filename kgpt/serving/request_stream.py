@@ -19,6 +19,7 @@ from kgpt.serving.state import ServerState
 
 if TYPE_CHECKING:
     from kgpt.generation.generator import Handle
+    from kgpt.generation.grammar import CompiledGrammar
 
 
 class RequestStream:
@@ -46,6 +47,7 @@ class RequestStream:
         n: int = 1,
         top_logprobs: int | None = None,
         stream: bool = False,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Submit n completions of each prompt to the engine: all of them, or `QueueFull`.
 
@@ -53,6 +55,7 @@ class RequestStream:
 
         Args:
             stream: the client wants chunks as soon as possible, at some cost in throughput.
+            grammar: what each completion must follow.
         """
         config, generator = self._state.config, self._state.generator
         num_completions, capacity = len(prompts) * n, config.max_num_seqs + config.max_queue
@@ -81,6 +84,7 @@ class RequestStream:
                         top_logprobs=top_logprobs,
                         timeout=config.timeout,
                         stream=stream,
+                        grammar=grammar,
                     )
                     self._handles.append(handle)
 

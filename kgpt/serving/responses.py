@@ -126,6 +126,8 @@ def raise_if_failed(chunk: GenerationChunk) -> None:
             503, "The server is shutting down, and the completion was cut off.", code="draining"
         )
     if chunk.finish_reason == "error":
+        if chunk.no_token_allowed:
+            raise APIError(400, f"{chunk.error}", code="no_token_allowed")
         log.error("the engine failed: %s", chunk.error)
         if chunk.out_of_memory:
             raise APIError(503, f"{chunk.error}", code="out_of_memory")

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from kgpt.protocol import GenerationChunk, Usage
-from kgpt.serving.body import SamplingBody
 from kgpt.serving.errors import json_response
 from kgpt.serving.formats import (
     ChatCompletionFormat,
@@ -82,8 +81,9 @@ async def _respond(
     top_logprobs: int | None,
 ) -> Response:
     sampling = state.resolve_sampling(body.sampling())
+    grammar = await state.compile_grammar(body.structured_output)
     stream = RequestStream(state)
-    await stream.submit(prompts, sampling, body.n or 1, top_logprobs, bool(body.stream))
+    await stream.submit(prompts, sampling, body.n or 1, top_logprobs, bool(body.stream), grammar)
     builder = ResponseBuilder(state, response_format, stream)
     if body.stream:
         options = body.stream_options
@@ -138,7 +138,7 @@ async def tokenize(body: TokenizeRequest, state: StateDep) -> Response:
 @router.post("/api/gpt/generate", summary="Text completion, minimal format")
 async def generate(body: SimpleRequest, request: Request, state: StateDep) -> Response:
     """`{prompt, config}` → `{success, text, error, usage}`."""
-    (completion,), usage = await _complete(request, state, [body.prompt], body.config)
+    (completion,), usage = await _complete(request, state, [body.prompt], body)
     response = {"success": True, "text": completion.text, "error": None}
     return json_response(response | {"usage": usage_body(usage)})
 
@@ -146,16 +146,21 @@ async def generate(body: SimpleRequest, request: Request, state: StateDep) -> Re
 @router.post("/api/gpt/batch-generate", summary="Text completion of a batch, minimal format")
 async def batch_generate(body: SimpleBatchRequest, request: Request, state: StateDep) -> Response:
     """`{prompts, config}` → `{success, texts, error, usage}`."""
-    completions, usage = await _complete(request, state, body.prompts, body.config)
+    completions, usage = await _complete(request, state, body.prompts, body)
     texts = [completion.text for completion in completions]
     response = {"success": True, "texts": texts, "error": None}
     return json_response(response | {"usage": usage_body(usage)})
 
 
 async def _complete(
-    request: Request, state: ServerState, prompts: list[str], config: SamplingBody | None
+    request: Request,
+    state: ServerState,
+    prompts: list[str],
+    body: SimpleRequest | SimpleBatchRequest,
 ) -> tuple[list[GenerationChunk], Usage]:
     ids = [await state.encode_prompt(prompt) for prompt in prompts]
+    sampling = state.resolve_sampling(body.config.sampling() if body.config else {})
+    grammar = await state.compile_grammar(body.structured_output)
     stream = RequestStream(state)
-    await stream.submit(ids, state.resolve_sampling(config.sampling() if config else {}))
+    await stream.submit(ids, sampling, grammar=grammar)
     return await collect(request, stream), stream.usage()

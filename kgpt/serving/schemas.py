@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from kgpt.serving import compatibility
 from kgpt.serving.body import Body, SamplingFields, max_items
 from kgpt.serving.compatibility import Neutral
+from kgpt.serving.structured_output import StructuredOutputFields
 
 MAX_N = 64
 MAX_PROMPTS = 64
@@ -30,7 +31,7 @@ class StreamOptions(Body):
     include_usage: bool = Field(False, description="Send a last chunk with the token counts.")
 
 
-class GenerationRequest(SamplingFields):
+class GenerationRequest(StructuredOutputFields, SamplingFields):
     """Fields of both chat and text completions."""
 
     model: str | None = Field(None, description="The model's name, as listed by GET /v1/models.")
@@ -181,7 +182,7 @@ class CompletionRequest(GenerationRequest):
         return list(self.prompt)
 
 
-class SimpleRequest(Body):
+class SimpleRequest(StructuredOutputFields):
     """POST /api/gpt/generate."""
 
     endpoint: ClassVar[str] = "POST /api/gpt/generate"
@@ -191,7 +192,7 @@ class SimpleRequest(Body):
     config: SamplingFields | None = Field(None, description="Sampling options.")
 
 
-class SimpleBatchRequest(Body):
+class SimpleBatchRequest(StructuredOutputFields):
     """POST /api/gpt/batch-generate."""
 
     endpoint: ClassVar[str] = "POST /api/gpt/batch-generate"

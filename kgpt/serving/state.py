@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotated_types import MaxLen
 
 import kgpt
-from kgpt.config import SamplingConfig, ServeConfig
+from kgpt.config import SamplingConfig, ServeConfig, StructuredOutputConfig
 from kgpt.errors import UsageError
 from kgpt.generation.context_shift import encode_chat
 from kgpt.serving.errors import APIError
@@ -22,6 +22,7 @@ from kgpt.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator
+    from kgpt.generation.grammar import CompiledGrammar
     from kgpt.serving.request_stream import RequestStream
     from kgpt.text.chat_template import Chat
     from kgpt.text.tokenizer import Tokenizer
@@ -144,6 +145,14 @@ class ServerState:
         self._check_token_ids(values["logit_bias"])
         values["stop"] = [stop for stop in values["stop"] if stop]
         return SamplingConfig.parse(values)
+
+    async def compile_grammar(
+        self, options: StructuredOutputConfig | None
+    ) -> CompiledGrammar | None:
+        """What `RequestStream.submit` takes for structured output; None for free text."""
+        if options is None:
+            return None
+        return await self.generator.grammar_compiler.compile_async(options)
 
     async def encode_prompt(
         self, prompt: str | Sequence[int], room: int | None = None

@@ -105,6 +105,14 @@ def test_any_path_through_the_allowed_tokens_is_valid(tokenizer):
     assert ended >= 9
 
 
+def test_digits_and_letters_of_a_regular_expression_are_those_of_ascii():
+    tokenizer = TOKENIZERS["bytes"]
+    grammar = compiled(regex=r"\d[\w/]\S")
+    assert accepts(grammar, tokenizer, "1_é") and accepts(grammar, tokenizer, "1/\u07c4")
+    assert not accepts(grammar, tokenizer, "\u07c4aa")
+    assert not accepts(grammar, tokenizer, "1éa")
+
+
 def test_the_end_is_allowed_only_where_the_text_may_end():
     tokenizer = TOKENIZERS["bytes"]
     matcher = compiled(regex="ab?").matcher()

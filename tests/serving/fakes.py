@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import QueueFull
+from kgpt.generation.grammar import CompiledGrammar
+from kgpt.generation.grammar_compiler import GrammarCompiler
 from kgpt.protocol import EngineStats, FinishReason, GenerationChunk, TokenInfo, TopLogprob, Usage
 from kgpt.text.chat_template import ChatMLTemplate
 from kgpt.text.tokenizer import Tokenizer
@@ -64,7 +69,9 @@ class Job:
         """Generate one byte; True if the completion has ended."""
         if self.is_over():
             return True
-        token = self.generator.fail_with or next(self.bytes)
+        token = self.generator.fail_with or next(self.bytes, None)
+        if token is None:
+            return self.end("stop")
         if isinstance(token, str):
             return self.end("error", error=token)
         self.num_tokens += 1
@@ -121,6 +128,18 @@ def story(prompt: str | Sequence[int], seed: int | None) -> Iterator[int]:
         yield from (WORDS[digest[0] % len(WORDS)] + " ").encode()
 
 
+def text_of(grammar: CompiledGrammar, seed: int) -> Iterator[int]:
+    """The bytes of a text that follows a grammar, determined by the seed."""
+    matcher, noise = grammar.matcher(), random.Random(seed)
+    while not matcher.is_complete:
+        bits = np.unpackbits(matcher.bitmask.view("uint8"), bitorder="little")
+        token = noise.choice(np.flatnonzero(bits).tolist())
+        if token > 255:
+            return
+        yield token
+        matcher.accept(token)
+
+
 class FakeGenerator:
     """A fake `TextGenerator`.
 
@@ -147,6 +166,7 @@ class FakeGenerator:
         )
         self.max_context, self.max_queue, self.delay = max_context, max_queue, delay
         self._stats = EngineStats(max_num_seqs)
+        self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self.fail_with: str | None = None
         self.samplings: list[SamplingConfig] = []
         self.closed = False
@@ -171,8 +191,11 @@ class FakeGenerator:
         top_logprobs: int | None = None,
         timeout: float | None = None,
         stream: bool = True,
+        grammar: CompiledGrammar | None = None,
     ) -> Handle:
         job = Job(self, prompt, sampling, on_chunk, top_logprobs, timeout)
+        if grammar is not None:
+            job.bytes = text_of(grammar, sampling.seed or 0)
         with self._changed:
             if len(self._waiting) + len(self._active) >= self.max_queue + self._stats.max_num_seqs:
                 raise QueueFull("full")
