@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import kgpt
-from kgpt.serving import pages, routes
+from kgpt.serving import ollama, pages, routes
 from kgpt.serving.body import field_names, known_fields
 from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_response
 from kgpt.serving.ignored_fields import HEADER, IgnoredFieldsMiddleware
@@ -75,6 +75,7 @@ def build_app(state: ServerState, keys: ApiKeys | None = None, local_only: bool 
     )
     app.state.server = state
     app.include_router(routes.router)
+    app.include_router(ollama.router)
     app.include_router(pages.router)
     app.add_api_route("/health", health, summary="Status of the server")
     app.add_api_route("/metrics", metrics, summary="Prometheus metrics")

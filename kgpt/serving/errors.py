@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kgpt.errors import KgptError, QueueFull
 
 SIMPLE_PATHS = "/api/gpt/"  # endpoints that answer {"success", "text" or "texts", "error"}
+OLLAMA_PATHS = "/api/"  # the others: {"error"}
 ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -68,6 +69,8 @@ class APIError(Exception):
         if path.startswith(SIMPLE_PATHS):
             text_field = "texts" if "batch" in path else "text"
             body = {"success": False, text_field: None, "error": self.message}
+        elif path.startswith(OLLAMA_PATHS):
+            body = {"error": self.message}
         return json_response(body, self.status, self.headers)
 
 

@@ -43,6 +43,7 @@ CHAT, CHAT_HEADERS = _load_page("chat.html")
 DOCS, DOCS_HEADERS = _load_page("docs.html")
 
 
+@router.head("/")  # how Ollama's clients see whether there is a server
 @router.get("/")
 async def chat_page() -> Response:
     return HTMLResponse(CHAT, headers=CHAT_HEADERS)

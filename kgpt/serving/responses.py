@@ -82,10 +82,15 @@ class ResponseBuilder:
 
 
 class EventStreamResponse(StreamingResponse):
-    """Server-sent events; however the response ends, its completions are cancelled."""
+    """Events as they come; however the response ends, its completions are cancelled."""
 
-    def __init__(self, events: AsyncIterator[str], stream: RequestStream):
-        super().__init__(events, media_type="text/event-stream")
+    def __init__(
+        self,
+        events: AsyncIterator[str],
+        stream: RequestStream,
+        media_type: str = "text/event-stream",
+    ):
+        super().__init__(events, media_type=media_type)
         self.headers["X-Accel-Buffering"] = "no"  # tells nginx not to buffer the stream
         self.stream = stream
 
