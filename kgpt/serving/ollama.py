@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import kgpt
+from kgpt.config import StructuredOutputConfig
 from kgpt.protocol import GenerationChunk
 from kgpt.serving.body import Body, SamplingFields, max_items
 from kgpt.serving.compatibility import IGNORED, UNSUPPORTED, refusal
@@ -46,6 +47,9 @@ class OllamaRequest(Body):
     options: SamplingFields | None = Field(
         None, description="Sampling options; those not given are the model's own."
     )
+    format: Literal["", "json"] | dict[str, Any] | None = Field(
+        None, description="json: the text is a JSON object; else the JSON schema of the text."
+    )
     stream: bool = Field(
         True, description="Send the text as it is generated, a JSON object a line."
     )
@@ -72,6 +76,13 @@ class OllamaRequest(Body):
         """The sampling fields that were given."""
         given: dict[str, Any] = self.options.sampling() if self.options else {}
         return given
+
+    def structured_output(self) -> StructuredOutputConfig | None:
+        """What `format` asks for; None for free text."""
+        if self.format == "json":
+            return StructuredOutputConfig(json_object=True)
+        schema = self.format if isinstance(self.format, dict) else None
+        return StructuredOutputConfig.if_given({"json_schema": schema}, "format")
 
 
 class OllamaChatRequest(OllamaRequest):
@@ -172,8 +183,9 @@ class OllamaAnswer:
         """The response to a prompt of these token ids."""
         sampling = self.state.resolve_sampling(self.body.sampling())
         top_logprobs = self.body.top_logprobs if self.body.logprobs else None
+        grammar = await self.state.compile_grammar(self.body.structured_output())
         stream = RequestStream(self.state)
-        await stream.submit([ids], sampling, 1, top_logprobs, self.body.stream)
+        await stream.submit([ids], sampling, 1, top_logprobs, self.body.stream, grammar)
         if self.body.stream:
             lines = self._lines_or_error(stream)
             return EventStreamResponse(lines, stream, "application/x-ndjson")

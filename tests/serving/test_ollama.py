@@ -148,6 +148,28 @@ def test_what_exceeds_the_context_is_left_out(api, client):
     assert kept.status_code == 400 and "context of 512" in kept.json()["error"]
 
 
+SHAPE = {
+    "type": "object",
+    "properties": {"sea": {"enum": ["calm", "rough"]}},
+    "required": ["sea"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_format_is_followed(api, stream):
+    options = {"seed": 1, "num_predict": 400}
+    for form in ("json", SHAPE):
+        said = api.chat("fake", HELLO, format=form, options=options, stream=stream)
+        parts = list(said) if stream else [said]
+        text = "".join(part.message.content for part in parts)
+        if parts[-1].done_reason == "stop":
+            assert isinstance(json.loads(text), dict)
+        assert text.startswith("{") and (form == "json" or json.loads(text)["sea"])
+    with pytest.raises(ollama.ResponseError, match="Invalid type: nonsense"):
+        list(api.chat("fake", HELLO, format={"type": "nonsense"}, stream=stream))
+
+
 def test_logprobs(api):
     said = api.chat("fake", HELLO, options=SEED, logprobs=True, top_logprobs=2)
     assert len(said.logprobs) == 30 and all(len(token.top_logprobs) == 2 for token in said.logprobs)
