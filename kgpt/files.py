@@ -21,6 +21,7 @@ from typing import Any
 
 from kgpt.errors import KgptError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how a Git LFS pointer begins
 TEMPORARY = ".partial-"  # prefix of unfinished files and directories, safe to delete
 
 
@@ -52,6 +53,32 @@ def _error_number(error: Exception) -> int | None:
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)|Os \{ code: (\d+)", str(error))
     return int(found[1] or found[2]) if found else None
+
+
+def describe_damage(file: Path, reason: object, name: str | None = None) -> str:
+    """The sentence for a file that cannot be parsed: why, and what to do if that is known.
+
+    Args:
+        reason: what the parser says.
+        name: how the file is called; its path if not given.
+    """
+    name = name or str(file)
+    if is_lfs_pointer(file):
+        return f"{name} is a Git LFS pointer, not the file itself; run `git lfs pull` where it is."
+    with contextlib.suppress(OSError):
+        if file.is_file() and not file.stat().st_size:
+            return f"{name} is empty; copy or download it again."
+    text = str(reason).replace("\n", " ").rstrip(".")
+    return f"{name} is damaged: {text}; copy or download it again."
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Is it what a clone without Git LFS has in place of a large file?"""
+    try:
+        with file.open("rb") as raw:
+            return raw.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -209,3 +209,12 @@ def test_a_copy_that_does_not_fit_together_is_refused():
     config = ModelConfig(num_heads=4, num_kv_heads=2, hidden_dim=32)
     with pytest.raises(ValueError, match="num_heads 3 is not a multiple of num_kv_heads 2"):
         config.model_copy(update={"num_heads": 3, "head_dim": 8})
+
+
+@pytest.mark.parametrize("key", ["sampling.stop", "sampling.bad_words", "train.sample_prompts"])
+def test_one_text_is_a_list_of_one(key):
+    section, name = key.split(".")
+    config = Config.parse(yaml.safe_load(f"{section}:\n  {name}: '###'\n"))
+    assert getattr(getattr(config, section), name) == ["###"]
+    with pytest.raises(UsageError, match="should be a valid list, not 3"):
+        Config.parse({section: {name: 3}})

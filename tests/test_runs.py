@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -216,10 +218,19 @@ def test_a_model_is_a_directory_a_run_or_a_step_of_it(run, tmp_path):
     assert resolve_model("one") == folders[10]
     assert resolve_model("one@20") == folders[20]
     assert resolve_model(str(folders[10])) == folders[10]
-    assert resolve_model(str(run.path)) == folders[10]
+    for source in (run.path, f"{run.path}/", run.checkpoints, run.checkpoints / "best"):
+        assert resolve_model(str(source)) == folders[10]
+    assert resolve_model("one@best") == resolve_model("one/checkpoints/best") == folders[10]
+    with pytest.raises(RunError, match="no checkpoint latest; it has: 10, 20"):
+        resolve_model(str(run.checkpoints / "latest"))
+    run.set_pointer("latest", 20)
+    assert resolve_model("one@latest") == resolve_model("one/checkpoints/latest") == folders[20]
+    at = Path(shutil.copytree(run.path, tmp_path / "me@host" / "two"))
+    assert resolve_model(str(at)) == at / "checkpoints" / "step-00000010"
     for source, sentence in {
         "one@30": "has no checkpoint 30; it has: 10, 20",
         "one@x": "has no checkpoint x",
+        "one@²": "has no checkpoint ²",
         "nothing": "There is no run 'nothing'",
         str(tmp_path): "holds no config.json",
     }.items():

@@ -6,6 +6,7 @@ directory of KerasNLP's GPT-2, or a nanoGPT checkpoint. No code of a source is r
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from kgpt.checkpoints.weight_map import gpt2_name
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig
 from kgpt.config.parameters import parameter_shapes
-from kgpt.errors import CheckpointError, UsageError
+from kgpt.errors import CheckpointError, KgptError, UsageError
+from kgpt.files import describe_damage, is_lfs_pointer
+from kgpt.runs import resolve_model
 from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.text.tokenizer_files import read_gpt2
@@ -38,6 +41,8 @@ def import_from(
         CheckpointError: the source cannot be read, or kgpt cannot run its model.
     """
     path = Path(source)
+    with contextlib.suppress(KgptError):
+        path = resolve_model(source)
     if path.is_file():
         return _import_nanogpt(path, out, tokenizer, dtype)
     if not path.is_dir():
@@ -54,10 +59,18 @@ def import_from(
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    if tokenizer.vocab_size > config.known_vocab_size:
+    """Raise `CheckpointError` if text can be encoded to ids that the model does not have.
+
+    Special tokens beyond its vocabulary, such as a padding token added later, are harmless.
+    """
+    if any(
+        token_id >= config.known_vocab_size and token_id not in tokenizer.special_by_id
+        for token_id in tokenizer.backend_tokenizer.get_vocab().values()
+    ):
         raise CheckpointError(
             f"The tokenizer has {tokenizer.vocab_size} tokens, but the model only "
-            f"{config.vocab_size}; give the tokenizer that the model was trained with."
+            f"{config.vocab_size}; name the folder of the tokenizer that the model was trained "
+            "with by --tokenizer."
         )
 
 
@@ -88,11 +101,12 @@ def _import_keras_hub(
     import keras_nlp
 
     backbone = keras_nlp.models.GPT2Backbone(**backbone_config)
+    weights_file = _keras_weights_file(folder)
     try:
-        backbone.load_weights(str(_keras_weights_file(folder)))
+        backbone.load_weights(str(weights_file))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise CheckpointError(f"The weights in {folder} are damaged: {reason}.") from None
+        raise CheckpointError(describe_damage(weights_file, reason)) from None
     weights = {weight.path: weight for weight in backbone.weights}
 
     def read(path: str) -> np.ndarray:
@@ -184,12 +198,14 @@ def _load_tensors(file: Path) -> dict[str, Any]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
+        if is_lfs_pointer(file) or not file.stat().st_size:
+            raise CheckpointError(describe_damage(file, "")) from None
         raise CheckpointError(
             f"{file} is refused: it contains more than tensors, and loading it could run code."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".") or "it ends too early"
-        raise CheckpointError(f"{file} is no readable torch checkpoint: {reason}.") from None
+        raise CheckpointError(describe_damage(file, reason)) from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{file} is no nanoGPT checkpoint.")
     return loaded

@@ -20,7 +20,7 @@ from kgpt.checkpoints.hub import download, is_hub_id
 from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError, KgptError, UsageError
-from kgpt.files import atomic_dir, os_errors_as_kgpt, write_json
+from kgpt.files import atomic_dir, describe_damage, os_errors_as_kgpt, write_json
 from kgpt.runs import resolve_model
 from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
@@ -181,7 +181,7 @@ def load_config(folder: Path) -> ModelConfig:
     except UsageError as error:
         raise CheckpointError(f"{file} describes no valid model: {error}") from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}.") from None
+        raise CheckpointError(describe_damage(file, error)) from None
 
 
 def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:

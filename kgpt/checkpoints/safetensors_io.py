@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from kgpt.errors import CheckpointError
-from kgpt.files import write_json
+from kgpt.files import describe_damage, write_json
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -70,7 +70,7 @@ def _open_shards(folder: Path) -> dict[str, TensorEntry]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{index} is damaged.") from None
+        raise CheckpointError(describe_damage(index, "it has no weight_map")) from None
     if any(not isinstance(name, str) or name != Path(name).name for name in files):
         raise CheckpointError(f"{index} names files outside its folder.")
     entries: dict[str, TensorEntry] = {}
@@ -92,7 +92,7 @@ def open_file(file: Path) -> dict[str, TensorEntry]:
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing.") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}.") from None
+        raise CheckpointError(describe_damage(file, error)) from None
     header.pop("__metadata__", None)
     return {
         name: TensorEntry(

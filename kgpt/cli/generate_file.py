@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kgpt.cli.streams import read_standard_input
 from kgpt.config import SamplingConfig
 from kgpt.errors import DataError, UsageError
+from kgpt.files import describe_damage, is_lfs_pointer
 from kgpt.generation.generator import TextGenerator
 from kgpt.generation.seeds import seed_of, with_seed
 
@@ -55,6 +56,8 @@ def read_prompts(source: str) -> list[str]:
             text = read_standard_input()
         else:
             text = Path(source).read_text(encoding="utf-8-sig")
+            if is_lfs_pointer(Path(source)):
+                raise DataError(describe_damage(Path(source), ""))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source} cannot be read: {error}.") from None
     prompts = []

@@ -15,6 +15,7 @@ from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean
 from kgpt.config.training import DataConfig, TrainConfig
 from kgpt.errors import UsageError
+from kgpt.files import describe_damage, is_lfs_pointer
 
 
 class Config(Section):
@@ -87,6 +88,8 @@ def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).replace("\n", " ")
         raise UsageError(f"{path} is not a valid YAML file: {reason}.") from None
+    if is_lfs_pointer(path):
+        raise UsageError(describe_damage(path, ""))
     if not isinstance(values, dict):
         raise UsageError(f"{path} must be a mapping of keys to values.")
     if not sections:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from kgpt.config.section import Section
+from kgpt.config.section import Section, TextList
 
 
 class SamplingConfig(Section):
@@ -37,13 +37,13 @@ class SamplingConfig(Section):
     logit_bias: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]] = Field(
         {}, max_length=1024, description="Added to the logits of these token ids."
     )
-    bad_words: list[str] = Field(
+    bad_words: TextList = Field(
         [], max_length=64, description="Words and phrases that are never generated."
     )
     seed: int | None = Field(
         None, ge=0, lt=2**31, description="Seed for reproducible sampling; random if not given."
     )
-    stop: list[str] = Field(
+    stop: TextList = Field(
         [], max_length=64, description="Strings that end generation; not part of the result."
     )
     beam_size: int = Field(1, ge=1, le=64, description="Number of beams; 1 is no beam search.")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kgpt.config.renamed_keys import current_name
 from kgpt.errors import UsageError
+
+# A list of texts; one text alone is a list of one.
+TextList = Annotated[list[str], BeforeValidator(lambda x: [x] if isinstance(x, str) else x)]
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from kgpt.config.precision import Precision, compute_dtype
-from kgpt.config.section import Section
+from kgpt.config.section import Section, TextList
 
 
 class DataConfig(Section):
@@ -86,7 +86,7 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(250, ge=0, description="Steps between checkpoints; 0: the end.")
     keep_checkpoints: int = Field(3, ge=1, description="Number of checkpoints to keep.")
     sample_every: int = Field(250, ge=0, description="Steps between samples; 0: never.")
-    sample_prompts: list[str] = Field(["\n"], description="Prompts of the samples.")
+    sample_prompts: TextList = Field(["\n"], description="Prompts of the samples.")
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many validations without improvement."
     )

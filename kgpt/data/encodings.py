@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kgpt.errors import DataError
+from kgpt.files import LFS_POINTER, describe_damage
 
 PART_BYTES = 1 << 20  # read at a time
 SAMPLE_BYTES = 1 << 18  # seen by the detector
@@ -39,6 +40,8 @@ def detect_encoding(file: Path, name: str) -> str:
     """
     with file.open("rb") as raw:
         beginning = raw.read(SAMPLE_BYTES)
+        if beginning.startswith(LFS_POINTER):
+            raise DataError(describe_damage(file, "", name))
         for mark, encoding in BYTE_ORDER_MARKS:
             if beginning.startswith(mark):
                 return encoding

@@ -10,6 +10,7 @@ from typing import Any
 
 from kgpt.data.encodings import open_file
 from kgpt.errors import DataError, UsageError
+from kgpt.files import describe_damage
 
 ROW_FORMATS = ("jsonl", "json", "csv", "parquet")
 BATCH_ROWS = 256
@@ -105,7 +106,7 @@ def _parquet(file: Path, name: str) -> Iterator[Row]:
                 number += 1
                 yield row, f"{name}, row {number}", int(step * number)
     except (ArrowException, OSError) as error:
-        raise DataError(f"{name} is not a readable parquet file: {error}.") from None
+        raise DataError(describe_damage(file, error, name)) from None
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:

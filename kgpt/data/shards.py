@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from kgpt.errors import DataError
-from kgpt.files import sha256, write_json
+from kgpt.files import describe_damage, is_lfs_pointer, sha256, write_json
 from kgpt.text.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -165,11 +165,15 @@ class TokenDataset:
         try:
             self.manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, ValidationError):
+            if is_lfs_pointer(file):
+                raise DataError(describe_damage(file, "")) from None
             raise self._damaged("its manifest.json is not one of kgpt's") from None
         if self.manifest.format != FORMAT:
             raise self._damaged(f"it has format {self.manifest.format}, this kgpt reads {FORMAT}")
         self._dtype = np.dtype(self.manifest.dtype)
         for path, size, _ in self._expected():
+            if is_lfs_pointer(path):
+                raise DataError(describe_damage(path, ""))
             if not path.is_file() or path.stat().st_size != size:
                 raise self._damaged(f"{path.name} is missing or has the wrong size")
 

@@ -44,20 +44,39 @@ def new_run(name: str) -> Run:
 
 
 def resolve_model(source: str) -> Path:
-    """The model directory for a directory, a run name (best checkpoint) or `run@step`."""
+    """The model directory that `source` names.
+
+    It is a directory, such as a checkpoint's; a run (its best checkpoint) by name or path;
+    `run@step`, `run@best` or `run@latest`; or a pointer file such as runs/demo/checkpoints/best.
+    """
     if os.path.isfile(os.path.join(source, "config.json")):
         return Path(source)
-    name, _, step = source.partition("@")
-    if not Run(Path(name)).exists and os.path.isdir(name) and not step:
+    name, step = _run_and_step(source)
+    if not step and os.path.isdir(name) and not Run(Path(name)).exists:
         raise UsageError(f"{source} holds no config.json, so it is not a model directory.")
     run = find_run(name)
     steps = run.checkpoint_steps()
-    if step:
-        if not step.isdigit() or int(step) not in steps:
-            known = ", ".join(map(str, steps)) or "none"
-            raise RunError(f"The run {name} has no checkpoint {step}; it has: {known}.")
-        return run.checkpoint_path(int(step))
-    chosen = run.pointer("best") or run.pointer("latest") or (steps[-1] if steps else None)
-    if chosen is None:
+    chosen: int | None
+    if step in ("best", "latest"):
+        chosen = run.pointer("best" if step == "best" else "latest")
+    elif step:
+        chosen = int(step) if step.isdecimal() and int(step) in steps else None
+    elif not steps:
         raise RunError(f"The run {name} has no checkpoint yet; wait for one, or train longer.")
+    else:
+        chosen = run.pointer("best") or run.pointer("latest") or steps[-1]
+    if chosen is None:
+        known = ", ".join(map(str, steps)) or "none"
+        raise RunError(f"The run {name} has no checkpoint {step}; it has: {known}.")
     return run.checkpoint_path(chosen)
+
+
+def _run_and_step(source: str) -> tuple[str, str]:
+    """A run's name or path, and what is named of it: a step, "best", "latest" or nothing."""
+    path = Path(source)
+    if path.name == "checkpoints":
+        return str(path.parent), ""
+    if path.parent.name == "checkpoints" and path.name in ("best", "latest"):
+        return str(path.parent.parent), path.name
+    name, at, step = source.rpartition("@")
+    return (name, step) if at and "/" not in step else (source, "")

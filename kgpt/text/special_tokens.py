@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kgpt.errors import DataError
+from kgpt.files import describe_damage, is_lfs_pointer
 
 TOKEN_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -57,9 +58,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged: {error}.") from None
+        raise DataError(describe_damage(file, error)) from None
     if not isinstance(values, dict):
-        raise DataError(f"{file} is damaged: it contains no object.")
+        raise DataError(describe_damage(file, "it contains no JSON object"))
     return values
 
 
@@ -94,7 +95,7 @@ def _stop_ids(folder: Path) -> set[int]:
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return _template_text(file)
     template = config.get("chat_template")
     if template is None:
         template = read_json_object(folder / "chat_template.json").get("chat_template")
@@ -102,3 +103,13 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
         named = {item.get("name"): item.get("template") for item in template}
         template = named.get("default")
     return template if isinstance(template, str) else None
+
+
+def _template_text(file: Path) -> str:
+    try:
+        if not is_lfs_pointer(file):
+            return file.read_text(encoding="utf-8")
+        reason: object = ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error
+    raise DataError(describe_damage(file, reason))

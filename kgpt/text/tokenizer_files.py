@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from kgpt.errors import DataError
+from kgpt.files import describe_damage, is_lfs_pointer
 from kgpt.text.special_tokens import (
     SpecialTokens,
     added_tokens,
@@ -29,7 +30,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, SpecialTokens | No
         try:
             backend_tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception
-            raise DataError(f"{file} is not a tokenizer: {error}.") from None
+            raise DataError(describe_damage(file, error)) from None
     elif (path / "merges.txt").is_file():
         backend_tokenizer = _read_vocab_and_merges(path)
     else:
@@ -69,7 +70,8 @@ def read_gpt2(vocab: Path, merges: Path, prefix: bool = False) -> tokenizers.Tok
     try:
         model = models.BPE(*models.BPE.read_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises plain Exception
-        raise DataError(f"{vocab} or {merges} is damaged: {error}.") from None
+        file = merges if is_lfs_pointer(merges) else vocab
+        raise DataError(describe_damage(file, error)) from None
     backend_tokenizer = tokenizers.Tokenizer(model)
     backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     backend_tokenizer.decoder = decoders.ByteLevel()

@@ -159,3 +159,17 @@ def test_a_mixture_has_no_hugging_face_form(tmp_path, capsys):
     assert kgpt("export", "--model", str(tmp_path / "model"), "--format", "hff", "--out", out) == 2
     assert "did you mean hf?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_special_tokens_beyond_the_vocabulary_are_harmless(tmp_path, out):
+    """As in a model whose padding token was added without resizing its embeddings."""
+    folder = write_tiny_model(tmp_path / "model", "gpt2")
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.backend_tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.save(folder)
+    import_from(str(folder), out)
+    assert Tokenizer.load(out).vocab_size == load_model(out).config.vocab_size + 1
+    tokenizer.backend_tokenizer.add_tokens(["Anna"])
+    tokenizer.save(folder)
+    with pytest.raises(CheckpointError, match="by --tokenizer"):
+        import_from(str(folder), out)

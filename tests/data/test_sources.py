@@ -129,7 +129,7 @@ def test_all_that_is_read_is_counted(tmp_path):
         (lambda f: _written(f / "a.doc", b"x"), UsageError, "cannot read .*a.doc"),
         (lambda f: _written(f / "a.txt.gz", b"not packed"), DataError, "damaged"),
         (lambda f: _written(f / "a.txt.gz", gzip.compress(b"x" * 99)[:-9]), DataError, "damaged"),
-        (lambda f: _written(f / "a.parquet", b"x"), DataError, "not a readable parquet file"),
+        (lambda f: _written(f / "a.parquet", b"x"), DataError, "a.parquet is damaged"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path, make, error, sentence):

@@ -207,5 +207,5 @@ def test_a_missing_or_damaged_tokenizer_is_said_so(tmp_path):
     with pytest.raises(DataError, match="There is no tokenizer"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match="is not a tokenizer"):
+    with pytest.raises(DataError, match="tokenizer.json is damaged"):
         Tokenizer.load(tmp_path)
