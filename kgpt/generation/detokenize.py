@@ -122,17 +122,18 @@ class IncrementalDetokenizer:
 
     def _info(self, token: GeneratedToken) -> TokenInfo:
         top = [
-            TopLogprob(other, *self._text_and_bytes(other), logprob, sampling_prob)
+            TopLogprob(other, *token_text_and_bytes(self.tokenizer, other), logprob, sampling_prob)
             for other, logprob, sampling_prob in token.top_logprobs[: self.top_logprobs]
         ]
         own = next((other.sampling_prob for other in top if other.id == token.id), None)
-        text, raw = self._text_and_bytes(token.id)
+        text, raw = token_text_and_bytes(self.tokenizer, token.id)
         return TokenInfo(token.id, text, raw, token.logprob or 0.0, own, tuple(top))
 
-    def _text_and_bytes(self, token_id: int) -> tuple[str, bytes]:
-        """A token's text, with U+FFFD for part of a character, and its bytes."""
-        raw = self.tokenizer.token_bytes(token_id)
-        if raw is None:
-            name = self.tokenizer.special_by_id.get(token_id, "")
-            return name, name.encode()
-        return raw.decode("utf-8", errors="replace"), raw
+
+def token_text_and_bytes(tokenizer: Tokenizer, token_id: int) -> tuple[str, bytes]:
+    """A token's text, with U+FFFD for part of a character, and its bytes."""
+    raw = tokenizer.token_bytes(token_id)
+    if raw is None:
+        name = tokenizer.special_by_id.get(token_id, "")
+        return name, name.encode()
+    return raw.decode("utf-8", errors="replace"), raw

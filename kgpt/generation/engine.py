@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from kgpt.errors import KgptError, QueueFull, UsageError
 from kgpt.generation.completion import GenerationFailed
-from kgpt.generation.forward import ForwardJob
+from kgpt.generation.forward_job import ForwardJob
 from kgpt.generation.forward_queue import ForwardQueue
 from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.loading import LESS_MEMORY

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from keras import ops
 
 from kgpt import backend
-from kgpt.errors import KgptError, UsageError
+from kgpt.generation.forward_job import ForwardJob, PromptLogprobs
 from kgpt.generation.sampling import Tensor
 from kgpt.generation.sequence import MAX_TOP_LOGPROBS
 from kgpt.generation.shapes import MIN_CACHE_LEN, shape_buckets
@@ -26,72 +24,6 @@ from kgpt.model.kv_cache import KVCache
 MAX_ROWS = 16  # prompts in one call
 TOKENS_PER_CALL = 256  # rows × positions, which bounds the logits that exist at once
 CHUNK_SIZES = (64, 16)  # positions of a call, where fewer are left than fit
-
-ForwardTask = Literal["logprobs", "embedding"]
-ForwardEnd = Literal["done", "cancelled", "deadline", "error"]
-
-
-@dataclass(frozen=True)
-class PromptLogprobs:
-    """What the model expects at each position of a prompt of L tokens.
-
-    Attributes:
-        logprobs: (L - 1,) float32, log-probabilities of the tokens after the first.
-        top_ids: (L, K) int32, the K most likely tokens after each of the prompt's, best first.
-        top_logprobs: (L, K) float32, their log-probabilities.
-    """
-
-    logprobs: np.ndarray
-    top_ids: np.ndarray
-    top_logprobs: np.ndarray
-
-
-@dataclass(eq=False)
-class ForwardJob:
-    """One prompt to run through the model.
-
-    Attributes:
-        token_ids: of the prompt, at least one.
-        task: "logprobs" for `PromptLogprobs`; "embedding" for the mean (D,) of the final hidden
-            states, of length 1.
-        top_logprobs: candidates at each position, at most `MAX_TOP_LOGPROBS`.
-        on_end: called once, in the engine's thread, with the job.
-        deadline: by `time.monotonic`.
-        ended: how it ended; None before.
-        result: a `PromptLogprobs` or an embedding, if it ended with "done".
-    """
-
-    token_ids: Sequence[int]
-    task: ForwardTask
-    top_logprobs: int = 0
-    on_end: Callable[[ForwardJob], None] = lambda job: None
-    deadline: float | None = None
-    cancelled: bool = False
-    ended: ForwardEnd | None = None
-    result: Any = None
-    error: KgptError | None = None
-
-    def check(self, vocab_size: int, max_context: int) -> None:
-        """Raise `UsageError` if the model cannot run the prompt."""
-        ids = np.asarray(self.token_ids, dtype="int64")
-        if ids.size == 0:
-            raise UsageError("The text is empty; give at least one token.")
-        if ids.min() < 0 or ids.max() >= vocab_size:
-            raise UsageError(f"Token ids must lie from 0 to {vocab_size - 1}.")
-        if ids.size > max_context:
-            raise UsageError(
-                f"The text has {ids.size} tokens, but the model's context is {max_context}; "
-                "shorten it."
-            )
-
-    @property
-    def program(self) -> tuple[ForwardTask, int]:
-        """Jobs with the same are run in one batch."""
-        return self.task, 1 if self.top_logprobs <= 1 else MAX_TOP_LOGPROBS
-
-    def end(self, how: ForwardEnd) -> None:
-        self.ended = how
-        self.on_end(self)
 
 
 class ForwardFunctions:
@@ -159,7 +91,7 @@ class ForwardFunctions:
 def run_batch(
     model: GPT, jobs: Sequence[ForwardJob], max_rows: int, max_context: int
 ) -> Iterator[None]:
-    """Compute the results of jobs with the same program, one chunk of all prompts a step.
+    """Compute the results of jobs that are alike, one chunk of all prompts a step.
 
     Args:
         max_rows: the batch is padded to one of a few sizes up to this.
@@ -170,7 +102,8 @@ def run_batch(
     cache_len = _bucket(shape_buckets(max_context, MIN_CACHE_LEN), longest)
     cache, parts = model.new_cache(rows, cache_len), []
     total: Tensor = np.zeros((rows, model.config.hidden_dim), "float32")
-    functions, (task, top) = ForwardFunctions.of(model), jobs[0].program
+    functions, task = ForwardFunctions.of(model), jobs[0].task
+    top = MAX_TOP_LOGPROBS if jobs[0].wants_many else 1
     lengths = np.array([len(job.token_ids) for job in jobs] + [0] * (rows - len(jobs)), "int32")
     padded = np.zeros((rows, longest + TOKENS_PER_CALL + 1), "int32")
     for row, job in enumerate(jobs):

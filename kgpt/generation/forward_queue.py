@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 
 from kgpt.errors import KgptError
-from kgpt.generation.forward import MAX_ROWS, ForwardJob, run_batch
+from kgpt.generation.forward import MAX_ROWS, run_batch
+from kgpt.generation.forward_job import ForwardJob
 from kgpt.model.gpt import GPT
 
 
@@ -56,9 +57,9 @@ class ForwardQueue:
             job.end("error")
 
     def _start_batch(self) -> None:
-        """The first job that waits, and those of its program that are nearest to it in length."""
+        """The first job that waits, and those like it that are nearest to it in length."""
         first = self.waiting[0]
-        alike = [job for job in self.waiting if job.program == first.program]
+        alike = [job for job in self.waiting if job.is_like(first)]
         alike.sort(key=lambda job: abs(len(job.token_ids) - len(first.token_ids)))
         self.running = alike[: self.max_rows]
         for job in self.running:

@@ -19,7 +19,7 @@ from kgpt.generation.completion import Completion
 from kgpt.generation.context_shift import encode_chat
 from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
-from kgpt.generation.forward import ForwardJob
+from kgpt.generation.forward_job import ForwardJob
 from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.grammar import CompiledGrammar, NoTokenAllowed
 from kgpt.generation.grammar_compiler import GrammarCompiler

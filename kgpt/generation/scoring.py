@@ -11,7 +11,7 @@ import numpy as np
 
 from kgpt.generation.completion import GenerationFailed
 from kgpt.generation.engine import Engine
-from kgpt.generation.forward import ForwardJob, ForwardTask, PromptLogprobs
+from kgpt.generation.forward_job import ForwardJob, ForwardTask, PromptLogprobs
 from kgpt.text.tokenizer import Tokenizer
 
 

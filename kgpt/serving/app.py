@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import kgpt
-from kgpt.serving import ollama, pages, routes
+from kgpt.serving import embeddings, ollama, pages, responses_api, routes, tokenization
 from kgpt.serving.body import field_names, known_fields
 from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_response
 from kgpt.serving.ignored_fields import HEADER, IgnoredFieldsMiddleware
@@ -74,9 +74,8 @@ def build_app(state: ServerState, keys: ApiKeys | None = None, local_only: bool 
         lifespan=lifespan,
     )
     app.state.server = state
-    app.include_router(routes.router)
-    app.include_router(ollama.router)
-    app.include_router(pages.router)
+    for part in (routes, responses_api, embeddings, tokenization, ollama, pages):
+        app.include_router(part.router)
     app.add_api_route("/health", health, summary="Status of the server")
     app.add_api_route("/metrics", metrics, summary="Prometheus metrics")
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]

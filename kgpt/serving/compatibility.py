@@ -40,7 +40,6 @@ def _penalizes_newlines(values: Values) -> bool:
 
 
 OPENAI: dict[str, Neutral] = {
-    "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
     "tools": _no_tools,
@@ -119,6 +118,8 @@ UNSUPPORTED_IN_MESSAGES: dict[str, Neutral] = {
 }
 # What to do instead of leaving an unsupported field out.
 REMEDIES = {
+    "conversation": "responses are not stored, so send the whole conversation as input",
+    "previous_response_id": "responses are not stored, so send the whole conversation as input",
     "prefix": "send continue_final_message: true",
     "use_beam_search": "send beam_size",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob, Usage
@@ -81,26 +82,31 @@ class TextCompletionFormat:
             **finish_fields(chunk),
         }
 
-    choice = delta  # a whole completion is encoded like a chunk
+    def choice(self, completion: GenerationChunk) -> dict[str, Any]:
+        return self.delta(completion)  # a whole completion is encoded like a chunk
 
     def _logprobs(self, chunk: GenerationChunk) -> dict[str, Any] | None:
-        """OpenAI's four lists, and `content` as in chat, which has token ids and bytes too."""
         if not self.logprobs:
             return None
         offsets = []
         for token in chunk.tokens:
             offsets.append(self._text_offset[chunk.index])
             self._text_offset[chunk.index] += num_characters(token)
-        return {
-            "tokens": [token_string(token) for token in chunk.tokens],
-            "token_logprobs": [finite(token.logprob) for token in chunk.tokens],
-            "top_logprobs": [
-                {token_string(top): finite(top.logprob) for top in reversed(token.top_logprobs)}
-                for token in chunk.tokens
-            ],
-            "text_offset": offsets,
-            "content": [token_entry(token) for token in chunk.tokens],
-        }
+        return text_logprobs(chunk.tokens, offsets)
+
+
+def text_logprobs(tokens: Sequence[TokenInfo], offsets: Sequence[int]) -> dict[str, Any]:
+    """OpenAI's four lists, and `content` as in chat, which has token ids and bytes too."""
+    return {
+        "tokens": [token_string(token) for token in tokens],
+        "token_logprobs": [finite(token.logprob) for token in tokens],
+        "top_logprobs": [
+            {token_string(top): finite(top.logprob) for top in reversed(token.top_logprobs)}
+            for token in tokens
+        ],
+        "text_offset": list(offsets),
+        "content": [token_entry(token) for token in tokens],
+    }
 
 
 def finish_fields(chunk: GenerationChunk) -> dict[str, Any]:

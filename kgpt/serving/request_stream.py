@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
@@ -20,6 +20,16 @@ from kgpt.serving.state import ServerState
 if TYPE_CHECKING:
     from kgpt.generation.generator import Handle
     from kgpt.generation.grammar import CompiledGrammar
+
+
+class Cancellable(Protocol):
+    """What a request has under way in the engine."""
+
+    def cancel(self) -> None:
+        """Cancel what is unfinished."""
+
+    def close(self) -> None:
+        """Cancel what is unfinished, and expect nothing more."""
 
 
 class RequestStream:
@@ -58,20 +68,9 @@ class RequestStream:
             grammar: what each completion must follow.
         """
         config, generator = self._state.config, self._state.generator
-        num_completions, capacity = len(prompts) * n, config.max_num_seqs + config.max_queue
-        if num_completions > capacity:
-            raise APIError(
-                400,
-                f"{num_completions} completions are more than the {capacity} this server accepts "
-                "at once.",
-                param="n",
-            )
-        if self._state.filters and top_logprobs is not None:
-            raise APIError(
-                400, "This server filters its output, so logprobs are not available; leave it out."
-            )
+        self._start(len(prompts), n)
+        check_logprobs(self._state, top_logprobs)
         seeds = [None if sampling.seed is None else (sampling.seed + i) % 2**31 for i in range(n)]
-        self._n = n
         self._state.active_streams.add(self)
 
         def submit_all() -> None:
@@ -89,13 +88,34 @@ class RequestStream:
                     self._handles.append(handle)
 
         try:
-            self._filters = [FilterChain(self._state.filters) for _ in range(num_completions)]
             await self._state.run_with_tokenizer(submit_all)
         except BaseException:
             self.cancel()
             raise
-        self._num_open = num_completions
-        self._awaiting_first_token = set(range(num_completions))
+        self._num_open = len(self)
+        self._awaiting_first_token = set(range(len(self)))
+
+    def generate_nothing(self, prompts: Sequence[Sequence[int]], n: int = 1) -> None:
+        """End n completions of each prompt before their first token."""
+        self._start(len(prompts), n)
+        self._num_open = len(self)
+        for index in range(len(self)):
+            usage = Usage(len(prompts[index // n]), 0)
+            chunk = GenerationChunk(finish_reason="length", usage=usage, index=index)
+            self._queue.put_nowait(chunk)
+
+    def _start(self, num_prompts: int, n: int) -> None:
+        config = self._state.config
+        num_completions, capacity = num_prompts * n, config.max_num_seqs + config.max_queue
+        if num_completions > capacity:
+            raise APIError(
+                400,
+                f"{num_completions} completions are more than the {capacity} this server accepts "
+                "at once.",
+                param="n",
+            )
+        self._n = n
+        self._filters = [FilterChain(self._state.filters) for _ in range(num_completions)]
 
     @property
     def is_open(self) -> bool:
@@ -104,7 +124,7 @@ class RequestStream:
 
     def __len__(self) -> int:
         """The number of completions."""
-        return len(self._handles)
+        return len(self._filters)
 
     def usage(self) -> Usage:
         """Token counts of all completions; a prompt with n completions counts once."""
@@ -168,8 +188,16 @@ class RequestStream:
         return replace(chunk, text=self._filters[chunk.index].feed(chunk.text, last=is_last))
 
 
+def check_logprobs(state: ServerState, top_logprobs: int | None) -> None:
+    """Reject a request for log-probabilities where output is filtered."""
+    if state.filters and top_logprobs is not None:
+        raise APIError(
+            400, "This server filters its output, so logprobs are not available; leave it out."
+        )
+
+
 @contextlib.asynccontextmanager
-async def cancel_on_disconnect(request: Request, stream: RequestStream) -> AsyncIterator[None]:
+async def cancel_on_disconnect(request: Request, stream: Cancellable) -> AsyncIterator[None]:
     """Cancel `stream` if the client disconnects, and close it when the block is left."""
 
     async def watch() -> None:

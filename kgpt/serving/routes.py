@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from kgpt.protocol import GenerationChunk, Usage
+from kgpt.serving.echo import EchoFormat, echoed_prompts
 from kgpt.serving.errors import json_response
 from kgpt.serving.formats import (
     ChatCompletionFormat,
@@ -16,6 +17,7 @@ from kgpt.serving.formats import (
     TextCompletionFormat,
     usage_body,
 )
+from kgpt.serving.prompts import as_list
 from kgpt.serving.request_stream import RequestStream
 from kgpt.serving.responses import ResponseBuilder, collect
 from kgpt.serving.schemas import (
@@ -24,7 +26,6 @@ from kgpt.serving.schemas import (
     GenerationRequest,
     SimpleBatchRequest,
     SimpleRequest,
-    TokenizeRequest,
 )
 from kgpt.serving.state import ServerState
 
@@ -61,15 +62,21 @@ async def chat_completions(body: ChatRequest, request: Request, state: StateDep)
 async def completions(body: CompletionRequest, request: Request, state: StateDep) -> Response:
     """As in the OpenAI API. `max_tokens: 1, logprobs: 20` returns the next-token distribution."""
     state.check_model(body.model)
-    room = _room(body, state)
-    prompts = [await state.encode_prompt(prompt, room) for prompt in body.prompts()]
-    response_format = TextCompletionFormat(body.logprobs is not None)
+    room, answer = _room(body, state), body.max_tokens != 0
+    prompts = [await state.encode_prompt(text, room, answer) for text in as_list(body.prompt)]
+    response_format: ResponseFormat = TextCompletionFormat(body.logprobs is not None)
+    if body.echo:
+        echoed = await echoed_prompts(body, request, state, prompts)
+        response_format = EchoFormat(body.logprobs is not None, echoed, body.n or 1)
     return await _respond(body, request, state, prompts, response_format, body.logprobs)
 
 
 def _room(body: GenerationRequest, state: ServerState) -> int | None:
     """Tokens to leave in the context by truncating the prompt; None without `truncate`."""
-    return state.resolve_sampling(body.sampling()).max_tokens if body.truncate else None
+    if not body.truncate:
+        return None
+    given = body.sampling()
+    return 0 if given.get("max_tokens") == 0 else state.resolve_sampling(given).max_tokens
 
 
 async def _respond(
@@ -80,10 +87,15 @@ async def _respond(
     response_format: ResponseFormat,
     top_logprobs: int | None,
 ) -> Response:
-    sampling = state.resolve_sampling(body.sampling())
-    grammar = await state.compile_grammar(body.structured_output)
-    stream = RequestStream(state)
-    await stream.submit(prompts, sampling, body.n or 1, top_logprobs, bool(body.stream), grammar)
+    given, stream = body.sampling(), RequestStream(state)
+    if given.get("max_tokens") == 0:
+        stream.generate_nothing(prompts, body.n or 1)
+    else:
+        sampling = state.resolve_sampling(given)
+        grammar = await state.compile_grammar(body.structured_output)
+        await stream.submit(
+            prompts, sampling, body.n or 1, top_logprobs, bool(body.stream), grammar
+        )
     builder = ResponseBuilder(state, response_format, stream)
     if body.stream:
         options = body.stream_options
@@ -116,23 +128,6 @@ def _model_info(state: ServerState, name: str) -> dict[str, Any]:
     }
     head = {"id": name, "object": "model", "created": state.created, "owned_by": "kgpt"}
     return head | {"kgpt": info}
-
-
-@router.post("/v1/tokenize", summary="Tokenize text or messages")
-async def tokenize(body: TokenizeRequest, state: StateDep) -> Response:
-    """Token ids of a text, or of a conversation up to where the answer starts."""
-    state.check_model(body.model)
-    tokenizer = state.generator.tokenizer
-    if body.text is not None:
-        ids = await state.run_with_tokenizer(tokenizer.encode, body.text)
-    else:
-        ids = await state.encode_chat([message.as_dict() for message in body.messages or []])
-
-    def decode_each() -> list[str]:
-        return [tokenizer.decode([token_id]) for token_id in ids]
-
-    tokens = await state.run_with_tokenizer(decode_each)
-    return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})
 
 
 @router.post("/api/gpt/generate", summary="Text completion, minimal format")

@@ -14,10 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from kgpt.serving import compatibility
 from kgpt.serving.body import Body, SamplingFields, max_items
 from kgpt.serving.compatibility import Neutral
+from kgpt.serving.prompts import MAX_PROMPTS, Prompts
 from kgpt.serving.structured_output import StructuredOutputFields
 
 MAX_N = 64
-MAX_PROMPTS = 64
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 
@@ -122,13 +122,6 @@ class ChatRequest(GenerationRequest):
         return self
 
 
-TokenIds = list[Annotated[int, Field(ge=0)]]
-
-
-def _are_token_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(i) is int and i >= 0 for i in value)
-
-
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
@@ -138,8 +131,14 @@ class CompletionRequest(GenerationRequest):
         "add_special_tokens": (True,),
     }
 
-    prompt: str | TokenIds | list[str] | list[TokenIds] = Field(
+    prompt: Prompts = Field(
         description="A text, several texts, token ids, or several lists of them."
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, description="Maximum number of tokens to generate; with echo it may be 0."
+    )
+    echo: bool | None = Field(
+        None, description="Return the prompt before its completion, and its logprobs."
     )
     logprobs: int | None = Field(
         None,
@@ -155,31 +154,11 @@ class CompletionRequest(GenerationRequest):
             del values["logprobs"]
         return values
 
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _check_prompt(cls, prompt: Any) -> Any:
-        """Checked before the union, which would report every item for every alternative."""
-        if isinstance(prompt, str) or _are_token_ids(prompt):
-            return prompt
-        if isinstance(prompt, list) and len(prompt) > MAX_PROMPTS:
-            raise ValueError(f"there are {len(prompt)} prompts; send at most {MAX_PROMPTS} at once")
-        if (
-            not isinstance(prompt, list)
-            or not prompt
-            or not (
-                all(isinstance(item, str) for item in prompt) or all(map(_are_token_ids, prompt))
-            )
-        ):
-            raise ValueError("the prompt must be a text, a list of texts, or token ids")
-        return prompt
-
-    def prompts(self) -> list[str | list[int]]:
-        """The prompts as a list, each a text or token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)
+    @model_validator(mode="after")
+    def _check_combination(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 needs echo: true")
+        return self
 
 
 class SimpleRequest(StructuredOutputFields):
@@ -202,19 +181,3 @@ class SimpleBatchRequest(StructuredOutputFields):
         min_length=1, max_length=MAX_PROMPTS
     )
     config: SamplingFields | None = Field(None, description="Sampling options.")
-
-
-class TokenizeRequest(Body):
-    """POST /v1/tokenize: a text or a conversation."""
-
-    endpoint: ClassVar[str] = "POST /v1/tokenize"
-
-    model: str | None = Field(None, description="The model's name, as listed by GET /v1/models.")
-    text: str | None = Field(None, max_length=1 << 18)
-    messages: Messages | None = None
-
-    @model_validator(mode="after")
-    def _check_exactly_one(self) -> TokenizeRequest:
-        if (self.text is None) == (self.messages is None):
-            raise ValueError("give either text or messages")
-        return self

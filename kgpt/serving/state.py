@@ -23,7 +23,7 @@ from kgpt.serving.metrics import Metrics
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator
     from kgpt.generation.grammar import CompiledGrammar
-    from kgpt.serving.request_stream import RequestStream
+    from kgpt.serving.request_stream import Cancellable
     from kgpt.text.chat_template import Chat
     from kgpt.text.tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ class ServerState:
         self.progress: tuple[int, int] | None = None  # of the warm-up: (done, total)
         self.failure: BaseException | None = None  # why the model could not be loaded
         self.created = int(time.time())
-        self.active_streams: set[RequestStream] = set()
+        self.active_streams: set[Cancellable] = set()
         self.metrics = Metrics(lambda: self._generator.stats() if self._generator else None)
         self._generator: TextGenerator | None = None
         self._max_prompt_chars = 0
@@ -142,7 +142,7 @@ class ServerState:
         if len(values["bad_words"]) > limit:
             raise UsageError(f"bad_words: this server accepts at most {limit} phrases.")
         values["bad_words"] = [*self.config.bad_words, *filter(None, values["bad_words"])]
-        self._check_token_ids(values["logit_bias"])
+        self.check_token_ids(values["logit_bias"])
         values["stop"] = [stop for stop in values["stop"] if stop]
         return SamplingConfig.parse(values)
 
@@ -155,13 +155,14 @@ class ServerState:
         return await self.generator.grammar_compiler.compile_async(options)
 
     async def encode_prompt(
-        self, prompt: str | Sequence[int], room: int | None = None
+        self, prompt: str | Sequence[int], room: int | None = None, answer: bool = True
     ) -> list[int]:
         """Token ids of a prompt: text is encoded, ids are checked.
 
         Args:
             room: tokens to leave for the answer, up to half of the context, by leaving out the
                 oldest of the prompt; None leaves out nothing.
+            answer: one is generated, so the prompt may not fill the context.
 
         Raises:
             APIError: the prompt leaves no room in the context.
@@ -174,8 +175,9 @@ class ServerState:
             ids = [*generator.tokenizer.bos_ids, *text_ids]
         else:
             ids = list(prompt)
-            self._check_token_ids(ids)
-        return self._check_context(ids if room is None else ids[-self._longest_prompt(room) :])
+            self.check_token_ids(ids)
+        ids = ids if room is None else ids[-self._longest_prompt(room) :]
+        return self._check_context(ids, answer)
 
     def _longest_prompt(self, room: int) -> int:
         """Tokens of the longest prompt that leaves `room`, up to half of the context."""
@@ -234,7 +236,8 @@ class ServerState:
         )
         return self._check_context(ids)
 
-    def _check_token_ids(self, ids: Iterable[int]) -> None:
+    def check_token_ids(self, ids: Iterable[int]) -> None:
+        """Reject ids that are not in the vocabulary."""
         largest, vocab_size = max(ids, default=0), self.generator.tokenizer.vocab_size
         if largest >= vocab_size:
             raise UsageError(
@@ -251,13 +254,14 @@ class ServerState:
                 code="context_length_exceeded",
             )
 
-    def _check_context(self, ids: list[int]) -> list[int]:
+    def _check_context(self, ids: list[int], answer: bool = True) -> list[int]:
         context = self.generator.max_context
-        if len(ids) >= context:
+        if len(ids) >= context + (not answer):
+            with_answer = " with the answer" if answer else ""
             raise APIError(
                 400,
-                f"The prompt has {len(ids)} tokens, but the model's context is {context} with "
-                "the answer; shorten the prompt.",
+                f"The prompt has {len(ids)} tokens, but the model's context is {context}"
+                f"{with_answer}; shorten the prompt.",
                 code="context_length_exceeded",
             )
         return ids

@@ -72,7 +72,7 @@ class TestQueue:
     """Who is admitted, who is batched, and how jobs end. One architecture is enough."""
 
     def test_long_prompts_are_refused_and_nothing_is_queued(self, engine):
-        from kgpt.generation.forward import ForwardJob
+        from kgpt.generation.forward_job import ForwardJob
 
         for ids, says in [([], "empty"), ([1] * 65, "65 tokens"), ([VOCABULARY], "must lie")]:
             with pytest.raises(UsageError, match=says):
@@ -80,14 +80,14 @@ class TestQueue:
         assert engine.stats().requests == 0
 
     def test_all_of_a_request_are_admitted_or_none(self, engine):
-        from kgpt.generation.forward import ForwardJob
+        from kgpt.generation.forward_job import ForwardJob
 
         with pytest.raises(QueueFull):
             engine.submit_forward([ForwardJob([1], "embedding") for _ in range(17)])
         assert engine.stats().requests == engine.queued == 0
 
     def test_prompts_of_several_requests_share_a_batch(self, kind):
-        from kgpt.generation.forward import ForwardJob
+        from kgpt.generation.forward_job import ForwardJob
         from kgpt.generation.forward_queue import ForwardQueue
 
         queue = ForwardQueue(model_of(kind), max_num_seqs=4, max_context=64)
@@ -100,7 +100,7 @@ class TestQueue:
             queue.step()
 
     def test_cancelled_and_late_jobs_end_without_a_result(self, engine):
-        from kgpt.generation.forward import ForwardJob
+        from kgpt.generation.forward_job import ForwardJob
 
         ended, jobs = threading.Semaphore(0), []
         for changes in ({"cancelled": True}, {"deadline": time.monotonic() - 1}, {}):

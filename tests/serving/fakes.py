@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from kgpt.config import ModelConfig, SamplingConfig
-from kgpt.errors import QueueFull
+from kgpt.errors import KgptError, QueueFull
+from kgpt.generation.forward_job import ForwardJob, PromptLogprobs
 from kgpt.generation.grammar import CompiledGrammar
 from kgpt.generation.grammar_compiler import GrammarCompiler
 from kgpt.protocol import EngineStats, FinishReason, GenerationChunk, TokenInfo, TopLogprob, Usage
@@ -140,6 +141,22 @@ def text_of(grammar: CompiledGrammar, seed: int) -> Iterator[int]:
         matcher.accept(token)
 
 
+def run_forward(job: ForwardJob, error: str | None) -> None:
+    """End a job with made-up results that its token ids determine."""
+    ids = np.array(job.token_ids, "int32")
+    if error:
+        job.error = KgptError(error)
+    elif job.task == "embedding":
+        job.result = np.array([ids.sum(), len(ids)], "float32") / np.hypot(ids.sum(), len(ids))
+    else:
+        top = ids[:, None] + np.arange(job.top_logprobs)
+        logprobs = -0.5 - np.arange(job.top_logprobs, dtype="float32")
+        job.result = PromptLogprobs(
+            -ids[1:].astype("float32") / 100, top % 256, np.broadcast_to(logprobs, top.shape)
+        )
+    job.end("error" if error else "cancelled" if job.cancelled else "done")
+
+
 class FakeGenerator:
     """A fake `TextGenerator`.
 
@@ -173,6 +190,7 @@ class FakeGenerator:
         self._warm = warm
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
+        self._forward: deque[ForwardJob] = deque()
         self._changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -206,6 +224,13 @@ class FakeGenerator:
             self._changed.notify()
         return job.handle
 
+    def submit_forward(self, jobs: Sequence[ForwardJob]) -> None:
+        with self._changed:
+            if len(self._forward) + len(jobs) > self.max_queue:
+                raise QueueFull("full")
+            self._forward.extend(jobs)
+            self._changed.notify()
+
     def stats(self) -> EngineStats:
         self._stats.active, self._stats.queued = len(self._active), len(self._waiting)
         return self._stats
@@ -218,8 +243,10 @@ class FakeGenerator:
     def _run(self) -> None:
         while not self.closed:
             with self._changed:
-                while not (self._waiting or self._active or self.closed):
+                while not (self._waiting or self._active or self._forward or self.closed):
                     self._changed.wait()
+                if self._forward:
+                    run_forward(self._forward.popleft(), self.fail_with)
                 self._waiting = deque(job for job in self._waiting if not job.is_over())
                 while self._waiting and len(self._active) < self._stats.max_num_seqs:
                     self._active.append(self._waiting.popleft())

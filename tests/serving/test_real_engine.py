@@ -94,3 +94,24 @@ def test_a_client_that_goes_away_frees_its_slot(server, api):
         stream.close()
     eventually(lambda: server.generator.stats().active + server.generator.stats().queued == 0)
     assert not server.state.active_streams
+
+
+def test_echoed_logprobs_are_those_of_generation(api):
+    ask = {"model": "fake", "prompt": "To be", "max_tokens": 6, "logprobs": 2, "seed": 1}
+    written = api.completions.create(**ask).choices[0].logprobs
+    ids = [*b"To be", *(token["id"] for token in written.content)]
+    ask |= {"prompt": [ids, ids[:5]], "max_tokens": 0}
+    whole, prompt = api.completions.create(**ask, echo=True).choices
+    assert whole.logprobs.token_logprobs[5:] == pytest.approx(written.token_logprobs, abs=1e-3)
+    assert whole.logprobs.token_logprobs[1:5] == prompt.logprobs.token_logprobs[1:]
+    for one, other in zip(whole.logprobs.top_logprobs[5:], written.top_logprobs, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+
+
+def test_embeddings_are_those_of_the_generator(server, api):
+    texts = ["a boat", "b"]
+    answer = api.embeddings.create(model="fake", input=texts)
+    expected = server.generator.embed(texts)
+    assert [entry.embedding for entry in answer.data] == [
+        pytest.approx(row.tolist(), abs=1e-5) for row in expected
+    ]
