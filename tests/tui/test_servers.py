@@ -97,6 +97,20 @@ def test_the_meter_says_what_was_left_out_of_the_context(tmp_path: Path) -> None
         await chat.ask()
         assert chat.fake.requests[-1]["truncate"] == "auto"
         await chat.until(lambda: "4 older left out" in screen_text(chat.app))
+        await chat.press("ctrl+t")  # beside the tokens the next one is predicted
+        await chat.until(lambda: chat.fake.predictions)
+        assert chat.fake.predictions[-1]["truncate"] == "auto"
+
+    chat(script, tmp_path)
+
+
+def test_an_answer_longer_than_the_context_fills_the_meter(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
+        chat.fake.context = 16
+        await connect(chat)
+        await chat.ask()
+        assert chat.path[-1].prompt_tokens + len(chat.path[-1].tokens) > 16
+        await chat.until(lambda: "━━ 16/16 context" in screen_text(chat.app))
 
     chat(script, tmp_path)
 

@@ -1,6 +1,7 @@
 """End to end: the app in a real terminal, with a real trainer and a real server."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -41,21 +42,22 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def environment(home):
+def environment(tmp_path):
     return {
-        "KGPT_RUNS": str(home / "runs"), "HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_DATA_HOME": str(home / "share"), "TEXTUAL_ANIMATIONS": "none",
+        "KGPT_RUNS": str(tmp_path / "runs"), "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_DATA_HOME": str(tmp_path / "share"),
+        "TEXTUAL_ANIMATIONS": "none",
         "COLORTERM": "truecolor", "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1",
     }  # fmt: skip
 
 
 @pytest.fixture
-def terminal(home):
-    terminal = Terminal(home)
+def terminal(tmp_path):
+    terminal = Terminal(tmp_path)
     yield terminal
     terminal.close()
-    for run in all_runs(home / "runs"):
+    for run in all_runs(tmp_path / "runs"):
         if run.status().state not in FINAL_STATES and not run.status().is_dead:
             os.kill(run.status().pid, 9)
 
@@ -167,3 +169,114 @@ def reattach(terminal, run, environment):
     assert run.status().state == "stopped"
     terminal.keys("C-q")
     terminal.wait("ENDED")
+
+
+SMALL = """\
+model: {num_layers: 1, num_heads: 2, hidden_dim: 16, intermediate_dim: 32, max_length: 48}
+data: {assistant_only_loss: false}
+train: {max_steps: 200, batch_size: 4, sequence_length: 32, warmup_steps: 4, log_every: 5,
+        learning_rate: 0.01, eval_every: 100, checkpoint_every: 100, sample_every: 0}
+sampling: {temperature: 0.7}
+"""
+STORY = "The old lamp burned low. A cat came in from the rain and sat by the door. "
+TURNS = [{"role": "user", "content": "Who is there?"}, {"role": "assistant", "content": STORY}]
+OWN = {"own.txt": STORY * 40, "own.jsonl": (json.dumps({"messages": TURNS}) + "\n") * 40}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", OWN)
+def test_the_first_hour_of_a_new_user(terminal, tmp_path, environment, name):
+    """Own text or conversations, trained on, stopped, resumed, chatted with and trained longer."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / name).write_text(OWN[name])
+    run = Run(tmp_path / "runs" / "small")
+    terminal.start(kgpt_tui(), environment)
+    terminal.wait("Run the demo", 120)
+    terminal.keys("t")
+    terminal.wait("Measure time")
+    terminal.press_until("Right", "‹ small.yaml ›")
+    prepare_own(terminal, name)
+    terminal.press_until("C-s", run.path.exists)
+    stop_at_once(terminal, run)
+    terminal.keys("g")
+    terminal.wait("● finished", 300)
+    assert run.status().step == 200
+    terminal.keys("t")
+    terminal.wait("● small", 300)
+    converse(terminal, beyond=48, told=name.endswith("jsonl"))
+    terminal.keys("F4")
+    terminal.wait("● finished")
+    terminal.press_until("g", "Train longer")
+    terminal.press_until("Enter", lambda: "Train longer" not in terminal.screen())
+    terminal.wait(lambda: run.status().step == 400 and run.status().state == "finished", 300)
+    terminal.wait("step 400 of 400")
+    terminal.keys("F3")
+    terminal.wait("● small")
+    ask(terminal, "And still?")
+    terminal.press_until("C-q", "ENDED")
+
+
+def prepare_own(terminal, name):
+    """Prepare a data set from the file `name` with the default tokenizer."""
+    terminal.press_until("C-n", "A data set from your text")
+    terminal.type(name)
+    terminal.wait("data/own ")
+    terminal.keys("C-s")
+    recognized = terminal.wait("It is prepared in data/own.", 180)
+    assert ("40 conversations (messages)" if name == "own.jsonl" else "text, 3.0 kB") in recognized
+    terminal.wait("‹ data/own ›")
+
+
+def stop_at_once(terminal, run):
+    """Stop a run whose trainer is only starting; it saves what there is."""
+    terminal.wait("loss")
+    terminal.press_until("x", "Stop small?")
+    terminal.press_until("y", lambda: "Stop small?" not in terminal.screen())
+    terminal.wait("● stopped", 300)
+    assert run.checkpoint_steps()[-1] == run.status().step < 200
+
+
+def converse(terminal, beyond, told):
+    """Ask until more than the context of `beyond` tokens was said; `told`: the meter says so.
+
+    The last answer is then generated again, continued, and branched at one of its tokens.
+    """
+    for setting in ("min_tokens=8", "max_tokens=24"):
+        terminal.type(f"/set {setting}")
+        terminal.wait(setting)
+        terminal.press_until("Enter", lambda: "/set" not in terminal.screen())
+    for number in range(4):
+        ask(terminal, f"Question {number}?")
+    screen = terminal.screen()
+    assert "Question 3?" in screen
+    assert f"{beyond}/{beyond} context" in screen
+    assert not told or "older left out" in screen
+    terminal.keys("C-r")
+    terminal.wait(lambda: "‹ 2/2 ›" in terminal.screen() and not is_answering(terminal))
+    terminal.keys("C-g")
+    terminal.wait(lambda: not is_answering(terminal))
+    branch(terminal, "‹ 3/3 ›")
+    assert "✗" not in terminal.wait(lambda: not is_answering(terminal))
+    terminal.keys("Escape", "C-t")
+
+
+def branch(terminal, number):
+    """Choose another token of the last answer, the first that is whole characters."""
+    terminal.keys("C-t")
+    for _ in range(8):
+        terminal.keys("Right", "Down", "Enter")
+        with contextlib.suppress(AssertionError):
+            terminal.wait(number, 5)
+            return
+    terminal.wait(number, 1)
+
+
+def ask(terminal, text):
+    """Send `text`, and wait for an answer of some tokens."""
+    send(terminal, text)
+
+    def is_answered():
+        after = terminal.screen().rpartition(f"▌ {text}")[2]
+        return re.search(r"▌ small  \d+ tokens", after) and not is_answering(terminal)
+
+    terminal.wait(is_answered, 180)

@@ -15,7 +15,7 @@ from kgpt_tui.runs.screen import RunsScreen
 from kgpt_tui.runs.watch import WatchScreen
 from kgpt_tui.shared import launch
 from kgpt_tui.shared.dialogs import ChoiceDialog, InputDialog
-from tests.tui.driving import drive, said, wait_until
+from tests.tui.driving import drive, said, screen_text, wait_until
 from tests.tui.fake_trainer import add_sample, dead_pid, make_run, metric, set_status
 
 
@@ -318,6 +318,17 @@ def test_metrics_that_are_truncated_are_drawn_again(tmp_path):
         await wait_until(pilot, lambda: screen.monitor.history.curve("loss")[0][-1] == 200)
         panel = screen.query(ChartPanel).first()
         await wait_until(pilot, lambda: panel.chart._x_max == 200)
+
+    watch(script, tmp_path)
+
+
+def test_the_side_shows_what_the_trainer_wrote_and_no_noise(tmp_path):
+    async def script(app, pilot, screen, run):
+        with run.log.open("a") as log:
+            log.write("2026-01-02T03:04:05 step 400  loss 1.2345\n")
+            log.write("".join(f"W0000 {n} cuda_dnn.cc:1] noise of a library\n" for n in range(99)))
+        await wait_until(pilot, lambda: "loss 1.2345" in screen_text(app))
+        assert "noise" not in screen_text(app)
 
     watch(script, tmp_path)
 

@@ -43,8 +43,9 @@ def status_line(controller: ChatController) -> Content:
     if controller.answering is not None:
         parts.append(("generating, esc stops  ", "$accent"))
     if (info := controller.session.info) is not None and info.context:
-        used = answer.prompt_tokens + len(answer.tokens) if answer else 0
-        share = min(1.0, used / info.context)
+        total = answer.prompt_tokens + len(answer.tokens) if answer else 0
+        used = min(total, info.context)  # a long answer loses its own beginning
+        share = used / info.context
         full = round(share * METER)
         color = "$error" if share > 0.95 else ("$warning" if share > 0.8 else "$primary")
         parts += [("━" * full, color), ("─" * (METER - full), "$border")]

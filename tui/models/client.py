@@ -127,6 +127,7 @@ class Client:
             return ()
         body = request(sampling) | {"prompt": prompt, "max_tokens": 1, "min_tokens": 0}
         body |= {"logprobs": TOP_LOGPROBS, "beam_size": 1, "contrastive_alpha": 0.0}
+        body["truncate"] = "auto"
         with _as_server_errors(self):
             choice = _object(await self._http.post("/v1/completions", json=body))["choices"][0]
             tokens = decode_logprobs(choice.get("logprobs"))
