@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kgpt.errors import KgptError, OutOfMemoryError
+from kgpt.generation.grammar import NoTokenAllowed
+from kgpt.generation.scheduler import GenerationJob
 from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, Usage
 
 
@@ -19,6 +21,18 @@ def check_chunk(chunk: GenerationChunk) -> None:
     if chunk.finish_reason == "error":
         kind = OutOfMemoryError if chunk.out_of_memory else GenerationFailed
         raise kind(chunk.error or "Generation failed.")
+
+
+def last_chunk(chunk: GenerationChunk, job: GenerationJob, usage: Usage) -> GenerationChunk:
+    """`chunk`, the last of a completion, with what is to be told of the whole."""
+    return replace(
+        chunk,
+        usage=usage,
+        error=str(job.error) if job.error else None,
+        out_of_memory=isinstance(job.error, OutOfMemoryError),
+        no_token_allowed=isinstance(job.error, NoTokenAllowed),
+        context_shifted=job.context_shifted,
+    )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Any
 
 from kgpt.config import ModelConfig
 from kgpt.text.chat_template import Chat
@@ -18,20 +19,25 @@ def tokens_kept(config: ModelConfig, max_context: int) -> int:
 
 
 def encode_chat(
-    chat_template: Chat, messages: list[dict[str, str]], max_tokens: int, unfinished: bool = False
+    chat_template: Chat,
+    messages: list[dict[str, Any]],
+    max_tokens: int,
+    unfinished: bool = False,
+    **template: Any,
 ) -> tuple[list[int], int]:
     """The prompt ids of a chat in at most `max_tokens`, and how many messages were left out.
 
     The oldest turns are left out whole, up to the next message of the user. The system message and
     the newest turn are kept; so is the whole of the last message, unless it is an answer to go on
     with (`unfinished`), which loses its beginning where it alone exceeds `max_tokens`.
+    `template` is passed to `Chat.encode`: its `tools` and `variables`.
     """
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = messages[len(system) :]
 
     def encode(first: int) -> list[int]:
         prompt = system + turns[first:]
-        return chat_template.encode(prompt, not unfinished, unfinished)[0]
+        return chat_template.encode(prompt, not unfinished, unfinished, **template)[0]
 
     ids = encode(0)
     starts = [i for i in range(1, len(turns)) if turns[i]["role"] == "user"]
@@ -42,6 +48,6 @@ def encode_chat(
     ids = encode(first)
     if unfinished and len(ids) > max_tokens:
         first = len(turns) - 1
-        head = chat_template.encode(system)[0] if system else []
+        head = chat_template.encode(system, **template)[0] if system else []
         ids = head + encode(first)[len(head) :][-(max_tokens - len(head)) :]
     return ids, first

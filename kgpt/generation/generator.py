@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ import numpy as np
 
 from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.config import InferenceDtype, SamplingConfig, StructuredOutputConfig
-from kgpt.errors import OutOfMemoryError, UsageError
+from kgpt.errors import UsageError
 from kgpt.generation.bad_words import BadWords
-from kgpt.generation.completion import Completion
+from kgpt.generation.completion import Completion, last_chunk
 from kgpt.generation.context_shift import encode_chat
 from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
 from kgpt.generation.forward_job import ForwardJob
 from kgpt.generation.generated_token import GeneratedToken
-from kgpt.generation.grammar import CompiledGrammar, NoTokenAllowed
+from kgpt.generation.grammar import CompiledGrammar
 from kgpt.generation.grammar_compiler import GrammarCompiler
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.scheduler import GenerationJob
@@ -234,19 +233,21 @@ class TextGenerator:
         timeout: float | None = None,
         stream: bool = True,
         grammar: CompiledGrammar | None = None,
+        shown: frozenset[str] = frozenset(),
     ) -> Handle:
         """Start a completion and return at once; `on_chunk` is called in the engine's thread.
 
         Args:
             stream: chunks are wanted as tokens come; otherwise in larger portions.
             grammar: what the text must follow; from `grammar_compiler`.
+            shown: special tokens that are part of the text, where generated.
                 The other arguments are those of `generate`.
 
         Raises:
             UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
         """
         request = self.request(prompt, sampling, top_logprobs is not None, grammar)
-        detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs)
+        detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs, shown)
         handle = Handle()
 
         def on_tokens(
@@ -262,16 +263,7 @@ class TextGenerator:
             if finish_reason is None:  # a stop string ended it: free the slot
                 job.cancelled = True
             usage = Usage(len(request.prompt_ids), detokenizer.num_tokens, job.cached_tokens)
-            on_chunk(
-                replace(
-                    chunk,
-                    usage=usage,
-                    error=str(job.error) if job.error else None,
-                    out_of_memory=isinstance(job.error, OutOfMemoryError),
-                    no_token_allowed=isinstance(job.error, NoTokenAllowed),
-                    context_shifted=job.context_shifted,
-                )
-            )
+            on_chunk(last_chunk(chunk, job, usage))
             handle.done.set()
 
         job = self.engine.submit(request, on_tokens, stream=stream, timeout=timeout)

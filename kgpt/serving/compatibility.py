@@ -114,7 +114,6 @@ UNSUPPORTED_IN_MESSAGES: dict[str, Neutral] = {
     "function_call": (),
     "images": ([],),
     "prefix": (False,),
-    "tool_calls": ([],),
 }
 # What to do instead of leaving an unsupported field out.
 REMEDIES = {

@@ -24,11 +24,16 @@ class ResponseFormat(Protocol):
     def delta(self, chunk: GenerationChunk) -> dict[str, Any]:
         """The choice of one chunk of a stream."""
 
+    def deltas(self, chunk: GenerationChunk) -> list[dict[str, Any]]:
+        """The choices of one chunk, one an event; none if a filter has left nothing of it."""
+        delta = self.delta(chunk)
+        return [delta] if chunk.text or chunk.tokens or chunk.finish_reason else []
+
     def choice(self, completion: GenerationChunk) -> dict[str, Any]:
         """The choice of a whole completion."""
 
 
-class ChatCompletionFormat:
+class ChatCompletionFormat(ResponseFormat):
     """`chat.completion` and `chat.completion.chunk`."""
 
     object_type, chunk_type, id_prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
@@ -62,7 +67,7 @@ class ChatCompletionFormat:
         return {"content": [token_entry(token) for token in chunk.tokens], "refusal": None}
 
 
-class TextCompletionFormat:
+class TextCompletionFormat(ResponseFormat):
     """`text_completion`, for whole responses and for chunks."""
 
     object_type, chunk_type, id_prefix = "text_completion", "text_completion", "cmpl"

@@ -69,12 +69,9 @@ class ResponseBuilder:
         yield "data: [DONE]\n\n"
 
     def _chunk_event(self, chunk: GenerationChunk, extra: dict[str, Any]) -> str:
-        """The event of one chunk; empty if a filter has left nothing of it."""
+        """The events of one chunk."""
         raise_if_failed(chunk)
-        choice = self.format.delta(chunk)
-        if not (chunk.text or chunk.tokens or chunk.finish_reason):
-            return ""
-        return self._event([choice], extra)
+        return "".join(self._event([choice], extra) for choice in self.format.deltas(chunk))
 
     def _event(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> str:
         head = {"object": self.format.chunk_type, **self.common, "choices": choices}

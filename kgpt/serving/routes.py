@@ -12,7 +12,6 @@ from kgpt.protocol import GenerationChunk, Usage
 from kgpt.serving.echo import EchoFormat, echoed_prompts
 from kgpt.serving.errors import json_response
 from kgpt.serving.formats import (
-    ChatCompletionFormat,
     ResponseFormat,
     TextCompletionFormat,
     usage_body,
@@ -28,6 +27,7 @@ from kgpt.serving.schemas import (
     SimpleRequest,
 )
 from kgpt.serving.state import ServerState
+from kgpt.serving.tool_use import ToolUse, chat_format, template_variables, tool_use_of
 
 router = APIRouter()
 
@@ -44,15 +44,20 @@ StateDep = Annotated[ServerState, Depends(get_state)]
 async def chat_completions(body: ChatRequest, request: Request, state: StateDep) -> Response:
     """As in the OpenAI API. `continue_final_message` continues the assistant's last message."""
     state.check_model(body.model)
+    tool_use = tool_use_of(body, state.chat_template)
     messages = [message.as_dict() for message in body.messages]
+    template = {
+        "tools": tool_use.tools if tool_use else [],
+        "variables": template_variables(body, state.chat_template),
+    }
     unfinished, left_out, room = bool(body.continue_final_message), 0, _room(body, state)
     if room is not None:
-        ids, left_out = await state.truncate_chat(messages, unfinished, room)
+        ids, left_out = await state.truncate_chat(messages, unfinished, room, template)
     else:
-        ids = await state.encode_chat(messages, unfinished)
+        ids = await state.encode_chat(messages, unfinished, template)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    response_format = ChatCompletionFormat(bool(body.logprobs))
-    response = await _respond(body, request, state, [ids], response_format, top_logprobs)
+    response_format = chat_format(bool(body.logprobs), tool_use)
+    response = await _respond(body, request, state, [ids], response_format, top_logprobs, tool_use)
     if left_out:
         response.headers["X-Kgpt-Left-Out"] = str(left_out)
     return response
@@ -86,6 +91,7 @@ async def _respond(
     prompts: list[list[int]],
     response_format: ResponseFormat,
     top_logprobs: int | None,
+    tool_use: ToolUse | None = None,
 ) -> Response:
     given, stream = body.sampling(), RequestStream(state)
     if given.get("max_tokens") == 0:
@@ -93,9 +99,9 @@ async def _respond(
     else:
         sampling = state.resolve_sampling(given)
         grammar = await state.compile_grammar(body.structured_output)
-        await stream.submit(
-            prompts, sampling, body.n or 1, top_logprobs, bool(body.stream), grammar
-        )
+        n, is_streamed = body.n or 1, bool(body.stream)
+        shown = tool_use.shown if tool_use else frozenset()
+        await stream.submit(prompts, sampling, n, top_logprobs, is_streamed, grammar, shown)
     builder = ResponseBuilder(state, response_format, stream)
     if body.stream:
         options = body.stream_options

@@ -6,16 +6,23 @@ absent or null takes the model's default. Unknown and unsupported fields: see `k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kgpt.serving import compatibility
-from kgpt.serving.body import Body, SamplingFields, max_items
+from kgpt.serving.body import MAX_FIELDS, Body, SamplingFields, max_items
 from kgpt.serving.compatibility import Neutral
 from kgpt.serving.prompts import MAX_PROMPTS, Prompts
 from kgpt.serving.structured_output import StructuredOutputFields
+from kgpt.serving.tools import (
+    ToolCalls,
+    ToolChoice,
+    Tools,
+    check_template_variables,
+    forced_tools,
+)
 
 MAX_N = 64
 MAX_TOP_LOGPROBS = 20
@@ -64,9 +71,11 @@ class Message(Body):
     unsupported: ClassVar[Mapping[str, Neutral]] = compatibility.UNSUPPORTED_IN_MESSAGES
     ignored: ClassVar[frozenset[str]] = compatibility.IGNORED_IN_MESSAGES
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], max_items(MAX_MESSAGES)] | None = None
     refusal: str | None = Field(None, description="The text, where there is no content.")
+    tool_calls: ToolCalls | None = Field(None, description="Calls that the assistant made.")
+    tool_call_id: str | None = Field(None, description="The call that a tool's message answers.")
 
     @field_validator("content", mode="before")
     @classmethod
@@ -79,12 +88,27 @@ class Message(Body):
             )
         return content
 
-    def as_dict(self) -> dict[str, str]:
-        """{"role", "content"}: text parts are joined, and the role developer becomes system."""
+    @model_validator(mode="after")
+    def _check_role(self) -> Message:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls belong into a message of the assistant")
+        if self.tool_call_id and self.role != "tool":
+            raise ValueError("tool_call_id belongs into a message of the role tool")
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """As chat templates take it.
+
+        Text parts are joined, the role developer becomes system, and arguments are objects.
+        """
         content = self.refusal or "" if self.content is None else self.content
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+        role = "system" if self.role == "developer" else self.role
+        message: dict[str, Any] = {"role": role, "content": content}
+        if self.tool_calls:
+            message["tool_calls"] = [call.as_dict() for call in self.tool_calls]
+        return message | ({"tool_call_id": self.tool_call_id} if self.tool_call_id else {})
 
 
 Messages = Annotated[
@@ -112,6 +136,18 @@ class ChatRequest(GenerationRequest):
     continue_final_message: bool | None = Field(
         None, description="Continue the last message, which must be the assistant's."
     )
+    tools: Tools | None = Field(None, description="Functions that the model may call.")
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="none: call no tool; auto (the default): the model decides; required, or "
+        'one {"type": "function", "function": {"name": ...}}: the answer is a call.',
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="false: at most one call in an answer."
+    )
+    chat_template_kwargs: Annotated[dict[str, Any] | None, max_items(MAX_FIELDS)] = Field(
+        None, description='Variables of the chat template, such as {"enable_thinking": false}.'
+    )
 
     @model_validator(mode="after")
     def _check_combination(self) -> ChatRequest:
@@ -119,7 +155,18 @@ class ChatRequest(GenerationRequest):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs a last message from the assistant")
+        forced_tools(self.tools or [], self.tool_choice)
+        check_template_variables(self.chat_template_kwargs)
         return self
+
+    def uses_tools(self) -> bool:
+        return bool(self.tools) and self.tool_choice != "none"
+
+    def ignored_paths(self, prefix: str = "") -> Iterator[str]:
+        yield from super().ignored_paths(prefix)
+        if not self.uses_tools():
+            names = ("tools", "tool_choice", "parallel_tool_calls")
+            yield from (prefix + name for name in names if getattr(self, name) is not None)
 
 
 class CompletionRequest(GenerationRequest):

@@ -6,8 +6,9 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from annotated_types import MaxLen
@@ -33,6 +34,8 @@ MAX_BAD_WORDS = next(
     for bound in SamplingConfig.model_fields["bad_words"].metadata
     if isinstance(bound, MaxLen)
 )
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class ServerState:
@@ -185,7 +188,11 @@ class ServerState:
         return context - max(1, min(room, context // 2))
 
     async def truncate_chat(
-        self, messages: list[dict[str, str]], continue_final_message: bool, room: int
+        self,
+        messages: list[dict[str, Any]],
+        continue_final_message: bool,
+        room: int,
+        template: Mapping[str, Any] = NO_OPTIONS,
     ) -> tuple[list[int], int]:
         """As `encode_chat`, without the oldest turns where all of them leave no `room`.
 
@@ -195,12 +202,13 @@ class ServerState:
         kept = self._last_messages(messages)
         self._check_prompt_chars(len(kept[-1]["content"]))
         longest = self._longest_prompt(room)
+        chat_template = self.chat_template
         ids, left_out = await self.run_with_tokenizer(
-            encode_chat, self._chat_template, kept, longest, continue_final_message
+            lambda: encode_chat(chat_template, kept, longest, continue_final_message, **template)
         )
         return self._check_context(ids), left_out + len(messages) - len(kept)
 
-    def _last_messages(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    def _last_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those that may fit, which spares the tokenizer the others; the system message first."""
         system = [message for message in messages[:1] if message["role"] == "system"]
         lengths = [len(message["content"]) for message in messages[len(system) :]]
@@ -211,27 +219,33 @@ class ServerState:
         return system + messages[first:]
 
     @property
-    def _chat_template(self) -> Chat:
+    def chat_template(self) -> Chat:
+        """The model's chat template; a `UsageError` if it has none."""
         chat_template = self.generator.chat_template
         if chat_template is None:
             raise UsageError("This model has no chat template; use POST /v1/completions.")
         return chat_template
 
     async def encode_chat(
-        self, messages: list[dict[str, str]], continue_final_message: bool = False
+        self,
+        messages: list[dict[str, Any]],
+        continue_final_message: bool = False,
+        template: Mapping[str, Any] = NO_OPTIONS,
     ) -> list[int]:
         """Token ids of a conversation, up to where the assistant's answer starts.
 
         Args:
             continue_final_message: the answer continues the last message.
+            template: `tools` and `variables` of `Chat.encode`.
         """
-        chat_template = self._chat_template
+        chat_template = self.chat_template
         self._check_prompt_chars(sum(len(message["content"]) for message in messages))
         ids, _ = await self.run_with_tokenizer(
             lambda: chat_template.encode(
                 messages,
                 add_generation_prompt=not continue_final_message,
                 continue_final_message=continue_final_message,
+                **template,
             )
         )
         return self._check_context(ids)

@@ -100,6 +100,7 @@ class ChatMLTemplate:
         variables: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], list[bool]]:
         """See `Chat.encode`."""
+        with_template_calls(messages, lambda: None)  # refuses them
         contents = self.tokenizer.encode_batch([message["content"] for message in messages])
         ids: list[int] = []
         assistant_mask: list[bool] = []
@@ -165,8 +166,7 @@ class JinjaChatTemplate:
         variables: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], list[bool]]:
         """See `Chat.encode`."""
-        if any("tool_calls" in message or message["role"] == "tool" for message in messages):
-            messages = with_template_calls(messages, self.tool_call_format)
+        messages = with_template_calls(messages, lambda: self.tool_call_format)
         escaped = [self._escape_message(message) for message in messages]
         add_generation_prompt = add_generation_prompt and not continue_final_message
         render = partial(

@@ -236,9 +236,14 @@ class Tokenizer:
         stream = StreamDecoder(self, skip_special_tokens, continues)
         return "".join([stream.feed(token_id) for token_id in ids]) + stream.finish()
 
-    def stream(self, skip_special_tokens: bool = True, continues: bool = True) -> StreamDecoder:
+    def stream(
+        self,
+        skip_special_tokens: bool = True,
+        continues: bool = True,
+        shown: frozenset[str] = frozenset(),
+    ) -> StreamDecoder:
         """A decoder that takes ids one at a time."""
-        return StreamDecoder(self, skip_special_tokens, continues)
+        return StreamDecoder(self, skip_special_tokens, continues, shown)
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """UTF-8 bytes of a token; None for a special token or an unknown id."""
@@ -268,22 +273,30 @@ class StreamDecoder:
     """Decode ids one at a time into whole characters.
 
     The texts returned by `feed` and `finish` join to exactly `Tokenizer.decode` of all ids.
+
+    Args:
+        shown: special tokens to keep although they are skipped.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, skip_special_tokens: bool = True, continues: bool = True
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool = True,
+        continues: bool = True,
+        shown: frozenset[str] = frozenset(),
     ):
         self._tokenizer = tokenizer
         self._special = tokenizer.special_by_id
-        self._skip_special = skip_special_tokens
+        self._skip_special, self._shown = skip_special_tokens, shown
         self._drops_space = not continues and tokenizer.adds_prefix_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
         """The text that `token_id` completes; empty if it ends inside a character."""
         if token_id in self._special:
-            name = "" if self._skip_special else self._special[token_id]
-            return self._utf8.decode(b"", final=True) + name
+            name = self._special[token_id]
+            skipped = self._skip_special and name not in self._shown
+            return self._utf8.decode(b"", final=True) + ("" if skipped else name)
         text = self._utf8.decode(self._tokenizer.token_bytes(token_id) or b"")
         if self._drops_space and text:
             self._drops_space = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,18 +116,21 @@ def find_tool_call_format(render: Render) -> ToolCallFormat | None:
 
 
 def with_template_calls(
-    messages: Sequence[Mapping[str, Any]], format: ToolCallFormat | None
-) -> list[Mapping[str, Any]]:
+    messages: Sequence[Mapping[str, Any]], find_format: Callable[[], ToolCallFormat | None]
+) -> Sequence[Mapping[str, Any]]:
     """Messages whose calls and ids are as the template takes them.
 
     Args:
         messages: with {"id", "function": {"name", "arguments"}} in `tool_calls`; arguments are an
             object, or text that is no JSON object, as a model may write it.
+        find_format: called if there are calls or results; None if the model has no tools.
 
     Raises:
         UsageError: the model has no tool calls.
     """
-    if format is None:
+    if not any("tool_calls" in one or one["role"] == "tool" for one in messages):
+        return messages
+    if (format := find_format()) is None:
         raise UsageError(
             "This model's chat template renders no tool calls; send their text as content."
         )

@@ -183,7 +183,7 @@ def test_every_sampling_control_arrives(server, api):
         ({"top_logprobs": 3}, "needs logprobs"),
         ({"n": 65}, "n "),
         ({"n": 64, "extra_body": {"beam_size": 2, "contrastive_alpha": 0.5}}, "exclude each other"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "does not render tools"),
         ({"max_tokens": 4, "extra_body": {"min_tokens": 5}}, "min_tokens 5"),
         ({"extra_body": {"continue_final_message": True}}, "the assistant"),
         ({"stop": ["x"] * 65}, "at most 64"),
