@@ -25,7 +25,8 @@ from kgpt.formatting import size
 KINDS = ("bpe", "char", "byte")
 FLAGS = (
     "--out", "--tokenizer", "--vocab-size", "--min-frequency", "--field", "--separator",
-    "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--quiet", "--debug",
+    "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--overwrite",
+    "--quiet", "--debug",
 )  # fmt: skip
 
 
@@ -41,6 +42,7 @@ def prepare(
     encoding: str | None = None,
     dataset_config: str | None = None,
     dataset_split: str = "train",
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Turn texts or conversations into a data set that `kgpt train` reads.
@@ -72,12 +74,14 @@ def prepare(
         The configuration of a data set of the Hub, where it has several.
     dataset_split
         The split of a data set of the Hub, such as train or train[:10%].
+    overwrite
+        Replace the data set even if there are runs on it, which then cannot be resumed.
     quiet
         Show no progress.
     """
     from kgpt.data.hub import HubOptions
+    from kgpt.data.prepare import check_replaceable, train_tokenizer
     from kgpt.data.prepare import prepare as write_data_set
-    from kgpt.data.prepare import train_tokenizer
     from kgpt.data.sources import Corpus
     from kgpt.text.tokenizer import Tokenizer
 
@@ -91,11 +95,14 @@ def prepare(
         raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
     if tokenizer not in KINDS and not Path(tokenizer).exists():
         raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
+    runs = check_replaceable(Path(out), overwrite)
     hub = HubOptions(dataset_config, dataset_split, show_progress=not quiet)
     corpus = Corpus(sources, field, separator, val_fraction, encoding, hub)
     console = Console(stderr=True, quiet=quiet)
     for note in corpus.notes:
         console.print(Text(f"Recognized {note}"), soft_wrap=True)
+    if runs:
+        console.print(Text(f"Replacing the data set of {', '.join(runs)}"), soft_wrap=True)
     with _progress(console) as bar:
         if tokenizer in KINDS:
             task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=tokenizer != "byte")
@@ -107,8 +114,9 @@ def prepare(
             made = Tokenizer.load(tokenizer)
         task = bar.add_task("tokens", total=corpus.total_bytes)
         write_data_set(
-            corpus, made, Path(out), val_fraction, lambda read: bar.update(task, completed=read)
-        )
+            corpus, made, Path(out), val_fraction, lambda read: bar.update(task, completed=read),
+            overwrite,
+        )  # fmt: skip
     if not quiet:
         show(out)
 
@@ -117,6 +125,7 @@ def get(
     name: str,
     *,
     out: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Download a well-known text, or generate the embedded one, and prepare it.
@@ -128,13 +137,15 @@ def get(
         stories of `kgpt demo`, 15 MB, generated offline.
     out
         The folder of the data set; data/shakespeare-char or data/tinyworld if not given.
+    overwrite
+        Replace the data set even if there are runs on it, which then cannot be resumed.
     quiet
         Show no progress.
     """
     from kgpt.data.download import DOWNLOADS, download
 
     if name == "tinyworld":
-        make_tinyworld(Path(out or "data/tinyworld"), quiet)
+        make_tinyworld(Path(out or "data/tinyworld"), quiet, overwrite=overwrite)
         return
     if name not in DOWNLOADS:
         raise UsageError(f"kgpt can get tinyworld, {', '.join(DOWNLOADS)}; there is no {name!r}.")
@@ -144,20 +155,29 @@ def get(
         task = bar.add_task(name, total=None)
         text = download(source, lambda n, total: bar.update(task, completed=n, total=total))
     out = out or source.data_set
-    prepare(str(text), out=out, tokenizer=source.tokenizer, quiet=quiet)
+    prepare(str(text), out=out, tokenizer=source.tokenizer, overwrite=overwrite, quiet=quiet)
     Console(quiet=quiet).print(Text(f"Next: kgpt train {source.preset} --data {out}"))
 
 
 def make_tinyworld(
-    out: Path, quiet: bool, conversations: int = 40_000, stories: int = 6_000
+    out: Path,
+    quiet: bool,
+    conversations: int = 40_000,
+    stories: int = 6_000,
+    overwrite: bool = False,
 ) -> None:
     """Generate the embedded corpus beside `out`, and prepare it as the data set `out`."""
     from kgpt.data import tinyworld
+    from kgpt.data.prepare import check_replaceable
     from kgpt.files import os_errors_as_kgpt
 
+    check_replaceable(out, overwrite)
     with os_errors_as_kgpt(f"write the corpus beside {out}"):
         text = tinyworld.write(out.parent, conversations, stories)
-    prepare(str(text), out=str(out), vocab_size=1024, val_fraction=0.02, quiet=quiet)
+    prepare(
+        str(text), out=str(out), vocab_size=1024, val_fraction=0.02, overwrite=overwrite,
+        quiet=quiet,
+    )  # fmt: skip
 
 
 def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:

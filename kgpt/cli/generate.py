@@ -29,6 +29,7 @@ def generate(
     field: Annotated[list[str] | None, Parameter(negative="")] = None,
     input_file: str | None = None,
     output_file: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     num_samples: StrictInt = 1,
     draft_model: str | None = None,
     prompt_lookup: Annotated[bool, Parameter(negative="")] = False,
@@ -55,7 +56,9 @@ def generate(
         Prompts, one per line, or JSON lines with a "prompt"; - is standard input.
     output_file
         The completions of --input-file, as JSON lines. Existing ones are kept, so that an
-        interrupted job is resumed.
+        interrupted job is resumed, with the settings noted in FILE.settings.json.
+    overwrite
+        Replace the completions in --output-file.
     num_samples
         Number of completions of the prompt, with consecutive seeds.
     draft_model
@@ -98,9 +101,10 @@ def generate(
     with TextGenerator(folder, max_num_seqs=max_num_seqs, draft_model=draft, dtype=dtype) as engine:
         params = options.merged(engine.default_sampling, changes)
         if input_file is not None:
-            from kgpt.cli.generate_file import complete_file
+            from kgpt.cli.generate_file import complete_file, identify_model
 
-            complete_file(engine, params, input_file, str(output_file))
+            about = {**identify_model(folder), "dtype": dtype}
+            complete_file(engine, params, input_file, str(output_file), about, overwrite)
         else:
             _print_completions(engine, prompt, params, num_samples, stream, json_lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,26 +15,49 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kgpt.cli.streams import read_standard_input
 from kgpt.config import SamplingConfig
 from kgpt.errors import DataError, UsageError
-from kgpt.files import describe_damage, is_lfs_pointer
+from kgpt.files import describe_damage, is_lfs_pointer, os_errors_as_kgpt, write_json
 from kgpt.generation.generator import TextGenerator
 from kgpt.generation.seeds import seed_of, with_seed
 
 CHUNK_SIZE = 64  # prompts per batch, whose completions are saved before the next begins
+COMPARED_BYTES = 1 << 20  # of the beginning and of the end of each file of weights
 
 
 def complete_file(
-    engine: TextGenerator, sampling: SamplingConfig, source: str, target: str
+    engine: TextGenerator,
+    sampling: SamplingConfig,
+    source: str,
+    target: str,
+    about: dict[str, Any],
+    overwrite: bool = False,
 ) -> None:
     """Complete the prompts of `source` in order, one JSON line each.
 
-    Completions already in `target` are kept, and the job resumes after them.
+    Completions already in `target` are kept, and the job resumes after them: with the settings that
+    `target`.settings.json notes, the random seed among them.
+
+    Args:
+        about: what besides `sampling` decides the completions, such as the model.
+        overwrite: begin anew.
 
     Raises:
-        DataError: the source cannot be read. UsageError: the target is of other prompts.
+        DataError: the source cannot be read.
+        UsageError: the target is of other prompts, or was made with other settings.
     """
     prompts = read_prompts(source)
+    done = 0
+    if target != "-":
+        file = Path(target)
+        done = 0 if overwrite else _num_completed(file, prompts)
+        sampling = with_seed(_same_settings(file, sampling, about) if done else sampling)
+        with os_errors_as_kgpt(f"write {settings_file(file)}"):
+            write_json(settings_file(file), about | {"sampling": sampling.model_dump()})
+            if not done:
+                file.unlink(missing_ok=True)
+    if done == len(prompts):
+        print(f"{target} has all {done} completions already.", file=sys.stderr)
+        return
     sampling = with_seed(sampling)
-    done = 0 if target == "-" else _num_completed(Path(target), prompts)
     with _open(target) as out, _progress(target) as bar:
         task = bar.add_task("generating", total=len(prompts), completed=done)
         for first in range(done, len(prompts), CHUNK_SIZE):
@@ -47,6 +71,47 @@ def complete_file(
                 bar.advance(task)
 
             engine.generate_batch(chunk, seeded, on_done=write)
+
+
+def settings_file(target: Path) -> Path:
+    """Where the settings of the completions in `target` are noted."""
+    return target.with_name(f"{target.name}.settings.json")
+
+
+def identify_model(folder: Path) -> dict[str, str]:
+    """The folder of a model, and a checksum of the size, beginning and end of its weights."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as weights:
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            digest.update(weights.read(COMPARED_BYTES))
+            weights.seek(max(0, file.stat().st_size - COMPARED_BYTES))
+            digest.update(weights.read())
+    return {"model": str(folder.resolve()), "weights": digest.hexdigest()[:16]}
+
+
+def _same_settings(target: Path, sampling: SamplingConfig, about: dict[str, Any]) -> SamplingConfig:
+    """`sampling`, with the seed of the completions in `target` if it has none.
+
+    Raises `UsageError` if they were made with other settings.
+    """
+    try:
+        noted = json.loads(settings_file(target).read_text(encoding="utf-8"))
+        earlier = SamplingConfig.parse(noted.pop("sampling"))
+    except (OSError, ValueError, KeyError, AttributeError, UsageError):
+        print(f"{target} does not say how it was made: settings are not compared.", file=sys.stderr)
+        return sampling
+    if sampling.seed is None:
+        sampling = sampling.model_copy(update={"seed": earlier.seed})
+    now = about | sampling.model_dump()
+    before = {name: value for name, value in (noted | earlier.model_dump()).items() if name in now}
+    for name, value in before.items():
+        if value != now[name]:
+            raise UsageError(
+                f"{target} has completions with {name} {value}, not {now[name]}; "
+                "give another --output-file, or replace it with --overwrite."
+            )
+    return sampling
 
 
 def read_prompts(source: str) -> list[str]:
@@ -92,7 +157,8 @@ def _num_completed(target: Path, prompts: list[str]) -> int:
             break
         if len(complete) >= len(prompts) or prompt != prompts[len(complete)]:
             raise UsageError(
-                f"{target} has completions of other prompts; give another --output-file."
+                f"{target} has completions of other prompts; give another --output-file, "
+                "or replace it with --overwrite."
             )
         complete.append(line)
     target.write_text("".join(complete), encoding="utf-8")

@@ -19,8 +19,9 @@ import numpy as np
 from kgpt.conversations import Message
 from kgpt.data.shards import Manifest, SplitWriter, write_manifest
 from kgpt.data.sources import Corpus, Document
-from kgpt.errors import DataError, UsageError
+from kgpt.errors import DataError, RunError, UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
+from kgpt.runs import runs_on
 from kgpt.text.chat_template import Chat, ChatMLTemplate, is_learned, load_chat_template
 from kgpt.text.chunking import chunk_text
 from kgpt.text.tokenizer import Tokenizer
@@ -55,15 +56,21 @@ def prepare(
     out: Path,
     val_fraction: float = 0.1,
     progress: Progress = lambda read: None,
+    overwrite: bool = False,
 ) -> Manifest:
     """Write `corpus` as the data set `out`; `progress` is called with the bytes read.
 
     A few texts are split by position, anything else by document: see `validation_documents`.
 
+    Args:
+        overwrite: also replace the data set of a run, which then cannot be resumed; never that of a
+            run that is training.
+
     Raises:
         DataError: a source is damaged, or there is no text to train on.
+        RunError: `out` is the data set of a run.
     """
-    _check_replaceable(out)
+    check_replaceable(out, overwrite)
     with os_errors_as_kgpt(f"write the data set {out}"), atomic_dir(out) as folder:
         vocab_size = tokenizer.vocab_size
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
@@ -94,11 +101,30 @@ def prepare(
     return manifest
 
 
-def _check_replaceable(out: Path) -> None:
-    """Raise `UsageError` if `out` is something else than a data set, which would be lost."""
-    is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not is_free and not (out / "manifest.json").is_file():
+def check_replaceable(out: Path, overwrite: bool = False) -> list[str]:
+    """The names of the ended runs whose data set `out` is, which `overwrite` allows to replace.
+
+    Raises:
+        UsageError: `out` is something else than a data set, which would be lost.
+        RunError: it is the data set of a run that is training, or of any run without `overwrite`.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return []
+    if not (out / "manifest.json").is_file():
         raise UsageError(f"{out} exists and is no data set; choose another name for --out.")
+    runs = runs_on(out)
+    names = ", ".join(run.name for run in runs)
+    if active := [run.name for run in runs if run.is_active]:
+        raise RunError(
+            f"The data set {out} is in use by {', '.join(active)}, which is training; stop the run "
+            "first, or choose another name for --out."
+        )
+    if runs and not overwrite:
+        raise RunError(
+            f"The data set {out} is that of {names}, which could not be resumed without it; "
+            "choose another name for --out, or replace it with --overwrite."
+        )
+    return [run.name for run in runs]
 
 
 @dataclass

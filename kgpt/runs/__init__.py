@@ -13,7 +13,7 @@ lock           held by the trainer; a second one is refused
 Imports no Keras.
 """
 
-from kgpt.runs.find import all_runs, find_run, new_run, resolve_model, runs_folder
+from kgpt.runs.find import all_runs, find_run, new_run, resolve_model, runs_folder, runs_on
 from kgpt.runs.run import COMMANDS, Command, Run, RunData, read_rows
 from kgpt.runs.status import FINAL_STATES, HEARTBEAT_INTERVAL_S, RunStatus, State
 
@@ -32,4 +32,5 @@ __all__ = [
     "read_rows",
     "resolve_model",
     "runs_folder",
+    "runs_on",
 ]

@@ -23,6 +23,12 @@ def all_runs(folder: Path | None = None) -> list[Run]:
     return sorted(found, key=lambda run: run.last_modified, reverse=True)
 
 
+def runs_on(data_set: Path) -> list[Run]:
+    """The runs of `runs_folder` that are trained on the data set in this folder."""
+    folder = data_set.resolve()
+    return [run for run in all_runs() if (path := run.data_path()) and path.resolve() == folder]
+
+
 def find_run(name: str) -> Run:
     """The existing run called `name`, or in the directory `name`; a `RunError` if there is none."""
     for path in (Path(name), runs_folder() / name):

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from kgpt.errors import RunError
+from kgpt.config import read_yaml
+from kgpt.errors import KgptError, RunError
 from kgpt.files import write_json, write_text
 from kgpt.runs.status import FINAL_STATES, RunStatus
 
@@ -163,6 +164,15 @@ class Run:
             return RunData.model_validate_json((self.path / "data.json").read_bytes())
         except (OSError, ValueError):
             return None
+
+    def data_path(self) -> Path | None:
+        """The folder of its data set; None if neither data.json nor run.yaml names one."""
+        if recorded := self.data():
+            return Path(recorded.path)
+        with contextlib.suppress(OSError, KgptError):
+            if folder := read_yaml(self.path / "run.yaml").get("data", {}).get("dir"):
+                return Path(folder)
+        return None
 
     def status(self) -> RunStatus:
         status = self._stored_status()

@@ -171,6 +171,12 @@ def test_a_chat_is_written_to_a_file_and_read_again(tmp_path: Path, name: str) -
         before = chat.texts
         await chat.write(f"/export {file}")
         await chat.until(file.exists)
+        file.write_text("mine")
+        await chat.write(f"/export {file}")
+        await chat.until(lambda: "exists; choose another name" in said(chat.app))
+        assert file.read_text() == "mine"
+        await chat.write(f"/export! {file}")
+        await chat.until(lambda: file.read_text() != "mine")
         await chat.write("/new")
         await chat.until(lambda: not chat.path)
         await chat.write(f"/import {file}")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kgpt.errors import KgptError
-from kgpt_tui.chat.import_export import read_conversation
+from kgpt.errors import KgptError, UsageError
+from kgpt_tui.chat.conversation import Conversation
+from kgpt_tui.chat.import_export import export, read_conversation
 
 PARTS = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]
 
@@ -36,3 +37,14 @@ def test_sharegpt_turns_are_read(tmp_path: Path) -> None:
 def test_a_role_that_is_unknown_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KgptError, match="no conversation that can be read"):
         read(tmp_path / "a.json", [{"role": "narrator", "content": "x"}])
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.json"])
+def test_a_file_is_replaced_only_if_that_is_wanted(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text("mine")
+    with pytest.raises(UsageError, match="exists; choose another name, or .* /export! "):
+        export(Conversation(title="T"), file)
+    assert file.read_text() == "mine"
+    export(Conversation(title="T"), file, replace=True)
+    assert "T" in file.read_text()

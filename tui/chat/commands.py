@@ -62,11 +62,11 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def command(argument: str = "") -> Callable[[Function], Function]:
-    """Declare a function as the command of its name; its docstring is the help."""
+def command(argument: str = "", name: str = "") -> Callable[[Function], Function]:
+    """Declare a function as the command of its name, or of `name`; its docstring is the help."""
 
-    def declare(function: Function) -> Function:
-        name = function.__name__.strip("_").replace("_", "-")
+    def declare(function: Function, name: str = name) -> Function:
+        name = name or function.__name__.strip("_").replace("_", "-")
         COMMANDS[name] = Command(name, argument, (function.__doc__ or "").strip(), function)
         return function
 
@@ -220,6 +220,12 @@ async def markdown(host: CommandHost, argument: str) -> None:
 def _export(host: CommandHost, argument: str) -> None:
     """Write this chat to a file."""
     host.controller.export(Path(argument).expanduser())
+
+
+@command("<file.md or file.json>", name="export!")
+def _export_replacing(host: CommandHost, argument: str) -> None:
+    """Write this chat to a file, which may exist and is replaced."""
+    host.controller.export(Path(argument).expanduser(), replace=True)
 
 
 @command("<file.md or file.json>")

@@ -287,9 +287,9 @@ class ChatController:
         self.session.set_sampling(sampling)
         self._listener.sampling_changed()
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, replace: bool = False) -> None:
         """Write the open conversation to a .md or .json file."""
-        export(self.conversation, path)
+        export(self.conversation, path, replace)
         self._listener.say(f"Written to {path}.")
 
     async def import_file(self, path: Path) -> None:

@@ -21,11 +21,17 @@ MESSAGE_FIELDS = [f.name for f in fields(Message) if f.name != "tokens"]
 LARGEST = 64 << 20  # bytes of a file that is read
 
 
-def export(conversation: Conversation, path: Path) -> None:
-    """Write `conversation`: the path that is shown as .md, or all branches as .json."""
+def export(conversation: Conversation, path: Path, replace: bool = False) -> None:
+    """Write `conversation`: the path that is shown as .md, or all branches as .json.
+
+    Raises:
+        UsageError: the name has another ending, or `path` exists and `replace` is false.
+    """
     kind = path.suffix.lower()
     if kind not in (".md", ".json"):
         raise UsageError(f"{path.name} should end in .md or .json, which tell how to write it.")
+    if path.exists() and not replace:
+        raise UsageError(f"{path} exists; choose another name, or replace it with /export! {path}")
     text = as_markdown(conversation) if kind == ".md" else as_json(conversation)
     with os_errors_as_kgpt(f"write {path}"):
         write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
