@@ -220,7 +220,8 @@ def test_the_scripts_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyPa
         }.items():
             script = script.replace(there, here)
         with openai_server(script) as text:
-            exec(compile(text, f"{page.name}[{number}]", "exec"), namespace)
+            code = compile(text, f"{page.name}[{number}]", "exec", dont_inherit=True)
+            exec(code, namespace)
 
 
 class openai_server:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kgpt.cli import options
+from kgpt.cli import options, structured_output
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags, StrictInt
 from kgpt.cli.streams import check_text, read_standard_input
-from kgpt.config import InferenceDtype, SamplingConfig
+from kgpt.cli.structured_output import StructuredOutputFlags
+from kgpt.config import InferenceDtype
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.terminal_text import for_output
+
+if TYPE_CHECKING:
+    from kgpt.generation.completion import Completion
+    from kgpt.protocol import GenerationChunk
 
 RULE = "-" * 40
 
@@ -39,6 +45,7 @@ def generate(
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
     sampling: SamplingFlags = options.NO_FLAGS,
+    structured: StructuredOutputFlags = structured_output.NO_FLAGS,
 ) -> None:
     """Generate text with a trained model.
 
@@ -74,6 +81,7 @@ def generate(
     """
     folder = resolve_model(model)
     changes = options.given_flags(sampling)
+    structure = structured_output.given_structured_output(structured)
     if input_file is not None:
         if prompt is not None or template is not None:
             raise UsageError("--input-file replaces --prompt and --template; leave them out.")
@@ -103,30 +111,33 @@ def generate(
         if input_file is not None:
             from kgpt.cli.generate_file import complete_file, identify_model
 
-            about = {**identify_model(folder), "dtype": dtype}
+            about = {**identify_model(folder), "dtype": dtype, "structured_output": structure}
             complete_file(engine, params, input_file, str(output_file), about, overwrite)
+        elif num_samples == 1 and stream and not json_lines:
+            _print_stream(prompt, engine.stream(prompt, params, **structure))
         else:
-            _print_completions(engine, prompt, params, num_samples, stream, json_lines)
+            completions = engine.generate_batch([prompt] * num_samples, params, **structure)
+            _print_completions(prompt, completions, json_lines)
 
 
-def _print_completions(
-    engine: Any, prompt: str, params: SamplingConfig, count: int, stream: bool, as_json: bool
-) -> None:
-    """Print `count` completions of one prompt."""
+def _print_stream(prompt: str, chunks: Iterable[GenerationChunk]) -> None:
+    """Print a prompt and its continuation as it is generated."""
     from kgpt.generation.completion import check_chunk
 
+    sys.stdout.write(for_output(prompt))
+    for chunk in chunks:
+        sys.stdout.write(for_output(chunk.text))
+        sys.stdout.flush()
+        check_chunk(chunk)
+    print()
+
+
+def _print_completions(prompt: str, completions: Iterable[Completion], as_json: bool) -> None:
+    """Print completions of one prompt, or a JSON object for each."""
     if as_json:
-        for completion in engine.generate_batch([prompt] * count, params):
+        for completion in completions:
             print(json.dumps(completion.as_dict(prompt), ensure_ascii=False), flush=True)
-    elif count == 1 and stream:
-        sys.stdout.write(for_output(prompt))
-        for chunk in engine.stream(prompt, params):
-            sys.stdout.write(for_output(chunk.text))
-            sys.stdout.flush()
-            check_chunk(chunk)
-        print()
     else:
-        completions = engine.generate_batch([prompt] * count, params)
         shown = (for_output(f"{prompt}{completion.text}") for completion in completions)
         print(f"\n{RULE}\n".join(shown))
 

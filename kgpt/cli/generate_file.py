@@ -37,7 +37,8 @@ def complete_file(
     `target`.settings.json notes, the random seed among them.
 
     Args:
-        about: what besides `sampling` decides the completions, such as the model.
+        about: what besides `sampling` decides the completions, such as the model; under
+            "structured_output" the fields of `StructuredOutputConfig` that they follow.
         overwrite: begin anew.
 
     Raises:
@@ -70,7 +71,9 @@ def complete_file(
                 out.flush()
                 bar.advance(task)
 
-            engine.generate_batch(chunk, seeded, on_done=write)
+            engine.generate_batch(
+                chunk, seeded, on_done=write, **about.get("structured_output", {})
+            )
 
 
 def settings_file(target: Path) -> Path:

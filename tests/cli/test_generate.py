@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import re
 from unittest import mock
 
 import pytest
@@ -133,3 +134,55 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch):
     assert read_prompts(str(tmp_path / "a.txt")) == ["To be", "Or not"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffTo be\n"))
     assert read_prompts("-") == ["To be"]
+
+
+SCHEMA = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}
+STRUCTURES = {
+    "schema": (["--json-schema", json.dumps(SCHEMA)], r"\[ ?[12] ?, ?[12] ?\]"),
+    "schema file": (["--json-schema", "schema.json"], r"\[ ?[12] ?, ?[12] ?\]"),
+    "regex": (["--regex", "-[ab]{3}"], "-[ab]{3}"),
+    "choices": (["--choice", "yes", "--choice", "no"], "yes|no"),
+    "grammar": (["--grammar", 'root ::= "a" [bc]'], "a[bc]"),
+    "grammar file": (["--grammar", "grammar.gbnf"], "a[bc]"),
+    "whitespace": (["--json-schema", json.dumps(SCHEMA), "--whitespace-pattern", "_"],
+                   "\\[_?[12]_?,_?[12]_?\\]"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def in_folder_with_grammars(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    (tmp_path / "grammar.gbnf").write_text('root ::= "a" [bc]')
+
+
+@pytest.mark.usefixtures("in_folder_with_grammars")
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_texts_follow_the_structure_asked_for(engine, name, tmp_path):
+    flags, pattern = STRUCTURES[name]
+    code, output, errors = run(engine, ["--prompt", "x", "--num-samples", "2", *flags])
+    assert (code, errors) == (0, "")
+    (tmp_path / "prompts.txt").write_text("x\ny\n")
+    files = ["--input-file", "prompts.txt", "--output-file", "out.jsonl"]
+    assert run(engine, [*files, *flags])[0] == 0
+    lines = output.splitlines() + (tmp_path / "out.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        assert re.fullmatch(pattern, json.loads(line)["text"]), line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--json-schema", "missing.json"], "missing.json cannot be read"),
+        (["--json-schema", "{"], "not JSON"),
+        (["--json-schema", '{"not": {}}'], "it uses not"),
+        (["--regex", "("], "regular expression cannot be used"),
+        (["--regex", "a", "--choice", "b"], "exactly one"),
+        (["--grammar", "root ::= x"], "'x' not found"),
+        (["--regex", "a", "--beam-size", "2"], "excludes beam_size"),
+    ],
+)
+def test_a_structure_that_cannot_be_followed_is_refused(engine, flags, words):
+    code, output, errors = run(engine, ["--prompt", "x", *flags])
+    assert (code, output) == (2, "") and words in " ".join(errors.split())
