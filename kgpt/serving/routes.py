@@ -44,7 +44,7 @@ StateDep = Annotated[ServerState, Depends(get_state)]
 async def chat_completions(body: ChatRequest, request: Request, state: StateDep) -> Response:
     """As in the OpenAI API. `continue_final_message` continues the assistant's last message."""
     state.check_model(body.model)
-    tool_use = tool_use_of(body, state.chat_template)
+    tool_use = tool_use_of(body, state)
     messages = [message.as_dict() for message in body.messages]
     template = {
         "tools": tool_use.tools if tool_use else [],
@@ -98,7 +98,9 @@ async def _respond(
         stream.generate_nothing(prompts, body.n or 1)
     else:
         sampling = state.resolve_sampling(given)
-        grammar = await state.compile_grammar(body.structured_output)
+        asked = body.structured_output
+        asked = tool_use.structured_output(asked) if tool_use else asked
+        grammar = await state.compile_grammar(asked)
         n, is_streamed = body.n or 1, bool(body.stream)
         shown = tool_use.shown if tool_use else frozenset()
         await stream.submit(prompts, sampling, n, top_logprobs, is_streamed, grammar, shown)

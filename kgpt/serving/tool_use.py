@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kgpt.config import StructuredOutputConfig
 from kgpt.errors import UsageError
 from kgpt.protocol import GenerationChunk
 from kgpt.serving.formats import ChatCompletionFormat, finish_fields
 from kgpt.serving.ignored_fields import current_request
 from kgpt.serving.schemas import ChatRequest
-from kgpt.serving.tools import forced_tools
+from kgpt.serving.state import ServerState
+from kgpt.serving.tools import NamedToolChoice, forced_tools
 from kgpt.text.chat_template import Chat
+from kgpt.text.tool_call_grammar import MAX_CALLS, tool_call_grammar
 from kgpt.text.tool_call_parser import ToolCallDelta, ToolCallParser
 from kgpt.text.tool_calls import ToolCallFormat
 
@@ -25,16 +28,49 @@ class ToolUse:
         format: of the model's calls.
         tools: as the chat template takes them.
         max_calls: calls in an answer; None is any number.
+        special_ids: ids of the model's special tokens.
+        forced: the tools of which one must be called; None if none must.
     """
 
     format: ToolCallFormat
     tools: list[dict[str, Any]] = field(default_factory=list)
     max_calls: int | None = None
+    special_ids: dict[str, int] = field(default_factory=dict)
+    forced: list[dict[str, Any]] | None = None
 
     @property
     def shown(self) -> frozenset[str]:
         """Marks of calls, which are part of the text although they may be special tokens."""
         return frozenset(filter(None, (*self.format.starts, self.format.end)))
+
+    def structured_output(
+        self, asked: StructuredOutputConfig | None
+    ) -> StructuredOutputConfig | None:
+        """What the text must follow.
+
+        Args:
+            asked: what the request wants of an answer that is no call.
+
+        Raises:
+            UsageError: `asked` is not about JSON, and calls may be made.
+        """
+        if self.forced is None and asked is None:
+            return None
+        answer = None
+        if self.forced is None and asked is not None:
+            answer = {"type": "object"} if asked.json_object else asked.json_schema
+            if answer is None:
+                raise UsageError(
+                    "With tools, an answer can follow a JSON schema, and no other form."
+                )
+        grammar = tool_call_grammar(
+            self.format,
+            self.tools if self.forced is None else self.forced,
+            self.special_ids,
+            self.max_calls or MAX_CALLS,
+            answer,
+        )
+        return StructuredOutputConfig.parse({"grammar": grammar})
 
     def parser(self, stream: bool) -> ToolCallParser:
         """A parser of one answer."""
@@ -42,7 +78,7 @@ class ToolUse:
         return ToolCallParser(self.format, names, stream)
 
 
-def tool_use_of(body: ChatRequest, chat_template: Chat) -> ToolUse | None:
+def tool_use_of(body: ChatRequest, state: ServerState) -> ToolUse | None:
     """How `body` uses tools; None if the model is told of none.
 
     Raises:
@@ -50,16 +86,22 @@ def tool_use_of(body: ChatRequest, chat_template: Chat) -> ToolUse | None:
     """
     if not (body.tools and body.uses_tools()):
         return None
-    if chat_template.tool_call_format is None:
+    format = state.chat_template.tool_call_format
+    if format is None:
         raise UsageError(
             "This model's chat template does not render tools, or has calls in a form that is not "
             "supported; leave tools out."
         )
-    if forced_tools(body.tools, body.tool_choice):
-        raise UsageError("tool_choice can be none or auto; calls cannot be forced.")
-    max_calls = 1 if body.parallel_tool_calls is False else None
-    tools = [tool.as_dict() for tool in body.tools]
-    return ToolUse(chat_template.tool_call_format, tools, max_calls)
+    forced = forced_tools(body.tools, body.tool_choice)
+    is_one = body.parallel_tool_calls is False or isinstance(body.tool_choice, NamedToolChoice)
+    special = state.generator.tokenizer.special_by_id
+    return ToolUse(
+        format,
+        [tool.as_dict() for tool in body.tools],
+        1 if is_one else None,
+        {text: token_id for token_id, text in special.items()},
+        None if forced is None else [tool.as_dict() for tool in forced],
+    )
 
 
 def template_variables(body: ChatRequest, chat_template: Chat) -> dict[str, Any]:

@@ -129,13 +129,15 @@ def story(prompt: str | Sequence[int], seed: int | None) -> Iterator[int]:
         yield from (WORDS[digest[0] % len(WORDS)] + " ").encode()
 
 
-def text_of(grammar: CompiledGrammar, seed: int) -> Iterator[int]:
-    """The bytes of a text that follows a grammar, determined by the seed."""
+def text_of(
+    grammar: CompiledGrammar, seed: int, is_end: Callable[[int], bool] = lambda token: token > 255
+) -> Iterator[int]:
+    """The tokens of a text that follows a grammar, determined by the seed."""
     matcher, noise = grammar.matcher(), random.Random(seed)
     while not matcher.is_complete:
         bits = np.unpackbits(matcher.bitmask.view("uint8"), bitorder="little")
         token = noise.choice(np.flatnonzero(bits).tolist())
-        if token > 255:
+        if is_end(token):
             return
         yield token
         matcher.accept(token)

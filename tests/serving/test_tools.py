@@ -5,12 +5,13 @@ import json
 import openai
 import pytest
 
+from kgpt.generation.grammar_compiler import GrammarCompiler
 from kgpt.protocol import GenerationChunk, Usage
 from kgpt.text.chat_template import JinjaChatTemplate
 from kgpt.text.special_tokens import SpecialTokens
 from kgpt.text.tokenizer import Tokenizer
 from tests.peers.templates import LLAMA3_TOOLS, MISTRAL_TOOLS, QWEN_TOOLS, SPECIAL, XML_CALLS
-from tests.serving.fakes import FakeGenerator, Handle
+from tests.serving.fakes import FakeGenerator, Handle, text_of
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "How warm is it in Oslo?"}]
@@ -29,19 +30,24 @@ CLOCK_CALL = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
 
 
 class Scripted(FakeGenerator):
-    """Says a given text, in chunks of three characters."""
+    """Says a given text, in chunks of three characters, or one that follows the grammar."""
 
     def __init__(self, says, template=QWEN_TOOLS, finish_reason="stop"):
         super().__init__(max_context=4096)
         self.says, self.finish_reason = says, finish_reason
         self.tokenizer = Tokenizer.of_bytes([*SPECIAL, "[TOOL_CALLS]"])
         tokens = {"bos_token": "<s>", "eos_token": "</s>"}
-        self.tokenizer.special_tokens = SpecialTokens(tokens, frozenset(), template)
+        self.end = self.tokenizer.token_to_id("</s>")
+        self.tokenizer.special_tokens = SpecialTokens(tokens, frozenset([self.end]), template)
+        self.grammar_compiler = GrammarCompiler(self.tokenizer, self.tokenizer.vocab_size)
         self.chat_template = JinjaChatTemplate(self.tokenizer)
         self.prompts, self.shown = [], []
 
-    def submit(self, prompt, sampling, on_chunk, *, shown=frozenset(), **options):
+    def submit(self, prompt, sampling, on_chunk, *, shown=frozenset(), grammar=None, **options):
         self.prompts.append(list(prompt))
+        if grammar is not None:
+            ids = text_of(grammar, sampling.seed or 0, lambda token: token == self.end)
+            self.says = self.tokenizer.decode(ids)
         self.shown.append(shown)
         for i in range(0, len(self.says), 3):
             on_chunk(GenerationChunk(self.says[i : i + 3]))
@@ -194,6 +200,49 @@ def test_arguments_that_are_no_json_are_history(ask):
 def test_none_tells_the_model_of_no_tools(ask):
     for choice in ask(CALL, tool_choice="none")[:2]:
         assert choice.message.content == CALL and choice.finish_reason == "stop"
+
+
+SEEDS = range(3)
+CITY = {"city": {"type": "string", "maxLength": 9}}
+FORCED = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"properties": CITY, "required": ["city"]}},
+}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize("template", [QWEN_TOOLS, MISTRAL_TOOLS, LLAMA3_TOOLS])
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_a_call_is_forced(serve, template, choice):
+    """Random text that follows the grammar of the request: one call, or several."""
+    running = serve(Scripted("", template))
+    body = {"messages": HELLO, "tools": [CLOCK, FORCED], "tool_choice": choice}
+    with running.client() as http:
+        for seed in SEEDS:
+            (one,) = http.post(CHAT, json={**body, "seed": seed}).json()["choices"]
+            calls = one["message"]["tool_calls"]
+            assert one["message"]["content"] is None and one["finish_reason"] == "tool_calls"
+            for call in calls:
+                arguments = json.loads(call["function"]["arguments"])
+                is_clock = call["function"]["name"] == "clock"
+                assert arguments == {} if is_clock else len(arguments["city"]) <= 9
+            if choice == NAMED:
+                assert [call["function"]["name"] for call in calls] == ["weather"]
+
+
+def test_an_answer_in_json_or_a_call(serve):
+    schema = {"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = {"messages": HELLO, "tools": [FORCED], "response_format": wanted}
+    with serve(Scripted("")).client() as http:
+        messages = [
+            http.post(CHAT, json={**body, "seed": seed}).json()["choices"][0]["message"]
+            for seed in range(12)
+        ]
+        wrong = http.post(CHAT, json={"messages": HELLO, "tools": [CLOCK], "guided_regex": "a"})
+    answers = [json.loads(one["content"]) for one in messages if "tool_calls" not in one]
+    assert 0 < len(answers) < 12 and all(answer["x"] == 1 for answer in answers)
+    assert wrong.status_code == 400 and "JSON schema" in wrong.json()["error"]["message"]
 
 
 def test_variables_of_the_template(serve):
