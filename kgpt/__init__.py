@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any
 from kgpt.keras_registration import register_with_keras
 
 if TYPE_CHECKING:
+    from kgpt.checkpoints.adapters import add_lora as add_lora
+    from kgpt.checkpoints.adapters import load_adapter as load_adapter
+    from kgpt.checkpoints.adapters import merge_lora as merge_lora
+    from kgpt.checkpoints.adapters import save_adapter as save_adapter
     from kgpt.config import Config as Config
     from kgpt.config import DataConfig as DataConfig
+    from kgpt.config import LoraConfig as LoraConfig
     from kgpt.config import ModelConfig as ModelConfig
     from kgpt.config import SamplingConfig as SamplingConfig
     from kgpt.config import ServeConfig as ServeConfig
@@ -43,8 +48,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "kgpt.checkpoints.adapters": ("add_lora", "load_adapter", "merge_lora", "save_adapter"),
     "kgpt.config": (
-        "Config", "DataConfig", "ModelConfig", "SamplingConfig", "ServeConfig", "TrainConfig",
+        "Config", "DataConfig", "LoraConfig", "ModelConfig", "SamplingConfig", "ServeConfig",
+        "TrainConfig",
     ),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),
     "kgpt.data.shards": ("TokenDataset",),

@@ -26,6 +26,15 @@ def unlocked(layer: keras.Layer) -> Iterator[None]:
             tracker.lock()
 
 
+@contextlib.contextmanager
+def scope_of(layer: keras.Layer) -> Iterator[None]:
+    """Name new variables as if the layer created them when it was built: below its path."""
+    with contextlib.ExitStack() as scopes:
+        for name in layer.path.split("/"):
+            scopes.enter_context(keras.name_scope(name))
+        yield
+
+
 def autocast(layer: keras.Layer) -> contextlib.AbstractContextManager[Any]:
     """Read variables in the compute dtype of `layer`, as in its `__call__`."""
     if layer.compute_dtype == layer.variable_dtype:

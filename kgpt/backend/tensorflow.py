@@ -191,11 +191,22 @@ remat = tf.recompute_grad
 
 
 def custom_gradient(function: Function) -> Function:
-    """`tf.custom_gradient` of tensors; a variable that an argument holds is read beforehand.
+    """`function(*args)` returns (output, pullback); the pullback gives the gradients of `args`.
 
-    Executed eagerly, TensorFlow asks for gradients of the variables that `function` reads.
+    A variable that an argument holds is read beforehand, since TensorFlow, executed eagerly, asks
+    for gradients of the variables that `function` reads. Others that it reads are frozen.
     """
-    with_gradient = tf.custom_gradient(function)
+
+    def with_variables(*args: Any) -> tuple[Tensor, Function]:
+        output, pullback = function(*args)
+
+        def gradients(*upstream: Any, variables: Any = ()) -> Any:
+            of_args = pullback(*upstream)
+            return (of_args, [None] * len(variables)) if variables else of_args
+
+        return output, gradients
+
+    with_gradient = tf.custom_gradient(with_variables)
     return lambda *tensors: with_gradient(*[tf.identity(x) for x in tensors])
 
 

@@ -50,17 +50,21 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _OneDnnDense(torch.autograd.Function):
-    """(M, D) x (D, F) and its gradients, each as one oneDNN product."""
+    """(M, D) x (D, F) and its gradients, each as one oneDNN product.
+
+    A frozen kernel gets no gradient, and its input is not kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
-        ctx.save_for_backward(x, kernel)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel)
         return _linear(x, kernel.t())
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         x, kernel = ctx.saved_tensors
-        return _linear(upstream, kernel), _linear(x.t(), upstream.t())
+        dx = _linear(upstream, kernel) if ctx.needs_input_grad[0] else None
+        return dx, None if x is None else _linear(x.t(), upstream.t())
 
 
 _onednn_dense: Function = _OneDnnDense.apply

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from kgpt.checkpoints.generation_config import GENERATION_CONFIG
+from kgpt.checkpoints.generation_config import generation_file
 from kgpt.checkpoints.hf_config import model_type_of
+from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, base_folder
 from kgpt.checkpoints.pretrained import (
     FORMER_NAMES,
     TRAINER_STATE,
     load_config,
+    load_tokenizer,
     write_config,
 )
 from kgpt.checkpoints.quantized import FILES, quantization_of, quantize_tensor
@@ -31,7 +33,8 @@ from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 
 NOT_COPIED = (
-    "config.json", "checksums.json", INDEX_FILE, TRAINER_STATE, FORMER_NAMES[TRAINER_STATE],
+    "config.json", "checksums.json", ADAPTER_CONFIG, INDEX_FILE, TRAINER_STATE,
+    FORMER_NAMES[TRAINER_STATE],
 )  # fmt: skip
 
 
@@ -55,8 +58,8 @@ def copy_model(
     config = load_config(folder)
     weights = Weights(folder, config)
     dtype = dtype or weights.dtype
-    kept = read_json_object(folder / GENERATION_CONFIG)
-    write_config(out, config, tokenizer or Tokenizer.load(folder), None, dtype, kept)
+    kept = read_json_object(generation_file(folder))
+    write_config(out, config, tokenizer or load_tokenizer(folder), None, dtype, kept)
     write_weights(out, config, weights.read, dtype)
 
 
@@ -81,9 +84,10 @@ def quantize_model(folder: Path, out: Path, bits: int) -> None:
         "group": GROUP_SIZE if bits == 4 else None,
         "sha256": sha256(out / FILES[bits]),
     }
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    base = base_folder(folder)
+    values = json.loads((base / "config.json").read_text(encoding="utf-8"))
     values["kgpt"] = (values.get("kgpt") or {}) | {"quantization": quantization}
     write_json(out / "config.json", values)
-    for file in folder.iterdir():
+    for file in (*base.iterdir(), *(folder.iterdir() if folder != base else ())):
         if file.suffix in (".json", ".jinja", ".txt") and file.name not in NOT_COPIED:
             shutil.copyfile(file, out / file.name)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kgpt.checkpoints.peft_format import base_folder
 from kgpt.config import SamplingConfig
 from kgpt.text.special_tokens import read_json_object
 
@@ -16,13 +17,19 @@ DISABLED = {"min_p": 0.0, "typical_p": 1.0}  # the same in other software, so le
 NEEDS_TO_BE_POSITIVE = ("top_p", "typical_p", "repetition_penalty")
 
 
+def generation_file(folder: Path) -> Path:
+    """The generation_config.json of a model directory, or of an adapter or its base model."""
+    own = folder / GENERATION_CONFIG
+    return own if own.is_file() else base_folder(folder) / GENERATION_CONFIG
+
+
 def load_sampling(folder: Path) -> SamplingConfig:
     """The sampling of generation_config.json, with kgpt's defaults for what it leaves out.
 
     Values that mean "off" in other software do so here: null everywhere, -1 or 0 as `top_k`, and 0
     where only a positive value has a meaning.
     """
-    file = folder / GENERATION_CONFIG
+    file = generation_file(folder)
     values = read_json_object(file)
     options = {name: values[name] for name in SHARED if not _is_off(name, values.get(name))}
     if not _is_off("max_tokens", values.get("max_new_tokens")):

@@ -1,11 +1,12 @@
-"""Download models from the Hugging Face hub."""
+"""Find models by name, and download them from the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from kgpt.errors import CheckpointError, UsageError
+from kgpt.errors import CheckpointError, KgptError, UsageError
+from kgpt.runs import resolve_model
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
@@ -14,6 +15,17 @@ HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
 def is_hub_id(name: str) -> bool:
     """Is `name` of the form of a hub id, such as openai/gpt2 or openai/gpt2@main?"""
     return HUB_ID.fullmatch(name) is not None and not name.startswith(".")
+
+
+def resolve_source(source: str | Path) -> Path:
+    """The model directory of a folder, a run, run@step, or a hub id, which is downloaded."""
+    name = str(source)
+    try:
+        return resolve_model(name)
+    except KgptError:
+        if Path(name).exists() or not is_hub_id(name):
+            raise
+    return download(name)
 
 
 def download(name: str) -> Path:

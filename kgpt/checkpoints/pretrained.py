@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import kgpt
 from kgpt.checkpoints.generation_config import GENERATION_CONFIG, generation_config
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
-from kgpt.checkpoints.hub import download, is_hub_id
+from kgpt.checkpoints.hub import resolve_source as resolve_source
+from kgpt.checkpoints.peft_format import base_folder, tokenizer_folder
 from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.config import ModelConfig, SamplingConfig
-from kgpt.errors import CheckpointError, KgptError, UsageError
+from kgpt.errors import CheckpointError, UsageError
 from kgpt.files import atomic_dir, describe_damage, os_errors_as_kgpt, write_json
-from kgpt.runs import resolve_model
 from kgpt.text.special_tokens import read_json_object
 from kgpt.text.tokenizer import Tokenizer
 
@@ -47,15 +47,22 @@ def training_state_file(folder: Path, name: str) -> Path:
 
 
 def from_pretrained(
-    source: str | Path, *, dtype: str = "float32", device: str | None = None
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    weight_format: Literal["int8"] | None = None,
 ) -> GPT:
     """The model that `source` names, ready to be trained or run.
 
     Args:
         source: a model directory, a run (its best checkpoint), run@step, or a Hugging Face hub id
-            such as "openai-community/gpt2", which is downloaded once.
+            such as "openai-community/gpt2", which is downloaded once. The adapter in a folder of
+            PEFT is merged into its base model; `kgpt.load_adapter` keeps it apart.
         dtype: of weights and computation: "float32", "bfloat16" or "float16", or a Keras policy.
         device: where the variables are placed, such as "gpu:0"; Keras's default if not given.
+        weight_format: "int8" keeps the matrices quantized in memory, to train adapters on them
+            (QLoRA) or to run the model.
 
     Raises:
         KgptError: there is no such model, it is damaged, or kgpt cannot run it.
@@ -64,7 +71,9 @@ def from_pretrained(
 
     folder = resolve_source(source)
     with backend.device_scope(device) if device else contextlib.nullcontext():
-        return load_model(folder, dtype=dtype)
+        model = load_model(folder, dtype=dtype, weight_format=weight_format)
+    model.name_or_path = str(source)
+    return model
 
 
 def save_pretrained(
@@ -83,22 +92,16 @@ def save_pretrained(
     Raises:
         UsageError: `folder` has files that are not part of a model directory.
     """
+    if model.lora is not None:
+        raise UsageError(
+            "The model has adapters: save them alone with kgpt.save_adapter, or merge them first "
+            "with kgpt.merge_lora."
+        )
     target = Path(folder)
     if target.exists() and not _is_replaceable(target):
         raise UsageError(f"{target} is not a model directory and not empty; choose another folder.")
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         save_model(model, work, tokenizer, sampling=sampling)
-
-
-def resolve_source(source: str | Path) -> Path:
-    """The model directory of a folder, a run, run@step, or a hub id, which is downloaded."""
-    name = str(source)
-    try:
-        return resolve_model(name)
-    except KgptError:
-        if Path(name).exists() or not is_hub_id(name):
-            raise
-    return download(name)
 
 
 def _is_replaceable(folder: Path) -> bool:
@@ -169,7 +172,8 @@ def write_config(
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """The `ModelConfig` of a model directory."""
+    """The `ModelConfig` of a model directory; of an adapter's folder, that of its base model."""
+    folder = base_folder(folder)
     file = folder / "config.json"
     values = read_json_object(file)
     if not values:
@@ -184,11 +188,16 @@ def load_config(folder: Path) -> ModelConfig:
         raise CheckpointError(describe_damage(file, error)) from None
 
 
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model directory, or of an adapter or its base model."""
+    return Tokenizer.load(tokenizer_folder(folder))
+
+
 def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:
     """The model of a model directory.
 
     Each variable is read from the file when it is created: never more than one weight is in memory
-    twice.
+    twice. An adapter's folder gives its base model, with the adapter merged.
 
     Args:
         options: passed to `GPT`; `dtype="bfloat16"` stores and computes everything in bfloat16.

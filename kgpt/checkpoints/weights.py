@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kgpt.checkpoints.hf_config import model_type_of
+from kgpt.checkpoints.peft_format import PeftAdapter, base_folder, is_adapter
 from kgpt.checkpoints.quantized import open_quantized
 from kgpt.checkpoints.safetensors_io import (
     MAX_SHARD_BYTES,
@@ -27,11 +28,14 @@ ReadVariable = Callable[[str], np.ndarray]  # from a variable's path to its valu
 class Weights:
     """The variables stored in `folder`, by path; the constructor checks names, shapes and dtypes.
 
+    The folder of an adapter gives the weights of its base model with the adapter merged.
+
     Raises `CheckpointError` if the files do not match `config`.
     """
 
     def __init__(self, folder: Path, config: ModelConfig):
-        self.folder = folder
+        adapter = PeftAdapter(folder, config) if is_adapter(folder) else None
+        self.folder = folder = base_folder(folder)
         entries = open_quantized(folder) or open_tensors(folder)
         self._mappings: dict[str, TensorMapping] = {}
         self._entries: dict[str, TensorEntry] = {}
@@ -40,7 +44,8 @@ class Weights:
             for name, shape, _ in mapping.tensors():
                 key = _entry_key(name, entries, folder)
                 used.add(key)
-                self._entries[name] = _checked(name, entries[key], shape)
+                entry = _checked(name, entries[key], shape)
+                self._entries[name] = adapter.merged(name, entry) if adapter else entry
             if mapping.always_zero:
                 self._check_zero(mapping)
             else:

@@ -43,23 +43,46 @@ def model_info(folder: Path) -> dict[str, Any]:
     """The data that `kgpt info` shows of a model directory; sizes in bytes."""
     from kgpt.checkpoints import model_info as from_config
     from kgpt.checkpoints.hf_config import model_type_of
+    from kgpt.checkpoints.peft_format import base_folder
     from kgpt.checkpoints.pretrained import load_config
     from kgpt.checkpoints.quantized import quantization_of
 
-    config = load_config(folder)
+    config, base = load_config(folder), base_folder(folder)
     return {
         "folder": str(folder),
         "model_type": model_type_of(config),
         "architecture": config.model_dump(),
         "parameters": from_config.parameters_by_part(config),
-        "weights_on_disk": weights_size(folder),
-        "quantization": quantization_of(folder),
+        "weights_on_disk": weights_size(base),
+        "quantization": quantization_of(base),
+        "adapter": adapter_info(folder, base),
         "weights": from_config.weight_bytes(config),
         "cache_per_token": from_config.cache_bytes(config),
         "cache_at_full_context": from_config.cache_bytes(config, config.max_length),
         "flops_per_token": from_config.flops_per_token(config, config.max_length),
         "tokenizer": tokenizer_info(folder),
         "provenance": provenance(folder),
+    }
+
+
+def adapter_info(folder: Path, base: Path) -> dict[str, Any] | None:
+    """Kind, size and base model of an adapter; None for a model directory."""
+    from kgpt.checkpoints.peft_format import ADAPTER_WEIGHTS, PeftAdapter
+    from kgpt.checkpoints.pretrained import load_config
+
+    if folder == base:
+        return None
+    adapter = PeftAdapter(folder, load_config(folder))
+    config, modules = adapter.config(), adapter.modules.values()
+    arrays = [x for m in modules for x in (m.a, m.b, m.magnitude) if x is not None]
+    return {
+        "kind": "DoRA" if config.dora else "LoRA",
+        "rank": config.rank,
+        "alpha": config.alpha,
+        "modules": len(modules),
+        "parameters": sum(array.size for array in arrays),
+        "size": (folder / ADAPTER_WEIGHTS).stat().st_size,
+        "base": str(base),
     }
 
 
@@ -70,9 +93,11 @@ def weights_size(folder: Path) -> int:
 
 def tokenizer_info(folder: Path) -> dict[str, Any] | None:
     """Vocabulary size, special tokens and chat template of the tokenizer; None without one."""
+    from kgpt.checkpoints.peft_format import tokenizer_folder
     from kgpt.text.chat_template import load_chat_template
     from kgpt.text.tokenizer import Tokenizer
 
+    folder = tokenizer_folder(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None
     tokenizer = Tokenizer.load(folder)
@@ -118,6 +143,9 @@ def table_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("  at full context", sizes(info["cache_at_full_context"])),
         ("FLOPs per token", f"{flops['train']:.3g} to train, {flops['generate']:.3g} to generate"),
     ]
+    if adapter := info["adapter"]:
+        facts = f"rank {adapter['rank']}, {adapter['modules']} modules, {size(adapter['size'])}"
+        rows += [("adapter", f"{adapter['kind']}, {facts}"), ("  of", adapter["base"])]
     if tokenizer := info["tokenizer"]:
         rows += [
             ("tokenizer", f"{tokenizer['vocab_size']:,} tokens"),

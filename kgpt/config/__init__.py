@@ -8,6 +8,7 @@ an output file, is a parameter of that command in `kgpt.cli`. Nothing here impor
 """
 
 from kgpt.config.loading import Config, preset_path, presets, read_yaml
+from kgpt.config.lora import LoraConfig
 from kgpt.config.memory import MEMORY_FRACTION, default_loss_chunk, memory_fraction
 from kgpt.config.model import ModelConfig, RopeScaling
 from kgpt.config.overrides import options, parse_overrides
@@ -24,6 +25,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "InferenceDtype",
+    "LoraConfig",
     "ModelConfig",
     "Precision",
     "RopeScaling",

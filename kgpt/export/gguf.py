@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kgpt.checkpoints.hf_config import model_type_of
-from kgpt.checkpoints.pretrained import load_config
+from kgpt.checkpoints.pretrained import load_config, load_tokenizer
 from kgpt.checkpoints.weights import Weights
 from kgpt.config import ModelConfig
 from kgpt.errors import CheckpointError, UsageError
@@ -53,7 +53,7 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
         raise UsageError('The format gguf needs gguf; `pip install "kgpt[gguf]"`.') from None
     if dtype == "bfloat16":
         raise UsageError("kgpt writes GGUF files as float32 or float16; give one as --dtype.")
-    config, tokenizer = load_config(folder), Tokenizer.load(folder)
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
     model_type = model_type_of(config)
     scaling = config.rope_scaling
     if model_type in ("kgpt", "mistral") or (scaling is not None and scaling.type == "yarn"):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kgpt.checkpoints.pretrained import load_model
+from kgpt.checkpoints.pretrained import load_model, load_tokenizer
 from kgpt.errors import UsageError
-from kgpt.text.tokenizer import Tokenizer
 
 
 def export_keras(folder: Path, out: Path, dtype: str | None = None) -> None:
@@ -17,4 +16,4 @@ def export_keras(folder: Path, out: Path, dtype: str | None = None) -> None:
     if dtype not in (None, "float32"):
         raise UsageError(f"A .keras file has float32 weights, not {dtype}; leave out --dtype.")
     load_model(folder).save(out / "model.keras")
-    Tokenizer.load(folder).save(out)
+    load_tokenizer(folder).save(out)

@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from kgpt.checkpoints.generation_config import GENERATION_CONFIG
-from kgpt.checkpoints.pretrained import load_config, write_config
+from kgpt.checkpoints.generation_config import generation_file
+from kgpt.checkpoints.pretrained import load_config, load_tokenizer, write_config
 from kgpt.checkpoints.weights import Weights
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.attention import rotary_frequencies
-from kgpt.model.gpt import sinusoids
+from kgpt.model.layers import sinusoids
 from kgpt.text.special_tokens import read_json_object
-from kgpt.text.tokenizer import Tokenizer
 
 OPSET = 17
 MAX_INLINE_BYTES = 1_500_000_000  # larger weights go to a file of their own
@@ -50,8 +49,8 @@ def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
         model, str(out / "model.onnx"), save_as_external_data=large, location="model.onnx_data"
     )
     onnx.checker.check_model(str(out / "model.onnx"))
-    kept = read_json_object(folder / GENERATION_CONFIG)
-    write_config(out, config, Tokenizer.load(folder), None, dtype or "float32", kept)
+    kept = read_json_object(generation_file(folder))
+    write_config(out, config, load_tokenizer(folder), None, dtype or "float32", kept)
 
 
 class GraphBuilder:

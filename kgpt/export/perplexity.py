@@ -10,7 +10,6 @@ import numpy as np
 from kgpt.data.sampler import evaluation_batch, num_evaluation_batches
 from kgpt.data.shards import TokenDataset, TokenStream
 from kgpt.errors import UsageError
-from kgpt.text.tokenizer import Tokenizer
 
 
 def perplexity(
@@ -51,7 +50,9 @@ def validation_tokens(source: str, folder: Path) -> tuple[TokenStream, TokenStre
     Raises:
         UsageError: fewer than two tokens, or the data set was made with another tokenizer.
     """
-    tokenizer, loss_mask = Tokenizer.load(folder), None
+    from kgpt.checkpoints.pretrained import load_tokenizer
+
+    tokenizer, loss_mask = load_tokenizer(folder), None
     if Path(source).is_file():
         text = Path(source).read_text(encoding="utf-8", errors="replace")
         stream = TokenStream([np.array(tokenizer.encode(text), dtype="int64")])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kgpt.checkpoints.generation_config import load_sampling
+from kgpt.checkpoints.pretrained import load_tokenizer
 from kgpt.config import InferenceDtype, SamplingConfig, StructuredOutputConfig
 from kgpt.errors import UsageError
 from kgpt.generation.bad_words import BadWords
@@ -30,7 +31,6 @@ from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource
 from kgpt.protocol import EngineStats, GenerationChunk, Usage
 from kgpt.text.chat_template import Chat, load_chat_template
-from kgpt.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 OnChunk = Callable[[GenerationChunk], None]
@@ -68,7 +68,7 @@ class TextGenerator:
         dtype: InferenceDtype = "float32",
     ):
         self.folder = Path(folder)
-        self.tokenizer = Tokenizer.load(self.folder)
+        self.tokenizer = load_tokenizer(self.folder)
         self.default_sampling = load_sampling(self.folder)
         self.chat_template: Chat | None = load_chat_template(self.tokenizer)
         self.model = load_for_inference(self.folder, dtype)

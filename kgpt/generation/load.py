@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from kgpt import backend
-from kgpt.checkpoints.pretrained import resolve_source
+from kgpt.checkpoints.pretrained import load_tokenizer, resolve_source
 from kgpt.config import InferenceDtype
 from kgpt.errors import UsageError
 from kgpt.generation.generator import TextGenerator
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.speculative import DraftSource
-from kgpt.text.tokenizer import Tokenizer
 
 Device = Literal["cpu", "gpu"]
 
@@ -67,7 +66,7 @@ def load(
 
 def check_same_tokenizer(folder: Path, draft_folder: Path) -> None:
     """Raise `UsageError` unless both model directories have one vocabulary."""
-    ours, drafts = (Tokenizer.load(path).backend_tokenizer for path in (folder, draft_folder))
+    ours, drafts = (load_tokenizer(path).backend_tokenizer for path in (folder, draft_folder))
     if ours.get_vocab() != drafts.get_vocab():
         raise UsageError(
             "The draft model has another tokenizer than the model; train both on one data set."

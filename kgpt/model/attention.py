@@ -97,17 +97,20 @@ class CausalSelfAttention(keras.layers.Layer):
             self.query_norm.build((self.head_dim,))
             self.key_norm.build((self.head_dim,))
 
-    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Tensor, positions: Tensor, lora_key: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (B, T, D).
 
         Args:
             x: (B, T, D).
             positions: (T,) or (B, T) integers; used by rotary models only.
+            lora_key: (2,) switches the dropout of adapters on.
 
         Returns:
             query (B, T, N, H), ready for the softmax, key (B, T, K, H), value (B, T, K, H).
         """
-        fused = self.qkv(x)  # (B, T, (N + 2K) H)
+        fused = self.qkv(x, lora_key)  # (B, T, (N + 2K) H)
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
         fused = ops.reshape(fused, (batch, length, n + 2 * k, self.head_dim))
@@ -119,20 +122,20 @@ class CausalSelfAttention(keras.layers.Layer):
             key = rotate(key, positions, self.rotary)
         return scaled(query), key, value
 
-    def combine(self, heads: Tensor) -> Tensor:
+    def combine(self, heads: Tensor, lora_key: Tensor | None = None) -> Tensor:
         """Heads (B, T, N, H) back to the residual stream (B, T, D)."""
         batch, length = ops.shape(heads)[0], ops.shape(heads)[1]
         flat = ops.reshape(heads, (batch, length, self.num_heads * self.head_dim))
-        return self.output_projection(flat)
+        return self.output_projection(flat, lora_key)
 
-    def call(self, x: Tensor, key: Tensor | None = None) -> Tensor:
-        """x (B, T, D) to (B, T, D); `key` switches dropout on."""
-        query, keys, values = self.project(x, ops.arange(ops.shape(x)[1]))
+    def call(self, x: Tensor, key: Tensor | None = None, lora_key: Tensor | None = None) -> Tensor:
+        """x (B, T, D) to (B, T, D); the keys switch dropout on, and that of adapters."""
+        query, keys, values = self.project(x, ops.arange(ops.shape(x)[1]), lora_key)
         drop = None
         if key is not None and self.dropout:
             drop = lambda weights: self.drop(weights, key)  # noqa: E731
         heads = backend.causal_attention(query, keys, values, self.window, drop)
-        return self.combine(heads)
+        return self.combine(heads, lora_key)
 
     def call_with_cache(
         self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor

@@ -74,13 +74,21 @@ class Block(keras.layers.Layer):
             dtype=policy,
         )
         self.mlp_drop = Dropout(config.dropout, name="mlp_dropout", dtype=policy)
+        self.lora_drop = Dropout(0.0, name="lora_dropout", dtype=policy)  # gives a key only
 
     def build(self, input_shape: Any) -> None:
         for layer in (
             self.attention_norm, self.attention, self.attention_drop,
-            self.mlp_norm, self.mlp, self.mlp_drop,
+            self.mlp_norm, self.mlp, self.mlp_drop, self.lora_drop,
         ):  # fmt: skip
             layer.build(input_shape)
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for blocks that differ in the values of their variables alone."""
+        adapters = [a.spec for x in self.linears if x.lora is not None for a in x.lora.adapters]
+        shapes = [(v.name, v.shape, v.trainable) for v in self.variables]
+        return (*shapes, *((a.rank, a.start, a.scaling) for a in adapters))
 
     @property
     def linears(self) -> list[Linear]:
@@ -93,9 +101,10 @@ class Block(keras.layers.Layer):
         forward = self.compiled_transform or self.transform
         if self.remat and key is not None:
             forward = backend.remat(forward)
-        if key is None or self.config.dropout == 0:
+        if key is None or not (self.config.dropout or self.lora_drop.rate):
             return forward(x)
-        drops = (self.attention.drop, self.attention_drop, self.mlp_drop)
+        drops = [self.attention.drop, self.attention_drop, self.mlp_drop]
+        drops += [self.lora_drop] if self.lora_drop.rate else []
         return forward(x, *(drop.layer_key(key) for drop in drops))
 
     def transform(
@@ -104,10 +113,12 @@ class Block(keras.layers.Layer):
         weights_key: Tensor = None,
         heads_key: Tensor = None,
         mlp_key: Tensor = None,
+        lora_key: Tensor = None,
     ) -> Tensor:
         """`call` as a function of tensors alone: with the key (2,) of each dropout."""
-        x = x + self.attention_drop(self.attention(self.attention_norm(x), weights_key), heads_key)
-        return x + self.mlp_drop(self.mlp(self.mlp_norm(x)), mlp_key)
+        heads = self.attention(self.attention_norm(x), weights_key, lora_key)
+        x = x + self.attention_drop(heads, heads_key)
+        return x + self.mlp_drop(self.mlp(self.mlp_norm(x), lora_key), mlp_key)
 
     def call_with_cache(
         self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor
@@ -125,6 +136,19 @@ class Block(keras.layers.Layer):
             "initializer": keras.initializers.serialize(self.initializer),
             "remat": self.remat,
         }
+
+
+def compile_blocks(blocks: list[Block], compiled: bool) -> None:
+    """Compile blocks, once for all of one structure (adapters may make them differ), or undo it."""
+    groups: dict[Any, list[Block]] = {}
+    for block in blocks:
+        block.compiled_transform = None
+        groups.setdefault(block.structure, []).append(block)
+    for alike in groups.values() if compiled else ():
+        functions = [block.transform for block in alike]
+        regions = backend.compile_regions(functions, [block.variables for block in alike])
+        for block, region in zip(alike, regions, strict=True):
+            block.compiled_transform = region
 
 
 @keras.saving.register_keras_serializable("kgpt")
@@ -167,9 +191,10 @@ class MLP(keras.layers.Layer):
             self.up.add_bias(self, hidden)
             self.down.add_bias(self, width)
 
-    def call(self, x: Tensor) -> Tensor:
-        hidden = self.up(x)  # (B, T, F), or (B, T, 2F) with a gate
-        return self.down(self.activate(hidden))  # (B, T, D)
+    def call(self, x: Tensor, lora_key: Tensor | None = None) -> Tensor:
+        """x (B, T, D) to (B, T, D); `lora_key` (2,) switches the dropout of adapters on."""
+        hidden = self.up(x, lora_key)  # (B, T, F), or (B, T, 2F) with a gate
+        return self.down(self.activate(hidden), lora_key)  # (B, T, D)
 
     def activate(self, hidden: Tensor) -> Tensor:
         if self.activation == "swiglu":

@@ -15,17 +15,16 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from kgpt import backend
 from kgpt.backend import keras_internals
-from kgpt.config import ModelConfig
+from kgpt.config import LoraConfig, ModelConfig
 from kgpt.errors import UsageError
-from kgpt.model.block import Block
+from kgpt.model.block import Block, compile_blocks
 from kgpt.model.initializers import Normal
 from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update
-from kgpt.model.layers import Dropout, DropoutKey, make_norm
+from kgpt.model.layers import Dropout, DropoutKey, make_norm, sinusoids
 from kgpt.model.linear import Embedding, FormatName, Linear, Unembedding
 from kgpt.model.loss_metric import TokenLoss
 from kgpt.model.pretrained import PretrainedModel
@@ -44,7 +43,11 @@ class GPT(PretrainedModel):
         gradient_checkpointing: recompute each block's activations in the backward pass.
         initializer: gives each weight its first value in place of noise; see `Normal`.
         weight_format: None, or for inference only "transposed" or "int8"; see `model/linear.py`.
-            Such a model can neither be trained nor saved.
+            Such a model can neither be trained nor saved; an int8 one trains adapters.
+        lora: adapters to add, as `kgpt.add_lora` does: a `LoraConfig` or its dictionary.
+
+    Attributes:
+        name_or_path: what the weights were loaded from, as it was named; None for new weights.
 
     Example:
 
@@ -62,6 +65,7 @@ class GPT(PretrainedModel):
         gradient_checkpointing: bool = False,
         initializer: Normal | None = None,
         weight_format: FormatName | None = None,
+        lora: LoraConfig | dict[str, Any] | None = None,
         name: str = "gpt",
         **kwargs: Any,
     ) -> None:
@@ -71,6 +75,8 @@ class GPT(PretrainedModel):
             raise UsageError("model.vocab_size is not known; give it, or give a data set.")
         self.seed = seed
         self.gradient_checkpointing = gradient_checkpointing
+        self.name_or_path: str | None = None
+        self.lora: LoraConfig | None = None
         self.token_loss = TokenLoss()
         policy = self.dtype_policy
         self.initializer = initializer or Normal(config.initializer_range, seed)
@@ -101,6 +107,8 @@ class GPT(PretrainedModel):
         if weight_format:
             self.convert_weights(weight_format)
         self.build((None, None))
+        if lora is not None:
+            self.apply_lora(LoraConfig.model_validate(lora))
 
     def build(self, input_shape: Any) -> None:
         if self.built:
@@ -133,7 +141,8 @@ class GPT(PretrainedModel):
     def hidden_states(self, token_ids: Tensor, training: bool = False) -> Tensor:
         """The residual stream after the final norm: (B, T) integers to (B, T, D)."""
         key = None
-        if training and (self.config.dropout or self.gradient_checkpointing):
+        lora_dropout = self.lora is not None and self.lora.dropout > 0
+        if training and (self.config.dropout or self.gradient_checkpointing or lora_dropout):
             key = self.dropout_key.draw()
         x = self.embed(token_ids, ops.arange(ops.shape(token_ids)[1]))
         if key is not None:
@@ -206,7 +215,12 @@ class GPT(PretrainedModel):
         return [linear.variable for linear in self.linears if linear.variable is not None]
 
     def convert_weights(self, weight_format: FormatName) -> None:
-        """Store the weights as "transposed" or "int8"; before building, as they are created."""
+        """Store the weights as "transposed" or "int8"; before building, as they are created.
+
+        Raises `UsageError` if the model has adapters.
+        """
+        if self.lora is not None:
+            raise UsageError("The model has adapters; merge them first, with kgpt.merge_lora.")
         if weight_format == "int8":
             self.token_embedding.convert(weight_format)
         self.head.convert(weight_format)
@@ -231,14 +245,14 @@ class GPT(PretrainedModel):
         if self._loss_takes_hidden_states:
             keras_internals.stop_loss_tracker(self)
         compiled = backend.compiles_regions(jit_compile) and not self.run_eagerly
-        functions: list[Any] = [block.transform for block in self.blocks]
-        if compiled:
-            variables = [block.variables for block in self.blocks]
-            functions = backend.compile_regions(functions, variables)
-        for block, function in zip(self.blocks, functions, strict=True):
-            block.compiled_transform = function if compiled else None
+        compile_blocks(self.blocks, compiled)
         if hasattr(self.loss, "compile"):
             self.loss.compile(compiled)
+
+    def forget_compiled(self) -> None:
+        """Undo `compile` and what `generate` compiled, after variables were added or removed."""
+        self.compiled = False
+        self.__dict__.pop("_compiled_functions", None)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a loaded model as it was saved; Keras leaves it to classes with a `compile`."""
@@ -281,8 +295,9 @@ class GPT(PretrainedModel):
     ) -> Tensor:
         if not isinstance(x, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        head = self.head.weight.variable
-        loss = self.loss.from_hidden_states(y_pred, head, y, sample_weight, training)
+        head, variable = self.head.weight.as_table(), self.head.variable
+        trainable = variable is not None and variable.trainable
+        loss = self.loss.from_hidden_states(y_pred, head, y, sample_weight, training, trainable)
         weights = ops.ones_like(y, "float32") if sample_weight is None else sample_weight
         self.token_loss.update_state(ops.stop_gradient(loss), ops.sum(weights), training)
         return loss
@@ -309,11 +324,5 @@ class GPT(PretrainedModel):
             "config": self.config.model_dump(),
             "seed": self.seed,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "lora": self.lora and self.lora.model_dump(),
         }
-
-
-def sinusoids(length: int, width: int) -> np.ndarray:
-    """(length, width): the fixed positions of the first Transformer (Vaswani et al., 2017)."""
-    half = (width + 1) // 2
-    angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half) / half)[None, :]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width].astype("float32")

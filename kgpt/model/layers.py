@@ -123,3 +123,10 @@ class DropoutKey(keras.layers.Layer):
         """The next key. No `call`: Keras has none without arguments."""
         self.count.assign(self.count.value + 1)
         return self.first + self.increment * self.count.value
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """(length, width): the fixed positions of the first Transformer (Vaswani et al., 2017)."""
+    half = (width + 1) // 2
+    angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half) / half)[None, :]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width].astype("float32")

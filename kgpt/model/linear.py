@@ -12,7 +12,7 @@ are in memory. A new format is one class with `create` and `matmul`, and an entr
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import keras
 from keras import ops
@@ -20,6 +20,9 @@ from keras import ops
 from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.model.quantization import quantize_int8
+
+if TYPE_CHECKING:
+    from kgpt.model.lora import Lora
 
 Tensor = Any
 FormatName = Literal["transposed", "int8"]
@@ -41,6 +44,15 @@ class FloatWeight:
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return backend.dense(x, ops.transpose(self.variable) if self.table else self.variable, bias)
+
+    def squared_norms(self) -> Tensor:
+        """The sum of the squares of each output's weights: (out,) float32."""
+        weight = ops.cast(ops.stop_gradient(self.variable), "float32")
+        return ops.sum(ops.square(weight), axis=1 if self.table else 0)
+
+    def as_table(self) -> Tensor:
+        """The weight of a head, (V, D)."""
+        return ops.convert_to_tensor(self.variable)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (...) of a table (V, D): (..., D)."""
@@ -78,10 +90,15 @@ class Int8Weight:
     Args:
         q: (out, in) int8.
         scale: (out,) float.
+
+    Attributes:
+        quantizes_activations: false in a model that trains adapters: each product then
+            dequantizes the weight, has a gradient for its input, and keeps nothing for it.
     """
 
     def __init__(self, q: Tensor, scale: Tensor) -> None:
         self.q, self.scale = q, scale
+        self.quantizes_activations = True
 
     @classmethod
     def create(cls, layer: keras.Layer, name: str, value: Tensor, table: bool) -> Int8Weight:
@@ -98,6 +115,8 @@ class Int8Weight:
 
         Integers are summed exactly, so a token's result does not depend on its batch.
         """
+        if not self.quantizes_activations:
+            return self._matmul_dequantized(x, bias)
         q, scale = ops.convert_to_tensor(self.q), ops.convert_to_tensor(self.scale)
         rows = ops.reshape(x, (-1, q.shape[1]))  # (M, in)
         absmax = ops.max(ops.abs(rows), axis=-1, keepdims=True)
@@ -108,10 +127,37 @@ class Int8Weight:
         out = out if bias is None else out + ops.convert_to_tensor(bias)
         return ops.reshape(out, (*ops.shape(x)[:-1], q.shape[0]))
 
+    def _matmul_dequantized(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`matmul` by the weight as float, which the backward pass dequantizes once more."""
+        q, scale = ops.convert_to_tensor(self.q), ops.convert_to_tensor(self.scale)
+
+        def product(x: Tensor) -> tuple[Tensor, Any]:
+            def pullback(upstream: Tensor) -> Tensor:
+                return backend.dense(upstream, _dequantize(q, scale, x.dtype))
+
+            return backend.dense(x, ops.transpose(_dequantize(q, scale, x.dtype))), pullback
+
+        out = backend.custom_gradient(product)(x)
+        return out if bias is None else out + ops.convert_to_tensor(bias)
+
+    def squared_norms(self) -> Tensor:
+        """The sum of the squares of each output's weights: (out,) float32."""
+        q, scale = ops.cast(self.q, "float32"), ops.cast(self.scale, "float32")
+        return ops.sum(ops.square(q), axis=1) * ops.square(scale)
+
+    def as_table(self) -> Tensor:
+        """The weight of a head as float, (V, D)."""
+        scale = ops.convert_to_tensor(self.scale)
+        return _dequantize(self.q, scale, scale.dtype)
+
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (...) of a table (V, D): (..., D)."""
         scale = ops.take(self.scale, ids, axis=0)
         return ops.cast(ops.take(self.q, ids, axis=0), scale.dtype) * scale[..., None]
+
+
+def _dequantize(q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
+    return ops.cast(q, dtype) * ops.cast(scale, dtype)[:, None]
 
 
 FORMATS: dict[str, Any] = {"transposed": TransposedWeight, "int8": Int8Weight}
@@ -143,10 +189,17 @@ class Parameter:
         self.format: FormatName | None = None
         self.weight: Any = None
         self._layer: keras.Layer | None = None
+        self.shape = (0, 0)
+
+    @property
+    def layer(self) -> keras.Layer:
+        """The layer that it belongs to."""
+        assert self._layer is not None, f"{self.name} is not built"
+        return self._layer
 
     def build(self, layer: keras.Layer, shape: tuple[int, int]) -> None:
         """Create the weight as variables of `layer`, in the format set by then."""
-        self._layer = layer
+        self._layer, self.shape = layer, shape
         if self.format is None:
             variable = layer.add_weight(name=self.name, shape=shape, initializer=self.initializer)
             self.weight = FloatWeight(variable, self.table)
@@ -158,11 +211,10 @@ class Parameter:
         """Store the weight as `to` from now on; the float variable is released."""
         self.format = to
         if isinstance(self.weight, FloatWeight):
-            assert self._layer is not None
             variable, self.weight = self.weight.variable, None
-            keras_internals.untrack_variable(self._layer, variable)
+            keras_internals.untrack_variable(self.layer, variable)
             value = ops.convert_to_tensor(variable)
-            self.weight = FORMATS[to].create(self._layer, self.name, value, self.table)
+            self.weight = FORMATS[to].create(self.layer, self.name, value, self.table)
 
     @property
     def variable(self) -> keras.Variable | None:
@@ -171,15 +223,23 @@ class Parameter:
 
 
 class Linear(Parameter):
-    """x (..., in) @ kernel (in, out) + bias (out,): (..., out)."""
+    """x (..., in) @ kernel (in, out) + bias (out,): (..., out).
+
+    Attributes:
+        lora: its adapters, None without any; see `model/lora.py`.
+    """
 
     bias: keras.Variable | None = None
+    lora: Lora | None = None
 
     def add_bias(self, layer: keras.Layer, units: int) -> None:
         """Create the bias as a variable of `layer`."""
         self.bias = layer.add_weight(name=f"{self.name}_bias", shape=(units,), initializer="zeros")
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, key: Tensor | None = None) -> Tensor:
+        """`key` (2,) switches the dropout of the adapters on."""
+        if self.lora is not None:
+            return self.lora(x, self.weight, self.bias, key)
         return self.weight.matmul(x, self.bias)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import keras
 
 from kgpt import backend
+from kgpt.config import LoraConfig
 from kgpt.errors import UsageError
 
 
@@ -27,6 +28,10 @@ class PretrainedModel(keras.Model):
         """Write a model directory; see `kgpt.checkpoints.pretrained.save_pretrained`."""
         pretrained = import_module("kgpt.checkpoints.pretrained")
         pretrained.save_pretrained(self, folder, tokenizer, **options)
+
+    def apply_lora(self, config: LoraConfig) -> None:
+        """Add adapters; see `kgpt.add_lora`."""
+        import_module("kgpt.checkpoints.adapters").apply_lora(self, config)
 
     def generate(self, token_ids: Any, **options: Any) -> Any:
         """Continue token ids (T,) or (B, T), or text; see `kgpt.generation.keras_api.generate`."""

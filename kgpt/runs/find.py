@@ -8,6 +8,7 @@ from pathlib import Path
 from kgpt.errors import RunError, UsageError
 from kgpt.runs.run import Run
 
+MODEL_FILES = ("config.json", "adapter_config.json")  # either makes a folder a model argument
 MAX_NAME_BYTES = 200  # of a run: file systems allow 255
 
 
@@ -52,10 +53,11 @@ def new_run(name: str) -> Run:
 def resolve_model(source: str) -> Path:
     """The model directory that `source` names.
 
-    It is a directory, such as a checkpoint's; a run (its best checkpoint) by name or path;
-    `run@step`, `run@best` or `run@latest`; or a pointer file such as runs/demo/checkpoints/best.
+    It is a directory, such as a checkpoint's or a PEFT adapter's; a run (its best checkpoint) by
+    name or path; `run@step`, `run@best` or `run@latest`; or a pointer file such as
+    runs/demo/checkpoints/best.
     """
-    if os.path.isfile(os.path.join(source, "config.json")):
+    if any(os.path.isfile(os.path.join(source, name)) for name in MODEL_FILES):
         return Path(source)
     name, step = _run_and_step(source)
     if not step and os.path.isdir(name) and not Run(Path(name)).exists:

@@ -70,6 +70,7 @@ class NextTokenLoss(keras.losses.Loss):
         targets: Tensor,
         weights: Tensor = None,
         training: bool = True,
+        head_trainable: bool = True,
     ) -> Tensor:
         """Scalar loss of hidden states (B, T, D) with output embeddings `head` (V, D).
 
@@ -77,6 +78,7 @@ class NextTokenLoss(keras.losses.Loss):
             targets: (B, T) token ids.
             weights: (B, T) weight of each token in the mean; None weighs all alike.
             training: also compute the gradient.
+            head_trainable: the gradient for the head too.
         """
         hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))  # (M, D)
         targets = ops.reshape(ops.cast(targets, "int32"), (-1,))  # (M,)
@@ -87,7 +89,7 @@ class NextTokenLoss(keras.losses.Loss):
         head = ops.convert_to_tensor(head)
         return linear_cross_entropy(
             hidden, head, targets, weights, self.label_smoothing, self.chunk, training,
-            self.functions,
+            self.functions, head_trainable,
         )  # fmt: skip
 
     def get_config(self) -> dict[str, Any]:
@@ -131,6 +133,7 @@ def linear_cross_entropy(
     chunk: int,
     training: bool,
     functions: ChunkFunctions | None = None,
+    head_trainable: bool = True,
 ) -> Tensor:
     """sum_i weights[i] * cross_entropy(hidden[i] @ head.T, targets[i]).
 
@@ -142,6 +145,7 @@ def linear_cross_entropy(
         chunk: rows at a time.
         training: also compute the gradient, for hidden and head.
         functions: of one chunk; None for `chunk_loss` and `chunk_gradient`.
+        head_trainable: false computes no gradient for the head.
     """
     functions = functions or ChunkFunctions(chunk_loss, chunk_gradient)
     rows = hidden.shape[0]
@@ -160,19 +164,21 @@ def linear_cross_entropy(
         total, dhidden_chunks, dhead = 0.0, [], None
         for part in bounds:
             chunk = hidden[part], table, targets[part], weights[part]
-            loss, dx, dhead = functions.gradient(*chunk, dhead, label_smoothing)
+            loss, dx, dhead = functions.gradient(*chunk, dhead, label_smoothing, head_trainable)
             dhidden_chunks.append(dx)
             total = total + loss
         dhidden = ops.concatenate(dhidden_chunks, axis=0)  # (M, D)
 
-        def pullback(upstream: Tensor) -> tuple[Tensor, Tensor]:
-            return (
-                ops.cast(dhidden * upstream, hidden.dtype),
-                ops.cast(dhead * (upstream / GRAD_SCALE), head.dtype),
-            )
+        def pullback(upstream: Tensor) -> Any:
+            dx = ops.cast(dhidden * upstream, hidden.dtype)
+            if dhead is None:
+                return dx
+            return dx, ops.cast(dhead * (upstream / GRAD_SCALE), head.dtype)
 
         return total, pullback
 
+    if not head_trainable:
+        return backend.custom_gradient(lambda hidden: loss_with_gradient(hidden, head))(hidden)
     return backend.custom_gradient(loss_with_gradient)(hidden, head)
 
 
@@ -183,11 +189,18 @@ def chunk_loss(x: Tensor, table: Tensor, y: Tensor, w: Tensor, label_smoothing: 
 
 
 def chunk_gradient(
-    x: Tensor, table: Tensor, y: Tensor, w: Tensor, dhead: Tensor | None, label_smoothing: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    table: Tensor,
+    y: Tensor,
+    w: Tensor,
+    dhead: Tensor | None,
+    label_smoothing: float,
+    head_trainable: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """`chunk_loss`, its gradient for x, and the gradient for the table added to `dhead`.
 
-    Both gradients are float32; the table's is GRAD_SCALE times as large.
+    Both gradients are float32; the table's is GRAD_SCALE times as large. It is None if the head
+    is not trainable.
     """
     logits = _logits(x, table)
     losses, logsumexp = token_losses(logits, y, label_smoothing)
@@ -197,6 +210,8 @@ def chunk_gradient(
     dlogits = ops.where(_target_mask(logits, y), dlogits - (1.0 - label_smoothing), dlogits)
     dlogits = ops.cast(dlogits, x.dtype)
     dx = ops.cast(backend.dense(dlogits, table), "float32") * w[:, None]  # (M, D)
+    if not head_trainable:
+        return ops.sum(losses * w), dx, None
     scaled = dlogits * ops.cast(w * GRAD_SCALE, x.dtype)[:, None]
     dtable = ops.cast(backend.dense(ops.transpose(scaled), x), "float32")  # (V, D)
     return ops.sum(losses * w), dx, dtable if dhead is None else dhead + dtable

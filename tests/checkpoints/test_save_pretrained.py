@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kgpt.checkpoints import pretrained
+from kgpt.checkpoints import hub
 from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.checkpoints.pretrained import (
     from_pretrained,
@@ -75,7 +75,7 @@ def test_a_hub_id_is_downloaded(model, tmp_path, monkeypatch):
     save_pretrained(model, tmp_path / "snapshot")
     requested = []
     monkeypatch.setattr(
-        pretrained, "download", lambda name: requested.append(name) or tmp_path / "snapshot"
+        hub, "download", lambda name: requested.append(name) or tmp_path / "snapshot"
     )
     np.testing.assert_array_equal(logits(from_pretrained("someone/model@main")), logits(model))
     assert requested == ["someone/model@main"]

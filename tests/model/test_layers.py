@@ -10,9 +10,8 @@ from keras import ops
 from kgpt import GPT, ModelConfig, backend
 from kgpt.model.attention import CausalSelfAttention, rotary_frequencies, rotate
 from kgpt.model.block import MLP, Block
-from kgpt.model.gpt import sinusoids
 from kgpt.model.initializers import Normal
-from kgpt.model.layers import Dropout, LayerNorm, RMSNorm
+from kgpt.model.layers import Dropout, LayerNorm, RMSNorm, sinusoids
 from tests.model import reference
 from tests.model.models import LLAMA, SMALL
 

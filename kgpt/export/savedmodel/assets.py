@@ -21,6 +21,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from kgpt.checkpoints.peft_format import base_folder
 from kgpt.config import SamplingConfig
 from kgpt.export.savedmodel.controls import default_controls
 from kgpt.export.savedmodel.signatures import ServedModel
@@ -52,8 +53,10 @@ def write_assets(folder: Path, out: Path, served: ServedModel) -> None:
     requests = extra / "requests"
     requests.mkdir(parents=True)
     for name in COPIED:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, extra / name)
+        own = folder / name
+        file = own if own.is_file() else base_folder(folder) / name
+        if file.is_file():
+            shutil.copyfile(file, extra / name)
     name = model_name(out)
     example = example_request(served, name)
     (requests / "rest.json").write_text(json.dumps(as_rest(example), indent=2) + "\n")

@@ -62,12 +62,11 @@ def write_saved_model(folder: Path, out: Path, dtype: str = "float32") -> dict[s
     import tensorflow as tf
 
     from kgpt.checkpoints.generation_config import load_sampling
-    from kgpt.checkpoints.pretrained import load_model
+    from kgpt.checkpoints.pretrained import load_model, load_tokenizer
     from kgpt.export.savedmodel.assets import write_assets
     from kgpt.export.savedmodel.signatures import ServedModel
-    from kgpt.text.tokenizer import Tokenizer
 
-    tokenizer, defaults = Tokenizer.load(folder), load_sampling(folder)
+    tokenizer, defaults = load_tokenizer(folder), load_sampling(folder)
     served = ServedModel(load_model(folder, dtype=dtype), tokenizer, defaults)
     tf.saved_model.save(served.state, str(out), served.signatures)
     write_assets(folder, out, served)
