@@ -21,7 +21,7 @@ from kgpt.generation.shapes import MIN_CACHE_LEN, shape_buckets
 from kgpt.model.gpt import GPT
 from kgpt.model.kv_cache import KVCache
 
-MAX_ROWS = 16  # prompts in one call
+MAX_BATCH_SIZE = 16  # prompts in one call
 TOKENS_PER_CALL = 256  # rows × positions, which bounds the logits that exist at once
 CHUNK_SIZES = (64, 16)  # positions of a call, where fewer are left than fit
 
@@ -75,7 +75,7 @@ class ForwardFunctions:
         """The cache; log-probabilities of `next_ids` (B, T); the best (B, T, top) and theirs."""
         hidden, cache = self.model.call_with_cache(token_ids, start, count, cache)
         logits = self.model.unembed(hidden)  # (B, T, V)
-        log_total = ops.logsumexp(logits, axis=-1)  # (B, T)
+        logsumexp = ops.logsumexp(logits, axis=-1)  # (B, T)
         chosen = ops.take_along_axis(logits, next_ids[:, :, None], axis=-1)[:, :, 0]
         if top == 1:
             best, ids = (
@@ -84,21 +84,21 @@ class ForwardFunctions:
             )
         else:
             best, ids = ops.top_k(logits, top)
-        best = best - log_total[:, :, None]
-        return cache, chosen - log_total, ops.cast(ids, "int32"), best
+        best = best - logsumexp[:, :, None]
+        return cache, chosen - logsumexp, ops.cast(ids, "int32"), best
 
 
 def run_batch(
-    model: GPT, jobs: Sequence[ForwardJob], max_rows: int, max_context: int
+    model: GPT, jobs: Sequence[ForwardJob], max_batch_size: int, max_context: int
 ) -> Iterator[None]:
     """Compute the results of jobs that are alike, one chunk of all prompts a step.
 
     Args:
-        max_rows: the batch is padded to one of a few sizes up to this.
+        max_batch_size: the batch is padded to one of a few sizes up to this.
         max_context: likewise for its KV cache.
     """
     longest = max(len(job.token_ids) for job in jobs)
-    rows = _bucket(shape_buckets(max_rows, 1, factor=4), len(jobs))
+    rows = _bucket(shape_buckets(max_batch_size, 1, factor=4), len(jobs))
     cache_len = _bucket(shape_buckets(max_context, MIN_CACHE_LEN), longest)
     cache, parts = model.new_cache(rows, cache_len), []
     total: Tensor = np.zeros((rows, model.config.hidden_dim), "float32")

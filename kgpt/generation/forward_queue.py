@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from kgpt.errors import KgptError
-from kgpt.generation.forward import MAX_ROWS, run_batch
+from kgpt.generation.forward import MAX_BATCH_SIZE, run_batch
 from kgpt.generation.forward_job import ForwardJob
 from kgpt.model.gpt import GPT
 
@@ -23,7 +23,7 @@ class ForwardQueue:
 
     def __init__(self, model: GPT, max_num_seqs: int, max_context: int):
         self.model, self.max_context = model, max_context
-        self.max_rows = min(max_num_seqs, MAX_ROWS)
+        self.max_batch_size = min(max_num_seqs, MAX_BATCH_SIZE)
         self.waiting: deque[ForwardJob] = deque()
         self.running: list[ForwardJob] = []
         self._chunks: Iterator[None] | None = None
@@ -61,10 +61,12 @@ class ForwardQueue:
         first = self.waiting[0]
         alike = [job for job in self.waiting if job.is_like(first)]
         alike.sort(key=lambda job: abs(len(job.token_ids) - len(first.token_ids)))
-        self.running = alike[: self.max_rows]
+        self.running = alike[: self.max_batch_size]
         for job in self.running:
             self.waiting.remove(job)
-        self._chunks = run_batch(self.model, list(self.running), self.max_rows, self.max_context)
+        self._chunks = run_batch(
+            self.model, list(self.running), self.max_batch_size, self.max_context
+        )
 
     def _drop_interrupted(self) -> None:
         now = time.monotonic()
