@@ -1,0 +1,121 @@
+"""lm-evaluation-harness, as it is, against `kgpt serve`: its numbers are those of the model.
+
+The harness finds the server's tokenizer endpoints by itself, so nothing is downloaded.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.serving.harness import eventually
+from tests.tiny import write_tiny_model
+
+pytest.importorskip("lm_eval")
+pytestmark = [pytest.mark.backend, pytest.mark.proof]
+CONTEXT = 128
+QUESTIONS = [
+    {"question": "Where is the boat?", "choices": [" far over the sea", " at home", " naïve 🙂"]},
+    {"question": "Who went?", "choices": [" a", " the little boat that went far", " I"]},
+    {"question": "", "choices": [" yes", " no", " perhaps"]},
+]
+CHOICE = """
+task: tiny_choice
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: 0
+target_delimiter: ""
+metric_list: [{metric: acc}]
+"""
+GENERATION = """
+task: tiny_generation
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "Q: {{question}} A:"
+doc_to_target: "{{choices[0]}}"
+generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 12, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(
+        tmp_path_factory.mktemp("model") / "tiny", max_length=CONTEXT, noise=0.2
+    )
+
+
+@pytest.fixture(scope="module")
+def url(model):
+    command = [sys.executable, "-m", "kgpt", "serve", "--model", str(model), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        url = child.stdout.readline().strip().split(" on ")[-1]
+        eventually(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 200, 300)
+        yield url
+        child.terminate()
+
+
+@pytest.fixture(scope="module")
+def samples(url, tmp_path_factory):
+    """What the harness logged of each task, in the order of QUESTIONS."""
+    folder = tmp_path_factory.mktemp("lm_eval")
+    data = folder / "data.jsonl"
+    data.write_text("\n".join(map(json.dumps, QUESTIONS)), encoding="utf-8")
+    for name, task in (("tiny_choice", CHOICE), ("tiny_generation", GENERATION)):
+        (folder / f"{name}.yaml").write_text(task.replace("DATA", str(data)), encoding="utf-8")
+    model_args = f"model=tiny,base_url={url}/v1/completions,max_length={CONTEXT}"
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "local-completions"),
+        *("--model_args", model_args, "--batch_size", "4", "--log_samples"),
+        *("--tasks", "tiny_choice,tiny_generation", "--include_path", str(folder)),
+        *("--output_path", str(folder / "out")),
+    ]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    done = subprocess.run(
+        command, env=os.environ | offline, capture_output=True, text=True, timeout=280, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for path in folder.rglob("samples_*.jsonl"):
+        logged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found["choice" if "choice" in path.name else "generation"] = sorted(
+            logged, key=lambda sample: sample["doc_id"]
+        )
+    return found
+
+
+def test_loglikelihoods_are_those_of_the_model(model, samples):
+    from kgpt import GPT, backend
+
+    gpt = GPT.from_pretrained(model)
+    assert len(samples["choice"]) == len(QUESTIONS)
+    for question, sample in zip(QUESTIONS, samples["choice"], strict=True):
+        context = list(question["question"].encode()) or [256]  # <|endoftext|> before nothing
+        for choice, (logged, *_) in zip(question["choices"], sample["resps"], strict=True):
+            answer = list(choice.encode())
+            ids = np.array([[*context, *answer]], "int32")
+            logits = backend.to_host(gpt(ids))[0].astype("float64")[len(context) - 1 : -1]
+            logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            expected = logprobs[np.arange(len(answer)), answer].sum()
+            is_greedy = (logits.argmax(-1) == answer).all()
+            assert float(logged[0]) == pytest.approx(expected, abs=1e-3)
+            assert str(logged[1]) == str(bool(is_greedy))
+
+
+def test_generated_texts_are_those_of_the_model(url, samples):
+    assert len(samples["generation"]) == len(QUESTIONS)
+    for question, sample in zip(QUESTIONS, samples["generation"], strict=True):
+        ask = {"prompt": f"Q: {question['question']} A:", "max_tokens": 12, "temperature": 0}
+        stop = ["\n\n", "<|endoftext|>"]
+        answer = httpx.post(f"{url}/v1/completions", json=ask | {"stop": stop}, timeout=60).json()
+        assert sample["resps"] == [[answer["choices"][0]["text"]]]
