@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import threading
 
 import httpx
@@ -48,6 +49,15 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(serve):
     running.thread.join(60)
     assert not running.thread.is_alive()
     assert str(running.state.failure) == "The weights are damaged."
+
+
+def test_no_part_of_a_response_waits_for_an_acknowledgement(serve):
+    running = serve()
+    with running.client() as http:
+        http.get("/health")
+        (connection,) = running.server.server_state.connections
+        link = connection.transport.get_extra_info("socket")
+        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("stream", [True, False])
