@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from kgpt.cli import options
@@ -57,6 +58,8 @@ class TerminalChat:
 
     def __init__(self, engine: Any, state: ChatState):
         self.engine, self.state = engine, state
+        self.left_out = 0  # messages that the last prompt had no room for
+        self.draft = ""  # a message to edit in the next line
         self.interactive = sys.stdin.isatty()
         if self.interactive:
             with contextlib.suppress(ImportError):
@@ -83,7 +86,9 @@ class TerminalChat:
 
     def _line(self) -> str:
         prompt = "> " if self.interactive else ""
-        parts = [input(prompt)]
+        with prefilled(self.draft if self.interactive else ""):
+            self.draft = ""
+            parts = [input(prompt)]
         while parts[-1].endswith("\\"):
             parts[-1] = parts[-1][:-1]
             parts.append(input("... " if self.interactive else ""))
@@ -93,7 +98,7 @@ class TerminalChat:
         """Stream the answer and add it to the chat, also if it was interrupted."""
         from kgpt.generation.completion import check_chunk
 
-        ids = self.engine.chat_prompt(self.state.prompt())
+        ids = self._prompt_ids()
         texts: list[str] = []
         chunks = self.engine.stream(ids, self.state.sampling)
         try:
@@ -107,5 +112,41 @@ class TerminalChat:
         print()
         self.state.add("assistant", "".join(texts))
 
+    def _prompt_ids(self) -> list[int]:
+        """The prompt, without the oldest turns where all of them leave no room for an answer.
+
+        A message that is too long by itself is taken back, to be edited.
+        """
+        from kgpt.generation.context_shift import encode_chat, longest_prompt
+
+        engine, messages = self.engine, self.state.prompt()
+        longest = longest_prompt(engine.max_context, self.state.sampling.max_tokens)
+        ids, left_out = encode_chat(engine.chat_template, messages, longest)
+        if len(ids) >= engine.max_context:
+            self.draft = self.state.messages.pop()["content"]
+            raise UsageError(
+                f"The message has {len(ids)} tokens with the system prompt, but the model's "
+                f"context is {engine.max_context} with the answer; shorten one of them."
+            )
+        if left_out > self.left_out:
+            self._say(f"The {left_out} oldest messages exceed the model's context; left out.")
+        self.left_out = left_out
+        return list(ids)
+
     def _say(self, text: str) -> None:
         print(for_output(text), file=sys.stdout if self.interactive else sys.stderr)
+
+
+@contextlib.contextmanager
+def prefilled(text: str) -> Iterator[None]:
+    """`input` begins with `text`, to be edited, where there is readline."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    readline.set_startup_hook((lambda: readline.insert_text(text)) if text else None)
+    try:
+        yield
+    finally:
+        readline.set_startup_hook(None)

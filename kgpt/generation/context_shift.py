@@ -18,6 +18,11 @@ def tokens_kept(config: ModelConfig, max_context: int) -> int:
     return max_context if config.position == "rotary" else max(1, config.max_length // 2)
 
 
+def longest_prompt(max_context: int, max_tokens: int) -> int:
+    """Tokens of the longest prompt that leaves room for `max_tokens`, up to half of the context."""
+    return max_context - max(1, min(max_tokens, max_context // 2))
+
+
 def encode_chat(
     chat_template: Chat,
     messages: list[dict[str, Any]],

@@ -16,7 +16,7 @@ from annotated_types import MaxLen
 import kgpt
 from kgpt.config import SamplingConfig, ServeConfig, StructuredOutputConfig
 from kgpt.errors import UsageError
-from kgpt.generation.context_shift import encode_chat
+from kgpt.generation.context_shift import encode_chat, longest_prompt
 from kgpt.serving.errors import APIError
 from kgpt.serving.filters import FilterFactory, load_filters
 from kgpt.serving.metrics import Metrics
@@ -184,8 +184,7 @@ class ServerState:
 
     def _longest_prompt(self, room: int) -> int:
         """Tokens of the longest prompt that leaves `room`, up to half of the context."""
-        context = self.generator.max_context
-        return context - max(1, min(room, context // 2))
+        return longest_prompt(self.generator.max_context, room)
 
     async def truncate_chat(
         self,

@@ -15,22 +15,33 @@ TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "He
 
 
 class Echo:
-    """An engine whose answer is the last message in capitals, character by character."""
+    """An engine whose answer is the last message in capitals, character by character.
 
-    def chat_prompt(self, messages):
-        return [message["content"] for message in messages]
+    A character is a token, and the end of a message is one.
+    """
+
+    max_context = 100
+
+    def __init__(self):
+        self.chat_template = self
+        self.prompts = []
+
+    def encode(self, messages, add_generation_prompt=False, continue_final_message=False):
+        return list("".join(f"{message['content']}|" for message in messages)), []
 
     def stream(self, ids, sampling):
-        if ids[-1] == "fail":
+        self.prompts.append("".join(ids))
+        last = self.prompts[-1].split("|")[-2]
+        if last == "fail":
             yield GenerationChunk("FA", finish_reason="error", error="The model is gone.")
-        yield from map(GenerationChunk, ids[-1].upper())
+        yield from map(GenerationChunk, last.upper())
 
 
-def converse(monkeypatch, capsys, *lines, state=None):
+def converse(monkeypatch, capsys, *lines, state=None, engine=None):
     """What `kgpt chat` prints for lines of piped input, and what it prints as errors."""
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
     state = state or ChatState(SamplingConfig())
-    TerminalChat(Echo(), state).run()
+    TerminalChat(engine or Echo(), state).run()
     return state, *capsys.readouterr()
 
 
@@ -69,6 +80,34 @@ def test_an_error_of_the_engine_is_a_sentence_and_the_chat_goes_on(monkeypatch, 
         "kgpt: There is no command /nonsense; /help lists the commands.",
     ]
     assert out.endswith("FINE\n")
+
+
+def test_a_conversation_goes_on_beyond_the_context(monkeypatch, capsys):
+    """The oldest turns are left out whole, the system prompt is kept, and it says how many."""
+    engine, state = Echo(), ChatState(SamplingConfig(max_tokens=20), system="Be brief.")
+    lines = [f"question {i}" for i in range(6)]
+    state, out, err = converse(monkeypatch, capsys, *lines, state=state, engine=engine)
+    assert out.splitlines() == [line.upper() for line in lines]
+    assert len(state.messages) == 12  # nothing is lost from the conversation
+    for prompt in engine.prompts:
+        parts = prompt.split("|")[:-1]
+        assert parts[0] == "Be brief." and len(prompt) <= 80
+        assert parts[1::2] == lines[lines.index(parts[1]) :][: len(parts) // 2]
+    assert err.splitlines() == [
+        f"The {count} oldest messages exceed the model's context; left out." for count in (2, 4, 6)
+    ]
+
+
+def test_a_message_longer_than_the_context_is_taken_back(monkeypatch, capsys):
+    state = ChatState(SamplingConfig())
+    state, out, err = converse(monkeypatch, capsys, "hello", "x" * 120, "fine", state=state)
+    assert out == "HELLO\nFINE\n" and [m["content"] for m in state.messages][2] == "fine"
+    assert "The message has 121 tokens with the system prompt, but the model's context is" in err
+    chat = TerminalChat(Echo(), state)
+    state.add("user", "y" * 120)
+    with pytest.raises(UsageError, match="context is 100"):
+        chat._answer()
+    assert chat.draft == "y" * 120 and len(state.messages) == 4
 
 
 def test_retry_answers_the_last_question_again(monkeypatch, capsys):
