@@ -18,6 +18,7 @@ from kgpt.config import options as config_options
 from kgpt.config import presets, sentence
 from kgpt.errors import KgptError, OutOfMemoryError
 from kgpt.out_of_memory import out_of_memory_as_kgpt
+from kgpt.text.terminal_text import printable
 
 
 def _options_help() -> str:
@@ -151,5 +152,5 @@ def _exit_at_once(code: int) -> None:
 def _failed(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"kgpt: {message}", file=sys.stderr)
+    print(f"kgpt: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
     return code

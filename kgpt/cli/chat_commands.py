@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kgpt.config import SamplingConfig, did_you_mean
+from kgpt.config import SamplingConfig, did_you_mean, parse_yaml
 from kgpt.conversations import Message, parse_messages
 from kgpt.errors import UsageError
 from kgpt.files import os_errors_as_kgpt, write_text
@@ -82,7 +80,10 @@ def _set(chat: ChatState, rest: str, say: Any) -> None:
         for name, value in chat.sampling.model_dump().items():
             say(f"{name:20} {value}")
         return
-    values = chat.sampling.model_dump() | {key: yaml.safe_load(value) if value else None}
+    try:
+        values = chat.sampling.model_dump() | {key: parse_yaml(value) if value else None}
+    except ValueError:
+        raise UsageError(f"{value} cannot be parsed; quote it, as in YAML.") from None
     chat.sampling = SamplingConfig.parse(values)
     say(f"{key} is {getattr(chat.sampling, key)}.")
 

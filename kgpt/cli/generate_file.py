@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kgpt.cli.streams import read_standard_input
 from kgpt.config import SamplingConfig
+from kgpt.conversations import text_of
 from kgpt.errors import DataError, UsageError
 from kgpt.files import describe_damage, is_lfs_pointer, os_errors_as_kgpt, write_json
 from kgpt.generation.generator import TextGenerator
@@ -129,21 +131,25 @@ def read_prompts(source: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source} cannot be read: {error}.") from None
     prompts = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in enumerate(text.split("\n"), 1):  # a JSON string may hold U+2028
         if line.startswith("{"):
-            try:
-                prompts.append(str(json.loads(line)["prompt"]))
-            except (ValueError, KeyError, TypeError):
-                raise DataError(
-                    f"Line {number} of {source} is not a JSON object with a prompt."
-                ) from None
-        else:
-            prompts.append(line)
+            prompts.append(_prompt_of(line, f"Line {number} of {source}"))
+        elif line.strip():
+            prompts.append(line.removesuffix("\r"))
     if not prompts:
         raise DataError(f"{source} has no prompts.")
     return prompts
+
+
+def _prompt_of(line: str, where: str) -> str:
+    """The "prompt" of a JSON object: text, or a list of text parts."""
+    try:
+        prompt = json.loads(line)["prompt"]
+        if prompt is not None:
+            return text_of(prompt)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise DataError(f'{where} is not a JSON object whose "prompt" is text.')
 
 
 def _num_completed(target: Path, prompts: list[str]) -> int:
@@ -151,7 +157,7 @@ def _num_completed(target: Path, prompts: list[str]) -> int:
     if not target.is_file():
         return 0
     complete: list[str] = []
-    for line in target.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in io.StringIO(target.read_text(encoding="utf-8")):
         try:
             prompt = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError):

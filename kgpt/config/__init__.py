@@ -7,7 +7,7 @@ from them, so an invalid value gives the same error everywhere. What only one co
 an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
 """
 
-from kgpt.config.loading import Config, preset_path, presets, read_yaml
+from kgpt.config.loading import Config, parse_yaml, preset_path, presets, read_yaml
 from kgpt.config.lora import LoraConfig
 from kgpt.config.memory import MEMORY_FRACTION, default_loss_chunk, memory_fraction
 from kgpt.config.model import ModelConfig, RopeScaling
@@ -43,6 +43,7 @@ __all__ = [
     "memory_fraction",
     "options",
     "parse_overrides",
+    "parse_yaml",
     "preset_path",
     "presets",
     "read_yaml",

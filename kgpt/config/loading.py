@@ -77,6 +77,14 @@ def preset_path(source: str) -> Path | None:
     )
 
 
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; a `ValueError` of one line if it is invalid."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
 def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
     """The keys of a YAML file, not yet validated.
 
@@ -84,10 +92,9 @@ def read_yaml(path: Path, sections: bool = True) -> dict[str, Any]:
     get their current names.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise UsageError(f"{path} is not a valid YAML file: {reason}.") from None
+        values = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not a valid YAML file: {error}.") from None
     if is_lfs_pointer(path):
         raise UsageError(describe_damage(path, ""))
     if not isinstance(values, dict):

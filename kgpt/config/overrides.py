@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, get_origin
 
-import yaml
 from pydantic.fields import FieldInfo
 
-from kgpt.config.loading import Config
+from kgpt.config.loading import Config, parse_yaml
 from kgpt.config.model import RopeScaling
 from kgpt.config.section import did_you_mean
 from kgpt.errors import UsageError
@@ -63,6 +62,6 @@ def _typed(value: str, field: FieldInfo) -> Any:
     if kind not in (list, dict) and field.annotation != RopeScaling | None:
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return parse_yaml(value)
+    except ValueError:
         raise UsageError(f"{value} cannot be parsed; quote it as one argument, in YAML.") from None

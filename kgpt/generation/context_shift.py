@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kgpt.config import ModelConfig
@@ -25,7 +26,7 @@ def longest_prompt(max_context: int, max_tokens: int) -> int:
 
 def encode_chat(
     chat_template: Chat,
-    messages: list[dict[str, Any]],
+    messages: Sequence[Mapping[str, Any]],
     max_tokens: int,
     unfinished: bool = False,
     **template: Any,
@@ -38,7 +39,7 @@ def encode_chat(
     `template` is passed to `Chat.encode`: its `tools` and `variables`.
     """
     system = [message for message in messages[:1] if message["role"] == "system"]
-    turns = messages[len(system) :]
+    turns = list(messages[len(system) :])
 
     def encode(first: int) -> list[int]:
         prompt = system + turns[first:]

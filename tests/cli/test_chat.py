@@ -125,6 +125,8 @@ def test_options_are_set_in_every_usual_spelling(line):
 
 def test_a_bad_option_changes_nothing():
     state = state_of()
+    with pytest.raises(UsageError, match="cannot be parsed"):
+        command(state, "/set stop [")
     with pytest.raises(UsageError, match="temperature"):
         command(state, "/set temperature -3")
     with pytest.raises(UsageError, match="temperature"):

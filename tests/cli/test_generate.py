@@ -186,3 +186,30 @@ def test_texts_follow_the_structure_asked_for(engine, name, tmp_path):
 def test_a_structure_that_cannot_be_followed_is_refused(engine, flags, words):
     code, output, errors = run(engine, ["--prompt", "x", *flags])
     assert (code, output) == (2, "") and words in " ".join(errors.split())
+
+
+PARTS = '{"prompt": [{"type": "text", "text": "c"}]}'
+LINES = f'{{"prompt": "a\u2028b"}}\r\n\n{PARTS}\n plain\u2028text\r\n'
+
+
+def test_a_line_ends_at_a_line_feed_only(tmp_path):
+    from kgpt.cli.generate_file import _num_completed, read_prompts
+
+    file = tmp_path / "a.jsonl"
+    file.write_text(LINES, encoding="utf-8", newline="")
+    prompts = ["a\u2028b", "c", " plain\u2028text"]
+    assert read_prompts(str(file)) == prompts
+    done = "".join(json.dumps({"prompt": p}, ensure_ascii=False) + "\n" for p in prompts)
+    file.write_text(done + '{"prompt": "half', encoding="utf-8")
+    assert _num_completed(file, [*prompts, "half"]) == 3
+    assert file.read_text(encoding="utf-8") == done
+
+
+@pytest.mark.parametrize("line", ['{"prompt": null}', '{"prompt": 3}', "{", '{"text": "a"}', "{}"])
+def test_a_prompt_that_is_no_text_is_refused(tmp_path, line):
+    from kgpt.cli.generate_file import read_prompts
+    from kgpt.errors import DataError
+
+    (tmp_path / "a.jsonl").write_text("one\n" + line)
+    with pytest.raises(DataError, match="Line 2 of .* is not a JSON object whose"):
+        read_prompts(str(tmp_path / "a.jsonl"))

@@ -227,6 +227,11 @@ def test_debug_shows_the_traceback_and_still_the_sentence(place, capsys):
     assert error.splitlines()[-1].startswith("kgpt: There is no data set")
 
 
+def test_a_sentence_is_one_line_without_control_characters(capsys):
+    _, _, error = kgpt(capsys, "data", "show", "a\nb\x1b[2J")
+    assert error.startswith("kgpt: There is no data set in a b␛[2J; ") and error.count("\n") == 1
+
+
 def test_a_defect_is_one_line_that_says_so(monkeypatch, capsys):
     def broken(*arguments):
         raise RuntimeError("wires crossed")
