@@ -80,12 +80,13 @@ def test_a_row_after_a_half_written_one_is_whole_even_without_resuming(run):
         ("failed", 1, None, False),
         ("stopped", 1, None, False),
         ("compiling", DEAD, None, False),
-        ("compiling", os.getpid(), None, True),
+        ("compiling", "this", None, True),
         ("failed", 1, "metrics", True),
         ("failed", 1, "checkpoint", True),
     ],
 )
 def test_a_run_that_made_no_step_does_not_keep_its_name(run, state, pid, begun, taken):
+    pid = os.getpid() if pid == "this" else pid
     run.write_status(RunStatus(state=state, pid=pid, host=socket.gethostname()))
     if begun == "metrics":
         run.append("metrics", {"step": 1})
