@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kgpt.generation.completion import Completion as Completion
     from kgpt.generation.generator import TextGenerator as TextGenerator
     from kgpt.generation.load import load as load
+    from kgpt.generation.scoring import ScoredPrompt as ScoredPrompt
     from kgpt.model.gpt import GPT as GPT
     from kgpt.protocol import GenerationChunk as GenerationChunk
     from kgpt.text.tokenizer import Tokenizer as Tokenizer
@@ -59,6 +60,7 @@ _MODULES = {
     "kgpt.generation.completion": ("Completion",),
     "kgpt.generation.generator": ("TextGenerator",),
     "kgpt.generation.load": ("load",),
+    "kgpt.generation.scoring": ("ScoredPrompt",),
     "kgpt.model.gpt": ("GPT",),
     "kgpt.protocol": ("GenerationChunk",),
     "kgpt.text.tokenizer": ("Tokenizer",),

@@ -57,7 +57,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(model):
-    command = [sys.executable, "-m", "kgpt", "serve", "--model", str(model), "--port", "0"]
+    command = [
+        *(sys.executable, "-m", "kgpt", "serve", "--model", str(model), "--port", "0"),
+        *("--max-num-seqs", "2"),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         url = child.stdout.readline().strip().split(" on ")[-1]
         eventually(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 200, 300)

@@ -24,9 +24,11 @@ def reference(kind, ids):
 
 
 @pytest.fixture
-def engine(kind):
+def engine(kind, monkeypatch):
+    from kgpt.generation import forward
     from kgpt.generation.engine import Engine
 
+    monkeypatch.setattr(forward, "TOKENS_PER_CALL", 64)  # so four prompts take several calls
     engine = Engine(model_of(kind), max_num_seqs=4, max_queue=16)
     yield engine
     engine.close()
@@ -49,6 +51,15 @@ def test_logprobs_of_prompts_are_those_of_an_uncached_pass(kind, engine, top):
         np.testing.assert_allclose(result.top_logprobs, best, atol=2e-4)
         of_ids = np.take_along_axis(expected, result.top_ids.astype("int64"), -1)
         np.testing.assert_allclose(of_ids, best, atol=2e-4)
+
+
+def test_a_call_is_bounded_and_no_longer_than_what_is_left():
+    from kgpt.generation.forward import _chunk_size
+
+    shapes = {(1, 900): 256, (1, 60): 64, (1, 5): 16, (4, 900): 64, (8, 900): 32, (8, 20): 32,
+              (8, 10): 16, (16, 900): 16}  # fmt: skip
+    assert {shape: _chunk_size(*shape, 1024) for shape in shapes} == shapes
+    assert _chunk_size(1, 900, 100) == 100
 
 
 @pytest.mark.parametrize("kind", ["gpt2"])
