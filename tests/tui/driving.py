@@ -15,9 +15,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
 from kgpt_tui.app import KgptApp, Options
+from kgpt_tui.shared import ordered_input
 
 SIZES = [(40, 12), (80, 24), (120, 40)]
-WAIT_TIMEOUT_S = 30.0  # generous, for a busy machine; a true condition is seen at once
+WAIT_TIMEOUT_S = 180.0  # generous, for a busy machine; a true condition is seen at once
 
 
 def drive(
@@ -32,7 +33,8 @@ def drive(
     async def go() -> None:
         app = KgptApp(Options(settings=folder / "tui.json", data=folder / "chats", **options))
         app.animation_level = "none"
-        with still_cursor(Input), still_cursor(TextArea):
+        patient = patch.object(ordered_input, "TIMEOUT_S", WAIT_TIMEOUT_S)
+        with still_cursor(Input), still_cursor(TextArea), patient:
             async with app.run_test(size=size) as pilot:
                 if theme:
                     app.theme = theme

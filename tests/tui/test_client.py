@@ -215,7 +215,7 @@ def test_an_app_that_is_killed_takes_its_server_along(tmp_path):
     pid = int(app.stdout.readline())
     app.kill()
     app.wait()
-    for _ in range(200):
+    for _ in range(2000):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

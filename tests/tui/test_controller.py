@@ -68,7 +68,7 @@ def connected(script: Script, **options: Any) -> None:
         controller = ChatController(Store(None), listener)
         async with FakeServer(**options) as fake:
             controller.connection.connect(fake.address)
-            await asyncio.wait_for(listener.connected.wait(), 30)
+            await asyncio.wait_for(listener.connected.wait(), 180)
             await script(controller, listener, fake)
             controller.stop()
             await controller.new()

@@ -132,10 +132,8 @@ def test_progress_is_parsed_from_the_childs_bar():
 
     seen = []
     bar = """if True:
-        import time
         for n in (10, 55):
             print(f"tokenizer \\x1b[31m━━━\\x1b[0m {n}%", end="\\r", flush=True)
-            time.sleep(0.6)
     """
     asyncio.run(DataPreparation([sys.executable, "-c", bar]).wait(seen.append))
     assert seen[-1] == "training a tokenizer, 55%"

@@ -1,4 +1,4 @@
-"""The whole app under random keys, resizes, dialogs and a slow server that fails.
+"""The whole app under random keys, pastes, resizes, dialogs, failing servers and killed engines.
 
 Nothing is raised, and what was typed into a chat is sent, kept as its draft, or in the composer.
 """
@@ -34,7 +34,7 @@ from tests.tui.fake_trainer import make_run
 
 CHARACTERS = [*"abcdeghijklmnoprstuvxyzGHLM123/?"]
 KEYS = [
-    *CHARACTERS, *(f"f{n}" for n in (1, 2, 3, 4, 5, 10)), "enter", "escape", "tab", "shift+tab",
+    *CHARACTERS, *(f"f{n}" for n in (1, 2, 3, 4, 5, 6, 10)), "enter", "escape", "tab", "shift+tab",
     *("left", "right", "shift+left", "shift+right", "home", "end", "pageup", "pagedown", "space"),
     *(f"ctrl+{letter}" for letter in "bfglnprsty"), "ctrl+j",
 ]  # fmt: skip
@@ -70,6 +70,8 @@ class Typist:
         elif chance < 0.04:
             self.fake.fault = self.random.choice(FAULTS)
             self.log.append(f"fault {self.fake.fault!r}")
+        elif chance < 0.045:
+            self.kill_engine()
         elif self.composer is None:
             await self.burst(self.random.choice(KEYS + IN_LISTS))
         elif chance < 0.15 and not self.composer.text:
@@ -87,7 +89,19 @@ class Typist:
     async def type_word(self) -> None:
         word = f"word{len(self.words)}."
         self.words.append(word)
+        if self.random.random() < 0.2:
+            self.log.append(f"paste {word}")
+            self.app.post_message(events.Paste(word))
+            await self.burst(self.random.choice(["enter", "ctrl+n", "f4"]))
+            return
         await self.burst(*word, *self.random.choice([(), ("enter",), ("ctrl+n",), ("f4",)]))
+
+    def kill_engine(self) -> None:
+        """End the engine that the app has started, if any."""
+        process = self.app.get_screen_stack("chat")[0].controller.connection.server._process
+        if process is not None and process.returncode is None:
+            self.log.append("kill")
+            process.kill()
 
     async def resize(self) -> None:
         width, height = self.random.choice(SIZES)

@@ -51,18 +51,21 @@ class DataPreparation:
         """
         try:
             while self._process.poll() is None:
-                self._read()
-                if found := _BAR.findall(self._text):
-                    name, percent = found[-1]
-                    on_progress(f"{STAGES.get(name, name)}, {percent}%")
+                self._report(on_progress)
                 await asyncio.sleep(POLL_S)
-            self._read()
+            self._report(on_progress)
         finally:
             self.cancel()
         if self._process.returncode:
             lines = [line.strip() for line in self._text.splitlines() if line.strip()]
             message = " ".join(lines[-3:]).rpartition("kgpt: ")[2] if lines else ""
             raise PreparationError(message or f"It ended with code {self._process.returncode}.")
+
+    def _report(self, on_progress: Callable[[str], None]) -> None:
+        self._read()
+        if found := _BAR.findall(self._text):
+            name, percent = found[-1]
+            on_progress(f"{STAGES.get(name, name)}, {percent}%")
 
     def cancel(self) -> None:
         """Terminate the child if it is running, and close its terminal."""
