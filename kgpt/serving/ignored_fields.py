@@ -33,13 +33,13 @@ current_request: ContextVar[RequestFields] = ContextVar("current_request")
 
 
 def header_value(paths: Sequence[str]) -> str:
-    """The paths as a comma-separated list in ASCII, percent-encoded.
+    """The paths as a comma-separated list in ASCII, percent-encoded; an empty name is "".
 
     >>> header_value(["user", "messages.0.größe"])
     'user, messages.0.gr%C3%B6%C3%9Fe'
     """
     names = [
-        quote(path[:MAX_NAME_LENGTH], safe="", errors="replace")[: 3 * MAX_NAME_LENGTH]
+        quote(path[:MAX_NAME_LENGTH], safe="", errors="replace")[: 3 * MAX_NAME_LENGTH] or '""'
         for path in paths[:MAX_NAMES]
     ]
     return ", ".join(names + ["..."] * (len(paths) > MAX_NAMES))

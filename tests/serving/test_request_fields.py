@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kgpt.config import SamplingConfig
+from kgpt.serving.body import field_names, known_fields
 from tests.serving.fakes import FakeGenerator
 from tests.serving.harness import start
 from tests.serving.request_fields import APIS, MESSAGE, OLLAMA_OPTIONS, OTHER_NAMES
@@ -178,3 +179,22 @@ def test_every_key_of_a_message_too(limited, drawn, role, content):
     for index, part in enumerate(content if isinstance(content, list) else []):
         assert part.get("type", "text") == "text"
         assert ("cache_control" in part) == (f"content.{index}.cache_control" in ignored)
+
+
+def is_unknown(name):
+    return name not in known_fields() | field_names()
+
+
+@FREE
+@given(st.dictionaries(st.text(max_size=9).filter(is_unknown), JUNK, max_size=4))
+def test_fields_of_any_name_are_named(limited, unknown):
+    answer = limited.http.post("/api/gpt/generate", json={"prompt": "a", "config": unknown})
+    sent = [name for name, value in unknown.items() if value is not None]
+    assert answer.status_code == 200, answer.text
+    named = answer.headers["x-kgpt-ignored"].split(", ") if sent else []
+    assert [unquote(name) for name in named] == [f"config.{name}" for name in sent]
+
+
+def test_an_empty_name_is_named(limited):
+    answer = limited.http.post("/v1/completions", json={"prompt": "a", "user": "me", "": 1})
+    assert answer.headers["x-kgpt-ignored"] == 'user, ""'
