@@ -30,6 +30,7 @@ from kgpt.runs import resolve_model
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
+KERAS_PAGE = ROOT / "docs" / "guides" / "keras.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TINY = shlex.split(
     "--train.max-steps 2 --train.eval-every 2 --train.sample-every 0 --train.warmup-steps 0 "
@@ -206,10 +207,17 @@ def with_data(words: list[str]) -> list[str]:
     return words if given else [*words, "--data", "data/tinyworld"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != KERAS_PAGE], ids=lambda page: page.stem
+)
 def test_the_scripts_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of a page, one after the other in one namespace."""
     monkeypatch.setenv("KGPT_RUNS", str(sandbox / "runs"))
+    run_scripts(page)
+
+
+def run_scripts(page: Path) -> None:
+    """Execute the Python blocks of a page, on models that are smaller than the page says."""
     namespace: dict[str, Any] = {}
     for number, script in enumerate(blocks(page, "python")):
         for there, here in {
@@ -222,6 +230,15 @@ def test_the_scripts_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyPa
         with openai_server(script) as text:
             code = compile(text, f"{page.name}[{number}]", "exec", dont_inherit=True)
             exec(code, namespace)
+
+
+@pytest.mark.backend
+def test_the_road_from_fit_to_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("Once upon a time it was Monday.\n\n" * 200)
+    kgpt("data prepare book.txt --out data/book --vocab-size 300 --quiet")
+    run_scripts(KERAS_PAGE)
+    assert (tmp_path / "book-model" / "model.safetensors").is_file()
 
 
 class openai_server:
