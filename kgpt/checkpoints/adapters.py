@@ -10,6 +10,7 @@ kgpt.save_adapter(model, "my-adapter")     # a folder of PEFT; or kgpt.merge_lor
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,16 @@ from kgpt.checkpoints.lora_modules import (
     target_names,
 )
 from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, PeftAdapter, is_adapter, write_adapter
-from kgpt.config import LoraConfig
-from kgpt.errors import UsageError
+from kgpt.checkpoints.pretrained import write_tokenizer
+from kgpt.config import LoraConfig, ModelConfig
+from kgpt.errors import CheckpointError, UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
 from kgpt.model.gpt import GPT
 from kgpt.model.linear import FloatWeight
 from kgpt.model.lora import Adapter, AdapterSpec, attach_adapters, detach_adapters
 from kgpt.text.tokenizer import Tokenizer
 
+PARTS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 SUFFIXES = (".json", ".jinja", ".md", ".safetensors", ".txt")
 
 
@@ -117,7 +120,7 @@ def merge_lora(model: GPT) -> None:
         UsageError: it has no adapters, or its weights are int8: `kgpt merge` merges such an
             adapter into the weights that it was quantized from.
     """
-    adapters = _adapters(model)
+    _adapters(model)
     if any(not isinstance(linear.weight, FloatWeight) for linear in model.linears):
         raise UsageError(
             "The weights are int8; save the adapter, and merge it with `kgpt merge` into the model "
@@ -135,7 +138,6 @@ def merge_lora(model: GPT) -> None:
                 value[:, columns].T, a.T, b.T, adapter.spec.scaling, *magnitude
             ).T
         variable.assign(value)
-    assert adapters
     detach_adapters(model)
     model.lora = None
 
@@ -161,36 +163,55 @@ def save_adapter(
         UsageError: it has no adapters, or it is not known where the base model is.
     """
     target = Path(folder)
-    _adapters(model)
+    layout = AdapterLayout.of(model, base_model)
     if target.exists() and not _is_replaceable(target):
         raise UsageError(f"{target} is not an adapter and not empty; choose another folder.")
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         variables = {path: backend.to_host(v.value) for path, v in adapter_variables(model).items()}
-        write_adapter_of(model, work, variables, base_model)
+        layout.write(work, variables)
         if tokenizer is not None:
-            tokenizer.save(work)
+            write_tokenizer(work, tokenizer, model.config.max_length)
 
 
-def write_adapter_of(
-    model: GPT,
-    folder: Path,
-    variables: Mapping[str, np.ndarray],
-    base_model: str | Path | None = None,
-) -> None:
-    """Write an adapter to the existing `folder`, the values of its variables given by path."""
-    assert model.lora is not None
-    base = base_model or model.name_or_path
-    if base is None:
-        raise UsageError("Say where the base model is: save_adapter(..., base_model=...).")
-    base = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
-    adapters, lora = _adapters(model), model.lora
-    modules = {a.spec.module: (a.spec.rank, _alpha(a.spec.module, lora)) for a in adapters}
-    tensors = {
-        name: np.ascontiguousarray(variables[_path(variable)].T)
-        for adapter in adapters
-        for name, variable in _tensor_names(adapter).items()
-    }
-    write_adapter(folder, model.config, lora, base, modules, tensors)
+@dataclass(frozen=True)
+class AdapterLayout:
+    """How the adapters of a model are stored; independent of the model and its values.
+
+    Attributes:
+        config: of the base model. lora: the options of the adapters.
+        base: what adapter_config.json calls the base model.
+        modules: rank and alpha by module.
+        paths: the variable that each tensor is the transpose of.
+    """
+
+    config: ModelConfig
+    lora: LoraConfig
+    base: str
+    modules: dict[str, tuple[int, float]]
+    paths: dict[str, str]
+
+    @classmethod
+    def of(cls, model: GPT, base_model: str | Path | None = None) -> AdapterLayout:
+        """That of a model with adapters, whose base is what it was loaded from if not given."""
+        adapters, lora, base = _adapters(model), model.lora, base_model or model.name_or_path
+        assert lora is not None
+        if base is None:
+            raise UsageError("Say where the base model is: save_adapter(..., base_model=...).")
+        base = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
+        modules = {a.spec.module: (a.spec.rank, _alpha(a.spec.module, lora)) for a in adapters}
+        paths = {
+            f"{adapter.spec.module}.{part}": _path(variable)
+            for adapter in adapters
+            for part, variable in zip(PARTS, adapter.variables, strict=False)
+        }
+        return cls(model.config, lora, base, modules, paths)
+
+    def write(self, folder: Path, variables: Mapping[str, np.ndarray]) -> None:
+        """Write the values of the variables, given by path, to the existing `folder`."""
+        tensors = {
+            name: np.ascontiguousarray(variables[path].T) for name, path in self.paths.items()
+        }
+        write_adapter(folder, self.config, self.lora, self.base, self.modules, tensors)
 
 
 def load_adapter(model: GPT, folder: str | Path) -> None:
@@ -206,14 +227,21 @@ def load_adapter(model: GPT, folder: str | Path) -> None:
     path = Path(folder)
     if not is_adapter(path):
         raise UsageError(f"{path} has no {ADAPTER_CONFIG}, so it is not an adapter.")
-    saved = PeftAdapter(path, model.config)
-    apply_lora(model, saved.config())
-    for adapter in _adapters(model):
-        of_module = saved.modules[projections(model.config)[adapter.spec.module].tensor]
-        adapter.a.assign(of_module.a.T)
-        adapter.b.assign(of_module.b.T)
-        if adapter.magnitude is not None:
-            adapter.magnitude.assign(of_module.magnitude)
+    apply_lora(model, PeftAdapter(path, model.config).config())
+    assign_adapter(model, path)
+
+
+def assign_adapter(model: GPT, folder: Path) -> None:
+    """Assign the values of an adapter's folder to the same adapters of a model."""
+    saved = PeftAdapter(folder, model.config).by_module()
+    adapters = _adapters(model)
+    if {a.spec.module: a.spec.rank for a in adapters} != {m: x.rank for m, x in saved.items()}:
+        raise CheckpointError(f"{folder} has adapters of other modules or ranks than the model.")
+    for adapter in adapters:
+        stored = saved[adapter.spec.module]
+        values = (stored.a.T, stored.b.T, stored.magnitude)
+        for variable, value in zip(adapter.variables, values, strict=False):
+            variable.assign(value)
 
 
 def adapter_variables(model: GPT) -> dict[str, Any]:
@@ -227,13 +255,6 @@ def _adapters(model: GPT) -> list[Adapter]:
     if not found:
         raise UsageError("The model has no adapters; kgpt.add_lora adds them.")
     return found
-
-
-def _tensor_names(adapter: Adapter) -> dict[str, Any]:
-    """The variables of an adapter by PEFT's names."""
-    names = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
-    pairs = zip(names, adapter.variables, strict=False)
-    return {f"{adapter.spec.module}.{name}": variable for name, variable in pairs}
 
 
 def _path(variable: Any) -> str:

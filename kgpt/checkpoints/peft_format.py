@@ -131,7 +131,7 @@ class PeftAdapter:
 
     def config(self) -> LoraConfig:
         """What the adapter was made with, modules being named one by one where they differ."""
-        modules = {adapter.projection.module: adapter for adapter in self.modules.values()}
+        modules = self.by_module()
         first = next(iter(modules.values()))
         ranks = {name: a.rank for name, a in modules.items() if a.rank != first.rank}
         alphas = {name: a.alpha for name, a in modules.items() if a.alpha != first.alpha}
@@ -145,6 +145,10 @@ class PeftAdapter:
             rank_pattern=ranks,
             alpha_pattern=alphas,
         )
+
+    def by_module(self) -> dict[str, ModuleAdapter]:
+        """The adapters by module; `modules` has them by the name of the weight."""
+        return {adapter.projection.module: adapter for adapter in self.modules.values()}
 
     def merged(self, name: str, entry: TensorEntry) -> TensorEntry:
         """The tensor `name` of the base model with its adapter, if it has one."""

@@ -164,11 +164,22 @@ def write_config(
             f"{name}_id": tokenizer.token_to_id(text)
             for name, text in tokenizer.special_tokens.tokens.items()
         }
-        tokenizer.save(folder)
-        write_json(folder / "tokenizer_config.json", tokenizer.tokenizer_config(config.max_length))
-        values_of_generation = generation_config(tokenizer.stop_ids, sampling, generation)
-        write_json(folder / GENERATION_CONFIG, values_of_generation)
+        write_tokenizer(folder, tokenizer, config.max_length, sampling, generation)
     write_json(folder / "config.json", values)
+
+
+def write_tokenizer(
+    folder: Path,
+    tokenizer: Tokenizer,
+    max_length: int,
+    sampling: SamplingConfig | None = None,
+    generation: dict[str, Any] | None = None,
+) -> None:
+    """Write a tokenizer and the default sampling, as `write_config` does."""
+    tokenizer.save(folder)
+    write_json(folder / "tokenizer_config.json", tokenizer.tokenizer_config(max_length))
+    values = generation_config(tokenizer.stop_ids, sampling, generation)
+    write_json(folder / GENERATION_CONFIG, values)
 
 
 def load_config(folder: Path) -> ModelConfig:

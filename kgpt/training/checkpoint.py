@@ -1,6 +1,7 @@
 """Checkpoints: a model directory plus the training state needed to resume exactly.
 
-    config.json, model.safetensors, tokenizer.json, ...   a complete model directory
+    config.json, model.safetensors, tokenizer.json, ...   a complete model directory; of a model
+                            with adapters, these alone, as a folder of PEFT
     optimizer.safetensors   optimizer variables, dropout counter; raw weights if an EMA is kept
     trainer_state.json      step, backend, optimizer, best validation loss
     checksums.json          SHA-256 of every file above
@@ -23,7 +24,9 @@ from safetensors import SafetensorError, safe_open
 
 from kgpt import backend
 from kgpt.backend import keras_internals
+from kgpt.checkpoints.adapters import AdapterLayout, assign_adapter
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
+from kgpt.checkpoints.peft_format import is_adapter
 from kgpt.checkpoints.pretrained import (
     OPTIMIZER_STATE,
     TRAINER_STATE,
@@ -32,6 +35,7 @@ from kgpt.checkpoints.pretrained import (
     path_below,
     training_state_file,
     write_config,
+    write_tokenizer,
 )
 from kgpt.checkpoints.safetensors_io import write_arrays
 from kgpt.checkpoints.weights import write_weights
@@ -55,12 +59,14 @@ class TrainingState:
         weights: arrays by path, the EMA if one is kept; of model.safetensors.
         variables: arrays by name; of optimizer.safetensors.
         metadata: of trainer_state.json.
+        adapter: of a model with adapters, which alone are written, in place of model.safetensors.
     """
 
     config: ModelConfig
     weights: dict[str, np.ndarray]
     variables: dict[str, np.ndarray]
     metadata: dict[str, Any]
+    adapter: AdapterLayout | None = None
 
 
 def copy_state(model: GPT, **metadata: Any) -> TrainingState:
@@ -83,7 +89,8 @@ def copy_state(model: GPT, **metadata: Any) -> TrainingState:
         "optimizer": optimizer_name(optimizer),
         "grad_accumulation": optimizer.gradient_accumulation_steps or 1,
     }
-    return TrainingState(model.config, weights, variables, about | metadata)
+    adapter = AdapterLayout.of(model) if model.lora else None
+    return TrainingState(model.config, weights, variables, about | metadata, adapter)
 
 
 def optimizer_name(optimizer: Any) -> str:
@@ -99,12 +106,27 @@ def write_checkpoint(
 ) -> None:
     """Write the checkpoint `folder`, complete or not at all."""
     with os_errors_as_kgpt(f"save the checkpoint {folder}"), atomic_dir(folder) as work:
-        write_config(work, state.config, tokenizer, sampling)
-        write_weights(work, state.config, state.weights.__getitem__)
+        _write_weights(work, state, tokenizer, sampling)
         write_arrays(work / OPTIMIZER_STATE, state.variables)
         write_json(work / TRAINER_STATE, state.metadata)
         sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
         write_json(work / "checksums.json", sums)
+
+
+def _write_weights(
+    folder: Path,
+    state: TrainingState,
+    tokenizer: Tokenizer | None,
+    sampling: SamplingConfig | None,
+) -> None:
+    """Write a model directory, or an adapter of PEFT with its tokenizer."""
+    if state.adapter is None:
+        write_config(folder, state.config, tokenizer, sampling)
+        write_weights(folder, state.config, state.weights.__getitem__)
+        return
+    state.adapter.write(folder, state.weights)
+    if tokenizer is not None:
+        write_tokenizer(folder, tokenizer, state.config.max_length, sampling)
 
 
 def verify(folder: Path) -> None:
@@ -158,7 +180,10 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     check_fits(folder, model.config, optimizer_name(optimizer))
-    load_weights(model, folder)
+    if is_adapter(folder):
+        assign_adapter(model, folder)
+    else:
+        load_weights(model, folder)
     file = training_state_file(folder, OPTIMIZER_STATE)
     try:
         with safe_open(file, framework="np") as tensors:
