@@ -23,6 +23,10 @@ from tests.serving.test_openai import (  # noqa: F401
     test_stop_strings_end_the_text_and_are_not_in_it,
     test_the_model_is_listed,
 )
+from tests.serving.test_responses import (  # noqa: F401
+    test_the_clients_own_accumulator_agrees,
+    test_the_text_is_that_of_chat,
+)
 from tests.tiny import write_tiny_model
 
 pytestmark = pytest.mark.backend
