@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,14 +34,23 @@ def drive(
     async def go() -> None:
         app = KgptApp(Options(settings=folder / "tui.json", data=folder / "chats", **options))
         app.animation_level = "none"
-        patient = patch.object(ordered_input, "TIMEOUT_S", WAIT_TIMEOUT_S)
-        with still_cursor(Input), still_cursor(TextArea), patient:
+        with still_cursor(Input), still_cursor(TextArea), patience():
             async with app.run_test(size=size) as pilot:
                 if theme:
                     app.theme = theme
                 await script(app, pilot)
 
     asyncio.run(go())
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Neither the app nor Textual's pilot gives up on a slow machine before the tests do."""
+    with (
+        patch.object(ordered_input, "TIMEOUT_S", WAIT_TIMEOUT_S),
+        patch.object(Pilot._wait_for_screen, "__defaults__", (WAIT_TIMEOUT_S,)),
+    ):
+        yield
 
 
 def still_cursor(widget: type[Input] | type[TextArea]) -> Any:
