@@ -184,6 +184,7 @@ class ApiDirective(Generated):
 
     def markdown(self, *arguments: str) -> str:
         import kgpt
+        from kgpt.model.pretrained import PretrainedModel
 
         parts = []
         for name in kgpt.__all__:
@@ -194,6 +195,9 @@ class ApiDirective(Generated):
             target = f"{value.__module__}.{value.__qualname__}"
             if inspect.isclass(value) and issubclass(value, BaseModel):
                 target += "(**options)"  # the options page lists them
+            if inspect.isclass(value) and issubclass(value, PretrainedModel):
+                base = f"{PretrainedModel.__module__}.{PretrainedModel.__qualname__}"
+                target += f"\n\n.. autoclass:: {base}"
             parts.append(f"## `kgpt.{name}`\n\n```{{eval-rst}}\n.. {kind}:: {target}\n```\n")
         return "\n".join(parts)
 
