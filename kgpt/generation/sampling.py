@@ -200,7 +200,8 @@ def gumbel_noise(seed: Tensor, position: Tensor, size: int) -> Tensor:
     """(B, size) float32 noise: a function of each row's seed and position (B,) int32."""
     row = hash32(ops.bitwise_xor(position, hash32(seed)))
     bits = hash32(ops.bitwise_xor(ops.arange(size, dtype="int32")[None, :], row[:, None]))
-    uniform = (ops.cast(_shift(bits, 8), "float32") + 0.5) * 2.0**-24  # in (0, 1)
+    # In (0, 1): with 0.5 the largest would round to 1, and its noise be infinite.
+    uniform = (ops.cast(_shift(bits, 8), "float32") + 0.25) * 2.0**-24
     return -ops.log(-ops.log(uniform))
 
 

@@ -179,7 +179,7 @@ def _numpy_noise(seeds, positions, size):
 
     row = scrambled(positions.astype("uint32") ^ scrambled(seeds))
     bits = scrambled(np.arange(size, dtype="uint32")[None] ^ row[:, None])
-    uniform = ((bits >> np.uint32(8)).astype("float32") + np.float32(0.5)) * np.float32(2.0**-24)
+    uniform = ((bits >> np.uint32(8)).astype("float32") + np.float32(0.25)) * np.float32(2.0**-24)
     return -np.log(-np.log(uniform.astype("float32")))
 
 
@@ -189,3 +189,13 @@ def test_of_equally_likely_tokens_the_first_is_taken():
     got = keras.ops.convert_to_numpy(sampling.argmax(keras.ops.convert_to_tensor(logits)))
     assert got[:3].tolist() == [1, 2, 0]
     assert 0 <= got[3] < 4  # a model gone wrong names a token all the same
+
+
+@pytest.mark.parametrize("bits", [0, -1])
+def test_noise_is_finite_whatever_the_hash(monkeypatch, bits):
+    from kgpt import backend
+    from kgpt.generation import sampling
+
+    monkeypatch.setattr(sampling, "hash32", lambda x: x * 0 + bits)
+    zeros = backend.to_device(np.zeros(1, "int32"))
+    assert np.isfinite(backend.to_host(sampling.gumbel_noise(zeros, zeros, 4))).all()
