@@ -69,6 +69,7 @@ class TrainDataset(keras.utils.PyDataset):
             data.tokens("train"), length, batch_size, seed, corruption, loss_mask
         )
         self._num_batches, self.start_batch = num_batches, start_batch
+        self.vocab_size, self.length = data.manifest.vocab_size, length
 
     def __len__(self) -> int:
         return self._num_batches
@@ -106,6 +107,7 @@ class EvaluationDataset(keras.utils.PyDataset):
                 "with a larger --val-fraction, or train with --train.eval-every 0."
             )
         self.length, self.batch_size = length, batch_size
+        self.vocab_size = data.manifest.vocab_size
         whole = num_evaluation_batches(self.stream, length, batch_size)
         self._num_batches = min(whole, limit or whole)
 
@@ -153,6 +155,7 @@ class DocumentDataset(keras.utils.PyDataset):
             data.tokens(split), offsets, length, batch_size, seed, loss_mask
         )
         self._num_batches, self.start_batch = num_batches, start_batch
+        self.vocab_size, self.length = data.manifest.vocab_size, length
 
     def __len__(self) -> int:
         return self._num_batches

@@ -196,7 +196,8 @@ class TokenDataset:
         """The ids of "train" or "val" as one long sequence."""
         shards = self.manifest.splits.get(split, SplitInfo()).shards
         paths = [self.folder / f"{shard.name}.bin" for shard in shards]
-        return TokenStream([np.memmap(path, dtype=self._dtype, mode="r") for path in paths])
+        arrays = [np.memmap(path, dtype=self._dtype, mode="r") for path in paths]
+        return TokenStream(arrays, self.manifest.vocab_size)
 
     def loss_mask(self, split: str) -> TokenStream | None:
         """For each id whether it counts in the loss, 0 or 1; None if all do."""
@@ -246,20 +247,36 @@ class TokenDataset:
 
 
 class TokenStream:
-    """Shards read as if they were one array of ids."""
+    """Shards read as if they were one array of ids.
 
-    def __init__(self, arrays: Sequence[np.ndarray]):
-        self.arrays = list(arrays)
+    Args:
+        vocab_size: what is read must be below it; None does not check.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray], vocab_size: int | None = None):
+        self.arrays, self.vocab_size = list(arrays), vocab_size
         self.ends = np.cumsum([array.size for array in arrays], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """(len(starts), length) int32: the ids from each start on; all within the stream."""
+        """(len(starts), length) int32: the ids from each start on; all within the stream.
+
+        Raises `DataError` if one is beyond the vocabulary.
+        """
         if len(self.arrays) == 1:
-            return self.arrays[0][starts[:, None] + np.arange(length)].astype(np.int32)
-        return np.stack([self._window(int(start), length) for start in starts])
+            ids = self.arrays[0][starts[:, None] + np.arange(length)].astype(np.int32)
+        else:
+            ids = np.stack([self._window(int(start), length) for start in starts])
+        if self.vocab_size is not None and ids.size:
+            most = int(ids.view(np.uint32).max())  # a uint32 that int32 has made negative counts
+            if most >= self.vocab_size:
+                raise DataError(
+                    f"A token id is {most}, but the data set has a vocabulary of "
+                    f"{self.vocab_size}, so it is damaged; make it again with `kgpt data prepare`."
+                )
+        return ids
 
     def _window(self, start: int, length: int) -> np.ndarray:
         window = np.empty(length, dtype=np.int32)

@@ -23,6 +23,7 @@ from kgpt.config import LoraConfig, ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.block import Block, compile_blocks
 from kgpt.model.initializers import Normal
+from kgpt.model.inputs import CheckedInputs, check_shape
 from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update
 from kgpt.model.layers import Dropout, DropoutKey, make_norm, sinusoids
 from kgpt.model.linear import Embedding, FormatName, Linear, Unembedding
@@ -34,7 +35,7 @@ HIDDEN_STATES_OF = "hidden_states_of"  # the input {HIDDEN_STATES_OF: ids} asks 
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class GPT(PretrainedModel):
+class GPT(CheckedInputs, PretrainedModel):
     """A decoder-only transformer.
 
     Args:
@@ -139,7 +140,12 @@ class GPT(PretrainedModel):
         return self.unembed(self.hidden_states(inputs, training))
 
     def hidden_states(self, token_ids: Tensor, training: bool = False) -> Tensor:
-        """The residual stream after the final norm: (B, T) integers to (B, T, D)."""
+        """The residual stream after the final norm: (B, T) integers to (B, T, D).
+
+        Raises:
+            ValueError: the ids are no integers, or T is above `max_length`.
+        """
+        check_shape(token_ids, self.config)
         key = None
         lora_dropout = self.lora is not None and self.lora.dropout > 0
         if training and (self.config.dropout or self.gradient_checkpointing or lora_dropout):

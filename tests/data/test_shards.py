@@ -55,6 +55,17 @@ def test_windows_cross_shards(cuts, starts, data):
     assert [list(w) for w in windows] == [list(whole[s : s + length]) for s in starts]
 
 
+@pytest.mark.parametrize("cuts", [[], [20]])
+@pytest.mark.parametrize("bad", [50, 2**32 - 1])
+def test_an_id_beyond_the_vocabulary_is_refused_where_it_is_read(cuts, bad):
+    ids = np.arange(50, dtype=np.uint32)
+    ids[30] = bad
+    stream = TokenStream(np.split(ids, cuts), vocab_size=50)
+    assert stream.windows(np.array([0, 25]), 5).shape == (2, 5)
+    with pytest.raises(DataError, match=f"id is {bad}, but the data set has a vocabulary of 50"):
+        stream.windows(np.array([0, 28]), 5)
+
+
 def test_a_data_set_without_conversations_has_no_mask(tmp_path):
     data = TokenDataset(write(tmp_path, [[(1, True), (2, True)]], masked=False))
     assert data.loss_mask("train") is None
