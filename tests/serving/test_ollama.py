@@ -111,6 +111,7 @@ def test_ignored_fields_are_named(client):
         ("chat", {"system": "Be brief."}, "system is not supported"),
         ("chat", {"options": {"mirostat": 1}}, "mirostat is not supported"),
         ("chat", {"options": {"temperature": -1}}, "options.temperature"),
+        ("chat", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not"),
         ("chat", {"think": "high"}, "think is not supported"),
         ("generate", {"images": ["aa"]}, "images is not supported"),
         ("generate", {"suffix": "x"}, "suffix is not supported"),
