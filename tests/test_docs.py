@@ -23,6 +23,7 @@ from unittest import mock
 import pytest
 import yaml
 
+from kgpt import GPT, add_lora, save_adapter
 from kgpt.cli import app, main
 from kgpt.config import Config, parse_overrides
 from kgpt.runs import resolve_model
@@ -52,6 +53,7 @@ ELSEWHERE = {
     "runs stop": "likewise",
     "runs sample": "likewise",
     "runs checkpoint": "likewise",
+    "merge": "tests/checkpoints/test_adapters.py: the folder would exist already",
     "export": "tests/export: TensorFlow, ONNX and GGUF take long or are extras",
 }
 
@@ -165,6 +167,9 @@ def fill(folder: Path) -> None:
     for name in ("shakespeare", "book", "mine", "on-jax", "on-torch", "my-run", "tinyworld"):
         shutil.copytree(folder / "runs" / "demo", folder / "runs" / name)
     shutil.copytree(resolve_model("demo"), folder / "smollm2")
+    model = GPT.from_pretrained(folder / "smollm2")
+    add_lora(model, rank=2)
+    save_adapter(model, folder / "my-adapter")
 
 
 def kgpt(words: str | list[str]) -> None:

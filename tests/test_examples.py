@@ -48,6 +48,16 @@ def test_streaming_shows_text_and_probabilities(trained: Path) -> None:
     assert printed.count("most likely:") == 10 and "%" in printed
 
 
+def test_an_adapter_is_trained_on_int8_weights(trained: Path) -> None:
+    printed = run(
+        trained, "lora.py", "out/model", "out/data", "out/adapter", "--steps", "2", "--int8"
+    )
+    assert "trained parameters beside" in printed
+    assert sorted(path.name for path in (trained / "out" / "adapter").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+
+
 def test_a_conversation_has_two_answers(trained: Path) -> None:
     shutil.copytree(trained / "out" / "model", trained / "chat")
     file = trained / "chat" / "tokenizer_config.json"  # as of a model trained on conversations
