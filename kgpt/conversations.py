@@ -110,6 +110,8 @@ def _message(item: Any) -> Message:
     if role not in ROLES:
         raise ValueError(f"the role {role!r} is unknown; roles are system, user and assistant")
     message = {"role": ROLES[role], "content": text_of(item.get("content", item.get("value")))}
+    if item.get("tool_calls") or item.get("function_call"):
+        raise ValueError("a message has tool calls, which training does not support")
     weight = item.get("weight")
     if weight not in (None, 0, 1):
         raise ValueError(f"the weight of a message is 0 or 1, not {weight!r}")

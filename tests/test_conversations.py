@@ -52,6 +52,7 @@ def test_other_rows_are_no_conversations(row):
         ([], "must be a list"), ("hi", "must be a list"), ([3], "must be a list"),
         ([{"role": "user"}], "must be a list"), ([{"content": "x"}], "must be a list"),
         ([{"role": "narrator", "content": "x"}], "the role 'narrator' is unknown"),
+        ([{"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}], "has tool calls"),
         ([{"role": "user", "content": 3}], "is text, not int"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "type 'image_url'"),
         ([{"role": "assistant", "content": "x", "weight": 0.5}], "weight of a message is 0 or 1"),
