@@ -140,11 +140,17 @@ class KgptApp(App[None]):
 
     def action_help(self) -> None:
         if not self._is_open("help"):
-            self.push_screen(screens.make("help", self.screen))
+            self._push_over(screens.make("help", self.screen))
 
     def action_settings(self) -> None:
         if not self._is_open("settings"):
-            self.push_screen(screens.make("settings"))
+            self._push_over(screens.make("settings"))
+
+    def _push_over(self, screen: Screen[Any]) -> None:
+        """Push `screen`; over a dialog it hides what is below, which Textual would draw again for
+        each line of each dialog."""
+        screen.set_class(self.screen.is_modal, "-over-dialog")
+        self.push_screen(screen)
 
     def _is_open(self, name: str) -> bool:
         """True if a screen of this name is shown, or lies under the one that is."""
@@ -152,7 +158,7 @@ class KgptApp(App[None]):
 
     def action_command_palette(self) -> None:
         if not any(isinstance(screen, CommandPalette) for screen in self.screen_stack):
-            self.push_screen(Palette())  # Textual's has an id: one in all modes
+            self._push_over(Palette())  # Textual's has an id: one in all modes
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield SystemCommand("Home", "What can be done here (F2)", partial(self.action_go, "home"))

@@ -58,6 +58,7 @@ def test_screens_opened_over_one_another_do_not_pile_up(tmp_path: Path) -> None:
         await settled(app)
         names = [screen.name or type(screen).__name__ for screen in app.screen_stack[1:]]
         assert len(names) == len(set(names)), names
+        assert len(app._background_screens) < 3  # that are drawn below the one shown
         for below in range(len(names), 0, -1):
             burst(app, "escape")
             await settled(app)
