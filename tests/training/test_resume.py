@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from kgpt.config import Config, config_changes, is_fixed
 from kgpt.data.prepare import prepare
@@ -102,6 +103,8 @@ def test_what_may_change_is_said_and_trains_on(data, run):
     assert run.status().tokens_seen == 2 * 4 * 16 + 2 * 2 * 2 * 8
     state = json.loads((run.checkpoint_path(4) / "trainer_state.json").read_text())
     assert state["step"] == 4 and state["grad_accumulation"] == 2
+    optimizer = load_file(run.checkpoint_path(4) / "optimizer.safetensors")
+    assert optimizer["optimizer/iteration"] == 4 * 2  # Keras counts batches
     resumed = Trained(changed(config, "train.max_steps", 5), "one", resume=True)
     assert resumed.outcome.step == 5  # not more, for batches counted as steps
 
