@@ -169,7 +169,7 @@ def test_a_model_that_is_not_there_starts_nothing(tmp_path):
 def test_waiting_ends_when_the_server_is_draining():
     class Draining(Client):
         async def health(self):
-            from kgpt_tui.models.client import Health
+            from kgpt_tui.models.server_info import Health
 
             return Health("draining")
 

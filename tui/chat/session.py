@@ -14,7 +14,8 @@ from kgpt.errors import KgptError, UsageError
 from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob
 from kgpt_tui.chat.conversation import Conversation, Message, Role
 from kgpt_tui.chat.store import Store
-from kgpt_tui.models.client import Client, ModelInfo, ServerError
+from kgpt_tui.models.client import Client, ServerError
+from kgpt_tui.models.server_info import ModelInfo
 from kgpt_tui.shared.display import one_line
 
 

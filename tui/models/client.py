@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, get_args
 
 import httpx
@@ -17,6 +17,7 @@ from httpx_sse import ServerSentEvent, SSEError, aconnect_sse
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
 from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, TopLogprob, Usage
+from kgpt_tui.models.server_info import Health, ModelInfo
 
 TOP_LOGPROBS = 20  # the most that the API gives
 MALFORMED = (SSEError, ValueError, KeyError, TypeError, IndexError, AttributeError)
@@ -29,35 +30,6 @@ class ServerError(KgptError):
 
 class RefusedError(ServerError):
     """The server refused a request."""
-
-
-@dataclass(frozen=True)
-class Health:
-    """The body of `/health`."""
-
-    status: str
-    progress: tuple[int, int] | None = None
-    model: str = ""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """The entry of `/v1/models` for the served model, and what its server can do.
-
-    Attributes:
-        is_kgpt: the server is kgpt's own; others neither go on with an answer nor predict tokens.
-        logprobs: the server takes requests for log-probabilities.
-        sampling: the model's own defaults.
-    """
-
-    id: str
-    context: int = 0
-    chat: bool = True
-    parameters: int = 0
-    backend: str = ""
-    is_kgpt: bool = True
-    logprobs: bool = True
-    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 class Client:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
-from kgpt_tui.models.client import Client, Health, ServerError
+from kgpt_tui.models.client import Client, ServerError
+from kgpt_tui.models.server_info import Health
 
 ADDRESS = re.compile(r"kgpt: serving .* on (http://\S+)")
 PROGRAM = [sys.executable, "-m", "kgpt"]
