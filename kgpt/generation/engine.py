@@ -28,7 +28,8 @@ class Engine:
     Args:
         model: used by the engine's thread alone from now on.
         max_num_seqs: sequences decoded at once.
-        max_queue: requests that may wait; one more is refused with `QueueFull`.
+        max_queue: requests that may wait besides `max_num_seqs` active ones; one more is refused
+            with `QueueFull`.
         max_context: tokens kept of each sequence.
         draft_model: drafts for every request; see `generation/speculative.py`.
     """
@@ -101,8 +102,9 @@ class Engine:
         """Count prompts as accepted, or raise why they are not."""
         if self._closing:
             raise UsageError("The engine is shutting down.")
-        if self.queued + len(prompts) > self.max_queue:
-            raise QueueFull(f"{self.max_queue} requests are waiting already; try again later.")
+        capacity = self._stats.max_num_seqs + self.max_queue
+        if self.active + self.queued + len(prompts) > capacity:
+            raise QueueFull(f"More than {capacity} requests at once; try again later.")
         self._stats.requests += len(prompts)
         self._stats.prompt_tokens += sum(map(len, prompts))
 
@@ -117,10 +119,13 @@ class Engine:
         arrived = len(self._arrived) + len(self._forward_arrived)
         return arrived + len(self._scheduler.waiting) + len(self._forward.waiting)
 
-    def stats(self) -> EngineStats:
+    @property
+    def active(self) -> int:
         generating = len(self._scheduler.active) + len(self._scheduler.searches)
-        self._stats.active = generating + len(self._forward.running)
-        self._stats.queued = self.queued
+        return generating + len(self._forward.running)
+
+    def stats(self) -> EngineStats:
+        self._stats.active, self._stats.queued = self.active, self.queued
         return self._stats
 
     def call(self, function: Callable[[], None]) -> None:

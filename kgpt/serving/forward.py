@@ -36,9 +36,11 @@ class ForwardCall:
     ):
         self._state, self._loop = state, asyncio.get_running_loop()
         self._ended: asyncio.Queue[ForwardJob] = asyncio.Queue()
-        limit = state.config.max_queue
+        limit = state.config.max_num_seqs + state.config.max_queue
         if len(prompts) > limit:
-            message = f"{len(prompts)} prompts are more than the {limit} that can wait here"
+            message = (
+                f"{len(prompts)} prompts are more than the {limit} this server accepts at once"
+            )
             raise APIError(400, f"{message}; send fewer at once.")
         deadline = time.monotonic() + state.config.timeout
         self.jobs = [

@@ -94,7 +94,7 @@ class TestQueue:
         from kgpt.generation.forward_job import ForwardJob
 
         with pytest.raises(QueueFull):
-            engine.submit_forward([ForwardJob([1], "embedding") for _ in range(17)])
+            engine.submit_forward([ForwardJob([1], "embedding") for _ in range(4 + 16 + 1)])
         assert engine.stats().requests == engine.queued == 0
 
     def test_prompts_of_several_requests_share_a_batch(self, kind):

@@ -122,10 +122,13 @@ def test_a_deadline_ends_a_text(engine):
 
 
 def test_a_full_queue_refuses(engine):
-    handles = []
-    with pytest.raises(QueueFull):
-        for _ in range(40):
-            handles.append(engine.submit("x", config(3000, min_tokens=3000), lambda event: None))
+    slots_and_queue = 4 + 8
+    handles = [
+        engine.submit("x", config(3000, min_tokens=3000), lambda event: None)
+        for _ in range(slots_and_queue)
+    ]
+    with pytest.raises(QueueFull, match="More than 12"):
+        engine.submit("x", config(3), lambda event: None)
     for handle in handles:
         handle.cancel()
     assert all(handle.done.wait(30) for handle in handles)

@@ -229,7 +229,7 @@ class FakeGenerator:
 
     def submit_forward(self, jobs: Sequence[ForwardJob]) -> None:
         with self._changed:
-            if len(self._forward) + len(jobs) > self.max_queue:
+            if len(self._forward) + len(jobs) > self.max_queue + self._stats.max_num_seqs:
                 raise QueueFull("full")
             self._forward.extend(jobs)
             self._changed.notify()

@@ -102,7 +102,7 @@ def test_bad_requests_are_explained(client, serve):
     ):
         answer = client.post(path, json=body)
         assert answer.status_code == 400 and says in answer.json()["error"]["message"]
-    running = serve(FakeGenerator(max_queue=1), max_queue=1)
+    running = serve(FakeGenerator(max_num_seqs=1, max_queue=0), max_num_seqs=1, max_queue=0)
     with running.client() as http:
         ask = {"prompt": ["a", "b"], "max_tokens": 0, "echo": True, "logprobs": 1}
         assert http.post("/v1/completions", json=ask).status_code == 400

@@ -77,12 +77,12 @@ def test_a_text_may_fill_the_context(client):
 
 
 def test_more_texts_than_may_wait_are_refused(serve):
-    running = serve(FakeGenerator(max_queue=4), max_queue=4)
+    running = serve(FakeGenerator(max_num_seqs=2, max_queue=2), max_num_seqs=2, max_queue=2)
     with running.client() as http:
         assert http.post("/v1/embeddings", json={"input": ["a"] * 4}).status_code == 200
         answer = http.post("/v1/embeddings", json={"input": ["a"] * 5})
         assert answer.status_code == 400 and "4" in answer.json()["error"]["message"]
-        running.generator.max_queue = 3  # as if others waited
+        running.generator.max_queue = 1  # as if others waited
         assert http.post("/v1/embeddings", json={"input": ["a"] * 4}).status_code == 429
 
 
