@@ -19,7 +19,7 @@ from kgpt_tui.app import KgptApp, Options
 from kgpt_tui.shared import ordered_input
 
 SIZES = [(40, 12), (80, 24), (120, 40)]
-WAIT_TIMEOUT_S = 180.0  # generous, for a busy machine; a true condition is seen at once
+WAIT_TIMEOUT_S = 90.0  # generous, for a busy machine; a true condition is seen at once
 
 
 def drive(
