@@ -118,7 +118,7 @@ def test_load_refuses_what_is_not_there(monkeypatch, folder):
     def unreachable(name):
         raise CheckpointError(f"Could not download {name}: huggingface.co cannot be reached.")
 
-    monkeypatch.setattr("kgpt.checkpoints.pretrained.download", unreachable)
+    monkeypatch.setattr("kgpt.checkpoints.hub.download", unreachable)
     with pytest.raises(CheckpointError, match="nobody/nothing: huggingface.co cannot be reached"):
         kgpt.load("nobody/nothing")
 
