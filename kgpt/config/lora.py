@@ -10,11 +10,11 @@ from kgpt.config.section import Section
 
 
 class LoraConfig(Section):
-    """LoRA (Hu et al., 2021): W x + scaling * B A x with W frozen, A (rank, in) and B (out, rank).
+    """LoRA (Hu et al., 2021): ``W x + scaling * B A x``, W frozen, A (rank, in), B (out, rank).
 
     The names of modules are those of the model in Hugging Face's format, as PEFT writes them:
     "q_proj" is every module of that name, "model.layers.0.self_attn.q_proj" is one, and
-    "model.layers.[01].*" is a pattern with the wildcards *, ? and [...].
+    ``"model.layers.[01].*"`` is a pattern with the wildcards ``*``, ``?`` and ``[...]``.
     """
 
     rank: int = Field(8, ge=1, description="Rank of each adapter.")
