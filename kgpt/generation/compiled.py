@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ from keras import ops
 from kgpt import backend
 from kgpt.generation import decode
 from kgpt.generation.decode import DecodeOutput, DecodeStep, Progress
+from kgpt.generation.model_functions import ModelFunctions
 from kgpt.generation.program import DecodeProgram, decode_programs, program_for
 from kgpt.generation.sampling import Tensor, mask_by_grammar
 from kgpt.generation.sequence import DecodeState, Request, SamplingParams
@@ -81,14 +81,14 @@ class CompiledProgram:
         return decode.verify_draft(self._model(), cache, params, state, draft_tokens, self.program)
 
 
-class CompiledFunctions:
+class CompiledFunctions(ModelFunctions):
     """Prefill, decode and search steps of one model; each compiles anew for each shape it meets.
 
     Caches and states that are passed in may be overwritten: use what is returned.
     """
 
     def __init__(self, model: GPT):
-        self._model = weakref.ref(model)  # the model keeps this object
+        super().__init__(model)
         variables, jit = model.variables, backend.jit
         self.decode_step = backend.fx_trace(self._decode_step)
         self.programs = {
@@ -107,25 +107,10 @@ class CompiledFunctions:
         """The program with the least work that does all that the requests ask for."""
         return self.programs[program_for(self.programs, requests)]
 
-    @classmethod
-    def of(cls, model: GPT) -> CompiledFunctions:
-        """The functions that `model` keeps; made at the first call."""
-        attributes = model.__dict__  # bypasses Keras's tracking of attributes
-        functions: CompiledFunctions | None = attributes.get("_compiled_functions")
-        if functions is None:
-            functions = attributes["_compiled_functions"] = cls(model)
-        return functions
-
     def compilations(self) -> int:
         """How many programs have been compiled, or traced, so far."""
         functions = [*self.programs.values(), *vars(self).values()]
         return sum(f.compilations() for f in functions if hasattr(f, "compilations"))
-
-    @property
-    def model(self) -> GPT:
-        model = self._model()
-        assert model is not None, "the model of these functions has been freed"
-        return model
 
     def _decode_step(
         self, token: Tensor, position: Tensor, count: Tensor, cache: KVCache

@@ -246,11 +246,14 @@ def _logprobs(
 ) -> tuple[Tensor, ...]:
     """Log-probabilities of the sampled and of the most likely tokens, if any sequence asks."""
     top = min(MAX_TOP_LOGPROBS, logits.shape[1])
-    logits = ops.where(params.logit_bias <= sampling.GRAMMAR_BIAS, sampling.MASKED_LOGIT, logits)
     batch_size = ops.shape(logits)[0]
 
     def compute() -> tuple[Tensor, ...]:
-        logprobs = ops.log_softmax(logits, axis=-1)  # (B, V)
+        allowed = logits
+        if program.has_processors:  # others follow no grammar
+            excluded = params.logit_bias <= sampling.GRAMMAR_BIAS
+            allowed = ops.where(excluded, sampling.MASKED_LOGIT, logits)
+        logprobs = ops.log_softmax(allowed, axis=-1)  # (B, V)
         top_logprobs, top_ids = ops.top_k(logprobs, top)  # (B, A)
         # A greedy sequence samples its choice with certainty.
         greedy = ops.one_hot(token, logits.shape[1], dtype="float32")

@@ -102,9 +102,8 @@ class Engine:
         """Count prompts as accepted, or raise why they are not."""
         if self._closing:
             raise UsageError("The engine is shutting down.")
-        capacity = self._stats.max_num_seqs + self.max_queue
-        if self.active + self.queued + len(prompts) > capacity:
-            raise QueueFull(f"More than {capacity} requests at once; try again later.")
+        if self.active + self.queued + len(prompts) > self.capacity:
+            raise QueueFull(f"More than {self.capacity} requests at once; try again later.")
         self._stats.requests += len(prompts)
         self._stats.prompt_tokens += sum(map(len, prompts))
 
@@ -121,8 +120,16 @@ class Engine:
 
     @property
     def active(self) -> int:
-        generating = len(self._scheduler.active) + len(self._scheduler.searches)
-        return generating + len(self._forward.running)
+        """Requests that are run; one that is cancelled gives its place up at the next step."""
+        searches = [job for job, _ in list(self._scheduler.searches)]
+        jobs: list[GenerationJob | ForwardJob] = [*list(self._scheduler.active.values()), *searches]
+        jobs += list(self._forward.running)
+        return sum(not job.cancelled for job in jobs)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that are accepted at once."""
+        return self._stats.max_num_seqs + self.max_queue
 
     def stats(self) -> EngineStats:
         self._stats.active, self._stats.queued = self.active, self.queued

@@ -7,14 +7,15 @@ that memory does not grow with the length of a prompt and the engine can decode 
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from kgpt import backend
 from kgpt.generation.forward_job import ForwardJob, PromptLogprobs
+from kgpt.generation.model_functions import ModelFunctions
 from kgpt.generation.sampling import Tensor
 from kgpt.generation.sequence import MAX_TOP_LOGPROBS
 from kgpt.generation.shapes import MIN_CACHE_LEN, shape_buckets
@@ -26,11 +27,11 @@ TOKENS_PER_CALL = 256  # rows × positions, which bounds the logits that exist a
 CHUNK_SIZES = (64, 16)  # positions of a call, where fewer are left than fit
 
 
-class ForwardFunctions:
+class ForwardFunctions(ModelFunctions):
     """The compiled functions of a model for `run_batch`; each compiles anew for each shape."""
 
     def __init__(self, model: GPT):
-        self._model = weakref.ref(model)  # the model keeps this object
+        super().__init__(model)
         jit = functools.partial(backend.jit, variables=model.variables, donated=(0,))
         self.sum_hidden = jit(self._sum_hidden)
         vocab_size = model.config.known_vocab_size
@@ -38,21 +39,6 @@ class ForwardFunctions:
             top: jit(functools.partial(self._logprobs, min(top, vocab_size)))
             for top in (1, MAX_TOP_LOGPROBS)
         }
-
-    @classmethod
-    def of(cls, model: GPT) -> ForwardFunctions:
-        """The functions that `model` keeps; made at the first call."""
-        attributes = model.__dict__  # bypasses Keras's tracking of attributes
-        functions: ForwardFunctions | None = attributes.get("_forward_functions")
-        if functions is None:
-            functions = attributes["_forward_functions"] = cls(model)
-        return functions
-
-    @property
-    def model(self) -> GPT:
-        model = self._model()
-        assert model is not None, "the model of these functions has been freed"
-        return model
 
     def _sum_hidden(
         self, cache: KVCache, token_ids: Tensor, start: Tensor, count: Tensor, total: Tensor
@@ -78,10 +64,8 @@ class ForwardFunctions:
         logsumexp = ops.logsumexp(logits, axis=-1)  # (B, T)
         chosen = ops.take_along_axis(logits, next_ids[:, :, None], axis=-1)[:, :, 0]
         if top == 1:
-            best, ids = (
-                ops.max(logits, axis=-1)[:, :, None],
-                ops.argmax(logits, axis=-1)[:, :, None],
-            )
+            best = ops.max(logits, axis=-1, keepdims=True)
+            ids = ops.argmax(logits, axis=-1)[:, :, None]
         else:
             best, ids = ops.top_k(logits, top)
         best = best - logsumexp[:, :, None]
@@ -100,7 +84,8 @@ def run_batch(
     longest = max(len(job.token_ids) for job in jobs)
     rows = _bucket(shape_buckets(max_batch_size, 1, factor=4), len(jobs))
     cache_len = _bucket(shape_buckets(max_context, MIN_CACHE_LEN), longest)
-    cache, parts = model.new_cache(rows, cache_len), []
+    cache = model.new_cache(rows, cache_len)
+    parts: list[Any] = []
     total: Tensor = np.zeros((rows, model.config.hidden_dim), "float32")
     functions, task = ForwardFunctions.of(model), jobs[0].task
     top = MAX_TOP_LOGPROBS if jobs[0].wants_many else 1
@@ -111,10 +96,8 @@ def run_batch(
     begin = 0
     while begin < longest:
         size = _chunk_size(rows, longest - begin, cache_len)
-        token_ids, next_ids = (
-            padded[:, begin : begin + size],
-            padded[:, begin + 1 : begin + size + 1],
-        )
+        token_ids = padded[:, begin : begin + size]
+        next_ids = padded[:, begin + 1 : begin + size + 1]
         start = np.minimum(lengths, begin).astype("int32")
         count = np.clip(lengths - begin, 0, size).astype("int32")
         if task == "embedding":
@@ -132,9 +115,8 @@ def run_batch(
 
 def _finish_embeddings(jobs: Sequence[ForwardJob], total: np.ndarray) -> None:
     for job, row in zip(jobs, total, strict=False):
-        job.result = row / max(
-            float(np.linalg.norm(row)), 1e-12
-        )  # the mean's direction is the sum's
+        length = float(np.linalg.norm(row))  # the mean has the direction of the sum
+        job.result = row / max(length, 1e-12)
 
 
 def _finish_logprobs(jobs: Sequence[ForwardJob], outputs: list[np.ndarray]) -> None:

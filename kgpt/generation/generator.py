@@ -50,7 +50,7 @@ class TextGenerator:
     Args:
         folder: a model directory.
         max_num_seqs: sequences decoded at once.
-        max_queue: requests that may wait.
+        max_queue: requests that may wait besides those.
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, or
             "prompt_lookup". Sequences are then generated one at a time, each faster.
@@ -190,7 +190,7 @@ class TextGenerator:
         started: list[Iterator[GenerationChunk]] = []
         done: list[Completion] = []
         for index in range(len(prompts)):
-            while len(started) < min(len(prompts), index + self.engine.max_queue):
+            while len(started) < min(len(prompts), index + self.engine.capacity):
                 seed = seed_of(sampling, len(started))
                 seeded = sampling.model_copy(update={"seed": seed})
                 started.append(self._start(prompts[len(started)], seeded, grammar=grammar))

@@ -61,10 +61,10 @@ def _scored(tokenizer: Tokenizer, ids: Sequence[int], result: PromptLogprobs) ->
 def _run(
     engine: Engine, prompts: Sequence[Sequence[int]], task: ForwardTask, top_logprobs: int = 0
 ) -> list[Any]:
-    """The results of all prompts, submitted as many at a time as may wait."""
+    """The results of all prompts, submitted as many at a time as the engine accepts."""
     jobs: list[ForwardJob] = []
-    for first in range(0, len(prompts), max(engine.max_queue, 1)):
-        batch = prompts[first : first + max(engine.max_queue, 1)]
+    for first in range(0, len(prompts), engine.capacity):
+        batch = prompts[first : first + engine.capacity]
         ended = threading.Semaphore(0)
         submitted = len(jobs)
         jobs += [ForwardJob(ids, task, top_logprobs, _releases(ended)) for ids in batch]

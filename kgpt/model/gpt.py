@@ -255,6 +255,12 @@ class GPT(CheckedInputs, PretrainedModel):
         if hasattr(self.loss, "compile"):
             self.loss.compile(compiled)
 
+    @property
+    def compiled_functions(self) -> dict[type, Any]:
+        """What `generate` and its like compiled for this model, by class; not tracked by Keras."""
+        kept: dict[type, Any] = self.__dict__.setdefault("_compiled_functions", {})
+        return kept
+
     def forget_compiled(self) -> None:
         """Undo `compile` and what `generate` compiled, after variables were added or removed."""
         self.compiled = False

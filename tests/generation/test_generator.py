@@ -134,6 +134,17 @@ def test_a_full_queue_refuses(engine):
     assert all(handle.done.wait(30) for handle in handles)
 
 
+def test_a_batch_larger_than_an_engine_without_queue_is_generated(folder):
+    from kgpt.generation.generator import TextGenerator
+
+    with TextGenerator(folder, max_num_seqs=2, max_queue=0) as made:
+        options = config(4, seed=3)
+        want = [made.generate("Hi", options.model_copy(update={"seed": 3 + i})) for i in range(5)]
+        got = made.generate_batch(["Hi"] * 5, options)
+        assert [one.text for one in got] == [one.text for one in want]
+        assert len(made.score(["Hi"] * 5)) == 5
+
+
 def test_callers_on_many_threads_each_get_their_own_text(engine):
     want = {seed: engine.generate("Hi", config(12, seed=seed)).text for seed in range(6)}
     got = {}

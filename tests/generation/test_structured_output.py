@@ -111,6 +111,16 @@ def test_others_in_the_batch_are_untouched(generator):
     assert any(len(one.token_ids) == 40 for one in together[2:])
 
 
+def test_a_row_whose_grammar_has_ended_does_not_run_on(generator):
+    """It would write into the cache of the next prompt in its slot."""
+    from kgpt import backend
+
+    jobs = [("a", config(), StructuredOutputConfig(choices=["b"])), ("free", config(30), None)]
+    assert run_together(generator, jobs)[0].text == "b"
+    running = backend.to_host(generator.engine._scheduler.runner.state.running)
+    assert not running.any()
+
+
 def test_another_grammar_compiles_no_program(generator):
     from kgpt.generation.compiled import CompiledFunctions
 

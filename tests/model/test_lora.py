@@ -198,9 +198,23 @@ def test_text_is_generated_with_the_adapter():
     plain = tiny_model(seed=3, noise=0.3, **KINDS["llama"])
     before = plain.generate(prompts, **options)
     assert model.generate(prompts, **options) == merged.generate(prompts, **options) != before
+    scores = logprobs_of(plain, prompts)
     kgpt.add_lora(plain, **OF_LLAMA)
     randomized(plain)
     assert plain.generate(prompts, **options) == merged.generate(prompts, **options)
+    np.testing.assert_allclose(logprobs_of(plain, prompts), logprobs_of(merged, prompts), atol=1e-4)
+    assert np.abs(logprobs_of(plain, prompts) - scores).max() > 1e-2
+
+
+def logprobs_of(model, prompts):
+    """Log-probabilities of the prompts' tokens, from the functions compiled for scoring."""
+    from kgpt.generation.forward import run_batch
+    from kgpt.generation.forward_job import ForwardJob
+
+    jobs = [ForwardJob(prompt, "logprobs") for prompt in prompts]
+    for _ in run_batch(model, jobs, 4, 64):
+        pass
+    return np.concatenate([job.result.logprobs for job in jobs])
 
 
 def test_a_keras_file_keeps_adapters(tmp_path, ids):
