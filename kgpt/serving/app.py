@@ -19,6 +19,7 @@ from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_re
 from kgpt.serving.ignored_fields import HEADER, IgnoredFieldsMiddleware
 from kgpt.serving.limits import BodyLimitMiddleware
 from kgpt.serving.metrics import RequestCounterMiddleware
+from kgpt.serving.responses import LEFT_OUT_HEADER
 from kgpt.serving.routes import StateDep
 from kgpt.serving.security import ApiKeys, AuthMiddleware, ContentTypeMiddleware
 from kgpt.serving.state import ServerState
@@ -33,7 +34,7 @@ ERROR_DESCRIPTIONS = {
     429: "The queue is full; retry after the seconds in Retry-After.",
     503: "The model is being warmed up, or the server is shutting down.",
 }
-EXPOSED_HEADERS = (HEADER, "X-Kgpt-Left-Out", "Retry-After")  # to web pages of other origins
+EXPOSED_HEADERS = (HEADER, LEFT_OUT_HEADER, "Retry-After")  # to web pages of other origins
 ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],

@@ -59,8 +59,10 @@ class Body(BaseModel):
                 f"the object has too many fields: {len(values)}; at most {MAX_FIELDS} are allowed"
             )
         values = cls.translate({name: v for name, v in values.items() if v is not None})
-        for name in values.keys() - cls.accepted():
-            cls._check_extra(name, values)
+        accepted = cls.accepted()
+        for name in values:
+            if name not in accepted:
+                cls._check_extra(name, values)
         return values
 
     @classmethod

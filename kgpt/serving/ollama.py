@@ -7,7 +7,6 @@ default and not Ollama's. https://docs.ollama.com/api
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -23,17 +22,22 @@ from kgpt.config import StructuredOutputConfig
 from kgpt.protocol import GenerationChunk
 from kgpt.serving.body import Body, SamplingFields, max_items
 from kgpt.serving.compatibility import IGNORED, UNSUPPORTED, refusal
-from kgpt.serving.errors import APIError, json_response
+from kgpt.serving.errors import json_response
 from kgpt.serving.formats import token_entry
 from kgpt.serving.ollama_models import details_of_model, model_entry
 from kgpt.serving.request_stream import RequestStream
-from kgpt.serving.responses import EventStreamResponse, collect, raise_if_failed
+from kgpt.serving.responses import (
+    EventStreamResponse,
+    collect,
+    failures_as_text,
+    raise_if_failed,
+    tell_left_out,
+)
 from kgpt.serving.routes import StateDep
 from kgpt.serving.schemas import MAX_MESSAGES, MAX_TOP_LOGPROBS, Message
 from kgpt.serving.state import ServerState
 
 router = APIRouter()
-log = logging.getLogger("kgpt.serving")
 
 
 class OllamaRequest(Body):
@@ -146,23 +150,15 @@ async def generate(body: OllamaGenerateRequest, request: Request, state: StateDe
         return json_response(answer.loaded())
     if body.system or (not body.raw and state.generator.chat_template is not None):
         return await _chat(answer, body.messages(), request)
-    max_tokens = state.resolve_sampling(body.sampling()).max_tokens
-    ids = await state.encode_prompt(body.prompt, max_tokens if body.truncate else None)
+    ids = await state.encode_prompt(body.prompt, answer.room)
     return await answer.response(ids, request)
 
 
 async def _chat(answer: OllamaAnswer, messages: list[dict[str, str]], request: Request) -> Response:
-    state, body = answer.state, answer.body
-    unfinished, left_out = messages[-1]["role"] == "assistant", 0
-    if body.truncate:
-        max_tokens = state.resolve_sampling(body.sampling()).max_tokens
-        ids, left_out = await state.truncate_chat(messages, unfinished, max_tokens)
-    else:
-        ids = await state.encode_chat(messages, unfinished)
-    response = await answer.response(ids, request)
-    if left_out:
-        response.headers["X-Kgpt-Left-Out"] = str(left_out)
-    return response
+    state = answer.state
+    unfinished = messages[-1]["role"] == "assistant"
+    ids, left_out = await state.encode_chat(messages, unfinished, answer.room)
+    return tell_left_out(await answer.response(ids, request), left_out)
 
 
 class OllamaAnswer:
@@ -176,36 +172,32 @@ class OllamaAnswer:
         self, state: ServerState, body: OllamaRequest, text_field: Literal["message", "response"]
     ):
         self.state, self.body, self.text_field = state, body, text_field
+        self.sampling = state.resolve_sampling(body.sampling())
         self._arrival = time.monotonic_ns()
         self._first_token: int | None = None
 
+    @property
+    def room(self) -> int | None:
+        """Tokens to leave in the context by truncating the prompt; None without `truncate`."""
+        return self.sampling.max_tokens if self.body.truncate else None
+
     async def response(self, ids: list[int], request: Request) -> Response:
         """The response to a prompt of these token ids."""
-        sampling = self.state.resolve_sampling(self.body.sampling())
         top_logprobs = self.body.top_logprobs if self.body.logprobs else None
         grammar = await self.state.compile_grammar(self.body.structured_output())
         stream = RequestStream(self.state)
-        await stream.submit([ids], sampling, 1, top_logprobs, self.body.stream, grammar)
+        await stream.submit([ids], self.sampling, 1, top_logprobs, self.body.stream, grammar)
         if self.body.stream:
-            lines = self._lines_or_error(stream)
+            lines = failures_as_text(
+                self._lines(stream), lambda error: _line({"error": error.message})
+            )
             return EventStreamResponse(lines, stream, "application/x-ndjson")
         (completion,) = await collect(request, stream)
         return json_response(self._part(completion) | self._end(completion))
 
     def loaded(self) -> dict[str, Any]:
         """The answer to a request without a prompt, which asks for the model to be loaded."""
-        _ = self.state.generator  # an error unless it is
         return self._part(GenerationChunk()) | {"done": True, "done_reason": "load"}
-
-    async def _lines_or_error(self, stream: RequestStream) -> AsyncIterator[str]:
-        try:
-            async for line in self._lines(stream):
-                yield line
-        except APIError as error:
-            yield _line({"error": error.message})
-        except Exception:
-            log.exception("a stream failed")
-            yield _line({"error": "The server failed at this completion."})
 
     async def _lines(self, stream: RequestStream) -> AsyncIterator[str]:
         while stream.is_open:

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from kgpt.serving.request_stream import RequestStream, cancel_on_disconnect
 from kgpt.serving.state import ServerState
 
 SSE_KEEPALIVE_S = 15.0  # silence after which a comment is sent, so that no proxy times out
+LEFT_OUT_HEADER = "X-Kgpt-Left-Out"
 log = logging.getLogger("kgpt.serving")
 
 
@@ -44,17 +45,10 @@ class ResponseBuilder:
 
     def events(self, include_usage: bool) -> Response:
         """Server-sent events; `include_usage` adds a last chunk with the token counts."""
-        return EventStreamResponse(self._events_or_error(include_usage), self.stream)
-
-    async def _events_or_error(self, include_usage: bool) -> AsyncIterator[str]:
-        try:
-            async for text in self._events(include_usage):
-                yield text
-        except APIError as error:
-            yield sse_event(error.as_dict())
-        except Exception:
-            log.exception("a stream failed")
-            yield sse_event(APIError(500, "The server failed at this completion.").as_dict())
+        events = failures_as_text(
+            self._events(include_usage), lambda error: sse_event(error.as_dict())
+        )
+        return EventStreamResponse(events, self.stream)
 
     async def _events(self, include_usage: bool) -> AsyncIterator[str]:
         extra = {"usage": None} if include_usage else {}
@@ -76,6 +70,27 @@ class ResponseBuilder:
     def _event(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> str:
         head = {"object": self.format.chunk_type, **self.common, "choices": choices}
         return sse_event(head | extra)
+
+
+async def failures_as_text(
+    parts: AsyncIterator[str], as_text: Callable[[APIError], str]
+) -> AsyncIterator[str]:
+    """The parts of a stream; a failure ends it with a text of its own."""
+    try:
+        async for part in parts:
+            yield part
+    except APIError as error:
+        yield as_text(error)
+    except Exception:
+        log.exception("a stream failed")
+        yield as_text(APIError(500, "The server failed at this completion."))
+
+
+def tell_left_out(response: Response, left_out: int) -> Response:
+    """`response` with a header that counts the messages left out of its prompt, if any were."""
+    if left_out:
+        response.headers[LEFT_OUT_HEADER] = str(left_out)
+    return response
 
 
 class EventStreamResponse(StreamingResponse):

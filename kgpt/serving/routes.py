@@ -11,14 +11,10 @@ from starlette.responses import Response
 from kgpt.protocol import GenerationChunk, Usage
 from kgpt.serving.echo import EchoFormat, echoed_prompts
 from kgpt.serving.errors import json_response
-from kgpt.serving.formats import (
-    ResponseFormat,
-    TextCompletionFormat,
-    usage_body,
-)
+from kgpt.serving.formats import ResponseFormat, TextCompletionFormat, usage_body
 from kgpt.serving.prompts import as_list
 from kgpt.serving.request_stream import RequestStream
-from kgpt.serving.responses import ResponseBuilder, collect
+from kgpt.serving.responses import ResponseBuilder, collect, tell_left_out
 from kgpt.serving.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -50,17 +46,12 @@ async def chat_completions(body: ChatRequest, request: Request, state: StateDep)
         "tools": tool_use.tools if tool_use else [],
         "variables": template_variables(body, state.chat_template),
     }
-    unfinished, left_out, room = bool(body.continue_final_message), 0, _room(body, state)
-    if room is not None:
-        ids, left_out = await state.truncate_chat(messages, unfinished, room, template)
-    else:
-        ids = await state.encode_chat(messages, unfinished, template)
+    unfinished = bool(body.continue_final_message)
+    ids, left_out = await state.encode_chat(messages, unfinished, _room(body, state), template)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     response_format = chat_format(bool(body.logprobs), tool_use)
     response = await _respond(body, request, state, [ids], response_format, top_logprobs, tool_use)
-    if left_out:
-        response.headers["X-Kgpt-Left-Out"] = str(left_out)
-    return response
+    return tell_left_out(response, left_out)
 
 
 @router.post("/v1/completions", summary="Text completion")

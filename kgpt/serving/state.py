@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -186,27 +187,6 @@ class ServerState:
         """Tokens of the longest prompt that leaves `room`, up to half of the context."""
         return longest_prompt(self.generator.max_context, room)
 
-    async def truncate_chat(
-        self,
-        messages: list[dict[str, Any]],
-        continue_final_message: bool,
-        room: int,
-        template: Mapping[str, Any] = NO_OPTIONS,
-    ) -> tuple[list[int], int]:
-        """As `encode_chat`, without the oldest turns where all of them leave no `room`.
-
-        Returns:
-            The token ids, and how many messages were left out.
-        """
-        kept = self._last_messages(messages)
-        self._check_prompt_chars(len(kept[-1]["content"]))
-        longest = self._longest_prompt(room)
-        chat_template = self.chat_template
-        ids, left_out = await self.run_with_tokenizer(
-            lambda: encode_chat(chat_template, kept, longest, continue_final_message, **template)
-        )
-        return self._check_context(ids), left_out + len(messages) - len(kept)
-
     def _last_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those that may fit, which spares the tokenizer the others; the system message first."""
         system = [message for message in messages[:1] if message["role"] == "system"]
@@ -229,25 +209,32 @@ class ServerState:
         self,
         messages: list[dict[str, Any]],
         continue_final_message: bool = False,
+        room: int | None = None,
         template: Mapping[str, Any] = NO_OPTIONS,
-    ) -> list[int]:
+    ) -> tuple[list[int], int]:
         """Token ids of a conversation, up to where the assistant's answer starts.
 
         Args:
             continue_final_message: the answer continues the last message.
+            room: tokens to leave for the answer, up to half of the context, by leaving out the
+                oldest turns; None leaves out nothing.
             template: `tools` and `variables` of `Chat.encode`.
+
+        Returns:
+            The token ids, and how many messages were left out.
+
+        Raises:
+            APIError: the conversation leaves no room in the context.
         """
+        kept = messages if room is None else self._last_messages(messages)
+        whole = kept[-1:] if room is not None else kept  # what cannot be left out
+        self._check_prompt_chars(sum(len(message["content"]) for message in whole))
+        longest = sys.maxsize if room is None else self._longest_prompt(room)
         chat_template = self.chat_template
-        self._check_prompt_chars(sum(len(message["content"]) for message in messages))
-        ids, _ = await self.run_with_tokenizer(
-            lambda: chat_template.encode(
-                messages,
-                add_generation_prompt=not continue_final_message,
-                continue_final_message=continue_final_message,
-                **template,
-            )
+        ids, left_out = await self.run_with_tokenizer(
+            lambda: encode_chat(chat_template, kept, longest, continue_final_message, **template)
         )
-        return self._check_context(ids)
+        return self._check_context(ids), left_out + len(messages) - len(kept)
 
     def check_token_ids(self, ids: Iterable[int]) -> None:
         """Reject ids that are not in the vocabulary."""

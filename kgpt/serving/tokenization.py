@@ -114,7 +114,7 @@ async def tokenize(body: TokenizeRequest, state: StateDep) -> Response:
     if body.text is not None:
         ids = await state.run_with_tokenizer(state.generator.tokenizer.encode, body.text)
     else:
-        ids = await state.encode_chat([message.as_dict() for message in body.messages or []])
+        ids, _ = await state.encode_chat([message.as_dict() for message in body.messages or []])
     tokens = await _token_strings(state, ids)
     return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})
 
@@ -136,7 +136,7 @@ async def vllm_tokenize(body: VllmTokenizeRequest, state: StateDep) -> Response:
         ids = await state.run_with_tokenizer(tokenizer.encode, body.prompt, True)
         ids = [*tokenizer.bos_ids, *ids] if body.add_special_tokens else ids
     else:
-        ids = await state.encode_chat([message.as_dict() for message in body.messages or []])
+        ids, _ = await state.encode_chat([message.as_dict() for message in body.messages or []])
     strings = await _token_strings(state, ids) if body.return_token_strs else None
     length = {"count": len(ids), "max_model_len": state.generator.max_context}
     return json_response(length | {"tokens": ids, "token_strs": strings})
