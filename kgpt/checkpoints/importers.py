@@ -207,7 +207,7 @@ def _load_tensors(file: Path) -> dict[str, Any]:
         reason = str(error).partition("\n")[0].rstrip(".") or "it ends too early"
         raise CheckpointError(describe_damage(file, reason)) from None
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{file} is no nanoGPT checkpoint.")
+        raise CheckpointError(f"{file} is not a nanoGPT checkpoint.")
     return loaded
 
 

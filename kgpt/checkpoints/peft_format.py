@@ -117,7 +117,7 @@ class PeftAdapter:
     """The adapter in `folder`, for a model of `config`.
 
     Raises:
-        CheckpointError: it is damaged, does not fit the model, or is of a kind kgpt has not.
+        CheckpointError: it is damaged, does not fit the model, or is of an unsupported kind.
     """
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:

@@ -194,7 +194,7 @@ def load_config(folder: Path) -> ModelConfig:
     except KeyError as error:
         raise CheckpointError(f"{file} lacks the key {error}.") from None
     except UsageError as error:
-        raise CheckpointError(f"{file} describes no valid model: {error}") from None
+        raise CheckpointError(f"{file} does not describe a valid model: {error}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(describe_damage(file, error)) from None
 

@@ -34,7 +34,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def read_standard_input() -> str:
-    """All of standard input, without a byte-order mark; a `UsageError` if it is no text."""
+    """All of standard input, without a byte-order mark; a `UsageError` if it is not text."""
     return check_text(sys.stdin.read(), "Standard input", sys.stdin.encoding).removeprefix("\ufeff")
 
 

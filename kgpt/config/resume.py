@@ -20,7 +20,7 @@ def config_changes(before: Config, after: Config) -> Changes:
     """Each option that differs, as {"section.key": (before, after)}.
 
     Derived values count with the values that they have. A vocabulary size that was left to the data
-    set is no difference.
+    set does not count.
 
     >>> config_changes(Config(), Config.parse({"train": {"seed": 1}}))
     {'train.seed': (1337, 1)}

@@ -16,7 +16,7 @@ def _origin(value: str) -> str:
     if value in ("*", "null"):
         return value
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", value):
-        raise ValueError(f"{value!r} is no origin; write it like https://example.com")
+        raise ValueError(f"{value!r} is not an origin; write it like https://example.com")
     return value.removesuffix("/")
 
 

@@ -24,7 +24,7 @@ def check_chunk(chunk: GenerationChunk) -> None:
 
 
 def last_chunk(chunk: GenerationChunk, job: GenerationJob, usage: Usage) -> GenerationChunk:
-    """`chunk`, the last of a completion, with what is to be told of the whole."""
+    """`chunk`, the last of a completion, with what describes the whole completion."""
     return replace(
         chunk,
         usage=usage,

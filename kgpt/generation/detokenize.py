@@ -59,7 +59,7 @@ class IncrementalDetokenizer:
         tokenizer: of the model.
         request: what is generated.
         top_logprobs: candidates reported with each token; None reports no log-probabilities.
-        shown: special tokens that are part of the text.
+        keep_special: special tokens that are part of the text.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class IncrementalDetokenizer:
         tokenizer: Tokenizer,
         request: Request,
         top_logprobs: int | None = None,
-        shown: frozenset[str] = frozenset(),
+        keep_special: frozenset[str] = frozenset(),
     ):
         self.tokenizer = tokenizer
         self.top_logprobs = top_logprobs
         self.stop_ids = frozenset(request.stop_ids)
         self.num_tokens = 0  # fed so far
         self._bad_words = {word for word in request.sampling.bad_words if word}
-        self._decoder = tokenizer.stream(shown=shown)
+        self._decoder = tokenizer.stream(keep_special=keep_special)
         self._matcher = StopSequenceMatcher([*request.sampling.stop, *self._bad_words])
         self._pending: list[tuple[int, TokenInfo]] = []  # (end of its text, token), not yet emitted
         self._decoded = 0  # characters decoded, and of them emitted

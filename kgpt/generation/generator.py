@@ -233,21 +233,21 @@ class TextGenerator:
         timeout: float | None = None,
         stream: bool = True,
         grammar: CompiledGrammar | None = None,
-        shown: frozenset[str] = frozenset(),
+        keep_special: frozenset[str] = frozenset(),
     ) -> Handle:
         """Start a completion and return at once; `on_chunk` is called in the engine's thread.
 
         Args:
             stream: chunks are wanted as tokens come; otherwise in larger portions.
             grammar: what the text must follow; from `grammar_compiler`.
-            shown: special tokens that are part of the text, where generated.
+            keep_special: special tokens that are part of the text, where generated.
                 The other arguments are those of `generate`.
 
         Raises:
             UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
         """
         request = self.request(prompt, sampling, top_logprobs is not None, grammar)
-        detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs, shown)
+        detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs, keep_special)
         handle = Handle()
 
         def on_tokens(

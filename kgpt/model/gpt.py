@@ -143,7 +143,7 @@ class GPT(CheckedInputs, PretrainedModel):
         """The residual stream after the final norm: (B, T) integers to (B, T, D).
 
         Raises:
-            ValueError: the ids are no integers, or T is above `max_length`.
+            ValueError: the ids are not integers, or T is above `max_length`.
         """
         check_shape(token_ids, self.config)
         key = None

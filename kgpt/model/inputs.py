@@ -17,7 +17,7 @@ Tensor = Any
 
 
 def check_shape(token_ids: Tensor, config: ModelConfig) -> None:
-    """Raise `ValueError` unless (B, T) `token_ids` are integers, and T is no longer than may be."""
+    """Raise `ValueError` unless (B, T) `token_ids` are integers, and T is at most `max_length`."""
     dtype = keras.backend.standardize_dtype(token_ids.dtype)
     if "int" not in dtype:
         raise ValueError(f"Token ids are integers, not {dtype}; convert them with astype('int32').")

@@ -46,7 +46,7 @@ def header_value(paths: Sequence[str]) -> str:
 
 
 class IgnoredFieldsMiddleware:
-    """ASGI middleware that tells which fields of a request were ignored.
+    """ASGI middleware that reports which fields of a request were ignored.
 
     Args:
         known: names of fields that have a label of their own in the metric.

@@ -58,7 +58,7 @@ class RequestStream:
         top_logprobs: int | None = None,
         stream: bool = False,
         grammar: CompiledGrammar | None = None,
-        shown: frozenset[str] = frozenset(),
+        keep_special: frozenset[str] = frozenset(),
     ) -> None:
         """Submit n completions of each prompt to the engine: all of them, or `QueueFull`.
 
@@ -67,7 +67,7 @@ class RequestStream:
         Args:
             stream: the client wants chunks as soon as possible, at some cost in throughput.
             grammar: what each completion must follow.
-            shown: special tokens that are part of the text.
+            keep_special: special tokens that are part of the text.
         """
         config, generator = self._state.config, self._state.generator
         self._start(len(prompts), n)
@@ -86,7 +86,7 @@ class RequestStream:
                         timeout=config.timeout,
                         stream=stream,
                         grammar=grammar,
-                        shown=shown,
+                        keep_special=keep_special,
                     )
                     self._handles.append(handle)
 

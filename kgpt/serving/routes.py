@@ -93,8 +93,8 @@ async def _respond(
         asked = tool_use.structured_output(asked) if tool_use else asked
         grammar = await state.compile_grammar(asked)
         n, is_streamed = body.n or 1, bool(body.stream)
-        shown = tool_use.shown if tool_use else frozenset()
-        await stream.submit(prompts, sampling, n, top_logprobs, is_streamed, grammar, shown)
+        keep_special = tool_use.keep_special if tool_use else frozenset()
+        await stream.submit(prompts, sampling, n, top_logprobs, is_streamed, grammar, keep_special)
     builder = ResponseBuilder(state, response_format, stream)
     if body.stream:
         options = body.stream_options

@@ -91,9 +91,9 @@ class Message(Body):
     @model_validator(mode="after")
     def _check_role(self) -> Message:
         if self.tool_calls and self.role != "assistant":
-            raise ValueError("tool_calls belong into a message of the assistant")
+            raise ValueError("tool_calls belong in a message of the assistant")
         if self.tool_call_id and self.role != "tool":
-            raise ValueError("tool_call_id belongs into a message of the role tool")
+            raise ValueError("tool_call_id belongs in a message of the role tool")
         return self
 
     def as_dict(self) -> dict[str, Any]:

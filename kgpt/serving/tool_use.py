@@ -1,4 +1,4 @@
-"""The tools of one request: what the prompt tells of them, and the calls in the answer."""
+"""The tools of one request: how the prompt presents them, and the calls in the answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ToolUse:
     forced: list[dict[str, Any]] | None = None
 
     @property
-    def shown(self) -> frozenset[str]:
+    def keep_special(self) -> frozenset[str]:
         """Marks of calls, which are part of the text although they may be special tokens."""
         return frozenset(filter(None, (*self.format.starts, self.format.end)))
 
@@ -49,7 +49,7 @@ class ToolUse:
         """What the text must follow.
 
         Args:
-            asked: what the request wants of an answer that is no call.
+            asked: what the request wants of an answer that is not a call.
 
         Raises:
             UsageError: `asked` is not about JSON, and calls may be made.
@@ -79,7 +79,7 @@ class ToolUse:
 
 
 def tool_use_of(body: ChatRequest, state: ServerState) -> ToolUse | None:
-    """How `body` uses tools; None if the model is told of none.
+    """How `body` uses tools; None if it uses none.
 
     Raises:
         UsageError: the chat template does not render tools.
@@ -105,7 +105,7 @@ def tool_use_of(body: ChatRequest, state: ServerState) -> ToolUse | None:
 
 
 def template_variables(body: ChatRequest, chat_template: Chat) -> dict[str, Any]:
-    """`chat_template_kwargs`; the ones that the template does not read are told as ignored."""
+    """`chat_template_kwargs`; those that the template does not read are reported as ignored."""
     values = body.chat_template_kwargs or {}
     unread = [name for name in values if name not in chat_template.variables]
     if unread and (fields := current_request.get(None)):

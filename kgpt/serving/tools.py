@@ -63,7 +63,7 @@ class FunctionCall(Body):
     arguments: str | dict[str, Any] = Field("", description="JSON text of an object.")
 
     def as_dict(self) -> dict[str, Any]:
-        """With the arguments as an object, or as text where a model wrote no JSON object."""
+        """With the arguments as an object, or as text where a model did not write a JSON object."""
         return {"name": self.name, "arguments": as_object(self.arguments)}
 
 

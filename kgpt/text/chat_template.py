@@ -29,7 +29,7 @@ class Chat(Protocol):
     """Interface of `ChatMLTemplate` and `JinjaChatTemplate`.
 
     Attributes:
-        tool_call_format: how the model writes tool calls; None if it is not told of tools.
+        tool_call_format: how the model writes tool calls; None if the template renders no tools.
         variables: names that the template reads from outside, such as "enable_thinking".
     """
 

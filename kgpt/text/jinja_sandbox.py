@@ -40,7 +40,7 @@ class Template:
             # Names that the template reads from outside, such as "enable_thinking".
             self.variables = frozenset(find_undeclared_variables(sandbox.parse(source)))
         except (jinja2.TemplateError, SyntaxError, RecursionError, ValueError) as error:
-            raise UsageError(f"The model's chat template is no valid Jinja: {error}.") from None
+            raise UsageError(f"The model's chat template is not valid Jinja: {error}.") from None
 
     def render(
         self,

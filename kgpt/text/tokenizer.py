@@ -240,10 +240,10 @@ class Tokenizer:
         self,
         skip_special_tokens: bool = True,
         continues: bool = True,
-        shown: frozenset[str] = frozenset(),
+        keep_special: frozenset[str] = frozenset(),
     ) -> StreamDecoder:
         """A decoder that takes ids one at a time."""
-        return StreamDecoder(self, skip_special_tokens, continues, shown)
+        return StreamDecoder(self, skip_special_tokens, continues, keep_special)
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """UTF-8 bytes of a token; None for a special token or an unknown id."""
@@ -275,7 +275,7 @@ class StreamDecoder:
     The texts returned by `feed` and `finish` join to exactly `Tokenizer.decode` of all ids.
 
     Args:
-        shown: special tokens to keep although they are skipped.
+        keep_special: those that are part of the text even where others are skipped.
     """
 
     def __init__(
@@ -283,11 +283,11 @@ class StreamDecoder:
         tokenizer: Tokenizer,
         skip_special_tokens: bool = True,
         continues: bool = True,
-        shown: frozenset[str] = frozenset(),
+        keep_special: frozenset[str] = frozenset(),
     ):
         self._tokenizer = tokenizer
         self._special = tokenizer.special_by_id
-        self._skip_special, self._shown = skip_special_tokens, shown
+        self._skip_special, self._keep_special = skip_special_tokens, keep_special
         self._drops_space = not continues and tokenizer.adds_prefix_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -295,7 +295,7 @@ class StreamDecoder:
         """The text that `token_id` completes; empty if it ends inside a character."""
         if token_id in self._special:
             name = self._special[token_id]
-            skipped = self._skip_special and name not in self._shown
+            skipped = self._skip_special and name not in self._keep_special
             return self._utf8.decode(b"", final=True) + ("" if skipped else name)
         text = self._utf8.decode(self._tokenizer.token_bytes(token_id) or b"")
         if self._drops_space and text:

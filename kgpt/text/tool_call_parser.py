@@ -1,6 +1,6 @@
 """Tool calls in generated text, read as it comes.
 
-Text that is no call passes unchanged, and so does a call that is malformed before its arguments
+Text that is not a call passes unchanged, and so does a call that is malformed before its arguments
 begin; what follows is read as arguments, as the model writes them.
 """
 
@@ -99,7 +99,7 @@ class ToolCallParser:
         self.format, self.names, self.stream = format, frozenset(names), stream
         self.num_calls = 0
         self._text = ""  # not yet read
-        self._raw = ""  # read since the last event: content, if it turns out to be no call
+        self._raw = ""  # read since the last event: content, if it turns out not to be a call
         self._step = self._bare_start if not format.start else self._content
         self._is_bare = False  # the calls have no mark before them
         self._found = False  # a call since their start

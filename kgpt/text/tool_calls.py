@@ -122,7 +122,7 @@ def with_template_calls(
 
     Args:
         messages: with {"id", "function": {"name", "arguments"}} in `tool_calls`; arguments are an
-            object, or text that is no JSON object, as a model may write it.
+            object, or text that is not a JSON object, as a model may write it.
         find_format: called if there are calls or results; None if the model has no tools.
 
     Raises:

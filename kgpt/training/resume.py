@@ -1,7 +1,7 @@
-"""Resuming a run: what it is compared with, before anything is written.
+"""Resuming a run: what it is compared with before anything is written.
 
 A run goes on as its run.yaml says, on the data set that its data.json describes. What a checkpoint
-depends on cannot change (see `kgpt.config.resume`); other changes are said.
+depends on cannot change (see `kgpt.config.resume`); other changes are reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ResumePoint:
         checkpoint: its folder; None starts from the beginning.
         state: the contents of its trainer_state.json.
         damaged: later checkpoints, which cannot be used.
-        notes: what is said about it, a line each.
+        notes: lines to print.
     """
 
     checkpoint: Path | None = None
@@ -95,8 +95,8 @@ def check_config(run: Run, point: ResumePoint, config: Config) -> ResumePoint:
                     "it is resumed; leave it out, or start a new run with another --run."
                 )
         check_fits(point.checkpoint, config.model, config.train.optimizer)
-    said = (f"{key} {before} → {after}" for key, (before, after) in changes.items())
-    return replace(point, notes=(*point.notes, *said))
+    lines = (f"{key} {before} → {after}" for key, (before, after) in changes.items())
+    return replace(point, notes=(*point.notes, *lines))
 
 
 def check_data(run: Run, point: ResumePoint, data: TokenDataset) -> ResumePoint:

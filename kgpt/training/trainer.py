@@ -86,7 +86,7 @@ def train(
 
     Args:
         resume: go on from the run's last undamaged checkpoint, as its run.yaml says; what may be
-            changed may differ in `config`, and is said.
+            changed may differ in `config`, and is reported.
         console: where progress is shown.
         quiet: show nothing; log and metrics are written all the same.
 

@@ -1,20 +1,12 @@
 """LangChain's `ChatOpenAI`, unmodified: invoke, stream, tools and structured output."""
 
-from typing import Literal
-
-import pydantic
 import pytest
+
+from tests.clients.weather import Weather
 
 langchain_openai = pytest.importorskip("langchain_openai")
 
 pytestmark = pytest.mark.proof
-
-
-class Weather(pydantic.BaseModel):
-    """What the weather is like."""
-
-    city: Literal["Oslo", "Rome"]
-    is_warm: bool
 
 
 @pytest.fixture

@@ -23,11 +23,13 @@ QUESTIONS = [
     {"question": "Who went?", "choices": [" a", " the little boat that went far", " I"]},
     {"question": "", "choices": [" yes", " no", " perhaps"]},
 ]
-CHOICE = """
-task: tiny_choice
+SOURCE = """
 dataset_path: json
 dataset_kwargs: {data_files: {test: DATA}}
 test_split: test
+"""
+CHOICE = """
+task: tiny_choice
 output_type: multiple_choice
 doc_to_text: "{{question}}"
 doc_to_choice: "{{choices}}"
@@ -37,9 +39,6 @@ metric_list: [{metric: acc}]
 """
 GENERATION = """
 task: tiny_generation
-dataset_path: json
-dataset_kwargs: {data_files: {test: DATA}}
-test_split: test
 output_type: generate_until
 doc_to_text: "Q: {{question}} A:"
 doc_to_target: "{{choices[0]}}"
@@ -75,7 +74,8 @@ def samples(url, tmp_path_factory):
     data = folder / "data.jsonl"
     data.write_text("\n".join(map(json.dumps, QUESTIONS)), encoding="utf-8")
     for name, task in (("tiny_choice", CHOICE), ("tiny_generation", GENERATION)):
-        (folder / f"{name}.yaml").write_text(task.replace("DATA", str(data)), encoding="utf-8")
+        text = (SOURCE + task).replace("DATA", str(data))
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     model_args = f"model=tiny,base_url={url}/v1/completions,max_length={CONTEXT}"
     command = [
         *(sys.executable, "-m", "lm_eval", "--model", "local-completions"),

@@ -1,22 +1,14 @@
 """openai-python, unmodified: chat, streams, history, parsed answers, tools and responses."""
 
-from typing import Literal
-
 import openai
-import pydantic
 import pytest
+
+from tests.clients.weather import Weather
 
 pytestmark = pytest.mark.proof
 
 HELLO = [{"role": "user", "content": "How warm is it?"}]
 SHORT = {"model": "tiny", "max_tokens": 12}
-
-
-class Weather(pydantic.BaseModel):
-    """What the weather is like."""
-
-    city: Literal["Oslo", "Rome"]
-    is_warm: bool
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,13 @@
 
 from typing import Literal
 
-import pydantic
 import pytest
+
+from tests.clients.weather import Weather
 
 pydantic_ai = pytest.importorskip("pydantic_ai")
 
 pytestmark = pytest.mark.proof
-
-
-class Weather(pydantic.BaseModel):
-    """What the weather is like."""
-
-    city: Literal["Oslo", "Rome"]
-    is_warm: bool
 
 
 @pytest.fixture

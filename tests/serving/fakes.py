@@ -212,7 +212,7 @@ class FakeGenerator:
         timeout: float | None = None,
         stream: bool = True,
         grammar: CompiledGrammar | None = None,
-        shown: frozenset[str] = frozenset(),
+        keep_special: frozenset[str] = frozenset(),
     ) -> Handle:
         job = Job(self, prompt, sampling, on_chunk, top_logprobs, timeout)
         if grammar is not None:

@@ -41,14 +41,23 @@ class Scripted(FakeGenerator):
         self.tokenizer.special_tokens = SpecialTokens(tokens, frozenset([self.end]), template)
         self.grammar_compiler = GrammarCompiler(self.tokenizer, self.tokenizer.vocab_size)
         self.chat_template = JinjaChatTemplate(self.tokenizer)
-        self.prompts, self.shown = [], []
+        self.prompts, self.kept = [], []
 
-    def submit(self, prompt, sampling, on_chunk, *, shown=frozenset(), grammar=None, **options):
+    def submit(
+        self,
+        prompt,
+        sampling,
+        on_chunk,
+        *,
+        keep_special=frozenset(),
+        grammar=None,
+        **options,
+    ):
         self.prompts.append(list(prompt))
         if grammar is not None:
             ids = text_of(grammar, sampling.seed or 0, lambda token: token == self.end)
             self.says = self.tokenizer.decode(ids)
-        self.shown.append(shown)
+        self.kept.append(keep_special)
         for i in range(0, len(self.says), 3):
             on_chunk(GenerationChunk(self.says[i : i + 3]))
         usage = Usage(len(prompt), len(self.says))
@@ -125,7 +134,7 @@ def test_a_call_that_is_cut_off_is_text(serve):
 def test_other_forms(ask, template, says):
     whole, streamed, generator = ask(says, template)
     assert calls_of(whole) == calls_of(streamed) == [("weather", '{"city": "Oslo"}')]
-    assert all("[TOOL_CALLS]" in shown for shown in generator.shown) == ("[TOOL" in says)
+    assert all("[TOOL_CALLS]" in kept for kept in generator.kept) == ("[TOOL" in says)
 
 
 def test_a_stream_begins_a_call_with_its_name(serve):

@@ -29,7 +29,7 @@ class DataPreparation:
     The command draws its progress bar on terminals only.
 
     Attributes:
-        recognized: what the command has told of each source so far.
+        recognized: what the command has printed about each source so far.
     """
 
     def __init__(self, command: Sequence[str]):
