@@ -28,52 +28,25 @@ from kgpt.export.savedmodel.export import export_saved_model
 from kgpt.export.savedmodel.signatures import ServedModel
 from kgpt.generation.generator import TextGenerator
 from kgpt.text.tokenizer import Tokenizer
-from tests.tiny import write_tiny_model
+from tests.export.exported import SHAPE, WORDS
 
 HERE = Path(__file__).parent
-TEXT = (
-    "the king and queen of a far land said to him: “I'll see you, won't I?” naïve 🙂 12 345 "
-    "Once upon a time,\n\nthere was\ta small dog. To be or not to be; that is it!\n"
-)
-WORDS = TEXT.split(" ")
 DRAW = random.Random(0)
 # Some longer than the model's context, some empty.
 PROMPTS = [" ".join(DRAW.choices(WORDS, k=DRAW.choice([0, 1, 3, 9, 40]))) for _ in range(200)]
 SAMPLED = SamplingConfig(
     max_tokens=24, temperature=0.9, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.1, seed=5
 )
-SHAPE = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "max_length": 48}
 LLAMA = {
     "position": "rotary", "norm": "rms", "activation": "swiglu", "bias": False, "num_kv_heads": 1,
 }  # fmt: skip
 ROLES, CONTENTS = [["system", "user"], ["user", ""]], [["Be brief.", "Who are you?"], ["Hi", ""]]
 
 
-def make_model(folder, **shape):
-    """A model directory whose untrained model nevertheless has strong opinions."""
-    tokenizer = Tokenizer.train_bpe(WORDS * 5, vocab_size=400)
-    options = {"initializer_range": 0.3} | SHAPE | shape
-    return write_tiny_model(folder, "gpt2", tokenizer, SamplingConfig(temperature=0), **options)
-
-
 def with_controls(inputs, sampling, **others):
     """`inputs` and the controls of `sampling`, as plain values."""
     values = {name: value.numpy().tolist() for name, value in default_controls(sampling).items()}
     return {**inputs, **values, "stop": sampling.stop, **others}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("models") / "model")
-
-
-@pytest.fixture(scope="module")
-def exported(folder):
-    """The SavedModel of `folder`."""
-    target = folder.parent / "served" / "1"
-    target.mkdir(parents=True)
-    export_saved_model(folder, target)
-    return target
 
 
 @pytest.fixture(scope="module")

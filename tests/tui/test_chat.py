@@ -163,41 +163,6 @@ def test_slash_commands_are_completed_and_run(tmp_path: Path) -> None:
     chat(script, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["chat.md", "chat.json"])
-def test_a_chat_is_written_to_a_file_and_read_again(tmp_path: Path, name: str) -> None:
-    file = tmp_path / name
-
-    async def script(chat: Chat) -> None:
-        await chat.ask("What?\n<!-- kgpt:user -->")
-        before = chat.texts
-        await chat.write(f"/export {file}")
-        await chat.until(file.exists)
-        file.write_text("mine")
-        await chat.write(f"/export {file}")
-        await chat.until(lambda: "exists; choose another name" in said(chat.app))
-        assert file.read_text() == "mine"
-        await chat.write(f"/export! {file}")
-        await chat.until(lambda: file.read_text() != "mine")
-        await chat.write("/new")
-        await chat.until(lambda: not chat.path)
-        await chat.write(f"/import {file}")
-        await chat.until(lambda: chat.texts == before)
-
-    chat(script, tmp_path)
-
-
-def test_a_file_that_is_no_chat_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps({"format": "kgpt-conversation", "messages": 3}))
-
-    async def script(chat: Chat) -> None:
-        await chat.write(f"/import {tmp_path / 'a.json'}")
-        await chat.until(lambda: "no conversation" in said(chat.app))
-        await chat.write(f"/import {tmp_path / 'none.md'}")
-        await chat.until(lambda: "Could not read" in said(chat.app))
-
-    chat(script, tmp_path)
-
-
 def test_a_model_without_chat_template_goes_on_with_the_text(tmp_path: Path) -> None:
     async def script(chat: Chat) -> None:
         await chat.ask("Once upon a time")
