@@ -1,36 +1,26 @@
-"""Read documents from text files and files of rows, gzipped or not, folders, globs, stdin, the Hub.
+"""The documents of text files and files of rows: texts and conversations.
 
-Files are streamed: the text of a document comes in parts, so files can be larger than memory. Files
-in another encoding than UTF-8 are first written to a temporary file as UTF-8.
+Files are streamed: the text of a document comes in parts, so files can be larger than memory.
 """
 
 from __future__ import annotations
 
 import codecs
-import glob
-import gzip
-import shutil
-import sys
-import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from kgpt.conversations import Message
-from kgpt.data.encodings import check_encoding, detect_encoding, open_file, transcode
-from kgpt.data.hub import HubOptions, hub_name, write_parquet
+from kgpt.data.encodings import open_file
+from kgpt.data.hub import HubOptions
 from kgpt.data.recognition import DEFAULT_FIELD, RowFormat, conversation_of, recognize_rows
 from kgpt.data.rows import ROW_FORMATS, read_rows
-from kgpt.errors import DataError, UsageError
-from kgpt.files import os_errors_as_kgpt
+from kgpt.data.source_files import TEXT_FORMATS, SourceFiles, format_of, short_name
+from kgpt.errors import DataError
 from kgpt.formatting import size as size_text
 from kgpt.text.chunking import chunk_text
 
-TEXT_FORMATS = ("txt", "md")
-FORMATS = (*TEXT_FORMATS, *ROW_FORMATS)
-SUFFIXES = tuple(f".{name}" for name in FORMATS)
 PART_BYTES = 1 << 20  # read at a time
 FEW_FILES = 100  # texts of fewer files are each split by position
 Split = Literal["train", "val"]
@@ -74,16 +64,14 @@ class Corpus:
         hub: HubOptions | None = None,
     ):
         self.text_field = text_field
-        self._hub = hub or HubOptions()
         self.separator = separator
         self.val_fraction = val_fraction
-        self.notes: list[str] = []
-        self._encoding = encoding and check_encoding(encoding)
-        self._spool = tempfile.TemporaryDirectory(prefix="kgpt-")
-        self.names, self.files = self._find(sources)
-        self.total_bytes = sum(file.stat().st_size for file in self.files)
+        self._sources = SourceFiles(sources, encoding, hub)
+        self.names, self.files = self._sources.names, self._sources.files
+        self.notes = list(self._sources.notes)
+        self.total_bytes = self._sources.total_bytes
         self.bytes_read = 0
-        self._formats = {file: self._recognize(file, name) for file, name in self._named_files()}
+        self._formats = {file: self._recognize(file, name) for file, name in self._sources}
         self._note_texts()
 
     @property
@@ -92,7 +80,7 @@ class Corpus:
 
         Whole files would not give the wanted fraction.
         """
-        is_text = all(_format(file) in TEXT_FORMATS for file in self.files)
+        is_text = all(format_of(file) in TEXT_FORMATS for file in self.files)
         return is_text and self.separator is None and len(self.files) < FEW_FILES
 
     @property
@@ -108,9 +96,9 @@ class Corpus:
     def documents(self) -> Iterator[Document]:
         """Every document once; consume the parts of one before taking the next."""
         self.bytes_read = 0
-        for file, name in self._named_files():
+        for file, name in self._sources:
             before = self.bytes_read
-            if _format(file) in ROW_FORMATS:
+            if format_of(file) in ROW_FORMATS:
                 yield from self._rows(file, name)
             elif self.is_split_by_position:
                 yield from self._split_by_position(file)
@@ -168,7 +156,7 @@ class Corpus:
     def _rows(self, file: Path, name: str) -> Iterator[Document]:
         start, found = self.bytes_read, self._formats[file]
         field = found.text_field if found else self.text_field
-        for row, where, end in read_rows(file, _format(file), _short(name)):
+        for row, where, end in read_rows(file, format_of(file), short_name(name)):
             self.bytes_read = start + end
             document = _document(row, where, field)
             if document is not None:
@@ -176,92 +164,22 @@ class Corpus:
 
     def _recognize(self, file: Path, name: str) -> RowFormat | None:
         """The format of a file of rows, which is noted; None for a text."""
-        if _format(file) not in ROW_FORMATS:
+        if format_of(file) not in ROW_FORMATS:
             return None
-        found = recognize_rows(file, _format(file), _short(name), self.text_field)
+        found = recognize_rows(file, format_of(file), short_name(name), self.text_field)
         self.notes.append(f"{name}: {found.summary}")
         return found
 
     def _note_texts(self) -> None:
         """Note the number and size of the files that are texts."""
         texts = [file for file, found in self._formats.items() if found is None]
-        names = [name for file, name in self._named_files() if self._formats[file] is None]
+        names = [name for file, name in self._sources if self._formats[file] is None]
         if texts:
             what = f"{names[0]}: text" if len(texts) == 1 else f"{len(texts):,} text files"
             cut = f", documents separated by {self.separator!r}" if self.separator else ""
             self.notes.append(
                 f"{what}, {size_text(sum(file.stat().st_size for file in texts))}{cut}"
             )
-
-    # -- finding and opening ---------------------------------------------------------------
-
-    def _named_files(self) -> Iterator[tuple[Path, str]]:
-        return zip(self.files, self.names, strict=True)
-
-    def _find(self, sources: Sequence[str]) -> tuple[list[str], list[Path]]:
-        names: list[str] = []
-        files: list[Path] = []
-        for source in sources:
-            if hub := hub_name(source):
-                names.append(source)
-                folder = Path(tempfile.mkdtemp(dir=self._spool.name))
-                files.append(write_parquet(hub, self._hub, folder))
-                continue
-            for path in self._expand(source):
-                names.append(str(path))
-                files.append(self._as_utf8(self._decompress(path), str(path)))
-        if not files:
-            raise UsageError(f"No {', '.join(SUFFIXES)} files were found in {', '.join(sources)}.")
-        return names, files
-
-    def _expand(self, source: str) -> list[Path]:
-        if source == "-":
-            return [Path("-")]
-        path = Path(source)
-        if path.is_dir():
-            return sorted(file for file in path.rglob("*") if file.is_file() and _format(file))
-        paths = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(source))]
-        if not paths:
-            raise UsageError(f"{source} does not exist; name a file, a folder, a glob or '-'.")
-        for file in paths:
-            if file.is_file() and not _format(file):
-                known = ", ".join(SUFFIXES)
-                raise UsageError(f"kgpt cannot read {file}; it reads {known}, and these gzipped.")
-        return [file for file in paths if file.is_file()]
-
-    def _decompress(self, path: Path) -> Path:
-        """`path` itself, or a temporary file with the contents of a gzipped file or stdin."""
-        if path.name != "-" and path.suffix != ".gz":
-            return path
-        name = "stdin.txt" if path.name == "-" else f"{len(path.parts)}-{path.stem}"
-        target = Path(tempfile.mkdtemp(dir=self._spool.name)) / name
-        with (
-            os_errors_as_kgpt(f"decompress {path} into {self._spool.name}"),
-            sys.stdin.buffer if path.name == "-" else open_file(path) as raw,
-            target.open("wb") as plain,
-        ):
-            if path.name == "-":
-                shutil.copyfileobj(raw, plain, PART_BYTES)
-                return target
-            try:
-                shutil.copyfileobj(gzip.GzipFile(fileobj=raw), plain, PART_BYTES)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise DataError(f"{path} is damaged and cannot be decompressed: {error}.") from None
-        return target
-
-    def _as_utf8(self, file: Path, name: str) -> Path:
-        """`file` itself, or a temporary file with its text as UTF-8 without a byte-order mark."""
-        if _format(file) == "parquet":
-            return file
-        with os_errors_as_kgpt(f"read {name}"):
-            encoding = self._encoding or detect_encoding(file, name)
-            if encoding == "utf-8" and not self._encoding:
-                return file
-            target = Path(tempfile.mkdtemp(dir=self._spool.name)) / file.name
-            replaced = transcode(file, target, encoding)
-        bad = f"; {replaced:,} characters could not be decoded and became U+FFFD" * bool(replaced)
-        self.notes.append(f"{name}: decoded from {encoding}{bad}")
-        return target
 
 
 def _document(row: Mapping[str, Any], where: str, text_field: str) -> Document | None:
@@ -279,17 +197,6 @@ def _document(row: Mapping[str, Any], where: str, text_field: str) -> Document |
         f"{where} has {kind} in the field {text_field!r}; "
         f"choose one with --field (its fields: {', '.join(row)})."
     )
-
-
-def _short(name: str) -> str:
-    """How errors call a source: a file by its name without the folder."""
-    return name if hub_name(name) else Path(name).name
-
-
-def _format(file: Path) -> str:
-    """The format of a file by its suffix, .gz aside, one of `FORMATS`; "" if it is another."""
-    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"]
-    return suffixes[-1][1:] if suffixes and suffixes[-1] in SUFFIXES else ""
 
 
 def _character_boundary(raw: BinaryIO, offset: int) -> int:
