@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kgpt.data.encodings import check_encoding, detect_encoding, open_file, transcode
 from kgpt.data.hub import HubOptions, hub_name, write_parquet
+from kgpt.data.invalid_rows import InvalidRows
 from kgpt.data.rows import ROW_FORMATS, Row, read_rows
 from kgpt.errors import DataError, UsageError
 from kgpt.files import os_errors_as_kgpt
@@ -63,13 +64,13 @@ class SourceFiles:
     def __iter__(self) -> Iterator[tuple[Path, str]]:
         return zip(self.files, self.names, strict=True)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, invalid: InvalidRows | None = None) -> Iterator[Row]:
         """The rows of all files, see `read_rows`; raises `UsageError` if one is a text."""
         for file, name in self:
             if format_of(file) not in ROW_FORMATS:
                 known = ", ".join(f".{suffix}" for suffix in ROW_FORMATS)
                 raise UsageError(f"{name} is a text; give files of rows: {known}.")
-            yield from read_rows(file, format_of(file), short_name(name))
+            yield from read_rows(file, format_of(file), short_name(name), invalid)
 
     def _add(self, source: str) -> None:
         if hub := hub_name(source):
