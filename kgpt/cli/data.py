@@ -134,21 +134,24 @@ def get(
     ----------
     name
         shakespeare: tiny Shakespeare, 1.1 MB, character-level. tinyworld: the conversations and
-        stories of `kgpt demo`, 15 MB, generated offline.
+        stories of `kgpt demo`, 15 MB, generated offline. tinyworld-stories: stories alone, for a
+        base model, and beside it conversations to fine-tune it on, tinyworld-chat.jsonl.
     out
-        The folder of the data set; data/shakespeare-char or data/tinyworld if not given.
+        The folder of the data set; data/shakespeare-char, or data/ and the name, if not given.
     overwrite
         Replace the data set even if there are runs on it, which then cannot be resumed.
     quiet
         Show no progress.
     """
+    from kgpt.cli.tinyworld import CORPORA
     from kgpt.data.download import DOWNLOADS, download
 
-    if name == "tinyworld":
-        make_tinyworld(Path(out or "data/tinyworld"), quiet, overwrite=overwrite)
+    if name in CORPORA:
+        CORPORA[name](Path(out or f"data/{name}"), quiet, overwrite)
         return
     if name not in DOWNLOADS:
-        raise UsageError(f"kgpt can get tinyworld, {', '.join(DOWNLOADS)}; there is no {name!r}.")
+        known = ", ".join([*CORPORA, *DOWNLOADS])
+        raise UsageError(f"kgpt can get {known}; there is no {name!r}.")
     source = DOWNLOADS[name]
     console = Console(stderr=True, quiet=quiet)
     with _progress(console) as bar:
@@ -157,27 +160,6 @@ def get(
     out = out or source.data_set
     prepare(str(text), out=out, tokenizer=source.tokenizer, overwrite=overwrite, quiet=quiet)
     Console(quiet=quiet).print(Text(f"Next: kgpt train {source.preset} --data {out}"))
-
-
-def make_tinyworld(
-    out: Path,
-    quiet: bool,
-    conversations: int = 40_000,
-    stories: int = 6_000,
-    overwrite: bool = False,
-) -> None:
-    """Generate the embedded corpus beside `out`, and prepare it as the data set `out`."""
-    from kgpt.data import tinyworld
-    from kgpt.data.prepare import check_replaceable
-    from kgpt.files import os_errors_as_kgpt
-
-    check_replaceable(out, overwrite)
-    with os_errors_as_kgpt(f"write the corpus beside {out}"):
-        text = tinyworld.write(out.parent, conversations, stories)
-    prepare(
-        str(text), out=str(out), vocab_size=1024, val_fraction=0.02, overwrite=overwrite,
-        quiet=quiet,
-    )  # fmt: skip
 
 
 def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:

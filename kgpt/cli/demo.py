@@ -17,8 +17,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from kgpt.cli.data import make_tinyworld
 from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.cli.tinyworld import make_tinyworld
 from kgpt.cli.train import FLAGS, run_training
 from kgpt.config import Config, SamplingConfig, parse_overrides
 from kgpt.data.tinyworld import Question

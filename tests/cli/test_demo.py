@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from kgpt.cli import demo as demonstration
-from kgpt.cli.data import make_tinyworld
+from kgpt.cli.tinyworld import make_tinyworld
 from kgpt.data.tinyworld import is_held_out
 from kgpt.errors import KgptError
 from kgpt.runs import RunStatus, new_run

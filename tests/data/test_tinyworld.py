@@ -7,7 +7,8 @@ import re
 import pytest
 
 from kgpt.data import tinyworld
-from kgpt.data.tinyworld import conversations, is_held_out, questions, stories, world
+from kgpt.data.tinyworld import conversations, is_held_out, questions, stories, tales, world
+from kgpt.data.tinyworld.facts import FIXED_FACTS
 
 COUNT = 3000
 
@@ -43,6 +44,20 @@ def test_no_story_says_what_is_held_out():
     said = [fact for story in first(stories(1)) for fact in facts_in(story)]
     assert len(said) > COUNT
     assert not any(is_held_out(*fact) for fact in said)
+
+
+def test_no_tale_says_what_is_held_out_and_none_asks():
+    told = first(tales(1))
+    said = [fact for tale in told for fact in facts_in(tale)]
+    assert len(said) > COUNT
+    assert not any(is_held_out(*fact) for fact in said)
+    assert not any("?" in tale for tale in told)
+
+
+def test_tales_tell_every_fixed_fact():
+    told = " ".join(first(tales(1)))
+    for fixed in FIXED_FACTS:
+        assert all(fixed.sentence(asked) in told for asked in fixed.facts)
 
 
 def test_no_conversation_says_what_is_held_out():

@@ -29,7 +29,7 @@ sampling: {max_tokens: 60, temperature: 0.7}
 """
 DATA = """\
 from pathlib import Path
-from kgpt.cli.data import make_tinyworld
+from kgpt.cli.tinyworld import make_tinyworld
 make_tinyworld(Path("data/tinyworld"), quiet=True, conversations=400, stories=60)
 """
 
@@ -68,7 +68,7 @@ def test_train_watch_chat_detach_and_reattach(terminal, home, environment):
     terminal.wait("Run the demo")
     terminal.keys("t")
     terminal.wait("Measure time")
-    terminal.press_until("Right", "‹ tiny.yaml ›")  # the file after the preset tinyworld
+    terminal.press_until("Right", "‹ tiny.yaml ›")  # the file after the presets
     terminal.wait("unknown until measured")
     terminal.keys("C-s")
     terminal.wait("training", 180)

@@ -8,6 +8,7 @@ model that answers questions about held-out combinations has learned the rule, n
 
 from kgpt.data.tinyworld.questions import Question, questions
 from kgpt.data.tinyworld.stories import conversations, stories, write
+from kgpt.data.tinyworld.tales import tales
 from kgpt.data.tinyworld.world import is_held_out
 
-__all__ = ["Question", "conversations", "is_held_out", "questions", "stories", "write"]
+__all__ = ["Question", "conversations", "is_held_out", "questions", "stories", "tales", "write"]

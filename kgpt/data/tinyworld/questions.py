@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kgpt.data.tinyworld.facts import (
+    FIXED_FACTS,
+    FixedFacts,
+    echoed_words,
+    owners,
+    sums,
+    visits_of,
+)
 from kgpt.data.tinyworld.world import (
-    ANIMALS,
     COLOURS,
-    DAYS,
     FEELINGS,
-    HOMES,
-    NEXT_DAY,
     NUMBERS,
-    OPPOSITE_OF,
     PEOPLE,
     PLACES,
-    SOUNDS,
     THINGS,
-    count_phrase,
     is_held_out,
     plural,
     with_articles,
 )  # fmt: skip
-
-FACT_COUNTS = (1, 1, 2)  # facts in a question's context; two must be kept apart
 
 
 @dataclass(frozen=True)
@@ -85,20 +83,6 @@ def _mentioned(question: Question) -> Iterator[tuple[Any, ...]]:
     return (fact for fact in facts if fact != question.combination)
 
 
-def owners(rng: random.Random) -> tuple[list[tuple[str, str, str]], str]:
-    """People with a thing each, and the sentences that say so."""
-    count = rng.choice(FACT_COUNTS)
-    facts = list(
-        zip(
-            rng.sample(list(PEOPLE), count),
-            rng.sample(COLOURS, count),
-            rng.sample(THINGS, count),
-            strict=True,
-        )
-    )
-    return facts, " ".join(f"Look, {name} has a {colour} {thing}." for name, colour, thing in facts)
-
-
 def _colour(rng: random.Random) -> Question:
     facts, context = owners(rng)
     name, colour, thing = rng.choice(facts)
@@ -138,39 +122,23 @@ def _place(rng: random.Random) -> Question:
     )
 
 
-def visits_of(rng: random.Random) -> tuple[list[tuple[str, str]], str]:
-    """People with a place each, and the sentences that say so."""
-    count = rng.choice(FACT_COUNTS)
-    people, places = rng.sample(list(PEOPLE), count), rng.sample(PLACES, count)
-    facts = list(zip(people, places, strict=True))
-    return facts, " ".join(f"Look, {name} went to the {place}." for name, place in facts)
-
-
 def _echo(rng: random.Random) -> Question:
-    words = [*COLOURS, *THINGS, *PLACES, *ANIMALS, *(name.lower() for name in PEOPLE)]
-    said = " ".join(rng.sample(words, rng.randint(4, 12)))
+    said = echoed_words(rng)
     return Question(
         "echo", f"Say after me: {said}.", f"You said: {said}.", said, frozenset(), ("echo", said)
     )
 
 
 def _sum(rng: random.Random) -> Question:
-    name, thing = rng.choice(list(PEOPLE)), rng.choice(THINGS)
-    first, second = rng.randint(1, 6), rng.randint(1, 6)
-    more = rng.random() < 0.5
-    if not more:
-        first = max(first, second)
-    total = first + second if more else first - second
-    change = "then gets" if more else "then gives away"
-    number = NUMBERS[total]
+    sum_ = sums(rng)
+    number = NUMBERS[sum_.total]
     return Question(
         "sum",
-        f"Look, {name} has {count_phrase(first, thing)} and {change} {NUMBERS[second]}. "
-        f"How many {plural(thing)} does {name} have now?",
-        f"{PEOPLE[name].title()} has {count_phrase(total, thing)} now.",
+        f"Look, {sum_.change}. How many {plural(sum_.thing)} does {sum_.name} have now?",
+        sum_.result,
         number,
         frozenset(NUMBERS) - {number},
-        ("sum", first, second, more, thing),
+        sum_.combination,
     )
 
 
@@ -187,120 +155,30 @@ def _feeling(rng: random.Random) -> Question:
     )
 
 
-def _about(
-    kind: str,
-    phrases: Sequence[str],
-    reply: str,
-    facts: Mapping[str, str],
-    options: Iterable[str],
-) -> Callable[[random.Random], Question]:
+def _about(fixed: FixedFacts) -> Callable[[random.Random], Question]:
     """A kind of question about fixed facts, asked in several ways.
 
-    Phrases have {x} for what is asked about, the reply {y} for what is right. What is held out is
-    a fact in one phrasing; it is taught in the others.
+    What is held out is a fact in one phrasing; it is taught in the others.
     """
 
     def make(rng: random.Random) -> Question:
-        number = rng.randrange(len(phrases))
-        asked, right = rng.choice(list(facts.items()))
+        number = rng.randrange(len(fixed.phrases))
+        asked, right = rng.choice(list(fixed.facts.items()))
         return Question(
-            kind,
-            with_articles(phrases[number].format(x=asked)),
-            with_articles(reply.format(x=asked, y=right)),
+            fixed.kind,
+            with_articles(fixed.phrases[number].format(x=asked)),
+            fixed.sentence(asked),
             right,
-            frozenset(options) - {asked, right},
-            (kind, number, asked),
+            frozenset(fixed.options) - {asked, right},
+            (fixed.kind, number, asked),
         )
 
     return make
 
 
-_more = dict(itertools.pairwise(NUMBERS))
-_sounds = {animal: sound for animal, (sound, _) in ANIMALS.items()}
-_homes = {animal: home for animal, (_, home) in ANIMALS.items()}
 KINDS: tuple[Callable[[random.Random], Question], ...] = (
     *(_colour, _owner, _place, _echo) * 2,  # what must be read off the question needs practice
     _sum,
     _feeling,
-    _about(
-        "opposite",
-        (
-            "What is the opposite of {x}?",
-            "Tell me the opposite of {x}.",
-            "What is not {x}?",
-            "If it is not {x}, what is it?",
-            "Do you know the opposite of {x}?",
-            "The word is {x}. What is its opposite?",
-        ),
-        "The opposite of {x} is {y}.",
-        OPPOSITE_OF,
-        OPPOSITE_OF,
-    ),
-    _about(
-        "day after",
-        (
-            "What day comes after {x}?",
-            "Which day follows {x}?",
-            "Today is {x}. What day is tomorrow?",
-            "Yesterday was {x}. What day is today?",
-            "Tell me the day after {x}.",
-            "Do you know the day after {x}?",
-        ),
-        "The day after {x} is {y}.",
-        NEXT_DAY,
-        DAYS,
-    ),
-    _about(
-        "day before",
-        (
-            "What day comes before {x}?",
-            "Which day is before {x}?",
-            "Today is {x}. What day was yesterday?",
-            "Tomorrow is {x}. What day is today?",
-            "Tell me the day before {x}.",
-            "Do you know the day before {x}?",
-        ),
-        "The day before {x} is {y}.",
-        {day: before for before, day in NEXT_DAY.items()},
-        DAYS,
-    ),
-    _about(
-        "number after",
-        (
-            "What number comes after {x}?",
-            "Which number follows {x}?",
-            "Count on from {x}.",
-            "Tell me the number after {x}.",
-            "Do you know the number after {x}?",
-        ),
-        "The number after {x} is {y}.",
-        _more,
-        NUMBERS,
-    ),
-    _about(
-        "sound",
-        (
-            "What does a {x} say?",
-            "What sound does a {x} make?",
-            "Tell me the sound of a {x}.",
-            "How does a {x} sound?",
-            "Do you know the sound of a {x}?",
-        ),
-        "The sound of a {x} is {y}.",
-        _sounds,
-        SOUNDS,
-    ),
-    _about(
-        "home",
-        (
-            "Where does a {x} live?",
-            "What is the home of a {x}?",
-            "Where do you find a {x}?",
-            "Tell me where a {x} lives.",
-            "Do you know the home of a {x}?",
-        ),
-        "The home of a {x} is a {y}.",
-        _homes,
-        HOMES,
-    ),
+    *map(_about, FIXED_FACTS),
 )

@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from kgpt.data.tinyworld.questions import owners, questions, visits_of
+from kgpt.data.tinyworld.facts import owners, visits_of
+from kgpt.data.tinyworld.questions import questions
 from kgpt.data.tinyworld.world import (
     ANIMALS,
     COLOURS,
