@@ -135,7 +135,7 @@ def save_model(
     """
     from kgpt import backend
 
-    variables = {path_below(v): v for v in model.trainable_variables}
+    variables = {path_below(v): v for v in model.weights}
     write_config(folder, model.config, tokenizer, sampling, dtype)
     write_weights(folder, model.config, lambda path: backend.to_host(variables[path]), dtype)
 
@@ -231,6 +231,6 @@ def load_weights(model: GPT, folder: Path) -> None:
 
 
 def _assign(model: GPT, weights: Weights, paths: Iterable[str]) -> None:
-    variables = {path_below(v): v for v in model.trainable_variables}
+    variables = {path_below(v): v for v in model.weights}  # also frozen ones
     for path in paths:
         variables[path].assign(weights.read(path, variables[path].dtype))

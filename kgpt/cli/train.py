@@ -87,7 +87,8 @@ def run_training(
     prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
 
-    TokenDataset(config.data.dir or "")  # fails before the run directory is created
+    if config.data.dir is not None:
+        TokenDataset(config.data.dir)  # fails before the run directory is created
     if run.is_taken and not resume:
         raise RunError(
             f"The run {run.name} exists already; resume it with --resume, "
@@ -96,9 +97,10 @@ def run_training(
     run.lock()
     try:
         with redirect_output(run.log) as console:
+            from kgpt.training.task import make_task
             from kgpt.training.trainer import train as fit
 
-            result = fit(config, run, resume, console, quiet)
+            result = fit(make_task(config), run, resume, console, quiet)
     finally:
         run.unlock()
     return 130 if result.interrupted else 0

@@ -14,7 +14,7 @@ from kgpt import backend
 from kgpt.backend.datasheet import find_datasheet
 from kgpt.backend.peak import matmul_peak
 from kgpt.config import Config
-from kgpt.training.trainer import build_model, sequence_length
+from kgpt.training.pretraining import build_model, sequence_length
 
 WARMUP_STEPS = 3  # compilation
 DEFAULT_VOCAB_SIZE = 50257  # if the configuration leaves it to the data set

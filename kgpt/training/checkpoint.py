@@ -24,27 +24,21 @@ from safetensors import SafetensorError, safe_open
 
 from kgpt import backend
 from kgpt.backend import keras_internals
-from kgpt.checkpoints.adapters import AdapterLayout, assign_adapter
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
-from kgpt.checkpoints.peft_format import is_adapter
 from kgpt.checkpoints.pretrained import (
     OPTIMIZER_STATE,
     TRAINER_STATE,
     load_config,
-    load_weights,
     path_below,
     training_state_file,
-    write_config,
-    write_tokenizer,
 )
 from kgpt.checkpoints.safetensors_io import write_arrays
-from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError
 from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
-from kgpt.model.gpt import GPT
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.optimizers import ema_weights, unwrap_optimizer
+from kgpt.training.stored_weights import Layout, StoredWeights, gpt_of
 
 ACCUMULATOR = "gradient_accumulator"
 NOT_ARCHITECTURE = ("dropout", "initializer_range")  # options of a model that change no weight
@@ -55,31 +49,38 @@ class TrainingState:
     """What a checkpoint is written from: a copy in host memory, which training does not change.
 
     Attributes:
-        config: of the model.
+        layout: how the weights are written.
         weights: arrays by path, the EMA if one is kept; of model.safetensors.
         variables: arrays by name; of optimizer.safetensors.
         metadata: of trainer_state.json.
-        adapter: of a model with adapters, which alone are written, in place of model.safetensors.
     """
 
-    config: ModelConfig
+    layout: Layout
     weights: dict[str, np.ndarray]
     variables: dict[str, np.ndarray]
     metadata: dict[str, Any]
-    adapter: AdapterLayout | None = None
 
 
-def copy_state(model: GPT, **metadata: Any) -> TrainingState:
-    """The state of a compiled model now, with `metadata` such as the step."""
+def copy_state(
+    model: keras.Model, stored: StoredWeights | None = None, **metadata: Any
+) -> TrainingState:
+    """The state of a compiled model now, with `metadata` such as the step.
+
+    Args:
+        model: a `kgpt.GPT`, or one around it: see `kgpt.training.stored_weights`.
+        stored: which weights; by default all those of the `kgpt.GPT`, or its adapters alone.
+    """
     backend.sync_model_state(model)
-    weights = {path_below(v): v for v in model.trainable_variables}
+    stored = stored or StoredWeights()
+    weights = stored.variables(model)
     variables = dict(_training_variables(model))
     if not _mid_accumulation(model):
         variables = {name: v for name, v in variables.items() if ACCUMULATOR not in name}
     averages = ema_weights(model)
     if averages is not None:
-        variables |= {f"weights/{path}": v for path, v in weights.items()}
-        weights = dict(zip(weights, averages, strict=True))
+        trained = {path_below(v): v for v in model.trainable_variables}
+        variables |= {f"weights/{path}": v for path, v in trained.items()}
+        weights |= dict(zip(trained, averages, strict=True))
     weights, variables = backend.to_host((weights, variables))
     if backend.device()[0] == "cpu":  # these are views, which the next step changes
         weights, variables = keras.tree.map_structure(np.array, (weights, variables))
@@ -89,8 +90,7 @@ def copy_state(model: GPT, **metadata: Any) -> TrainingState:
         "optimizer": optimizer_name(optimizer),
         "grad_accumulation": optimizer.gradient_accumulation_steps or 1,
     }
-    adapter = AdapterLayout.of(model) if model.lora else None
-    return TrainingState(model.config, weights, variables, about | metadata, adapter)
+    return TrainingState(stored.layout(model), weights, variables, about | metadata)
 
 
 def optimizer_name(optimizer: Any) -> str:
@@ -106,27 +106,11 @@ def write_checkpoint(
 ) -> None:
     """Write the checkpoint `folder`, complete or not at all."""
     with os_errors_as_kgpt(f"save the checkpoint {folder}"), atomic_dir(folder) as work:
-        _write_weights(work, state, tokenizer, sampling)
+        state.layout.write(work, state.weights, tokenizer, sampling)
         write_arrays(work / OPTIMIZER_STATE, state.variables)
         write_json(work / TRAINER_STATE, state.metadata)
         sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
         write_json(work / "checksums.json", sums)
-
-
-def _write_weights(
-    folder: Path,
-    state: TrainingState,
-    tokenizer: Tokenizer | None,
-    sampling: SamplingConfig | None,
-) -> None:
-    """Write a model directory, or an adapter of PEFT with its tokenizer."""
-    if state.adapter is None:
-        write_config(folder, state.config, tokenizer, sampling)
-        write_weights(folder, state.config, state.weights.__getitem__)
-        return
-    state.adapter.write(folder, state.weights)
-    if tokenizer is not None:
-        write_tokenizer(folder, tokenizer, state.config.max_length, sampling)
 
 
 def verify(folder: Path) -> None:
@@ -168,10 +152,13 @@ def check_fits(folder: Path, config: ModelConfig, optimizer: str) -> None:
         )
 
 
-def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
+def load_checkpoint(
+    folder: Path, model: keras.Model, stored: StoredWeights | None = None
+) -> dict[str, Any]:
     """Restore a compiled model and its optimizer; returns the contents of trainer_state.json.
 
-    Gradients may be accumulated over another number of batches than before.
+    Gradients may be accumulated over another number of batches than before. `stored` is as in
+    `copy_state`.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another architecture or optimizer.
@@ -179,11 +166,8 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     optimizer = unwrap_optimizer(model.optimizer)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    check_fits(folder, model.config, optimizer_name(optimizer))
-    if is_adapter(folder):
-        assign_adapter(model, folder)
-    else:
-        load_weights(model, folder)
+    check_fits(folder, gpt_of(model).config, optimizer_name(optimizer))
+    (stored or StoredWeights()).load(model, folder)
     file = training_state_file(folder, OPTIMIZER_STATE)
     try:
         with safe_open(file, framework="np") as tensors:
@@ -197,7 +181,7 @@ def load_checkpoint(folder: Path, model: GPT) -> dict[str, Any]:
     return metadata
 
 
-def _assign_training_variables(model: GPT, tensors: Any, file: Path) -> None:
+def _assign_training_variables(model: keras.Model, tensors: Any, file: Path) -> None:
     names = set(tensors.keys())
     for name, variable in _training_variables(model):
         if name not in names and ACCUMULATOR in name:
@@ -231,7 +215,7 @@ def _convert_accumulation(optimizer: Any, metadata: dict[str, Any]) -> None:
             variable.assign(np.zeros(variable.shape, dtype=variable.dtype))
 
 
-def _mid_accumulation(model: GPT) -> bool:
+def _mid_accumulation(model: keras.Model) -> bool:
     """Do the gradient accumulators hold gradients of an unfinished update?
 
     Checkpoints are saved right after an update, unless float16 loss scaling has skipped a batch
@@ -242,8 +226,8 @@ def _mid_accumulation(model: GPT) -> bool:
     return batches % (optimizer.gradient_accumulation_steps or 1) != 0
 
 
-def _training_variables(model: GPT) -> Iterator[tuple[str, Any]]:
+def _training_variables(model: keras.Model) -> Iterator[tuple[str, Any]]:
     """The variables besides the weights that the next step depends on, by backend-neutral name."""
     for variable in model.optimizer.variables:
         yield f"optimizer/{path_below(variable)}", variable
-    yield "dropout_key/count", model.dropout_key.count
+    yield "dropout_key/count", gpt_of(model).dropout_key.count

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from kgpt.config import Config, config_changes, is_fixed
-from kgpt.data.shards import TokenDataset
 from kgpt.errors import CheckpointError, DataError, RunError
-from kgpt.model.gpt import GPT
 from kgpt.runs import Run, RunData
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.checkpoint import check_fits, load_checkpoint, read_trainer_state, verify
+from kgpt.training.stored_weights import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class ResumePoint:
         """The lowest validation loss so far, if there was a validation."""
         return (self.state or {}).get("best_val_loss")
 
-    def load(self, model: GPT) -> None:
+    def load(self, model: keras.Model, stored: StoredWeights) -> None:
         """Load the checkpoint, if there is one, and delete the damaged ones after it."""
         if self.checkpoint is None:
             return
-        load_checkpoint(self.checkpoint, model)
+        load_checkpoint(self.checkpoint, model, stored)
         for folder in self.damaged:  # so that they do not count among the latest that are kept
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -99,49 +100,35 @@ def check_config(run: Run, point: ResumePoint, config: Config) -> ResumePoint:
     return replace(point, notes=(*point.notes, *lines))
 
 
-def check_data(run: Run, point: ResumePoint, data: TokenDataset) -> ResumePoint:
-    """`point` with a note if the data set could not be compared.
+def check_data(run: Run, point: ResumePoint, now: RunData) -> ResumePoint:
+    """`point` with a note if the data set, `now`, could not be compared.
 
     Raises:
         DataError: it is not the one that the run was trained on, or has another tokenizer.
     """
     if point.checkpoint is None:
         return point
-    recorded, now = run.data(), describe(data)
+    recorded = run.data()
     if recorded is None:
         if (point.checkpoint / "tokenizer.json").is_file():
             saved = Tokenizer.load(point.checkpoint)
             if saved.fingerprint != now.tokenizer_sha256:
-                raise _other_tokenizer(run, data, saved.vocab_size)
+                raise _other_tokenizer(run, now, saved.vocab_size)
         note = "the run does not say which data it was trained on, so the data was not compared"
         return replace(point, notes=(*point.notes, note))
     if recorded.tokenizer_sha256 != now.tokenizer_sha256:
-        raise _other_tokenizer(run, data, recorded.vocab_size)
+        raise _other_tokenizer(run, now, recorded.vocab_size)
     if recorded.sha256 != now.sha256:
         raise DataError(
-            f"The data set {data.folder} ({_counts(now)}) is not the one that the run {run.name} "
+            f"The data set {now.path} ({_counts(now)}) is not the one that the run {run.name} "
             f"was trained on ({_counts(recorded)}); give that one with --data, or start a new run."
         )
     return point
 
 
-def describe(data: TokenDataset) -> RunData:
-    """What a run notes about its data set."""
-    manifest = data.manifest
-    tokens = {split: info.tokens for split, info in manifest.splits.items()}
-    return RunData(
-        path=str(data.folder.resolve()),
-        sha256=manifest.content_sha256,
-        tokenizer_sha256=manifest.tokenizer_sha256,
-        vocab_size=manifest.vocab_size,
-        train_tokens=tokens.get("train", 0),
-        val_tokens=tokens.get("val", 0),
-    )
-
-
-def _other_tokenizer(run: Run, data: TokenDataset, vocab_size: int) -> DataError:
+def _other_tokenizer(run: Run, data: RunData, vocab_size: int) -> DataError:
     return DataError(
-        f"The tokenizer of {data.folder} (vocabulary {data.manifest.vocab_size}) is not the one "
+        f"The tokenizer of {data.path} (vocabulary {data.vocab_size}) is not the one "
         f"that the run {run.name} was trained with (vocabulary {vocab_size}); give the data set of "
         "the run with --data, or start a new run."
     )

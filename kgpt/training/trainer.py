@@ -1,24 +1,24 @@
-"""A training run, from its configuration to its last checkpoint.
+"""A training run, from its first step, or the checkpoint it is resumed from, to its last.
 
-The loop is Keras's: a model is compiled, `model.fit` runs, and callbacks do the rest.
+What is trained, and on what, is a `Task`. The loop is Keras's: the task compiles a model,
+`model.fit` runs, and callbacks do the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import keras
 from rich.console import Console
 
 from kgpt import backend
 from kgpt.backend.peak import matmul_peak
-from kgpt.config import Config, default_loss_chunk
-from kgpt.data.dataset import EvaluationDataset, TrainDataset
-from kgpt.data.shards import TokenDataset
-from kgpt.errors import KgptError, UsageError
-from kgpt.model.gpt import GPT
+from kgpt.config import Config
+from kgpt.errors import KgptError
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
 from kgpt.training.callbacks.callback_list import CallbackList
@@ -29,19 +29,12 @@ from kgpt.training.callbacks.progress import ProgressReporter
 from kgpt.training.callbacks.run_control import RunControl
 from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
+from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.callbacks.trackers import make_trackers
-from kgpt.training.callbacks.validation import Validation
 from kgpt.training.hardware import HardwareMonitor
-from kgpt.training.losses import NextTokenLoss
-from kgpt.training.optimizers import make_optimizer
-from kgpt.training.resume import (
-    ResumePoint,
-    check_config,
-    check_data,
-    describe,
-    find_resume_point,
-)
+from kgpt.training.resume import ResumePoint, check_config, check_data, find_resume_point
 from kgpt.training.schedule import LRSchedule
+from kgpt.training.task import Task
 
 LESS_MEMORY = (
     "halve train.batch_size and double train.grad_accumulation, shorten train.sequence_length, "
@@ -65,28 +58,31 @@ class RunCallbacks:
 
     schedule: LRSchedule
     stop_on_nan: StopOnNaN
-    validation: Validation | None
+    validation: StepCallback | None
+    of_task: Sequence[StepCallback]
     metrics: MetricsLogger
     samples: SampleWriter
     early_stopping: EarlyStopping | None
     checkpoints: CheckpointSaver
     control: RunControl
 
-    def as_keras(self, model: GPT) -> CallbackList:
+    def as_keras(self, model: keras.Model) -> CallbackList:
         """What `model.fit` takes."""
-        callbacks = (getattr(self, field.name) for field in fields(self))
-        present = [callback for callback in callbacks if callback is not None]
-        return CallbackList(present, add_history=True, model=model)
+        return CallbackList(list(self), add_history=True, model=model)
+
+    def __iter__(self) -> Iterator[StepCallback]:
+        for field in fields(self):
+            callback = getattr(self, field.name)
+            if callback is not None:
+                yield from callback if field.name == "of_task" else (callback,)
 
 
-def train(
-    config: Config, run: Run, resume: bool, console: Console, quiet: bool = False
-) -> TrainResult:
-    """Train `config` in the run directory `run`, which the caller has locked.
+def train(task: Task, run: Run, resume: bool, console: Console, quiet: bool = False) -> TrainResult:
+    """Train what `task` says in the run directory `run`, which the caller has locked.
 
     Args:
         resume: go on from the run's last undamaged checkpoint, as its run.yaml says; what may be
-            changed may differ in `config`, and is reported.
+            changed may differ in the task's configuration, and is reported.
         console: where progress is shown.
         quiet: show nothing; log and metrics are written all the same.
 
@@ -95,17 +91,16 @@ def train(
             this data set; nothing is written then.
         OutOfMemoryError: the model or its batches do not fit.
     """
-    data = TokenDataset(config.data.dir or "")
-    config, point = _starting_point(config, run, data, resume)
-    if point.checkpoint is not None and point.step >= config.train.max_steps:
-        return _nothing_to_do(config, run, point, console, quiet)
+    point = _starting_point(task, run, resume)
+    if point.checkpoint is not None and point.step >= task.config.train.max_steps:
+        return _nothing_to_do(task.config, run, point, console, quiet)
     platform, device = backend.device()
     before = run.status().before_resume() if resume else {}
     status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})", **before)
     with ProgressReporter(console, status, run.log, quiet) as reporter:
         try:
             with out_of_memory_as_kgpt(LESS_MEMORY):
-                return _train(config, run, data, point, status, reporter)
+                return _train(task, run, point, status, reporter)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
             status.end(status.status.state_before_resume or "failed", message)
@@ -113,16 +108,15 @@ def train(
             raise
 
 
-def _starting_point(
-    config: Config, run: Run, data: TokenDataset, resume: bool
-) -> tuple[Config, ResumePoint]:
-    """The whole configuration, and the checkpoint to resume from; nothing is written."""
+def _starting_point(task: Task, run: Run, resume: bool) -> ResumePoint:
+    """The checkpoint to resume from; completes the task's configuration, and writes nothing."""
     if not resume:
-        return with_vocabulary(config, data), ResumePoint()
+        task.complete()
+        return ResumePoint()
     try:
-        point = check_data(run, find_resume_point(run), data)
-        config = with_vocabulary(config, data)
-        return config, check_config(run, point, config)
+        point = check_data(run, find_resume_point(run), task.describe_data())
+        task.complete()
+        return check_config(run, point, task.config)
     except BaseException:
         run.undo_starting()
         raise
@@ -143,24 +137,21 @@ def _nothing_to_do(
 
 
 def _train(
-    config: Config,
-    run: Run,
-    data: TokenDataset,
-    point: ResumePoint,
-    status: StatusWriter,
-    reporter: ProgressReporter,
+    task: Task, run: Run, point: ResumePoint, status: StatusWriter, reporter: ProgressReporter
 ) -> TrainResult:
-    model = build_model(config)
-    point.load(model)
+    config, model = task.config, task.build_model()
+    point.load(model, task.stored_weights)
     run.truncate_after(point.step)
     run.write_config(config.to_yaml())
-    run.write_data(describe(data))
-    for line in (*point.notes, summary(config, data, status), *warnings(config)):
+    run.write_data(task.describe_data())
+    for line in (*point.notes, summary(task, status), *warnings(config)):
         reporter.print(line)
     status.update(state_before_resume=None)
     with contextlib.ExitStack() as cleanup:
-        callbacks = make_callbacks(config, run, data, status, reporter, point, cleanup)
-        batches = backend.prefetch(_train_dataset(config, data, point.step))
+        callbacks = make_callbacks(task, run, status, reporter, point, cleanup)
+        batches = task.batches(model, point.step)
+        if task.prefetches:
+            batches = backend.prefetch(batches)
         model.fit(batches, callbacks=callbacks.as_keras(model), shuffle=False, verbose=0)
     control, checkpoints = callbacks.control, callbacks.checkpoints
     status.end("stopped" if control.stopped else "finished")
@@ -173,73 +164,9 @@ def _train(
     )
 
 
-def _train_dataset(config: Config, data: TokenDataset, start_step: int) -> TrainDataset:
-    """The batches from `start_step` to the end of the run."""
-    tc = config.train
-    return TrainDataset(
-        data,
-        tc.batch_size,
-        sequence_length(config),
-        num_batches=(tc.max_steps - start_step) * tc.grad_accumulation,
-        seed=tc.seed,
-        start_batch=start_step * tc.grad_accumulation,
-        token_dropout=config.data.token_dropout,
-        token_replacement=config.data.token_replacement,
-        assistant_only_loss=config.data.assistant_only_loss,
-    )
-
-
-def with_vocabulary(config: Config, data: TokenDataset) -> Config:
-    """`config` with the vocabulary size of the data set, if it gives none of its own.
-
-    Raises `UsageError` if its own is too small for the data set.
-    """
-    given, size = config.model.vocab_size, data.manifest.vocab_size
-    if given is not None and given < size:
-        raise UsageError(
-            f"model.vocab_size is {given}, but the tokens of {data.folder} go up to {size}; "
-            "leave it out to use the data set's."
-        )
-    model = config.model.model_copy(update={"vocab_size": given or size})
-    return config.model_copy(update={"model": model})
-
-
-def sequence_length(config: Config) -> int:
-    """T, tokens in a training sequence; raises `UsageError` if above the model's context."""
-    length = config.train.sequence_length or config.model.max_length
-    if length > config.model.max_length:
-        raise UsageError(
-            f"train.sequence_length {length} is above model.max_length {config.model.max_length}."
-        )
-    return length
-
-
-def build_model(config: Config) -> GPT:
-    """The compiled model of a configuration, with initial weights."""
-    train_config = config.train
-    backend.set_precision(train_config.precision)
-    model = GPT(
-        config.model,
-        seed=train_config.seed,
-        gradient_checkpointing=train_config.gradient_checkpointing,
-        dtype=train_config.dtype_policy,
-    )
-    chunk = train_config.loss_chunk or default_loss_chunk(
-        config.model.known_vocab_size, train_config.precision, backend.device_memory()
-    )
-    loss = NextTokenLoss(train_config.label_smoothing, chunk)
-    modes: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
-    model.compile(
-        optimizer=make_optimizer(train_config), loss=loss, jit_compile=modes[train_config.compile]
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model
-
-
 def make_callbacks(
-    config: Config,
+    task: Task,
     run: Run,
-    data: TokenDataset,
     status: StatusWriter,
     reporter: ProgressReporter,
     point: ResumePoint,
@@ -250,7 +177,7 @@ def make_callbacks(
     Args:
         cleanup: closes trackers and restores signal handlers after training.
     """
-    tc, tokenizer = config.train, data.tokenizer
+    config, tc, tokenizer = task.config, task.config.train, task.tokenizer
     best = math.inf if point.best_val_loss is None else point.best_val_loss
     samples = SampleWriter(
         tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status, reporter.on_sample
@@ -258,7 +185,7 @@ def make_callbacks(
     stop_on_nan = StopOnNaN((tc.log_every, tc.eval_every, tc.sample_every), tc.max_steps)
     checkpoints = CheckpointSaver(
         run, tc.checkpoint_every, tc.max_steps, tc.keep_checkpoints, tokenizer, config.sampling,
-        status, best, stop_on_nan.check,
+        status, best, stop_on_nan.check, task.stored_weights,
     )  # fmt: skip
     cleanup.push(checkpoints.wait_after)
     control = RunControl(run, checkpoints, samples, status)
@@ -276,8 +203,9 @@ def make_callbacks(
             tc.schedule,
         ),
         stop_on_nan=stop_on_nan,
-        validation=_validation(config, data, status) if tc.eval_every else None,
-        metrics=_metrics_logger(config, data, status, point, [reporter.on_row, *trackers]),
+        validation=task.validation(status) if tc.eval_every else None,
+        of_task=task.callbacks(status),
+        metrics=_metrics_logger(task, status, point, [reporter.on_row, *trackers]),
         samples=samples,
         early_stopping=EarlyStopping(tc.early_stopping, history) if tc.early_stopping else None,
         checkpoints=checkpoints,
@@ -285,49 +213,29 @@ def make_callbacks(
     )
 
 
-def _validation(config: Config, data: TokenDataset, status: StatusWriter) -> Validation:
-    tc, assistant_only_loss = config.train, config.data.assistant_only_loss
-    dataset = EvaluationDataset(
-        data,
-        tc.batch_size,
-        sequence_length(config),
-        limit=tc.eval_batches,
-        assistant_only_loss=assistant_only_loss,
-    )
-    bytes_per_token = None if assistant_only_loss else data.bytes_per_token("val")
-    return Validation(dataset, tc.eval_every, tc.max_steps, bytes_per_token, status)
-
-
 def _metrics_logger(
-    config: Config,
-    data: TokenDataset,
-    status: StatusWriter,
-    point: ResumePoint,
-    listeners: list[Any],
+    task: Task, status: StatusWriter, point: ResumePoint, listeners: list[Any]
 ) -> MetricsLogger:
-    tc, length = config.train, sequence_length(config)
+    tc = task.config.train
     return MetricsLogger(
         status,
         tc.log_every,
         tc.max_steps,
-        tokens_per_step=tc.batch_size * tc.grad_accumulation * length,
-        tokens_per_epoch=data.manifest.splits["train"].tokens,
-        flops_per_token=config.model.flops_per_token(length),
+        tokens_per_step=task.tokens_per_step,
+        tokens_per_epoch=task.tokens_per_epoch,
+        flops_per_token=task.flops_per_token,
         peak_flops=matmul_peak(tc.precision),
         hardware=HardwareMonitor(gpu=backend.device()[0] == "gpu").sample,
         listeners=listeners,
         tokens_seen=(point.state or {}).get("tokens_seen"),
+        metric_names=task.metric_names,
     )
 
 
-def summary(config: Config, data: TokenDataset, status: StatusWriter) -> str:
+def summary(task: Task, status: StatusWriter) -> str:
     """One sentence: model, data, backend and device."""
-    tokens = data.manifest.splits["train"].tokens
-    return (
-        f"{config.model.num_parameters() / 1e6:.2f}M parameters, vocabulary "
-        f"{config.model.vocab_size}, context {config.model.max_length}; {tokens:,} training "
-        f"tokens; {backend.name} on {status.status.device}, {config.train.precision}"
-    )
+    where = f"{backend.name} on {status.status.device}, {task.config.train.precision}"
+    return f"{task.summary()}; {where}"
 
 
 def warnings(config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from kgpt import backend
 from kgpt.config import TrainConfig
 from kgpt.generation.loading import build_for_inference
 from kgpt.model.gpt import GPT
-from kgpt.training.trainer import build_model
+from kgpt.training.pretraining import build_model
 from tests.tiny import tiny_gpt2_config, tiny_model
 from tests.training.tiny_runs import make_config
 

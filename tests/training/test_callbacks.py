@@ -42,7 +42,7 @@ def saving(monkeypatch):
             sums = {"trainer_state.json": sha256(work / "trainer_state.json")}
             (work / "checksums.json").write_text(json.dumps(sums))
 
-    monkeypatch.setattr(checkpoints_module, "copy_state", lambda model, **facts: facts)
+    monkeypatch.setattr(checkpoints_module, "copy_state", lambda model, stored, **facts: facts)
     monkeypatch.setattr(checkpoints_module, "write_checkpoint", write)
 
 

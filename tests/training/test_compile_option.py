@@ -5,7 +5,7 @@ import pytest
 
 from kgpt import backend
 from kgpt.config import Config
-from kgpt.training.trainer import build_model
+from kgpt.training.pretraining import build_model
 from tests.model.models import SMALL
 
 pytestmark = pytest.mark.backend

@@ -9,7 +9,7 @@ import pytest
 from kgpt.checkpoints.pretrained import load_model
 from kgpt.cli import main
 from kgpt.runs import Run, find_run, resolve_model
-from kgpt.training import trainer
+from kgpt.training import pretraining, trainer
 from tests.training.children import start
 from tests.training.tiny_runs import Trained, make_config
 
@@ -84,7 +84,7 @@ def test_without_memory_status_and_terminal_say_what_to_do(data, monkeypatch, ca
     def fit(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes.")
 
-    monkeypatch.setattr(trainer.GPT, "fit", fit)
+    monkeypatch.setattr(pretraining.GPT, "fit", fit)
     monkeypatch.setattr("os._exit", sys.exit)
     monkeypatch.setenv("KGPT_RESTARTED", "1")
     file = tmp_path / "tiny.yaml"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kgpt.training import trainer
+from kgpt.training import pretraining
 from tests.training.tiny_runs import DROPOUT, Trained, flip_a_byte, make_config
 
 pytestmark = pytest.mark.backend
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.backend
 def test_low_precision_learns_and_resumes(data, precision, monkeypatch):
     """float16 begins with a loss scale too high: the steps it skips are steps all the same."""
     train = {"precision": precision, "max_steps": 8, "checkpoint_every": 4, "sample_every": 8}
-    build = trainer.build_model
+    build = pretraining.build_model
 
     def overflowing(config):
         model = build(config)
@@ -22,7 +22,7 @@ def test_low_precision_learns_and_resumes(data, precision, monkeypatch):
             model.optimizer.dynamic_scale.assign(2.0**34)
         return model
 
-    monkeypatch.setattr(trainer, "build_model", overflowing)
+    monkeypatch.setattr(pretraining, "build_model", overflowing)
     config = make_config(data, train=train, **DROPOUT)
     first = Trained(config)
     assert (first.outcome.state, first.outcome.step) == ("finished", 8)

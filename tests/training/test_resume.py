@@ -16,6 +16,7 @@ from kgpt.data.sources import Corpus
 from kgpt.errors import CheckpointError, DataError, KgptError, RunError
 from kgpt.runs import Run, new_run
 from kgpt.text.tokenizer import Tokenizer
+from kgpt.training.pretraining import describe
 from kgpt.training.resume import check_config, check_data, find_resume_point
 from tests.training.tiny_runs import Trained, contents, make_config
 
@@ -228,5 +229,5 @@ def test_any_change_is_said_or_refused(ended, data, change):
 
 def test_comparing_is_by_the_checkpoint_that_is_used(ended, data):
     point = find_resume_point(ended)
-    assert check_data(ended, point, TokenDataset(data)) == point
+    assert check_data(ended, point, describe(TokenDataset(data))) == point
     assert point.step == 2 and Run(ended.path).checkpoint_path(2) == point.checkpoint

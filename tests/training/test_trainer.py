@@ -81,8 +81,8 @@ def test_a_checkpoint_written_late_is_the_state_at_its_step(data, monkeypatch):
     """The steps that follow while it is written change no bit of it."""
     states = {}
 
-    def copy_and_remember(model, **metadata):
-        state = copy_state(model, **metadata)
+    def copy_and_remember(model, stored, **metadata):
+        state = copy_state(model, stored, **metadata)
         states[metadata["step"]] = copy.deepcopy(state)
         return state
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_written_late_is_the_state_at_its_step(data, monkeypatch):
         assert stored.keys() == state.variables.keys()
         for name, value in state.variables.items():
             assert stored[name].tobytes() == value.tobytes(), (step, name)
-        weights = Weights(folder, state.config)
+        weights = Weights(folder, state.layout.config)
         for path, value in state.weights.items():
             assert weights.read(path).tobytes() == value.tobytes(), (step, path)
     name = next(name for name in states[2].variables if name.startswith("weights/"))

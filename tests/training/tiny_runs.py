@@ -33,13 +33,14 @@ class Trained:
     """A run that was trained in this process: its directory, its outcome, what was shown."""
 
     def __init__(self, config: Config, name="run", resume=False, quiet=False):
+        from kgpt.training.task import make_task
         from kgpt.training.trainer import train
 
         self.run: Run = new_run(name)
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.output = io.StringIO()
         console = Console(file=self.output, width=200)
-        self.outcome = train(config, self.run, resume, console, quiet)
+        self.outcome = train(make_task(config), self.run, resume, console, quiet)
 
     @property
     def losses(self) -> dict[int, float]:

@@ -19,6 +19,7 @@ from kgpt.training.background import BackgroundTask
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import Logs, StepCallback
 from kgpt.training.checkpoint import TrainingState, copy_state, verify, write_checkpoint
+from kgpt.training.stored_weights import StoredWeights
 
 
 class CheckpointSaver(StepCallback):
@@ -34,6 +35,7 @@ class CheckpointSaver(StepCallback):
         keep: how many of the latest are kept, besides the best.
         best: the lowest validation loss so far, when a run is resumed.
         check: called before each; it raises if the weights are not to be saved.
+        stored: which weights are saved.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class CheckpointSaver(StepCallback):
         status: StatusWriter | None = None,
         best: float = math.inf,
         check: Callable[[], None] = lambda: None,
+        stored: StoredWeights | None = None,
     ):
         super().__init__()
         self.run, self.every, self.total_steps, self.keep = run, every, total_steps, keep
         self.tokenizer, self.sampling = tokenizer, sampling
         self.status = status or StatusWriter(None)
         self.best, self.check = best, check
+        self.stored = stored or StoredWeights()
         self.saved_step: int | None = None
         self._task = BackgroundTask()
 
@@ -79,7 +83,11 @@ class CheckpointSaver(StepCallback):
             self._task.wait()
             tokens_seen = self.status.status.tokens_seen
             state = copy_state(
-                self.model, step=step, best_val_loss=best, tokens_seen=tokens_seen or None
+                self.model,
+                self.stored,
+                step=step,
+                best_val_loss=best,
+                tokens_seen=tokens_seen or None,
             )
         self._task.start(lambda: self._write(step, state, is_best))
         self.saved_step = step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kgpt import backend
@@ -32,6 +32,8 @@ class MetricsLogger(StepCallback):
         listeners: functions called with each row, after it is written.
         tokens_seen: before the first step, when a run is resumed; `tokens_per_step` for each step
             before it when not given.
+        metric_names: what rows show besides the loss of what a training batch logs, each the value
+            of the last batch of a step.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class MetricsLogger(StepCallback):
         hardware: Callable[[], MetricsRow] = dict,
         listeners: Iterable[Callable[[MetricsRow], None]] = (),
         tokens_seen: int | None = None,
+        metric_names: Sequence[str] = (),
     ):
         super().__init__()
         self.status, self.every, self.total_steps = status, every, total_steps
         self.tokens_per_step, self.tokens_per_epoch = tokens_per_step, tokens_per_epoch
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.hardware, self.listeners = hardware, list(listeners)
-        self.tokens_seen = tokens_seen
+        self.tokens_seen, self.metric_names = tokens_seen, metric_names
         self._losses: list[Tensor] = []  # of the batches of the current update, on the device
         self._last_row = (-1, 0.0)  # step and training time of the last row; -1 if there is none
 
@@ -73,7 +76,9 @@ class MetricsLogger(StepCallback):
         is_due = step % self.every == 0 or step == self.total_steps
         if not (is_first or is_due or "val_loss" in logs):
             return
-        values = self._read(losses)  # waits until the step is done
+        values = self._read(
+            losses, {name: logs[name] for name in self.metric_names}
+        )  # waits until the step is done
         if is_first:
             self._last_row = (step, self._training_time())
             self.status.update(state="training")
@@ -92,11 +97,14 @@ class MetricsLogger(StepCallback):
         """Seconds on a clock that stands still while validating, sampling, saving or paused."""
         return time.perf_counter() - self.status.non_training_s
 
-    def _read(self, losses: list[Tensor]) -> MetricsRow:
-        """The mean loss over the batches of one update, the learning rate and the gradient norm."""
+    def _read(self, losses: list[Tensor], others: dict[str, Tensor]) -> MetricsRow:
+        """The mean loss over the batches of one update, the learning rate and the gradient norm.
+
+        `others` are read with them.
+        """
         optimizer = unwrap_optimizer(self.model.optimizer)
         rate = keras_internals.learning_rate(optimizer)
-        tensors = {"loss": losses, "lr": backend.read_optimizer_var(self.model, rate)}
+        tensors = {"loss": losses, "lr": backend.read_optimizer_var(self.model, rate)} | others
         norm = getattr(optimizer, "gradient_norm", None)
         if norm is not None:
             tensors["grad_norm"] = backend.read_optimizer_var(self.model, norm)

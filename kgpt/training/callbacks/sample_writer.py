@@ -13,6 +13,7 @@ from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import Logs, StepCallback
 from kgpt.training.optimizers import swap_in_ema_weights
+from kgpt.training.stored_weights import gpt_of
 
 SampleRow = dict[str, Any]
 
@@ -55,7 +56,7 @@ class SampleWriter(StepCallback):
             sampling = sampling.model_copy(update={"seed": step})
         requests = [self._request(prompt, sampling, i) for i, prompt in enumerate(prompts)]
         with self.status.state("sampling"), swap_in_ema_weights(self.model):
-            completions = [job.token_ids for job in generate(self.model, requests)]
+            completions = [job.token_ids for job in generate(gpt_of(self.model), requests)]
         for prompt, ids in zip(prompts, completions, strict=True):
             self._write(step, prompt, ids, sampling)
 

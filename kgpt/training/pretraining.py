@@ -1,0 +1,144 @@
+"""Pretraining: a new model learns to continue the texts of a data set."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from kgpt import backend
+from kgpt.config import Config
+from kgpt.data.dataset import EvaluationDataset, TrainDataset
+from kgpt.data.shards import TokenDataset
+from kgpt.errors import UsageError
+from kgpt.model.gpt import GPT
+from kgpt.runs import RunData
+from kgpt.text.tokenizer import Tokenizer
+from kgpt.training.callbacks.status_writer import StatusWriter
+from kgpt.training.callbacks.validation import Validation
+from kgpt.training.task import Task, compile_model, next_token_loss
+
+
+class TokenDatasetTask(Task):
+    """A task on a prepared data set, whose batches are sequences of tokens.
+
+    Raises `DataError` if there is no data set in `data.dir`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.data = TokenDataset(config.data.dir or "")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:  # type: ignore[override]
+        return self.data.tokenizer
+
+    def describe_data(self) -> RunData:
+        return describe(self.data)
+
+    def batches(self, model: GPT, start_step: int) -> TrainDataset:
+        tc, dc = self.config.train, self.config.data
+        return TrainDataset(
+            self.data,
+            tc.batch_size,
+            sequence_length(self.config),
+            num_batches=(tc.max_steps - start_step) * tc.grad_accumulation,
+            seed=tc.seed,
+            start_batch=start_step * tc.grad_accumulation,
+            token_dropout=dc.token_dropout,
+            token_replacement=dc.token_replacement,
+            assistant_only_loss=dc.assistant_only_loss,
+        )
+
+    def validation(self, status: StatusWriter) -> Validation:
+        tc, assistant_only_loss = self.config.train, self.config.data.assistant_only_loss
+        dataset = EvaluationDataset(
+            self.data,
+            tc.batch_size,
+            sequence_length(self.config),
+            limit=tc.eval_batches,
+            assistant_only_loss=assistant_only_loss,
+        )
+        bytes_per_token = None if assistant_only_loss else self.data.bytes_per_token("val")
+        return Validation(dataset, tc.eval_every, tc.max_steps, bytes_per_token, status)
+
+    @property
+    def tokens_per_step(self) -> int:
+        tc = self.config.train
+        return tc.batch_size * tc.grad_accumulation * sequence_length(self.config)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        return self.data.manifest.splits["train"].tokens
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.config.model.flops_per_token(sequence_length(self.config))
+
+    def summary(self) -> str:
+        model = self.config.model
+        return (
+            f"{model.num_parameters() / 1e6:.2f}M parameters, vocabulary {model.vocab_size}, "
+            f"context {model.max_length}; {self.tokens_per_epoch:,} training tokens"
+        )
+
+
+class Pretraining(TokenDatasetTask):
+    """A new model learns to predict the next token."""
+
+    def complete(self) -> None:
+        self.config = with_vocabulary(self.config, self.data)
+
+    def build_model(self) -> GPT:
+        return build_model(self.config)
+
+
+def with_vocabulary(config: Config, data: TokenDataset) -> Config:
+    """`config` with the vocabulary size of the data set, if it gives none of its own.
+
+    Raises `UsageError` if its own is too small for the data set.
+    """
+    given, size = config.model.vocab_size, data.manifest.vocab_size
+    if given is not None and given < size:
+        raise UsageError(
+            f"model.vocab_size is {given}, but the tokens of {data.folder} go up to {size}; "
+            "leave it out to use the data set's."
+        )
+    model = config.model.model_copy(update={"vocab_size": given or size})
+    return config.model_copy(update={"model": model})
+
+
+def sequence_length(config: Config) -> int:
+    """T, tokens in a training sequence; raises `UsageError` if above the model's context."""
+    length = config.train.sequence_length or config.model.max_length
+    if length > config.model.max_length:
+        raise UsageError(
+            f"train.sequence_length {length} is above model.max_length {config.model.max_length}."
+        )
+    return length
+
+
+def build_model(config: Config) -> GPT:
+    """The compiled model of a configuration, with initial weights."""
+    train_config = config.train
+    backend.set_precision(train_config.precision)
+    model = GPT(
+        config.model,
+        seed=train_config.seed,
+        gradient_checkpointing=train_config.gradient_checkpointing,
+        dtype=train_config.dtype_policy,
+    )
+    compile_model(model, train_config, next_token_loss(config))
+    return model
+
+
+def describe(data: TokenDataset) -> RunData:
+    """What a run notes about its data set."""
+    manifest = data.manifest
+    tokens = {split: info.tokens for split, info in manifest.splits.items()}
+    return RunData(
+        path=str(data.folder.resolve()),
+        sha256=manifest.content_sha256,
+        tokenizer_sha256=manifest.tokenizer_sha256,
+        vocab_size=manifest.vocab_size,
+        train_tokens=tokens.get("train", 0),
+        val_tokens=tokens.get("val", 0),
+    )

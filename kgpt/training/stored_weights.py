@@ -1,0 +1,106 @@
+"""Which weights of a trained model a checkpoint holds, and in which format.
+
+A trained model is a `kgpt.GPT`, or a Keras model around one, which it has as its attribute `gpt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from kgpt.checkpoints.adapters import AdapterLayout, adapter_variables, assign_adapter
+from kgpt.checkpoints.peft_format import is_adapter
+from kgpt.checkpoints.pretrained import load_weights, path_below, write_config, write_tokenizer
+from kgpt.checkpoints.weights import write_weights
+from kgpt.config import ModelConfig, SamplingConfig
+from kgpt.config.parameters import parameter_shapes
+from kgpt.model.gpt import GPT
+from kgpt.text.tokenizer import Tokenizer
+
+
+def gpt_of(model: keras.Model) -> GPT:
+    """The `kgpt.GPT` that a trained model is or contains."""
+    found: GPT = model if isinstance(model, GPT) else model.gpt
+    return found
+
+
+class Layout(Protocol):
+    """How weights in host memory are written; independent of the model, which trains on."""
+
+    def write(
+        self,
+        folder: Path,
+        weights: Mapping[str, np.ndarray],
+        tokenizer: Tokenizer | None,
+        sampling: SamplingConfig | None,
+    ) -> None:
+        """Write the arrays, by path, as files of the existing `folder`."""
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A whole model in Hugging Face's format."""
+
+    config: ModelConfig
+
+    def write(
+        self,
+        folder: Path,
+        weights: Mapping[str, np.ndarray],
+        tokenizer: Tokenizer | None,
+        sampling: SamplingConfig | None,
+    ) -> None:
+        write_config(folder, self.config, tokenizer, sampling)
+        write_weights(folder, self.config, weights.__getitem__)
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """The adapters alone, as a folder of PEFT, with their tokenizer."""
+
+    adapter: AdapterLayout
+
+    def write(
+        self,
+        folder: Path,
+        weights: Mapping[str, np.ndarray],
+        tokenizer: Tokenizer | None,
+        sampling: SamplingConfig | None,
+    ) -> None:
+        self.adapter.write(folder, weights)
+        if tokenizer is not None:
+            write_tokenizer(folder, tokenizer, self.adapter.config.max_length, sampling)
+
+
+class StoredWeights:
+    """The weights of the `kgpt.GPT`: all of them, or the adapters alone if it has any.
+
+    A task whose model has more weights, such as a head, overrides these methods.
+    """
+
+    def variables(self, model: keras.Model) -> dict[str, Any]:
+        """The variables by path, in any order; frozen ones, too."""
+        gpt = gpt_of(model)
+        if gpt.lora is not None:
+            return adapter_variables(gpt)
+        weights = {path_below(variable): variable for variable in gpt.weights}
+        return {path: weights[path] for path, _ in parameter_shapes(gpt.config)}
+
+    def layout(self, model: keras.Model) -> Layout:
+        """How their values are written."""
+        gpt = gpt_of(model)
+        if gpt.lora is not None:
+            return AdapterFolder(AdapterLayout.of(gpt))
+        return ModelDirectory(gpt.config)
+
+    def load(self, model: keras.Model, folder: Path) -> None:
+        """Assign what a checkpoint holds to the variables."""
+        if is_adapter(folder):
+            assign_adapter(gpt_of(model), folder)
+        else:
+            load_weights(gpt_of(model), folder)
