@@ -7,8 +7,12 @@ model that answers questions about held-out combinations has learned the rule, n
 """
 
 from kgpt.data.tinyworld.questions import Question, questions
+from kgpt.data.tinyworld.rewards import prompts, reward, write_prompts
 from kgpt.data.tinyworld.stories import conversations, stories, write
 from kgpt.data.tinyworld.tales import tales
 from kgpt.data.tinyworld.world import is_held_out
 
-__all__ = ["Question", "conversations", "is_held_out", "questions", "stories", "tales", "write"]
+__all__ = [
+    "Question", "conversations", "is_held_out", "prompts", "questions", "reward", "stories",
+    "tales", "write", "write_prompts",
+]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +56,14 @@ class Question:
         >>> question.is_right(question.answer), question.is_right("I do not know.")
         (True, False)
         """
-        words = re.findall(r"[a-z]+", reply.lower())
-        said = f" {self.key.lower()} " in f" {' '.join(words)} "
-        return said and not {rival.lower() for rival in self.rivals} & set(words)
+        return says(reply, self.key, self.rivals)
+
+
+def says(reply: str, key: str, rivals: Iterable[str]) -> bool:
+    """Does `reply` say the words of `key`, and none of the `rivals`?"""
+    words = re.findall(r"[a-z]+", reply.lower())
+    said = f" {key.lower()} " in f" {' '.join(words)} "
+    return said and not {rival.lower() for rival in rivals} & set(words)
 
 
 def questions(seed: int, held_out: bool = False) -> Iterator[Question]:
