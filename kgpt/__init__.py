@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from kgpt.training.optimizers import AdamW as AdamW
     from kgpt.training.optimizers import Lion as Lion
     from kgpt.training.optimizers import Muon as Muon
+    from kgpt.training.preference_losses import DPOLoss as DPOLoss
+    from kgpt.training.preference_losses import IPOLoss as IPOLoss
+    from kgpt.training.preference_losses import KTOLoss as KTOLoss
+    from kgpt.training.preference_losses import ORPOLoss as ORPOLoss
     from kgpt.training.schedule import LRSchedule as LRSchedule
     from kgpt.training.schedule import WarmupCosine as WarmupCosine
 
@@ -66,6 +70,7 @@ _MODULES = {
     "kgpt.text.tokenizer": ("Tokenizer",),
     "kgpt.training.losses": ("NextTokenLoss",),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
+    "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
     "kgpt.training.schedule": ("LRSchedule", "WarmupCosine"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -23,6 +23,7 @@ CLASSES = {  # the names under which the classes of each module are registered
     "kgpt.model.initializers": ("CheckpointInitializer", "Normal"),
     "kgpt.model.layers": ("Dropout", "LayerNorm", "RMSNorm"),
     "kgpt.training.losses": ("NextTokenLoss",),
+    "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
 }
 

@@ -24,6 +24,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     gelu_tanh           the GELU of GPT-2
     remat               recompute a function's activations in the backward pass
     custom_gradient     a function with its own gradient
+    without_gradient    a function whose outputs are constants for the gradient
     jit                 compile a function of tensors, without gradients
     jit_steps           compile a step that is repeated, without a condition on the host
     branches_on_host    does a `cond` make the host wait for the device?
@@ -84,6 +85,7 @@ rms_norm = _chosen.rms_norm
 gelu_tanh = _chosen.gelu_tanh
 remat = _chosen.remat
 custom_gradient = _chosen.custom_gradient
+without_gradient = _chosen.without_gradient
 jit = _chosen.jit
 jit_steps = _chosen.jit_steps
 branches_on_host = _chosen.branches_on_host

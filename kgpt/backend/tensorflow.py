@@ -22,6 +22,7 @@ from kgpt.backend.tensorflow_device import set_precision as set_precision
 from kgpt.backend.whole_step import compile_regions as compile_regions
 from kgpt.backend.whole_step import compiles_regions as compiles_regions
 from kgpt.backend.whole_step import constant as constant
+from kgpt.backend.whole_step import without_gradient as without_gradient
 
 Tensor = Any
 Function = Callable[..., Any]

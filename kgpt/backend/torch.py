@@ -219,6 +219,16 @@ def custom_gradient(function: Function) -> Function:
     return call
 
 
+def without_gradient(function: Function) -> Function:
+    """`function`, which keeps nothing for a backward pass."""
+
+    def call(*args: Any) -> Any:
+        with torch.no_grad():
+            return function(*args)
+
+    return call
+
+
 def branches_on_host() -> bool:
     """True on a GPU: `cond` reads its condition from the device."""
     return device()[0] != "cpu"

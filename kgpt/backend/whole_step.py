@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 Function = Callable[..., Any]
@@ -23,3 +24,12 @@ def compile_regions(functions: Sequence[Function], variables: Any = ()) -> list[
 def constant(array: np.ndarray) -> np.ndarray:
     """`array` unchanged: a constant of the compiled step."""
     return array
+
+
+def without_gradient(function: Function) -> Function:
+    """`function`, its outputs being constants for the gradient: XLA drops what only it needs."""
+
+    def call(*args: Any) -> Any:
+        return keras.tree.map_structure(keras.ops.stop_gradient, function(*args))
+
+    return call

@@ -7,7 +7,8 @@ attention and norms in the fastest form of each backend.
 - GPT-2 and Llama are the two ends of one `ModelConfig`; every mixture between them works.
 - It is a `keras.Model`: `compile`, `fit`, `evaluate`, `.keras` files, on every backend.
 - A loss with `from_hidden_states` (`kgpt.NextTokenLoss`) is given hidden states, so that training
-  never stores the (B, T, V) logits. Any other Keras loss is given the logits.
+  never stores the (B, T, V) logits; one with `from_model` (`kgpt.DPOLoss`) the model, too, and has
+  `metrics` of its own. Any other Keras loss is given the logits.
 """
 
 from __future__ import annotations
@@ -275,14 +276,16 @@ class GPT(CheckedInputs, PretrainedModel):
     def _loss_takes_hidden_states(self) -> bool:
         loss = getattr(self, "loss", None)
         has_metrics = keras_internals.has_compiled_metrics(self)
-        return hasattr(loss, "from_hidden_states") and not has_metrics
+        takes = hasattr(loss, "from_hidden_states") or hasattr(loss, "from_model")
+        return takes and not has_metrics
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """As everywhere in Keras; of the two that are called "loss", the one in use."""
         takes_hidden = self._loss_takes_hidden_states
         unused = keras_internals.loss_tracker(self) if takes_hidden else self.token_loss
-        return [metric for metric in super().metrics if metric is not unused]
+        kept = [metric for metric in super().metrics if metric is not unused]
+        return [*kept, *getattr(getattr(self, "loss", None), "metrics", ())]
 
     def train_step(self, *args: Any) -> Any:
         return super().train_step(*args[:-1], self._ask_for_hidden_states(args[-1]))
@@ -307,6 +310,10 @@ class GPT(CheckedInputs, PretrainedModel):
     ) -> Tensor:
         if not isinstance(x, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if hasattr(self.loss, "from_model"):
+            return self.loss.from_model(
+                self, x[HIDDEN_STATES_OF], y_pred, y, sample_weight, training
+            )
         head, variable = self.head.weight.as_table(), self.head.variable
         trainable = variable is not None and variable.trainable
         loss = self.loss.from_hidden_states(y_pred, head, y, sample_weight, training, trainable)
@@ -323,7 +330,8 @@ class GPT(CheckedInputs, PretrainedModel):
 
     def get_metrics_result(self) -> dict[str, Any]:
         if self._loss_takes_hidden_states:
-            return {"loss": self.token_loss.result()}
+            own = (self.token_loss, *getattr(self.loss, "metrics", ()))
+            return {metric.name: metric.result() for metric in own}
         return super().get_metrics_result()
 
     def _resolve_auto_jit_compile(self) -> bool:

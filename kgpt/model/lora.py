@@ -12,9 +12,10 @@ A and B are float32 whatever the type of the frozen weights.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,6 +228,27 @@ def detach_adapters(model: GPT) -> None:
     for variable in model.__dict__.pop("_frozen_by_lora"):
         variable.trainable = True
     refresh(model)
+
+
+@contextlib.contextmanager
+def adapters_disabled(model: GPT) -> Iterator[None]:
+    """The model without its adapters while the block runs: what it was before they were added.
+
+    Also while a step is traced; what was compiled with adapters is not used in the block.
+    """
+    kept = [(linear, linear.lora) for linear in model.linears]
+    compiled = [(block, block.compiled_transform) for block in model.blocks]
+    try:
+        for linear, _ in kept:
+            linear.lora = None
+        for block, _ in compiled:
+            block.compiled_transform = None
+        yield
+    finally:
+        for linear, lora in kept:
+            linear.lora = lora
+        for block, transform in compiled:
+            block.compiled_transform = transform
 
 
 def refresh(model: GPT) -> None:

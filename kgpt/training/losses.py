@@ -184,7 +184,7 @@ def linear_cross_entropy(
 
 def chunk_loss(x: Tensor, table: Tensor, y: Tensor, w: Tensor, label_smoothing: float) -> Tensor:
     """Weighted sum of the losses of x (M, D) for targets y (M,); `table` is (V, D)."""
-    losses, _ = token_losses(_logits(x, table), y, label_smoothing)
+    losses, _ = token_losses(chunk_logits(x, table), y, label_smoothing)
     return ops.sum(losses * w)
 
 
@@ -202,7 +202,7 @@ def chunk_gradient(
     Both gradients are float32; the table's is GRAD_SCALE times as large. It is None if the head
     is not trainable.
     """
-    logits = _logits(x, table)
+    logits = chunk_logits(x, table)
     losses, logsumexp = token_losses(logits, y, label_smoothing)
     dlogits = ops.exp(logits - logsumexp)  # softmax, (M, V)
     if label_smoothing:
@@ -217,7 +217,7 @@ def chunk_gradient(
     return ops.sum(losses * w), dx, dtable if dhead is None else dhead + dtable
 
 
-def _logits(x: Tensor, table: Tensor) -> Tensor:
+def chunk_logits(x: Tensor, table: Tensor) -> Tensor:
     """float32 (M, V)."""
     return ops.cast(backend.dense(x, ops.transpose(table)), "float32")
 
