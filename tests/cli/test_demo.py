@@ -79,7 +79,6 @@ def small_world(tmp_path_factory):
     return folder
 
 
-@pytest.mark.backend
 def test_the_whole_demo_in_small(small_world, tmp_path):
     """Untrained it must fail by its figure, and by nothing else; what it trained stays."""
 

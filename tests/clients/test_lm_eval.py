@@ -16,7 +16,7 @@ from tests.serving.harness import eventually
 from tests.tiny import write_tiny_model
 
 pytest.importorskip("lm_eval")
-pytestmark = [pytest.mark.backend, pytest.mark.proof]
+pytestmark = pytest.mark.proof
 CONTEXT = 128
 QUESTIONS = [
     {"question": "Where is the boat?", "choices": [" far over the sea", " at home", " naïve 🙂"]},

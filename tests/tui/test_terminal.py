@@ -181,10 +181,13 @@ sampling: {temperature: 0.7}
 STORY = "The old lamp burned low. A cat came in from the rain and sat by the door. "
 TURNS = [{"role": "user", "content": "Who is there?"}, {"role": "assistant", "content": STORY}]
 OWN = {"own.txt": STORY * 40, "own.jsonl": (json.dumps({"messages": TURNS}) + "\n") * 40}
+ON_ONE_BACKEND = pytest.mark.skipif(
+    os.environ["KERAS_BACKEND"] != "torch", reason="the app sees no backend: PyTorch is the fastest"
+)
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", ["own.txt", pytest.param("own.jsonl", marks=ON_ONE_BACKEND)])
 def test_the_first_hour_of_a_new_user(terminal, tmp_path, environment, name):
     """Own text or conversations, trained on, stopped, resumed, chatted with and trained longer."""
     (tmp_path / "small.yaml").write_text(SMALL)
