@@ -22,7 +22,8 @@ from kgpt.data.sources import Corpus, Document
 from kgpt.errors import DataError, RunError, UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
 from kgpt.runs import runs_on
-from kgpt.text.chat_template import Chat, ChatMLTemplate, is_learned, load_chat_template
+from kgpt.text.assistant_mask import is_learned
+from kgpt.text.chat_template import Chat, ChatMLTemplate, load_chat_template
 from kgpt.text.chunking import chunk_text
 from kgpt.text.tokenizer import Tokenizer
 

@@ -13,14 +13,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Protocol
 
 from kgpt.conversations import Message
 from kgpt.errors import UsageError
+from kgpt.text.assistant_mask import (
+    BREAK,
+    MARKERS,
+    SPAN_END,
+    generation_spans,
+    is_learned,
+    overlapping,
+    turn_spans,
+)
 from kgpt.text.jinja_sandbox import Template
 from kgpt.text.tokenizer import CHATML_TEMPLATE, TURN_END, TURN_START, Tokenizer, clean
-from kgpt.text.tool_calls import ToolCallFormat, find_tool_call_format, with_template_calls
+from kgpt.text.tool_calls import (
+    ToolCallFormat,
+    common_prefix_length,
+    find_tool_call_format,
+    with_template_calls,
+)
 
 __all__ = ["CHATML_TEMPLATE", "Chat", "ChatMLTemplate", "JinjaChatTemplate", "load_chat_template"]
 
@@ -49,6 +63,9 @@ class Chat(Protocol):
     ) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation, and the mask of those that the assistant generates.
 
+        The mask is for training: with `add_generation_prompt` or `continue_final_message`, which
+        are for generation, it is all False.
+
         Args:
             messages: see `kgpt.conversations`; those with the weight 0 are not in the mask.
                 They may have tool calls and results if the model has a `tool_call_format`:
@@ -70,11 +87,6 @@ def load_chat_template(tokenizer: Tokenizer) -> Chat | None:
     return (
         ChatMLTemplate(tokenizer) if template == CHATML_TEMPLATE else JinjaChatTemplate(tokenizer)
     )
-
-
-def is_learned(message: Message) -> bool:
-    """True if the model generates the message and learns to."""
-    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 class ChatMLTemplate:
@@ -112,10 +124,11 @@ class ChatMLTemplate:
             assistant_mask += [False] * len(header) + [by_model] * (len(content) + 1)
             assistant_mask += [False] * (len(self.end) - 1)
         if continue_final_message and messages:
-            del ids[-len(self.end) :], assistant_mask[-len(self.end) :]
+            del ids[-len(self.end) :]
         elif add_generation_prompt:
             ids += self.turn_header("assistant")
-            assistant_mask += [False] * (len(ids) - len(assistant_mask))
+        if add_generation_prompt or continue_final_message:
+            assistant_mask = [False] * len(ids)
         return ids, assistant_mask
 
     def turn_header(self, role: str) -> list[int]:
@@ -124,12 +137,6 @@ class ChatMLTemplate:
             start = self.tokenizer.encode(TURN_START, allow_special=True)
             self._headers[role] = start + self.tokenizer.encode(f"{role}\n")
         return self._headers[role]
-
-
-# Unicode noncharacters as markers in rendered text: inside a special token that a user typed, and
-# around the assistant's text.
-BREAK, SPAN_START, SPAN_END = "\ufdd0", "\ufdd1", "\ufdd2"
-MARKERS = re.compile(f"[{BREAK}{SPAN_START}{SPAN_END}]")
 
 
 class JinjaChatTemplate:
@@ -168,15 +175,37 @@ class JinjaChatTemplate:
         """See `Chat.encode`."""
         messages = with_template_calls(messages, lambda: self.tool_call_format)
         escaped = [self._escape_message(message) for message in messages]
-        add_generation_prompt = add_generation_prompt and not continue_final_message
-        render = partial(
-            self.template.render, tools=self._escape(list(tools)), variables=self._escape(variables)
-        )
-        text = render(escaped, add_generation_prompt)
-        marked = render(with_assistant_markers(escaped), add_generation_prompt)
+        options = self._escape(list(tools)), self._escape(variables)
+
+        def render(messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+            return self.template.render(messages, add_generation_prompt, *options)
+
+        def render_marked(messages: Sequence[Message]) -> str:
+            return self.template.render_marked(messages, False, *options)
+
         if continue_final_message and messages:
             text = without_turn_end(render, escaped)
-        return self._encode(text, marked)
+        else:
+            text = render(escaped, add_generation_prompt and not continue_final_message)
+        ids, offsets = self._encode(text)
+        if add_generation_prompt or continue_final_message:
+            return ids, [False] * len(ids)
+        plain = MARKERS.sub("", text)
+        if self.template.has_generation_blocks:
+            spans = generation_spans(render_marked, escaped)
+        else:
+            spans = turn_spans(render, escaped, plain, self._special, self._generation_prompt)
+        return ids, overlapping(offsets, spans)
+
+    @cached_property
+    def _generation_prompt(self) -> str:
+        """What the template appends before a turn of the assistant; empty if nothing is."""
+        probe = [{"role": "user", "content": "a"}]
+        try:
+            without, with_prompt = (self.template.render(probe, add) for add in (False, True))
+        except UsageError:
+            return ""
+        return with_prompt[common_prefix_length(without, with_prompt) :]
 
     def _escape_message(self, message: Message) -> dict[str, Any]:
         """`message` with a marker inside everything that is or could become a special token."""
@@ -204,13 +233,14 @@ class JinjaChatTemplate:
             content = content[:start] + BREAK + content[start:]
         return content
 
-    def _encode(self, text: str, marked: str) -> tuple[list[int], list[bool]]:
-        """Ids and mask of rendered text; only the template's special tokens are special."""
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of rendered text and their offsets in it, without its markers.
+
+        Only the template's special tokens are special.
+        """
         plain = text.replace(BREAK, "")
         tokens = [(found.start() - text.count(BREAK, 0, found.start()), found[0])
                   for found in self._special.finditer(text)]  # fmt: skip
-        if not MARKERS.sub("", marked).startswith(plain):
-            marked = ""  # the template depends on the contents, so the markers changed them
         if tokens == [(found.start(), found[0]) for found in self._special.finditer(plain)]:
             segments = [(plain, True)]
         else:  # a message contains the text of a special token: encode it as plain text
@@ -227,39 +257,7 @@ class JinjaChatTemplate:
             ids += segment_ids
             offsets += [(begin + start, begin + end) for start, end in segment_offsets]
             begin += len(segment)
-        return ids, self._assistant_mask(ids, offsets, plain, marked)
-
-    def _assistant_mask(
-        self, ids: list[int], offsets: list[tuple[int, int]], plain: str, marked: str
-    ) -> list[bool]:
-        """For each token, whether the assistant generates it: its text and the end of its turn."""
-        spans: list[tuple[int, int]] = []
-        start = None
-        for markers_before, found in enumerate(MARKERS.finditer(marked)):
-            position = found.start() - markers_before
-            if found[0] == SPAN_END and start is not None:
-                spans.append((start, position))
-            if found[0] != BREAK:
-                start = position if found[0] == SPAN_START else None
-        # The model also generates the white space between its text and the end of its turn.
-        spans = [(start, len(plain) - len(plain[stop:].lstrip())) for start, stop in spans]
-        special = self.tokenizer.special_by_id
-        mask = [any(a < stop and b > start for start, stop in spans) for a, b in offsets]
-        for i in range(1, len(ids)):
-            mask[i] = mask[i] or (mask[i - 1] and ids[i] in special and ids[i - 1] not in special)
-        return mask
-
-
-def with_assistant_markers(messages: Sequence[Message]) -> list[Message]:
-    """`messages` with markers around the assistant's text."""
-    marked = []
-    for message in messages:
-        core = message["content"].strip()
-        if is_learned(message) and core:
-            content = message["content"].replace(core, f"{SPAN_START}{core}{SPAN_END}", 1)
-            message = {**message, "content": content}
-        marked.append(message)
-    return marked
+        return ids, offsets
 
 
 def without_turn_end(render: Callable[[list[Message]], str], messages: Sequence[Message]) -> str:

@@ -183,7 +183,7 @@ def _rendered_call(render: Render, as_text: bool, call_id: str) -> ToolCallForma
     if key is None:
         return None
     # What precedes the answer of a message without calls is its header.
-    before = text[_common_prefix(text, answer) : begin].rstrip()
+    before = text[common_prefix_length(text, answer) : begin].rstrip()
     is_list = before.endswith("[")
     before = before.removesuffix("[").strip()
     if before and not MARKER.fullmatch(before):
@@ -210,7 +210,7 @@ def _call_object(text: str, arguments: Any) -> tuple[int, int, str | None]:
     return 0, 0, None
 
 
-def _common_prefix(one: str, other: str) -> int:
+def common_prefix_length(one: str, other: str) -> int:
     """How many characters both begin with."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -143,7 +143,8 @@ def test_a_model_with_a_template_of_its_own_learns_in_that_template(tmp_path):
     learned = mask.windows(np.array([0]), len(stream))[0].astype(bool)
     text = data.tokenizer.decode(ids)
     assert text == "<s>[user] Hi <|im_end|></s>[assistant] Hello!</s></s>"
-    assert data.tokenizer.decode(ids[learned]) == "Hello!</s></s>"
+    # The template opens no turn for the assistant, so the model generates its header, too.
+    assert data.tokenizer.decode(ids[learned]) == "[assistant] Hello!</s></s>"
     assert data.manifest.splits["train"].text_bytes == len("Hi <|im_end|>Hello!")
 
 

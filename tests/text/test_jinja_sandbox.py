@@ -5,11 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgpt.errors import UsageError
+from kgpt.text.assistant_mask import BREAK, SPAN_END, SPAN_START
 from kgpt.text.chat_template import (
-    BREAK,
     CHATML_TEMPLATE,
-    SPAN_END,
-    SPAN_START,
     ChatMLTemplate,
     JinjaChatTemplate,
     load_chat_template,
