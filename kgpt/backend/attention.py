@@ -19,7 +19,11 @@ CHUNK = 128  # queries; fastest of 64, 128, 256 on CPU at T = 256
 
 
 def chunked_causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None = None,
+    segment_ids: Tensor | None = None,
 ) -> Tensor:
     """Causal softmax attention.
 
@@ -27,6 +31,8 @@ def chunked_causal_attention(
         query: (B, T, N, H), already multiplied by the softmax scale.
         key, value: (B, T, K, H); each of the K heads serves N / K query heads.
         window: sliding-window size, the token itself included; None for full attention.
+        segment_ids: (B, T) of packed sequences: tokens attend within their segment only. None for
+            one segment.
 
     Returns:
         (B, T, N, H).
@@ -36,21 +42,21 @@ def chunked_causal_attention(
     q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, N | K, T, H)
     chunk = CHUNK if length is not None and length % CHUNK == 0 else length
     if length is None:
-        return ops.transpose(_attend(q, k, v, 0, 0, window), (0, 2, 1, 3))
+        mask = causal_mask(q, k, 0, 0, window, segment_ids)
+        return ops.transpose(_attend(q, k, v, mask), (0, 2, 1, 3))
     outputs = []
     for start in range(0, length, chunk):
         end = start + chunk
         first = 0 if window is None else max(0, start - window + 1)
         keys, values = k[:, :, first:end], v[:, :, first:end]
-        outputs.append(_attend(q[:, :, start:end], keys, values, start, first, window))
+        queries = q[:, :, start:end]
+        mask = causal_mask(queries, keys, start, first, window, segment_ids)
+        outputs.append(_attend(queries, keys, values, mask))
     return ops.transpose(ops.concatenate(outputs, axis=2), (0, 2, 1, 3))  # (B, T, N, H)
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, query_start: int, key_start: int, window: int | None
-) -> Tensor:
-    """Attention of (B, N, T, H) queries at `query_start` on (B, K, S, H) keys at `key_start`."""
-    mask = causal_mask(q, k, query_start, key_start, window)
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of queries (B, N, T, H) on keys and values (B, K, S, H)."""
     return _weighted_values(attention_weights(q, k, mask, v.dtype), v)
 
 
@@ -59,7 +65,7 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor, dtype: Any) -> Tensor:
 
     Args:
         q: (B, N, T, H). k: (B, K, S, H); the N / K query heads of each are rows of one product.
-        mask: (T, S) booleans.
+        mask: (T, S) or (B, 1, T, S) booleans.
     """
     shape = (-1, q.shape[1], ops.shape(q)[2], ops.shape(k)[2])
     scores = ops.matmul(_group(q, k.shape[1]), ops.transpose(k, (0, 1, 3, 2)))  # (B, K, G T, S)
@@ -80,15 +86,29 @@ def _group(x: Tensor, num_kv_heads: int) -> Tensor:
 
 
 def causal_mask(
-    q: Tensor, k: Tensor, query_start: int = 0, key_start: int = 0, window: int | None = None
+    q: Tensor,
+    k: Tensor,
+    query_start: int = 0,
+    key_start: int = 0,
+    window: int | None = None,
+    segment_ids: Tensor | None = None,
 ) -> Tensor:
-    """(T, S) booleans: may the query at a row see the key at a column?"""
-    rows = ops.arange(ops.shape(q)[-2])[:, None] + query_start
-    columns = ops.arange(ops.shape(k)[-2])[None, :] + key_start
+    """(T, S) booleans: may the query at a row see the key at a column?
+
+    With `segment_ids`, (B, 1, T, S): only if both are of one segment.
+    """
+    num_queries, num_keys = ops.shape(q)[-2], ops.shape(k)[-2]
+    rows = ops.arange(num_queries)[:, None] + query_start
+    columns = ops.arange(num_keys)[None, :] + key_start
     mask = columns <= rows
     if window is not None:
         mask = ops.logical_and(mask, columns > rows - window)
-    return mask
+    if segment_ids is None:
+        return mask
+    query_segments = segment_ids[:, query_start : query_start + num_queries]
+    key_segments = segment_ids[:, key_start : key_start + num_keys]
+    same = ops.equal(query_segments[:, None, :, None], key_segments[:, None, None, :])
+    return ops.logical_and(mask, same)
 
 
 def attention_with_dropout(
@@ -97,13 +117,15 @@ def attention_with_dropout(
     value: Tensor,
     drop: Callable[[Tensor], Tensor],
     window: int | None = None,
+    segment_ids: Tensor | None = None,
 ) -> Tensor:
     """Like `chunked_causal_attention`, with `drop` applied to the attention weights (B, N, T, S).
 
     The whole (T, T) matrix is formed, because dropout needs one mask for all of it.
     """
     q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, N | K, T, H)
-    weights = drop(attention_weights(q, k, causal_mask(q, k, 0, 0, window), v.dtype))
+    mask = causal_mask(q, k, 0, 0, window, segment_ids)
+    weights = drop(attention_weights(q, k, mask, v.dtype))
     return ops.transpose(_weighted_values(weights, v), (0, 2, 1, 3))
 
 

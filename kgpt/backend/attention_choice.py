@@ -51,6 +51,7 @@ class AttentionCall(NamedTuple):
         window: sliding-window size; None for full attention.
         grouped: there are fewer key/value heads than query heads.
         dropout: attention weights are dropped.
+        packed: tokens attend within their segment only.
     """
 
     dtype: str
@@ -59,6 +60,7 @@ class AttentionCall(NamedTuple):
     window: int | None = None
     grouped: bool = False
     dropout: bool = False
+    packed: bool = False
 
 
 JaxAttention = Literal["cudnn", "chunked", "dropout"]
@@ -70,7 +72,8 @@ def jax_attention(device: AttentionDevice, call: AttentionCall) -> JaxAttention:
 
     Returns:
         "cudnn": flash attention of cuDNN, for half precision and head dimensions that are
-            multiples of 8 up to 128, or 256 on Hopper.
+            multiples of 8 up to 128, or 256 on Hopper. Of packed sequences it takes the mask as a
+            bias, whose gradient it computes on Hopper and later, for even lengths.
         "chunked": `chunked_causal_attention`.
         "dropout": `attention_with_dropout`; cuDNN's dropout takes no key.
     """
@@ -79,6 +82,8 @@ def jax_attention(device: AttentionDevice, call: AttentionCall) -> JaxAttention:
     if not (device.has_flash_attention and device.has_cudnn and call.dtype in HALF_PRECISION):
         return "chunked"
     assert device.compute_capability is not None
+    if call.packed and (device.compute_capability < (HOPPER_MAJOR, 0) or (call.length or 1) % 2):
+        return "chunked"
     largest = 256 if device.compute_capability[0] == HOPPER_MAJOR else 128
     return "cudnn" if call.head_dim % 8 == 0 and call.head_dim <= largest else "chunked"
 
@@ -88,13 +93,13 @@ def torch_attention(device: AttentionDevice, call: AttentionCall) -> TorchAttent
 
     Returns:
         "sdpa": `scaled_dot_product_attention` with `is_causal`, which picks a kernel itself.
-        "sdpa_mask": the same with the mask of a sliding window.
-        "flex": FlexAttention, which skips what lies outside a sliding window.
+        "sdpa_mask": the same with the mask of a sliding window or of segments.
+        "flex": FlexAttention, which skips what lies outside a sliding window or a segment.
         "dropout": `attention_with_dropout`; the dropout of the fused kernels takes no key.
     """
     if call.dropout:
         return "dropout"
-    if effective_window(call.window, call.length) is None:
+    if not needs_mask(call):
         return "sdpa"
     flex = (
         device.has_flash_attention
@@ -119,9 +124,14 @@ def torch_repeats_kv_heads(device: AttentionDevice, call: AttentionCall) -> bool
         device.has_flash_attention
         and call.dtype in HALF_PRECISION
         and call.head_dim <= 256
-        and effective_window(call.window, call.length) is None
+        and not needs_mask(call)
     )
     return not flash
+
+
+def needs_mask(call: AttentionCall) -> bool:
+    """Is anything masked but later tokens?"""
+    return call.packed or effective_window(call.window, call.length) is not None
 
 
 def effective_window(window: int | None, length: int | None) -> int | None:

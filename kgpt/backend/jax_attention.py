@@ -26,22 +26,40 @@ def causal_attention(
     value: Tensor,
     window: int | None = None,
     drop: Callable[[Tensor], Tensor] | None = None,
+    segment_ids: Tensor | None = None,
 ) -> Tensor:
-    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
-    call = AttentionCall(str(query.dtype), query.shape[-1], dropout=drop is not None)
+    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H).
+
+    With `segment_ids` (B, T), tokens attend within their segment only.
+    """
+    length = query.shape[1]
+    call = AttentionCall(
+        str(query.dtype), query.shape[-1], length,
+        dropout=drop is not None, packed=segment_ids is not None,
+    )  # fmt: skip
     chosen = jax_attention(attention_device(), call)
     if chosen == "dropout":
         assert drop is not None
-        return attention_with_dropout(query, key, value, drop, window)
+        return attention_with_dropout(query, key, value, drop, window, segment_ids)
     if chosen == "cudnn":
-        return _cudnn_attention(query, key, value, effective_window(window, query.shape[1]))
-    return chunked_causal_attention(query, key, value, window)
+        window = effective_window(window, length)
+        return _cudnn_attention(query, key, value, window, segment_ids)
+    return chunked_causal_attention(query, key, value, window, segment_ids)
 
 
-def _cudnn_attention(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+def _cudnn_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    segment_ids: Tensor | None = None,
+) -> Tensor:
+    mask = None
+    if segment_ids is not None:
+        mask = jnp.equal(segment_ids[:, None, :, None], segment_ids[:, None, None, :])
     local = None if window is None else (window - 1, 0)
     return jax.nn.dot_product_attention(
-        query, key, value, scale=1.0, is_causal=True, local_window_size=local,
+        query, key, value, mask=mask, scale=1.0, is_causal=True, local_window_size=local,
         implementation="cudnn",
     )  # fmt: skip
 

@@ -90,11 +90,12 @@ def causal_attention(
     value: Tensor,
     window: int | None = None,
     drop: Function | None = None,
+    segment_ids: Tensor | None = None,
 ) -> Tensor:
     """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
     if drop is not None:
-        return attention_with_dropout(query, key, value, drop, window)
-    return chunked_causal_attention(query, key, value, window)
+        return attention_with_dropout(query, key, value, drop, window, segment_ids)
+    return chunked_causal_attention(query, key, value, window, segment_ids)
 
 
 def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
@@ -188,7 +189,19 @@ def _gelu_with_gradient(x: Tensor) -> tuple[Tensor, Function]:
 gelu_tanh = tf.custom_gradient(_gelu_with_gradient)
 
 
-remat = tf.recompute_grad
+def remat(function: Function) -> Function:
+    """`function` recomputed in the backward pass; of its arguments some may be None."""
+
+    def recomputed(*args: Any) -> Any:
+        given = [i for i, arg in enumerate(args) if arg is not None]
+
+        def of_tensors(*tensors: Tensor) -> Any:
+            of_position = dict(zip(given, tensors, strict=True))
+            return function(*(of_position.get(i) for i in range(len(args))))
+
+        return tf.recompute_grad(of_tensors)(*(args[i] for i in given))
+
+    return recomputed
 
 
 def custom_gradient(function: Function) -> Function:

@@ -29,32 +29,44 @@ def causal_attention(
     value: Tensor,
     window: int | None = None,
     drop: Callable[[Tensor], Tensor] | None = None,
+    segment_ids: Tensor | None = None,
 ) -> Tensor:
-    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H)."""
+    """Attention of a sequence on itself: query (B, T, N, H), key and value (B, T, K, H).
+
+    With `segment_ids` (B, T), tokens attend within their segment only.
+    """
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N | K, T, H)
     length, groups = q.shape[2], q.shape[1] // k.shape[1]
     dtype = str(q.dtype).removeprefix("torch.")
-    call = AttentionCall(dtype, q.shape[3], length, window, groups > 1, drop is not None)
+    call = AttentionCall(
+        dtype, q.shape[3], length, window, groups > 1, drop is not None, segment_ids is not None
+    )
     device = attention_device(q.device)
     chosen = torch_attention(device, call)
     if chosen == "dropout":
         assert drop is not None
-        return attention_with_dropout(query, key, value, drop, window)
+        return attention_with_dropout(query, key, value, drop, window, segment_ids)
     if chosen == "flex":
-        return flex_attention(q, k, v, effective_window(window, length)).transpose(1, 2)
+        window = effective_window(window, length)
+        return flex_attention(q, k, v, window, segment_ids).transpose(1, 2)
     if torch_repeats_kv_heads(device, call):
         k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
-    mask = window_mask(length, window, q.device) if chosen == "sdpa_mask" else None
+    mask = attention_mask(length, window, q.device, segment_ids) if chosen == "sdpa_mask" else None
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=groups > 1
     )
     return out.transpose(1, 2)
 
 
-def window_mask(length: int, window: int | None, device: Any) -> Tensor:
-    """(T, T) booleans: which keys of a sliding window each query attends to."""
+def attention_mask(
+    length: int, window: int | None, device: Any, segment_ids: Tensor | None = None
+) -> Tensor:
+    """Which keys each query attends to: (T, T) booleans, with `segment_ids` (B, 1, T, T)."""
     steps = torch.arange(length, device=device)
-    return _is_visible(steps[:, None], steps[None, :], window)
+    mask = _is_visible(steps[:, None], steps[None, :], window)
+    if segment_ids is None:
+        return mask
+    return mask & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
 
 
 def _is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
@@ -63,12 +75,17 @@ def _is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
 
-def flex_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+def flex_attention(
+    q: Tensor, k: Tensor, v: Tensor, window: int | None, segment_ids: Tensor | None = None
+) -> Tensor:
     """FlexAttention (Dong et al., 2024) of q (B, N, T, H) on k and v (B, K, T, H)."""
-    if torch.compiler.is_compiling():  # as a part of what is being compiled
-        attend, mask = flex.flex_attention, make_block_mask(q.shape[2], window, q.device)
+    compiling = torch.compiler.is_compiling()  # as a part of what is being compiled
+    attend = flex.flex_attention if compiling else compiled_flex_attention()
+    if segment_ids is not None:
+        mask = segment_block_mask(segment_ids, window)
     else:
-        attend, mask = compiled_flex_attention(), block_mask(q.shape[2], window, q.device)
+        make = make_block_mask if compiling else block_mask
+        mask = make(q.shape[2], window, q.device)
     grouped = q.shape[1] != k.shape[1]
     return attend(q, k, v, block_mask=mask, scale=1.0, enable_gqa=grouped)
 
@@ -80,6 +97,18 @@ def make_block_mask(length: int, window: int | None, device: Any) -> Any:
         return _is_visible(query, key, window)
 
     return flex.create_block_mask(mask_mod, None, None, length, length, device=device)
+
+
+def segment_block_mask(segment_ids: Tensor, window: int | None) -> Any:
+    """`make_block_mask` for each sequence of a batch with segments (B, T)."""
+    batch_size, length = segment_ids.shape
+
+    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        same = segment_ids[batch, query] == segment_ids[batch, key]
+        return _is_visible(query, key, window) & same
+
+    device = segment_ids.device
+    return flex.create_block_mask(mask_mod, batch_size, None, length, length, device=device)
 
 
 block_mask = functools.lru_cache(maxsize=16)(make_block_mask)

@@ -128,13 +128,31 @@ class CausalSelfAttention(keras.layers.Layer):
         flat = ops.reshape(heads, (batch, length, self.num_heads * self.head_dim))
         return self.output_projection(flat, lora_key)
 
-    def call(self, x: Tensor, key: Tensor | None = None, lora_key: Tensor | None = None) -> Tensor:
-        """x (B, T, D) to (B, T, D); the keys switch dropout on, and that of adapters."""
-        query, keys, values = self.project(x, ops.arange(ops.shape(x)[1]), lora_key)
+    def call(
+        self,
+        x: Tensor,
+        key: Tensor | None = None,
+        lora_key: Tensor | None = None,
+        positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Attention of each sequence on itself.
+
+        Args:
+            x: (B, T, D).
+            key, lora_key: (2,) switch dropout on, and that of adapters.
+            positions, segment_ids: (B, T) of packed sequences; see `Segments`.
+
+        Returns:
+            (B, T, D).
+        """
+        if positions is None:
+            positions = ops.arange(ops.shape(x)[1])
+        query, keys, values = self.project(x, positions, lora_key)
         drop = None
         if key is not None and self.dropout:
             drop = lambda weights: self.drop(weights, key)  # noqa: E731
-        heads = backend.causal_attention(query, keys, values, self.window, drop)
+        heads = backend.causal_attention(query, keys, values, self.window, drop, segment_ids)
         return self.combine(heads, lora_key)
 
     def call_with_cache(

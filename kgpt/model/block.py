@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from kgpt import backend
 from kgpt.config import ModelConfig
 from kgpt.model.attention import CausalSelfAttention
 from kgpt.model.initializers import Normal
+from kgpt.model.inputs import Segments
 from kgpt.model.kv_cache import CacheUpdate
 from kgpt.model.layers import Dropout, make_norm
 from kgpt.model.linear import Linear
@@ -96,16 +98,25 @@ class Block(keras.layers.Layer):
         attention, mlp = self.attention, self.mlp
         return [attention.qkv, attention.output_projection, mlp.up, mlp.down]
 
-    def call(self, x: Tensor, key: Tensor | None = None) -> Tensor:
+    def call(
+        self, x: Tensor, key: Tensor | None = None, segments: Segments | None = None
+    ) -> Tensor:
         """x (B, T, D); `key` (2,) while training with dropout or `remat`."""
-        forward = self.compiled_transform or self.transform
+        forward: Callable[..., Tensor] = self.compiled_transform or self.transform
         if self.remat and key is not None:
             forward = backend.remat(forward)
+        keys = self._layer_keys(key)
+        if segments is None:
+            return forward(x, *keys)
+        return forward(x, *keys, *[None] * (4 - len(keys)), *segments)
+
+    def _layer_keys(self, key: Tensor | None) -> list[Tensor]:
+        """The key of each dropout, in the order of `transform`; none where nothing is dropped."""
         if key is None or not (self.config.dropout or self.lora_drop.rate):
-            return forward(x)
+            return []
         drops = [self.attention.drop, self.attention_drop, self.mlp_drop]
         drops += [self.lora_drop] if self.lora_drop.rate else []
-        return forward(x, *(drop.layer_key(key) for drop in drops))
+        return [drop.layer_key(key) for drop in drops]
 
     def transform(
         self,
@@ -114,9 +125,12 @@ class Block(keras.layers.Layer):
         heads_key: Tensor = None,
         mlp_key: Tensor = None,
         lora_key: Tensor = None,
+        positions: Tensor = None,
+        segment_ids: Tensor = None,
     ) -> Tensor:
         """`call` as a function of tensors alone: with the key (2,) of each dropout."""
-        heads = self.attention(self.attention_norm(x), weights_key, lora_key)
+        normed = self.attention_norm(x)
+        heads = self.attention(normed, weights_key, lora_key, positions, segment_ids)
         x = x + self.attention_drop(heads, heads_key)
         return x + self.mlp_drop(self.mlp(self.mlp_norm(x), lora_key), mlp_key)
 

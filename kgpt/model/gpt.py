@@ -24,7 +24,7 @@ from kgpt.config import LoraConfig, ModelConfig
 from kgpt.errors import UsageError
 from kgpt.model.block import Block, compile_blocks
 from kgpt.model.initializers import Normal
-from kgpt.model.inputs import CheckedInputs, check_shape
+from kgpt.model.inputs import CheckedInputs, check_shape, segments_of, split_inputs
 from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update
 from kgpt.model.layers import Dropout, DropoutKey, make_norm, sinusoids
 from kgpt.model.linear import Embedding, FormatName, Linear, Unembedding
@@ -131,31 +131,37 @@ class GPT(CheckedInputs, PretrainedModel):
         self.final_norm.build(stream)
         self.built = True
 
-    def call(self, inputs: Tensor | dict[str, Tensor], training: bool = False) -> Tensor:
+    def call(self, inputs: Tensor | dict[str, Any], training: bool = False) -> Tensor:
         """Logits of the next token at each position: (B, T) integers to (B, T, V).
 
-        The input {HIDDEN_STATES_OF: token ids} gives the hidden states (B, T, D) instead.
+        {"token_ids": ..., "segment_ids": ...}, each (B, T), are packed sequences: each segment
+        is computed as if it were alone. See `kgpt/model/inputs.py`.
+
+        {HIDDEN_STATES_OF: either of them} gives the hidden states (B, T, D) instead.
         """
-        if isinstance(inputs, dict):
+        if _asks_for_hidden_states(inputs):
             return self.hidden_states(inputs[HIDDEN_STATES_OF], training)
         return self.unembed(self.hidden_states(inputs, training))
 
-    def hidden_states(self, token_ids: Tensor, training: bool = False) -> Tensor:
+    def hidden_states(self, inputs: Tensor | dict[str, Tensor], training: bool = False) -> Tensor:
         """The residual stream after the final norm: (B, T) integers to (B, T, D).
 
         Raises:
             ValueError: the ids are not integers, or T is above `max_length`.
         """
+        token_ids, segment_ids = split_inputs(inputs)
         check_shape(token_ids, self.config)
+        segments = None if segment_ids is None else segments_of(segment_ids, self.config.max_length)
         key = None
         lora_dropout = self.lora is not None and self.lora.dropout > 0
         if training and (self.config.dropout or self.gradient_checkpointing or lora_dropout):
             key = self.dropout_key.draw()
-        x = self.embed(token_ids, ops.arange(ops.shape(token_ids)[1]))
+        steps = ops.arange(ops.shape(token_ids)[1]) if segments is None else segments.positions
+        x = self.embed(token_ids, steps)
         if key is not None:
             x = self.embedding_drop(x, self.embedding_drop.layer_key(key))
         for block in self.blocks:
-            x = block(x, key)
+            x = block(x, key, segments)
         return self.final_norm(x)
 
     def new_cache(self, batch_size: int, cache_len: int) -> KVCache:
@@ -308,7 +314,7 @@ class GPT(CheckedInputs, PretrainedModel):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        if not isinstance(x, dict):
+        if not _asks_for_hidden_states(x):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if hasattr(self.loss, "from_model"):
             return self.loss.from_model(
@@ -324,7 +330,7 @@ class GPT(CheckedInputs, PretrainedModel):
     def compute_metrics(
         self, x: Any, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> dict[str, Any]:
-        if isinstance(x, dict):
+        if _asks_for_hidden_states(x):
             return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
@@ -346,3 +352,7 @@ class GPT(CheckedInputs, PretrainedModel):
             "gradient_checkpointing": self.gradient_checkpointing,
             "lora": self.lora and self.lora.model_dump(),
         }
+
+
+def _asks_for_hidden_states(inputs: Any) -> bool:
+    return isinstance(inputs, dict) and HIDDEN_STATES_OF in inputs

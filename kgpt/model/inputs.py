@@ -1,4 +1,9 @@
-"""Token ids that a model cannot take: refused with a sentence, the same on every backend.
+"""What a model takes, and a sentence for what it cannot take, the same on every backend.
+
+- Token ids, (B, T) integers: a sequence in each row.
+- {"token_ids": ids, "segment_ids": ids}, both (B, T) integers: several sequences packed into each
+  row. A segment is a stretch of one id; its tokens attend to each other alone, and their positions
+  start at 0. Padding is a segment, too: by convention of id 0, and its targets weigh 0.
 
 A backend would go on without an error (TensorFlow, JAX) or raise an `IndexError` (PyTorch). Shapes
 and dtypes are known wherever a model is called; ids only on the host, in `fit` and its like.
@@ -6,14 +11,71 @@ and dtypes are known wherever a model is called; ids only on the host, in `fit` 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from kgpt.config import ModelConfig
 
 Tensor = Any
+TOKEN_IDS, SEGMENT_IDS = "token_ids", "segment_ids"
+
+
+class Segments(NamedTuple):
+    """The sequences packed into each row, each (B, T) integers.
+
+    Attributes:
+        positions: of each token in its sequence.
+        segment_ids: equal for the tokens of one sequence.
+    """
+
+    positions: Tensor
+    segment_ids: Tensor
+
+
+def split_inputs(inputs: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Token ids (B, T), and segment ids (B, T) of packed sequences, else None.
+
+    Raises `ValueError` if a dictionary has other keys, or the two differ in shape.
+    """
+    if not isinstance(inputs, dict):
+        return inputs, None
+    if set(inputs) != {TOKEN_IDS, SEGMENT_IDS}:
+        raise ValueError(
+            f"Packed inputs have the keys {TOKEN_IDS!r} and {SEGMENT_IDS!r}, "
+            f"not {', '.join(map(repr, sorted(inputs)))}."
+        )
+    token_ids, segment_ids = inputs[TOKEN_IDS], inputs[SEGMENT_IDS]
+    if tuple(token_ids.shape) != tuple(segment_ids.shape):
+        raise ValueError(
+            f"{TOKEN_IDS} have the shape {tuple(token_ids.shape)} and {SEGMENT_IDS} "
+            f"{tuple(segment_ids.shape)}; give one segment id for each token."
+        )
+    return token_ids, segment_ids
+
+
+def segments_of(segment_ids: Tensor, max_length: int) -> Segments:
+    """The segments of ids (B, T), T at most `max_length`.
+
+    A position is the distance from the latest start of a segment: a running maximum, in
+    log2(T) steps of doubling distance, which need no value of T.
+    """
+    length = ops.shape(segment_ids)[1]
+    steps = ops.arange(length, dtype="int32")[None]  # (1, T)
+    starts = ops.not_equal(segment_ids, _shifted(segment_ids, 1, length))
+    latest = ops.cast(starts, "int32") * steps  # (B, T)
+    distance = 1
+    while distance < max_length:
+        latest = ops.maximum(latest, _shifted(latest, distance, length))
+        distance *= 2
+    return Segments(steps - latest, segment_ids)
+
+
+def _shifted(x: Tensor, distance: int, length: Any) -> Tensor:
+    """x (B, T), T = `length`, moved to the right by `distance`, with zeros on the left."""
+    return ops.pad(x, ((0, 0), (distance, 0)))[:, :length]
 
 
 def check_shape(token_ids: Tensor, config: ModelConfig) -> None:
@@ -32,8 +94,8 @@ def check_shape(token_ids: Tensor, config: ModelConfig) -> None:
 class CheckedInputs:
     """Checks what is on the host of the data of `fit` and its like; mixed in before `keras.Model`.
 
-    NumPy arrays and lists are checked whole. Of `kgpt.TrainDataset` and its like the vocabulary and
-    the length are compared; they check their ids themselves.
+    NumPy arrays and lists are checked whole, packed ones too. Of `kgpt.TrainDataset` and its like
+    the vocabulary and the length are compared; they check their ids themselves.
     """
 
     config: ModelConfig
@@ -69,6 +131,10 @@ class CheckedInputs:
         if isinstance(x, keras.utils.PyDataset):
             _check_dataset(x, config)
             return
+        if isinstance(x, dict):
+            x, segment_ids = split_inputs(x)
+            if isinstance(segment_ids, np.ndarray):
+                _check_segments(segment_ids)
         if isinstance(x, np.ndarray | list) and (ids := np.asarray(x)).ndim == 2:
             check_shape(ids, config)
             _check_range(ids, config, "input")
@@ -87,6 +153,18 @@ def _check_range(ids: np.ndarray, config: ModelConfig, what: str) -> None:
         raise ValueError(
             f"A token id of the {what}s is {least if least < 0 else most}, but the model's "
             f"vocabulary has the ids 0 to {size - 1}; encode with the tokenizer of the model."
+        )
+
+
+def _check_segments(segment_ids: np.ndarray) -> None:
+    """Raise `ValueError` unless each id of a row (B, T) is one stretch."""
+    stretches = (np.diff(segment_ids, axis=1) != 0).sum(axis=1)
+    distinct = (np.diff(np.sort(segment_ids, axis=1), axis=1) != 0).sum(axis=1)
+    if (stretches != distinct).any():
+        row = int(np.argmax(stretches != distinct))
+        raise ValueError(
+            f"In row {row} of {SEGMENT_IDS} an id occurs in two places; give each of the packed "
+            "sequences an id of its own."
         )
 
 

@@ -40,9 +40,19 @@ def attention(query, key, value, mask):
     return out
 
 
-def causal(length, window):
+def causal(length, window, segment_ids=None):
+    """(T, T) booleans; with segments (B, T, T)."""
     distance = np.arange(length)[:, None] - np.arange(length)[None]
-    return (distance >= 0) & (distance < (window or length))
+    mask = (distance >= 0) & (distance < (window or length))
+    if segment_ids is None:
+        return mask
+    return mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+
+
+def segments(length):
+    """(B, T): two segments in one row and three in the other."""
+    steps = np.arange(length)
+    return np.stack([steps >= 2, (steps > 0) + (steps >= length // 2)]).astype("int32")
 
 
 def assert_equal(found, expected):
@@ -56,11 +66,14 @@ def pin(monkeypatch, device):
     return module
 
 
-def check_causal(length, window, groups, drop=None):
+def check_causal(length, window, groups, drop=None, packed=False):
     q, k, v = example(length, groups)
-    function = backend.jit(lambda *qkv: backend.causal_attention(*qkv, window, drop))
-    found = function(*map(ops.convert_to_tensor, (q, k, v)))
-    assert_equal(found, attention(q, k, v, causal(length, window)))
+    ids = [segments(length)] if packed else []
+    function = backend.jit(
+        lambda q, k, v, *ids: backend.causal_attention(q, k, v, window, drop, *ids)
+    )
+    found = function(*map(ops.convert_to_tensor, (q, k, v, *ids)))
+    assert_equal(found, attention(q, k, v, causal(length, window, *ids)))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -71,17 +84,26 @@ def test_causal_attention(length, window, groups):
     check_causal(length, window, groups)
 
 
-@pytest.mark.parametrize(("groups", "window"), [(1, None), (3, 5)])
-def test_with_dropout_of_nothing(groups, window):
+@pytest.mark.parametrize(
+    ("length", "window", "groups"), [(7, None, 1), (7, 3, 3), (256, None, 3), (256, 70, 1)]
+)
+def test_packed_sequences(length, window, groups):
+    check_causal(length, window, groups, packed=True)
+
+
+@pytest.mark.parametrize(("groups", "window", "packed"), [(1, None, False), (3, 5, True)])
+def test_with_dropout_of_nothing(groups, window, packed):
     seen = []
-    check_causal(7, window, groups, drop=lambda weights: seen.append(weights.shape) or weights)
+    drop = lambda weights: seen.append(weights.shape) or weights  # noqa: E731
+    check_causal(7, window, groups, drop, packed)
     assert [tuple(shape) for shape in seen] == [(B, K * groups, 7, 7)]
 
 
 @only_jax
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("groups", [1, 3])
-def test_what_cudnn_is_asked_for(monkeypatch, groups, window):
+def test_what_cudnn_is_asked_for(monkeypatch, groups, window, packed):
     """Computed by XLA, which takes the same arguments."""
     import jax
 
@@ -93,11 +115,12 @@ def test_what_cudnn_is_asked_for(monkeypatch, groups, window):
 
     pin(monkeypatch, H100)
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
-    q, k, v = (ops.cast(x, "bfloat16") for x in example(7, groups))
-    function = backend.jit(lambda *qkv: backend.causal_attention(*qkv, window))
+    q, k, v = (ops.cast(x, "bfloat16") for x in example(8, groups))
+    ids = segments(8) if packed else None
+    function = backend.jit(lambda *qkv: backend.causal_attention(*qkv, window, None, ids))
     found = ops.cast(function(q, k, v), "float32")
     exact = [ops.convert_to_numpy(ops.cast(x, "float32")) for x in (q, k, v)]
-    expected = attention(*exact, causal(7, window))
+    expected = attention(*exact, causal(8, window, ids))
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=0.05)
     assert asked == ["cudnn"]
 
@@ -131,9 +154,16 @@ def test_flex_attention(monkeypatch, groups):
     ]  # blocks of 128
     assert module.block_mask(length, window, tensors[0].device) is mask
 
+    ids = (np.arange(length) // np.array([[200], [300]])).astype("int32")  # (B, T)
+    packed = module.flex_attention(*tensors, None, ops.convert_to_tensor(ids)).transpose(1, 2)
+    assert_equal(packed, attention(q, k, v, causal(length, None, ids)))
+    blocks = module.segment_block_mask(ops.convert_to_tensor(ids), None).to_dense()[:, 0]
+    assert blocks[1].tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1]]
+
 
 @only_torch
-def test_compiled_as_part_of_a_larger_function(monkeypatch):
+@pytest.mark.parametrize("packed", [False, True])
+def test_compiled_as_part_of_a_larger_function(monkeypatch, packed):
     """Without a graph break, and the device is asked for and not traced."""
     import torch
 
@@ -149,9 +179,11 @@ def test_compiled_as_part_of_a_larger_function(monkeypatch):
     q, k, v = (ops.concatenate([x, x], axis=-1) for x in (q, k, v))  # FlexAttention's least H, 16
     function = torch.compile(module.causal_attention, backend="eager", fullgraph=True)
     with torch.no_grad():
-        found = function(q, k, v, 70).float()
+        ids = segments(512) if packed else None
+        tensor = None if ids is None else ops.convert_to_tensor(ids)
+        found = function(q, k, v, 70, None, tensor).float()
     exact = [ops.convert_to_numpy(x.float()) for x in (q, k, v)]
-    expected = attention(*exact, causal(512, 70))
+    expected = attention(*exact, causal(512, 70, ids))
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=0.1)
 
 

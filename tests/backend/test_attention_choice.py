@@ -50,6 +50,24 @@ def test_on_jax(device, dtype, head_dim, chosen):
 
 
 @pytest.mark.parametrize(
+    ("device", "length", "chosen"),
+    [
+        (H100, 1024, "cudnn"),
+        (B200, 1024, "cudnn"),
+        (H100, 1023, "chunked"),  # the gradient of a bias needs an even length
+        (H100, None, "chunked"),
+        (A100, 1024, "chunked"),  # and Hopper
+        (CPU, 1024, "chunked"),
+    ],
+)
+def test_on_jax_with_packed_sequences(device, length, chosen):
+    call = AttentionCall("bfloat16", 64, length, packed=True)
+    assert jax_attention(device, call) == chosen
+    assert jax_attention(device, call._replace(window=5, grouped=True)) == chosen
+    assert jax_attention(device, call._replace(dropout=True)) == "dropout"
+
+
+@pytest.mark.parametrize(
     ("device", "dtype", "head_dim", "length", "chosen"),
     [
         (A100, "bfloat16", 64, 1024, "flex"),
@@ -70,6 +88,7 @@ def test_on_torch_with_a_window(device, dtype, head_dim, length, chosen):
     assert torch_attention(device, call) == chosen
     assert torch_attention(device, call._replace(window=None)) == "sdpa"
     assert torch_attention(device, call._replace(dropout=True)) == "dropout"
+    assert torch_attention(device, call._replace(window=None, packed=True)) == chosen
     if length is not None:  # a window that covers the sequence hides nothing
         assert torch_attention(device, call._replace(window=length)) == "sdpa"
 
@@ -92,6 +111,7 @@ def test_on_torch_with_a_window(device, dtype, head_dim, length, chosen):
 def test_grouped_heads_on_torch(device, dtype, head_dim, window, repeats):
     call = AttentionCall(dtype, head_dim, 1024, window, grouped=True)
     assert torch_repeats_kv_heads(device, call) == repeats
+    assert torch_repeats_kv_heads(device, call._replace(packed=True)) == (device != CPU)
     assert not torch_repeats_kv_heads(device, call._replace(grouped=False))
 
 

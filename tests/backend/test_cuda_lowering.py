@@ -86,6 +86,18 @@ def test_attention_and_its_gradient(gpu, head_dim, dtype):
         assert (CUDNN in text) == (chosen == "cudnn")
 
 
+@pytest.mark.parametrize("window", [None, 100])
+def test_packed_sequences_and_their_gradient(h100, window):
+    import jax
+
+    def loss(q, k, v, ids):
+        return backend.causal_attention(q, k, v, window, None, ids).astype("float32").sum()
+
+    query, key = (shape_of((BATCH, 256, heads, 64), "bfloat16") for heads in (4, 2))
+    ids = shape_of((BATCH, 256), "int32")
+    assert CUDNN in lowered(jax.grad(loss, (0, 1, 2)), query, key, key, ids)
+
+
 def test_without_cudnn_and_on_older_gpus(monkeypatch):
     for device in (H100._replace(has_cudnn=False), AttentionDevice("gpu", (7, 5), has_cudnn=True)):
         pretend_gpu(monkeypatch, device)

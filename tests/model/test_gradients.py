@@ -11,11 +11,14 @@ from tests.model.models import LLAMA, SMALL
 pytestmark = pytest.mark.backend
 
 
-def gradients_by_training(model, ids, targets, steps=1):
+def gradients_by_training(model, ids, targets, steps=1, weights=None):
     """What `fit` moves each weight by, at a learning rate of 1: the gradient itself."""
     model.compile(optimizer=keras.optimizers.SGD(1.0), loss=NextTokenLoss())
     before = {path_below(v): v.numpy().copy() for v in model.trainable_variables}
-    history = model.fit(ids, targets, batch_size=len(ids), epochs=steps, shuffle=False, verbose=0)
+    history = model.fit(
+        ids, targets, sample_weight=weights, batch_size=len(targets), epochs=steps, shuffle=False,
+        verbose=0,
+    )  # fmt: skip
     after = {path_below(v): v.numpy() for v in model.trainable_variables}
     return {path: before[path] - after[path] for path in before}, history.history["loss"]
 

@@ -21,6 +21,7 @@ LAYERS = 3
 LAYER_SHAPES = {
     "gpt2, dropout, checkpointing": ({**SMALL, "dropout": 0.2}, True, "float32"),
     "llama, grouped, window, bfloat16": ({**LLAMA, "sliding_window": 4}, False, "mixed_bfloat16"),
+    "packed": (LLAMA, False, "float32"),
 }
 
 
@@ -43,9 +44,13 @@ def compilations(monkeypatch):
     torch._dynamo.reset()
 
 
-def gradients(model, ids):
+def gradients(model, ids, packed=False):
     """Loss and gradients of a training step, as Keras computes them."""
-    inputs = {"hidden_states_of": ops.convert_to_tensor(ids[:, :-1])}
+    x = ops.convert_to_tensor(ids[:, :-1])
+    if packed:
+        segment_ids = ops.broadcast_to(ops.arange(x.shape[1]) // 5, x.shape)
+        x = {"token_ids": x, "segment_ids": segment_ids}
+    inputs = {"hidden_states_of": x}
     hidden = model(inputs, training=True)
     loss = model.compute_loss(inputs, ops.convert_to_tensor(ids[:, 1:]), hidden)
     loss.backward()
@@ -71,18 +76,18 @@ def test_compiled_equals_eager_and_compiles_once_for_all_layers(kind, compilatio
         model.dropout_key.count.assign(0)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "torch.compile failed")
-            results.append(gradients(model, ids))
+            results.append(gradients(model, ids, kind == "packed"))
     assert len(compilations) == 3
     (eager_loss, eager), (loss, compiled) = results
     assert loss == pytest.approx(eager_loss, rel=1e-5)
     for path, gradient in eager.items():
         torch.testing.assert_close(compiled[path], gradient, atol=1e-5, rtol=1e-4, msg=path)
-    gradients(model, ids)
+    gradients(model, ids, kind == "packed")
     assert len(compilations) == 3
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_step_waits_for_nothing(accumulation, monkeypatch):
+@pytest.mark.parametrize(("accumulation", "packed"), [(1, False), (2, True)])
+def test_a_step_waits_for_nothing(accumulation, packed, monkeypatch):
     """It reads no tensor, and outside compiled code copies no number: on a GPU both would wait."""
     import torch
     from torch.overrides import TorchFunctionMode
@@ -119,10 +124,11 @@ def test_a_step_waits_for_nothing(accumulation, monkeypatch):
     model.compile(optimizer=make_optimizer(config), loss=NextTokenLoss(), jit_compile=True)
     model.optimizer.build(model.trainable_variables)
     ids = ops.zeros((2, 12), "int32")
-    model.train_step((ids, ids))
+    x = {"token_ids": ids, "segment_ids": ids} if packed else ids
+    model.train_step((x, ids))
     with Reads(), Copies():
         for _ in range(2):
-            model.train_step((ids, ids))
+            model.train_step((x, ids))
         assert not seen
         ops.convert_to_tensor(1.5)
         float(ids[0, 0])
