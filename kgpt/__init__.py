@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator as TextGenerator
     from kgpt.generation.load import load as load
     from kgpt.generation.scoring import ScoredPrompt as ScoredPrompt
+    from kgpt.model.classifier import Classifier as Classifier
     from kgpt.model.gpt import GPT as GPT
     from kgpt.protocol import GenerationChunk as GenerationChunk
     from kgpt.text.tokenizer import Tokenizer as Tokenizer
+    from kgpt.training.classification_loss import ClassificationLoss as ClassificationLoss
     from kgpt.training.losses import NextTokenLoss as NextTokenLoss
     from kgpt.training.optimizers import AdamW as AdamW
     from kgpt.training.optimizers import Lion as Lion
@@ -65,9 +67,11 @@ _MODULES = {
     "kgpt.generation.generator": ("TextGenerator",),
     "kgpt.generation.load": ("load",),
     "kgpt.generation.scoring": ("ScoredPrompt",),
+    "kgpt.model.classifier": ("Classifier",),
     "kgpt.model.gpt": ("GPT",),
     "kgpt.protocol": ("GenerationChunk",),
     "kgpt.text.tokenizer": ("Tokenizer",),
+    "kgpt.training.classification_loss": ("ClassificationLoss",),
     "kgpt.training.losses": ("NextTokenLoss",),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),

@@ -18,10 +18,12 @@ from typing import Any
 
 CLASSES = {  # the names under which the classes of each module are registered
     "kgpt.model.gpt": ("GPT",),
+    "kgpt.model.classifier": ("Classifier",),
     "kgpt.model.attention": ("CausalSelfAttention",),
     "kgpt.model.block": ("Block", "MLP"),
     "kgpt.model.initializers": ("CheckpointInitializer", "Normal"),
     "kgpt.model.layers": ("Dropout", "LayerNorm", "RMSNorm"),
+    "kgpt.training.classification_loss": ("ClassificationLoss",),
     "kgpt.training.losses": ("NextTokenLoss",),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),

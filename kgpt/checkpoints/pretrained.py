@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kgpt
+from kgpt.checkpoints.classifiers import ClassifierHead
 from kgpt.checkpoints.generation_config import GENERATION_CONFIG, generation_config
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.hub import resolve_source as resolve_source
@@ -135,9 +136,17 @@ def save_model(
     """
     from kgpt import backend
 
+    head = ClassifierHead.of(model)
     variables = {path_below(v): v for v in model.weights}
-    write_config(folder, model.config, tokenizer, sampling, dtype)
-    write_weights(folder, model.config, lambda path: backend.to_host(variables[path]), dtype)
+    values = head.as_config(model.config) if head else {}
+    write_config(folder, model.config, tokenizer, sampling, dtype, **values)
+    write_weights(
+        folder,
+        model.config,
+        lambda path: backend.to_host(variables[path]),
+        dtype,
+        num_labels=head.num_labels if head else None,
+    )
 
 
 def write_config(
@@ -216,18 +225,29 @@ def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:
     from kgpt.model.gpt import GPT
     from kgpt.model.initializers import CheckpointInitializer
 
+    if ClassifierHead.load(folder) is not None:
+        raise UsageError(
+            f"{folder} is a classifier, which generates no text; `kgpt classify` and `kgpt serve` "
+            "run it."
+        )
     config = load_config(folder)
     weights = Weights(folder, config)
     initializer = CheckpointInitializer(weights, config.initializer_range)
     model = GPT(config, seed=seed, initializer=initializer, **options)
-    _assign(model, weights, (path for path, shape in weights.shapes.items() if len(shape) == 1))
+    assign_vectors(model, weights)
     return model
 
 
 def load_weights(model: GPT, folder: Path) -> None:
     """Assign the weights of `folder` to `model`, of the same architecture, one at a time."""
-    weights = Weights(folder, model.config)
+    head = ClassifierHead.of(model)
+    weights = Weights(folder, model.config, head.num_labels if head else None)
     _assign(model, weights, weights.shapes)
+
+
+def assign_vectors(model: GPT, weights: Weights) -> None:
+    """Assign what a `CheckpointInitializer` does not initialize: biases and norms."""
+    _assign(model, weights, (path for path, shape in weights.shapes.items() if len(shape) == 1))
 
 
 def _assign(model: GPT, weights: Weights, paths: Iterable[str]) -> None:

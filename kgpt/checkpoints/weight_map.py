@@ -47,10 +47,20 @@ class TensorMapping:
             start += width
 
 
-def tensor_mappings(config: ModelConfig, model_type: str) -> Iterator[TensorMapping]:
-    """Every variable of a model, as a file of `model_type` stores it."""
+def tensor_mappings(
+    config: ModelConfig, model_type: str, num_labels: int | None = None
+) -> Iterator[TensorMapping]:
+    """Every variable of a model, as a file of `model_type` stores it.
+
+    A classifier with `num_labels` has the head "score" in place of a language model's.
+    """
     mappings = {"gpt2": _gpt2_mappings, "kgpt": _kgpt_mappings}.get(model_type, _llama_mappings)
-    return mappings(config)
+    for mapping in mappings(config):
+        if num_labels is None or mapping.path != "head":
+            yield mapping
+    if num_labels is not None:
+        shape = (num_labels, config.hidden_dim)
+        yield TensorMapping("score", shape, ("score.weight",), shape[-1:])
 
 
 def _kgpt_mappings(config: ModelConfig) -> Iterator[TensorMapping]:

@@ -30,17 +30,20 @@ class Weights:
 
     The folder of an adapter gives the weights of its base model with the adapter merged.
 
+    Args:
+        num_labels: of a classifier.
+
     Raises `CheckpointError` if the files do not match `config`.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig):
+    def __init__(self, folder: Path, config: ModelConfig, num_labels: int | None = None):
         adapter = PeftAdapter(folder, config) if is_adapter(folder) else None
         self.folder = folder = base_folder(folder)
         entries = open_quantized(folder) or open_tensors(folder)
         self._mappings: dict[str, TensorMapping] = {}
         self._entries: dict[str, TensorEntry] = {}
         used = set()
-        for mapping in tensor_mappings(config, model_type_of(config)):
+        for mapping in tensor_mappings(config, model_type_of(config), num_labels):
             for name, shape, _ in mapping.tensors():
                 key = _entry_key(name, entries, folder)
                 used.add(key)
@@ -97,12 +100,16 @@ def write_weights(
     read: ReadVariable,
     dtype: str = "float32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    num_labels: int | None = None,
 ) -> None:
-    """Write the weights of a model directory; `read` is called for one variable at a time."""
+    """Write the weights of a model directory; `read` is called for one variable at a time.
+
+    `num_labels` of a classifier.
+    """
     cached_read = _LastTensorCache(read)
 
     def tensors() -> Iterator[LazyTensor]:
-        for mapping in tensor_mappings(config, model_type_of(config)):
+        for mapping in tensor_mappings(config, model_type_of(config), num_labels):
             for name, shape, start in mapping.tensors():
                 yield LazyTensor(name, shape, _loader(mapping, shape, start, cached_read))
 

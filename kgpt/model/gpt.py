@@ -89,8 +89,7 @@ class GPT(CheckedInputs, PretrainedModel):
             self.position_embedding = Embedding(
                 "position_embedding", self.initializer.named("position_embedding")
             )
-        tied = self.token_embedding if config.tie_embeddings else None
-        self.head = Unembedding("head", self.initializer.named("head"), tied)
+        self.head = self.make_head()
         self.dropout_key = DropoutKey(seed, name="dropout_key")
         self.embedding_drop = Dropout(config.dropout, name="embedding_dropout", dtype=policy)
         self.blocks = [
@@ -112,6 +111,16 @@ class GPT(CheckedInputs, PretrainedModel):
         if lora is not None:
             self.apply_lora(LoraConfig.model_validate(lora))
 
+    def make_head(self) -> Unembedding:
+        """The projection from hidden states to `num_outputs`, not built yet."""
+        tied = self.token_embedding if self.config.tie_embeddings else None
+        return Unembedding("head", self.initializer.named("head"), tied)
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of the head: the size of the vocabulary."""
+        return self.config.known_vocab_size
+
     def build(self, input_shape: Any) -> None:
         if self.built:
             return
@@ -122,7 +131,7 @@ class GPT(CheckedInputs, PretrainedModel):
             self.position_embedding.build(self, (config.max_length, config.hidden_dim))
         elif config.position == "sinusoidal":
             self.sinusoids = sinusoids(config.max_length, config.hidden_dim)
-        self.head.build(self, table)
+        self.head.build(self, (self.num_outputs, config.hidden_dim))
         stream = (None, None, config.hidden_dim)
         self.dropout_key.build()
         self.embedding_drop.build(stream)

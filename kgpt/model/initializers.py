@@ -57,12 +57,20 @@ class CheckpointInitializer(Normal):
     Args:
         weights: a `kgpt.checkpoints.weights.Weights`.
         path: of the variable, below the model.
+        new: paths of variables that begin as noise, which the directory has not.
+        seed: of that noise.
     """
 
-    def __init__(self, weights: Any, stddev: float = 0.02, path: str = "") -> None:
-        super().__init__(stddev)
-        self.weights = weights
-        self.path = path
+    def __init__(
+        self,
+        weights: Any,
+        stddev: float = 0.02,
+        path: str = "",
+        new: tuple[str, ...] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(stddev, seed)
+        self.weights, self.path, self.new = weights, path, new
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
         value = self.weights.read(self.path, keras.backend.standardize_dtype(dtype))
@@ -70,7 +78,9 @@ class CheckpointInitializer(Normal):
 
     def named(self, path: str, scale: float = 1.0) -> Normal:
         below = f"{self.path}/{path}" if self.path else path
-        return CheckpointInitializer(self.weights, self.stddev, below)
+        if below in self.new:
+            return super().named(path, scale)
+        return CheckpointInitializer(self.weights, self.stddev, below, self.new, self.seed)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Normal:

@@ -162,7 +162,9 @@ def attach_adapters(
         raise UsageError("The model has adapters already; merge them first, with kgpt.merge_lora.")
     if any(not isinstance(linear.weight, FloatWeight | Int8Weight) for linear in linears.values()):
         raise UsageError("The model was prepared for inference; load it anew to train adapters.")
-    frozen = model.__dict__["_frozen_by_lora"] = model.trainable_variables  # not tracked by Keras
+    kept = {id(variable) for variable in model.trained_with_adapters}
+    frozen = [v for v in model.trainable_variables if id(v) not in kept]
+    model.__dict__["_frozen_by_lora"] = frozen  # not tracked by Keras
     for variable in frozen:
         variable.trainable = False
     for path, of_linear in by_linear.items():

@@ -33,6 +33,11 @@ class PretrainedModel(keras.Model):
         """Add adapters; see `kgpt.add_lora`."""
         import_module("kgpt.checkpoints.adapters").apply_lora(self, config)
 
+    @property
+    def trained_with_adapters(self) -> list[keras.Variable]:
+        """Weights that adapters leave trainable: none but the new head of a classifier."""
+        return []
+
     def generate(self, token_ids: Any, **options: Any) -> Any:
         """Continue token ids (T,) or (B, T), or text; see `kgpt.generation.keras_api.generate`."""
         return import_module("kgpt.generation.keras_api").generate(self, token_ids, **options)

@@ -98,7 +98,7 @@ def test_other_folders_are_not_replaced(content, model, tmp_path):
 def test_a_failed_save_leaves_the_former_model(model, tmp_path, monkeypatch):
     save_pretrained(model, tmp_path / "out")
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kgpt.checkpoints.pretrained.write_weights", fail)
