@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kgpt.checkpoints.adapters import save_adapter as save_adapter
     from kgpt.config import Config as Config
     from kgpt.config import DataConfig as DataConfig
+    from kgpt.config import FinetuneConfig as FinetuneConfig
     from kgpt.config import LoraConfig as LoraConfig
     from kgpt.config import ModelConfig as ModelConfig
     from kgpt.config import SamplingConfig as SamplingConfig
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from kgpt.generation.load import load as load
     from kgpt.generation.scoring import ScoredPrompt as ScoredPrompt
     from kgpt.model.classifier import Classifier as Classifier
+    from kgpt.model.freezing import freeze as freeze
     from kgpt.model.gpt import GPT as GPT
     from kgpt.protocol import GenerationChunk as GenerationChunk
     from kgpt.text.tokenizer import Tokenizer as Tokenizer
@@ -57,8 +59,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "kgpt.checkpoints.adapters": ("add_lora", "load_adapter", "merge_lora", "save_adapter"),
     "kgpt.config": (
-        "Config", "DataConfig", "LoraConfig", "ModelConfig", "SamplingConfig", "ServeConfig",
-        "TrainConfig",
+        "Config", "DataConfig", "FinetuneConfig", "LoraConfig", "ModelConfig", "SamplingConfig",
+        "ServeConfig", "TrainConfig",
     ),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),
     "kgpt.data.shards": ("TokenDataset",),
@@ -68,6 +70,7 @@ _MODULES = {
     "kgpt.generation.load": ("load",),
     "kgpt.generation.scoring": ("ScoredPrompt",),
     "kgpt.model.classifier": ("Classifier",),
+    "kgpt.model.freezing": ("freeze",),
     "kgpt.model.gpt": ("GPT",),
     "kgpt.protocol": ("GenerationChunk",),
     "kgpt.text.tokenizer": ("Tokenizer",),

@@ -213,13 +213,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer_folder(folder))
 
 
-def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:
+def load_model(
+    folder: Path, seed: int = 0, config: ModelConfig | None = None, **options: Any
+) -> GPT:
     """The model of a model directory.
 
     Each variable is read from the file when it is created: never more than one weight is in memory
     twice. An adapter's folder gives its base model, with the adapter merged.
 
     Args:
+        config: of the model, with other options than its own that change no weight: dropout.
         options: passed to `GPT`; `dtype="bfloat16"` stores and computes everything in bfloat16.
     """
     from kgpt.model.gpt import GPT
@@ -230,7 +233,7 @@ def load_model(folder: Path, seed: int = 0, **options: Any) -> GPT:
             f"{folder} is a classifier, which generates no text; `kgpt classify` and `kgpt serve` "
             "run it."
         )
-    config = load_config(folder)
+    config = config or load_config(folder)
     weights = Weights(folder, config)
     initializer = CheckpointInitializer(weights, config.initializer_range)
     model = GPT(config, seed=seed, initializer=initializer, **options)

@@ -21,9 +21,10 @@ from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.text.terminal_text import printable
 
 
-def _options_help() -> str:
-    """Every option of a run as a flag, by section, for the end of `kgpt train --help`."""
-    lines = [f"The presets are {', '.join(presets())}. Any key of a configuration can be set:"]
+def _options_help(finetune: bool) -> str:
+    """Every option of a run as a flag, by section, for the end of `--help`."""
+    names = ", ".join(presets(finetune))
+    lines = [f"The presets are {names}. Any key of a configuration can be set:"]
     shown = ""
     for section, key, field in config_options():
         if section != shown:
@@ -62,7 +63,13 @@ app.command(
 app.command(
     "kgpt.cli.train:train",
     help="Train a model, or resume a run.",
-    help_epilogue=_options_help(),
+    help_epilogue=_options_help(finetune=False),
+    help_format="markdown",
+)
+app.command(
+    "kgpt.cli.finetune:finetune",
+    help="Fine-tune a model on texts or conversations, or resume such a run.",
+    help_epilogue=_options_help(finetune=True),
     help_format="markdown",
 )
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")

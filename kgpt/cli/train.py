@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -47,23 +47,28 @@ def train(
     quiet
         Print nothing.
     """
-    flags = list(overrides)
-    if config is not None and config.startswith("--"):  # a flag: no configuration is named
-        flags, config = [config, *flags], None
+    config, flags = split_flags(config, overrides)
     changes = parse_overrides(flags, FLAGS)
     if data is not None:
         changes["data.dir"] = data
     if resume:
-        directory = _run_to_resume(run)
+        directory = run_to_resume(run)
         resolved = Config.resume(directory.path / "run.yaml", config, changes)
     else:
-        directory, resolved = _new_run(run, config), Config.load(config or "", changes)
+        directory, resolved = named_run(run, config), Config.load(config or "", changes)
     if resolved.data.dir is None:
         raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
     return run_training(resolved, directory, resume, quiet, memory_fraction)
 
 
-def _run_to_resume(name: str | None) -> Run:
+def split_flags(config: str | None, overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The configuration that is named, if any, and the flags."""
+    if config is not None and config.startswith("--"):  # a flag: no configuration is named
+        return None, [config, *overrides]
+    return config, list(overrides)
+
+
+def run_to_resume(name: str | None) -> Run:
     if name is None:
         raise UsageError("Name the run to resume with --run.")
     run = new_run(name)
@@ -72,18 +77,30 @@ def _run_to_resume(name: str | None) -> Run:
     return run
 
 
-def _new_run(name: str | None, config: str | None) -> Run:
+def named_run(name: str | None, config: str | None) -> Run:
     """The directory of a run that is called `name`, or after its configuration and the time."""
     if config is None:
-        raise UsageError(f"Name a preset or a YAML file; the presets are {', '.join(presets())}.")
+        raise UsageError(
+            f"Name a preset or a YAML file; the presets are {', '.join(presets(finetune=False))}."
+        )
     preset_path(config)  # raises if there is none
     return new_run(name or f"{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def run_training(
-    config: Config, run: Run, resume: bool, quiet: bool, memory_fraction: float | None = None
+    config: Config,
+    run: Run,
+    resume: bool,
+    quiet: bool,
+    memory_fraction: float | None = None,
+    prepare: Callable[[Console], Config] | None = None,
 ) -> int:
-    """Train in this process; returns the exit code."""
+    """Train in this process; returns the exit code.
+
+    Args:
+        prepare: makes what is in the run's directory before training, and returns the
+            configuration with it; called with the console, once the run is locked.
+    """
     prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
 
@@ -100,7 +117,9 @@ def run_training(
             from kgpt.training.task import make_task
             from kgpt.training.trainer import train as fit
 
-            result = fit(make_task(config), run, resume, console, quiet)
+            console.quiet = quiet
+            task = make_task(prepare(console) if prepare else config)
+            result = fit(task, run, resume, console, quiet)
     finally:
         run.unlock()
     return 130 if result.interrupted else 0

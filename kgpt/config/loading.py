@@ -9,6 +9,8 @@ from typing import Any, Self
 import yaml
 from pydantic import Field
 
+from kgpt.config.finetune import FinetuneConfig
+from kgpt.config.lora import LoraConfig
 from kgpt.config.model import ModelConfig
 from kgpt.config.renamed_keys import with_renamed_keys
 from kgpt.config.sampling import SamplingConfig
@@ -25,6 +27,8 @@ class Config(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
 
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:
@@ -58,10 +62,20 @@ def _overridden(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, 
     return values
 
 
-def presets() -> dict[str, Path]:
-    """Names and files of the presets shipped with kgpt."""
+def presets(finetune: bool | None = None) -> dict[str, Path]:
+    """Names and files of the presets shipped with kgpt.
+
+    With `finetune`, only those that do, or that do not, fine-tune a model.
+    """
     folder = Path(str(resources.files("kgpt_configs")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if finetune is None:
+        return found
+    return {name: path for name, path in found.items() if _finetunes(path) == finetune}
+
+
+def _finetunes(preset: Path) -> bool:
+    return "\nfinetune:" in preset.read_text(encoding="utf-8")
 
 
 def preset_path(source: str) -> Path | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kgpt.config.section import Section
+
+
+def _as_list(value: Any) -> Any:
+    """One module alone is a list of one."""
+    return [value] if isinstance(value, str) and value != "all-linear" else value
 
 
 class LoraConfig(Section):
@@ -24,7 +29,7 @@ class LoraConfig(Section):
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Dropout on the input of the adapters while training."
     )
-    target_modules: Literal["all-linear"] | list[str] = Field(
+    target_modules: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_as_list)] = Field(
         "all-linear",
         description="Modules that get an adapter, by name or pattern; all-linear: every matrix "
         "product of the blocks.",

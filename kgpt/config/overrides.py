@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -56,10 +56,10 @@ def _typed(value: str, field: FieldInfo) -> Any:
     """A command-line value: none, lists, dictionaries and `rope_scaling` are parsed as YAML."""
     if value.lower() in ("none", "null"):
         return None
-    kind = get_origin(field.annotation)
-    if kind is list and not value.startswith("["):
-        return [value]
-    if kind not in (list, dict) and field.annotation != RopeScaling | None:
+    kinds = {get_origin(kind) for kind in (field.annotation, *get_args(field.annotation))}
+    if list in kinds and not value.startswith("["):
+        return [value] if get_origin(field.annotation) is list else value
+    if not kinds & {list, dict} and field.annotation != RopeScaling | None:
         return value
     try:
         return parse_yaml(value)

@@ -12,7 +12,8 @@ from kgpt.config.loading import Config
 from kgpt.config.overrides import options
 
 FIXED = ("train.optimizer", "data.assistant_only_loss")
-FREE_OF_MODEL = ("model.dropout", "model.initializer_range")
+FIXED_SECTIONS = ("model", "finetune", "lora")
+FREE = ("model.dropout", "model.initializer_range", "lora.dropout")  # of these sections
 Changes = dict[str, tuple[Any, Any]]
 
 
@@ -43,4 +44,4 @@ def is_fixed(key: str, before: Any, after: Any) -> bool:
         return not before  # the checkpoint has no EMA
     if key == "train.precision":
         return "float16" in (before, after)  # whose loss scaling is part of the optimizer's state
-    return key in FIXED or (key.startswith("model.") and key not in FREE_OF_MODEL)
+    return key in FIXED or (key.partition(".")[0] in FIXED_SECTIONS and key not in FREE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -22,6 +23,12 @@ from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.losses import NextTokenLoss
 from kgpt.training.optimizers import make_optimizer
 from kgpt.training.stored_weights import StoredWeights
+
+# By `finetune.objective`; imported when a run asks for one.
+TASKS = {
+    None: "kgpt.training.pretraining:Pretraining",
+    "sft": "kgpt.training.finetune:SupervisedFineTuning",
+}
 
 
 class Task(ABC):
@@ -82,6 +89,10 @@ class Task(ABC):
         """
         return ()
 
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """A prompt of the samples as token ids."""
+        return self.tokenizer.encode(prompt)
+
     @property
     @abstractmethod
     def tokens_per_step(self) -> int:
@@ -124,6 +135,6 @@ def loss_chunk(config: Config) -> int:
 
 def make_task(config: Config) -> Task:
     """The task that a configuration asks for; fails if its data cannot be read."""
-    from kgpt.training.pretraining import Pretraining
-
-    return Pretraining(config)
+    module, _, name = TASKS[config.finetune.objective].partition(":")
+    task: Task = getattr(import_module(module), name)(config)
+    return task

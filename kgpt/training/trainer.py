@@ -180,8 +180,9 @@ def make_callbacks(
     config, tc, tokenizer = task.config, task.config.train, task.tokenizer
     best = math.inf if point.best_val_loss is None else point.best_val_loss
     samples = SampleWriter(
-        tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status, reporter.on_sample
-    )
+        tokenizer, tc.sample_prompts, config.sampling, tc.sample_every, status,
+        reporter.on_sample, task.encode_prompt,
+    )  # fmt: skip
     stop_on_nan = StopOnNaN((tc.log_every, tc.eval_every, tc.sample_every), tc.max_steps)
     checkpoints = CheckpointSaver(
         run, tc.checkpoint_every, tc.max_steps, tc.keep_checkpoints, tokenizer, config.sampling,

@@ -27,7 +27,7 @@ MODELS = {
     "window-dropout": {"dropout": 0.1, "architecture": "window"},
     **{f"head-dim-{width}": {"head_dim": width, "architecture": "llama"} for width in HEAD_DIMS},
 }
-PRESETS = sorted(presets())
+PRESETS = sorted(presets(finetune=False))
 
 
 class Zeros(Normal):

@@ -123,6 +123,8 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
     none = ("",) if NoneType in kinds or field.default is None else ()
     if field.annotation is bool or bool in kinds:
         return ("false", "true", *none)
+    if any(get_origin(kind) is list for kind in kinds):
+        return ()
     for kind in (field.annotation, *kinds):
         if get_origin(kind) is Literal:
             return (*map(str, get_args(kind)), *none)

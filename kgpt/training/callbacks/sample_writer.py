@@ -28,6 +28,7 @@ class SampleWriter(StepCallback):
         every: steps between samples; 0 samples on request only.
         status: shows "sampling" meanwhile, and does not count the time as training.
         on_sample: called with each row, after it is written.
+        encode: a prompt as token ids; the tokenizer's `encode` when not given.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class SampleWriter(StepCallback):
         every: int,
         status: StatusWriter | None = None,
         on_sample: Callable[[SampleRow], None] | None = None,
+        encode: Callable[[str], list[int]] | None = None,
     ):
         super().__init__()
         self.tokenizer, self.prompts, self.sampling = tokenizer, list(prompts), sampling
         self.every, self.on_sample = every, on_sample
+        self.encode = encode or tokenizer.encode
         self.status = status or StatusWriter(None)
 
     def on_step_end(self, step: int, logs: Logs) -> None:
@@ -63,7 +66,7 @@ class SampleWriter(StepCallback):
     def _request(self, prompt: str, sampling: SamplingConfig, index: int) -> Request:
         new_document = [self.tokenizer.eos_id or 0]
         return Request(
-            self.tokenizer.encode(prompt) or new_document,
+            self.encode(prompt) or new_document,
             sampling,
             stop_ids=self.tokenizer.stop_ids,
             seed=((sampling.seed or 0) + index) % 2**31,

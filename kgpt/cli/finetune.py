@@ -1,0 +1,111 @@
+"""`kgpt finetune`: resolve the model and the data, lock the run directory, train."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from kgpt.cli.options import MemoryFraction
+from kgpt.cli.train import named_run, run_to_resume, run_training, split_flags
+from kgpt.config import Config, parse_overrides
+from kgpt.errors import UsageError
+from kgpt.runs import Run
+
+FLAGS = (
+    "--model", "--data", "--method", "--run", "--resume", "--memory-fraction", "--quiet", "--debug",
+)  # fmt: skip
+DEFAULT_PRESET = "lora"
+
+
+def finetune(
+    config: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    model: str | None = None,
+    data: list[str] | None = None,
+    method: str | None = None,
+    run: str | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    memory_fraction: MemoryFraction = None,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Fine-tune a model on texts or conversations, or resume such a run.
+
+    Parameters
+    ----------
+    config
+        The name of a preset, or a YAML file; the preset of the method when not given.
+    model
+        The model to fine-tune: a model directory, a run, run@step, or a hub id.
+    data
+        A data set made by `kgpt data prepare` with the model's tokenizer; or the files themselves
+        (repeat --data for several), which are prepared into the run's directory.
+    method
+        The weights that are trained: full, lora or dora.
+    run
+        The name of the run; the configuration's name and the time if not given.
+    resume
+        Resume the run from its latest valid checkpoint, as its run.yaml says. What CONFIG and
+        flags state changes it, where it may change.
+    quiet
+        Print nothing.
+    """
+    config, flags = split_flags(config, overrides)
+    changes = parse_overrides(flags, FLAGS)
+    changes |= {"finetune.model": model} if model is not None else {}
+    changes |= {"finetune.method": method} if method is not None else {}
+    files = data or []
+    if len(files) == 1 and (Path(files[0]) / "manifest.json").is_file():
+        changes["data.dir"], files = files[0], []
+    if resume:
+        if files:
+            raise UsageError("A resumed run goes on with the data that it has; leave --data out.")
+        directory = run_to_resume(run)
+        resolved = Config.resume(directory.path / "run.yaml", config, changes)
+        return run_training(resolved, directory, resume, quiet, memory_fraction)
+    preset = config or str(changes.get("finetune.method", DEFAULT_PRESET))
+    resolved = _resolved(preset, changes)
+    directory = named_run(run, preset)
+    if not files and resolved.data.dir is None:
+        raise UsageError("No data is named; give --data with a data set, or with files.")
+
+    def prepare(console: Console) -> Config:
+        return _prepared(resolved, files, directory, console) if files else resolved
+
+    return run_training(resolved, directory, resume, quiet, memory_fraction, prepare)
+
+
+def _resolved(preset: str, changes: dict[str, object]) -> Config:
+    """The configuration, which learns by `sft` if it states no other objective."""
+    config = Config.load(preset, changes)
+    if config.finetune.objective is None:
+        config.finetune.objective = "sft"
+    if config.finetune.model is None:
+        raise UsageError("No model is named; give the model to fine-tune with --model.")
+    return config
+
+
+def _prepared(config: Config, files: list[str], run: Run, console: Console) -> Config:
+    """`config` with a data set in the run's data/, made of files with the model's tokenizer."""
+    from kgpt.checkpoints.hub import resolve_source
+    from kgpt.checkpoints.pretrained import load_tokenizer
+    from kgpt.data.prepare import prepare
+    from kgpt.data.sources import Corpus
+    from kgpt.training.base_model import with_base_model
+
+    folder = run.path / "data"
+    name = with_base_model(config).finetune.model or ""
+    tokenizer = load_tokenizer(resolve_source(name))
+    corpus = Corpus(files)
+    if folder.exists():  # of a run that made no step
+        shutil.rmtree(folder)
+    manifest = prepare(corpus, tokenizer, folder)
+    counts = ", ".join(f"{info.tokens:,} {split}" for split, info in manifest.splits.items())
+    notes = [f"recognized {note}" for note in corpus.notes]
+    for line in (*notes, f"prepared {', '.join(corpus.names)}: {counts} tokens, in {folder}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    data = config.data.model_copy(update={"dir": str(folder)})
+    return config.model_copy(update={"data": data})

@@ -1,0 +1,81 @@
+"""Supervised fine-tuning: a pretrained model learns from the texts or conversations of a data set.
+
+It is pretraining that starts from another model's weights, of which all, some, or adapters are
+trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+from kgpt.config import Config
+from kgpt.model.gpt import GPT
+from kgpt.text.chat_template import CHATML_TEMPLATE, load_chat_template
+from kgpt.text.tokenizer import Tokenizer
+from kgpt.training.base_model import (
+    adapter_config,
+    check_tokenizer,
+    count_trainable,
+    flops_per_token,
+    load_base_model,
+    with_base_model,
+)
+from kgpt.training.pretraining import TokenDatasetTask, sequence_length
+from kgpt.training.task import compile_model, next_token_loss
+
+
+class SupervisedFineTuning(TokenDatasetTask):
+    """A model learns the next token: of texts, or of the assistant's turns."""
+
+    trainable = 0  # parameters, known once the model is built
+
+    def complete(self) -> None:
+        config = with_base_model(self.config)
+        check_tokenizer(config, self.describe_data())
+        self.config = self._with_loss_mask(config)
+
+    def _with_loss_mask(self, config: Config) -> Config:
+        """Learn the assistant's turns alone where there are any, unless the option is given."""
+        if "assistant_only_loss" in config.data.model_fields_set:
+            return config
+        changes = {"assistant_only_loss": self.data.has_conversations}
+        return config.model_copy(update={"data": config.data.model_copy(update=changes)})
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:  # type: ignore[override]
+        """That of the data; one without a chat template has ChatML, of which conversations are."""
+        tokenizer = self.data.tokenizer
+        special = tokenizer.special_tokens
+        if self.data.has_conversations and special.chat_template is None:
+            tokenizer.special_tokens = replace(special, chat_template=CHATML_TEMPLATE)
+        return tokenizer
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Of a model that learns conversations, a prompt is what the user says first."""
+        template = load_chat_template(self.tokenizer) if self.data.has_conversations else None
+        if template is None:
+            return super().encode_prompt(prompt)
+        return template.encode([{"role": "user", "content": prompt}], add_generation_prompt=True)[0]
+
+    def build_model(self) -> GPT:
+        model = load_base_model(self.config)
+        compile_model(model, self.config.train, next_token_loss(self.config))
+        self.trainable = count_trainable(model)
+        return model
+
+    @property
+    def flops_per_token(self) -> float:
+        return flops_per_token(self.config, sequence_length(self.config))
+
+    def summary(self) -> str:
+        finetune, lora = self.config.finetune, adapter_config(self.config)
+        how: str = finetune.method
+        if finetune.has_adapters:
+            how = f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank}"
+            if finetune.base_precision != "float32":
+                how += f" on {finetune.base_precision} weights"
+        return (
+            f"{finetune.model}: {super().summary()}; {how}: {self.trainable:,} parameters are "
+            "trained"
+        )

@@ -1,0 +1,180 @@
+"""Fine-tuning runs: adapters and frozen weights, their checkpoints, exact resume, refusals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kgpt
+from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from kgpt.checkpoints.pretrained import load_model
+from kgpt.cli import main
+from kgpt.config import Config
+from kgpt.data.shards import TokenDataset
+from kgpt.errors import DataError, UsageError
+from kgpt.runs import find_run
+from kgpt.text.chat_template import load_chat_template
+from kgpt.text.tokenizer import Tokenizer
+from kgpt.training.task import make_task
+from tests.cli.running import kgpt as run_kgpt
+from tests.tiny import write_tiny_model
+from tests.training.tiny_runs import TINY, Trained
+
+LLAMA = {"max_length": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "hidden_dim": 16}
+
+
+@pytest.fixture(scope="module")
+def base(data, tmp_path_factory) -> Path:
+    """A model with the tokenizer of the data set."""
+    tokenizer = TokenDataset(data).tokenizer
+    folder = tmp_path_factory.mktemp("base")
+    return write_tiny_model(folder, "llama", tokenizer, noise=0.1, **LLAMA)
+
+
+def make_config(base, data, finetune, **changes) -> Config:
+    values = {
+        "data": {"dir": str(data)},
+        "train": TINY["train"] | changes.pop("train", {}),
+        "sampling": TINY["sampling"],
+        "finetune": {"objective": "sft", "model": str(base)} | finetune,
+    }
+    return Config.parse(values | changes)
+
+
+def weights(folder):
+    return {v.path: v.numpy() for v in load_model(folder).trainable_variables}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    ("finetune", "lora", "precision"),
+    [
+        ({"method": "lora"}, {"rank": 2, "dropout": 0.2, "target_modules": "v_proj"}, "bfloat16"),
+        ({"method": "dora", "base_precision": "int8"}, {"rank": 3}, "float32"),
+    ],
+    ids=["lora-bfloat16", "qdora"],
+)
+def test_a_run_of_adapters_repeats_its_losses_when_it_is_resumed(
+    base, data, finetune, lora, precision
+):
+    """A checkpoint holds the adapter and the state of its training, and is a model argument."""
+    train = {"max_steps": 4, "precision": precision, "eval_every": 4, "sample_every": 4}
+    config = make_config(base, data, finetune, lora=lora, train=train)
+    first = Trained(config)
+    assert (first.outcome.state, first.outcome.step) == ("finished", 4)
+    run = first.run
+    names = {file.name for file in run.checkpoint_path(4).iterdir()}
+    assert {ADAPTER_CONFIG, ADAPTER_WEIGHTS, "optimizer.safetensors"} <= names
+    assert "model.safetensors" not in names and "config.json" not in names
+    losses = first.losses
+    assert set(losses) == {1, 2, 3, 4}
+    shutil.rmtree(run.checkpoint_path(4))
+    again = Trained(Config.resume(run.path / "run.yaml", None, {}), resume=True)
+    assert "resuming at step 2" in again.shown
+    assert again.losses == losses
+    merged, before = weights(run.checkpoint_path(4)), weights(base)
+    changed = {path for path in before if not np.array_equal(merged[path], before[path])}
+    parts = ("qkv",) if precision == "bfloat16" else ("qkv", "output", "up", "down")
+    assert {path.rpartition("/")[2] for path in changed} == set(parts)
+
+
+@pytest.mark.backend
+def test_frozen_weights_stay_and_a_checkpoint_is_the_whole_model(base, data):
+    finetune = {"freeze_layers": 1, "freeze": ["*/mlp/*", "final_norm/*"]}
+    run = Trained(make_config(base, data, finetune, train={"max_steps": 2, "ema_decay": 0.5})).run
+    now, before = weights(run.checkpoint_path(2)), weights(base)
+    changed = {p.partition("/")[2] for p in before if not np.array_equal(now[p], before[p])}
+    kept = [path for path in changed if path.startswith(("block_0/", "token_embedding"))]
+    assert kept == [] and changed == {
+        "block_1/attention/qkv", "block_1/attention/output",
+        "block_1/attention_norm/scale", "block_1/mlp_norm/scale",
+    }  # fmt: skip
+
+
+REFUSED = [
+    ({"method": "lora", "freeze_layers": 1}, {}, "for --method full"),
+    ({"base_precision": "int8"}, {}, "give --method lora or dora"),
+    ({"method": "lora", "base_precision": "bfloat16"}, {}, "give --train.precision bfloat16"),
+    ({}, {"model": {"num_layers": 3}}, "model.num_layers is 3, but the model .* has 2"),
+    ({"model": None}, {}, "No model is named"),
+]
+
+
+@pytest.mark.parametrize(("finetune", "changes", "sentence"), REFUSED)
+def test_what_cannot_be_fine_tuned_is_refused(base, data, finetune, changes, sentence):
+    task = make_task(make_config(base, data, finetune, **changes))
+    with pytest.raises(UsageError, match=sentence):
+        task.complete()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"layers": 3}, "has 2 layers; 3 cannot be frozen"),
+        ({"patterns": ["blocks/*"]}, "No weight .* has a path like 'blocks/"),
+        ({"patterns": ["*"]}, "leave some to train"),
+    ],
+)
+def test_freezing_what_is_not_there_is_refused(base, options, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        kgpt.freeze(load_model(base), **options)
+
+
+def test_data_of_another_tokenizer_is_refused(data, tmp_path):
+    other = write_tiny_model(tmp_path / "other", "llama", Tokenizer.of_bytes(), **LLAMA)
+    with pytest.raises(DataError, match="was prepared with another tokenizer than that of"):
+        make_task(make_config(other, data, {})).complete()
+
+
+def test_dropout_may_differ_from_the_base_models(base, data):
+    task = make_task(make_config(base, data, {}, model={"dropout": 0.25}))
+    task.complete()
+    assert (task.config.model.dropout, task.config.model.num_layers) == (0.25, 2)
+
+
+@pytest.mark.backend
+def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
+    tmp_path, monkeypatch, capsys
+):
+    """From files to a merged model; the data set, the loss mask and the base are in run.yaml."""
+    monkeypatch.setenv("KGPT_RESTARTED", "1")
+    folder = write_tiny_model(tmp_path / "base", "llama", Tokenizer.of_bytes(), **LLAMA)
+    rows = [{"prompt": f"{n}?", "completion": f"{n + 1}!"} for n in range(20)]
+    file = tmp_path / "chat.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = ["--train.max-steps", "2", "--train.eval-every", "2", "--train.sample-every", "0"]
+    command = ["finetune", "lora", "--model", folder, "--data", file, "--run", "tuned", *steps]
+    assert run_kgpt(capsys, *command, "--lora.rank", "2", "--train.checkpoint-every", "1")[0] == 0
+    run = find_run("tuned")
+    config = Config.load(str(run.path / "run.yaml"))
+    assert config.data.dir == str(run.path / "data") and config.data.assistant_only_loss
+    assert config.finetune.model == str(folder) and config.model.max_length == 16
+    assert len(TokenDataset(run.path / "data").document_offsets("val")) == 2
+    assert load_chat_template(Tokenizer.load(run.checkpoint_path(2))) is not None
+    code, _, _ = run_kgpt(capsys, "finetune", "--run", "tuned", "--resume")
+    assert code == 0
+    assert run_kgpt(capsys, "merge", "tuned", tmp_path / "merged")[0] == 0
+    merged, before = weights(tmp_path / "merged"), weights(folder)
+    assert any(not np.array_equal(merged[path], before[path]) for path in before)
+
+
+WRONG = [
+    (["finetune", "lora", "--data", "x"], "No model is named; give the model to fine-tune"),
+    (["finetune", "--model", "x"], "No data is named; give --data"),
+    (["finetune", "--model", "x", "--method", "lore", "--data", "x"], "preset or file is called"),
+    (["finetune", "lora", "--model", "x", "--method", "y", "--data", "x"], "finetune.method"),
+    (["train", "lora", "--data", "x"], "No model is named"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=lambda v: " ".join(v))
+def test_a_wrong_command_is_one_sentence(arguments, sentence, data, capsys, monkeypatch):
+    monkeypatch.setenv("KGPT_RESTARTED", "1")
+    arguments = [str(data) if argument == "x" else argument for argument in arguments]
+    if arguments[0] == "finetune" and "--data" not in arguments:
+        arguments[2] = "x"
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and sentence in capsys.readouterr().err
