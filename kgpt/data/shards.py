@@ -265,10 +265,22 @@ class TokenStream:
 
         Raises `DataError` if one is beyond the vocabulary.
         """
+        return self.take(starts[:, None] + np.arange(length))
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The ids at `indices` (...), as int32 (...).
+
+        Raises `DataError` if one is beyond the vocabulary.
+        """
         if len(self.arrays) == 1:
-            ids = self.arrays[0][starts[:, None] + np.arange(length)].astype(np.int32)
+            ids = self.arrays[0][indices].astype(np.int32)
         else:
-            ids = np.stack([self._window(int(start), length) for start in starts])
+            ids = np.empty(indices.shape, np.int32)
+            shards = np.searchsorted(self.ends, indices, side="right")
+            for shard in np.unique(shards).tolist():
+                here = shards == shard
+                begin = int(self.ends[shard - 1]) if shard else 0
+                ids[here] = self.arrays[shard][indices[here] - begin]
         if self.vocab_size is not None and ids.size:
             most = int(ids.view(np.uint32).max())  # a uint32 that int32 has made negative counts
             if most >= self.vocab_size:
@@ -277,15 +289,3 @@ class TokenStream:
                     f"{self.vocab_size}, so it is damaged; make it again with `kgpt data prepare`."
                 )
         return ids
-
-    def _window(self, start: int, length: int) -> np.ndarray:
-        window = np.empty(length, dtype=np.int32)
-        filled = 0
-        shard = int(np.searchsorted(self.ends, start, side="right"))
-        while filled < length:
-            begin = int(self.ends[shard - 1]) if shard else 0
-            part = self.arrays[shard][start + filled - begin :][: length - filled]
-            window[filled : filled + part.size] = part
-            filled += part.size
-            shard += 1
-        return window
