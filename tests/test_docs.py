@@ -53,6 +53,7 @@ ELSEWHERE = {
     "runs stop": "likewise",
     "runs sample": "likewise",
     "runs checkpoint": "likewise",
+    "push": "tests/cli/test_push.py: needs a network",
     "merge": "tests/checkpoints/test_adapters.py: the folder would exist already",
     "export": "tests/export: TensorFlow, ONNX and GGUF take long or are extras",
 }

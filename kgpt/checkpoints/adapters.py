@@ -25,6 +25,7 @@ from kgpt.checkpoints.lora_modules import (
     scaling,
     target_names,
 )
+from kgpt.checkpoints.model_card import ModelCard, write_card
 from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, PeftAdapter, is_adapter, write_adapter
 from kgpt.checkpoints.pretrained import write_tokenizer
 from kgpt.config import LoraConfig, ModelConfig
@@ -171,6 +172,8 @@ def save_adapter(
         layout.write(work, variables)
         if tokenizer is not None:
             write_tokenizer(work, tokenizer, model.config.max_length)
+        card = ModelCard(target.resolve().name, model.config, layout.base, adapter=True)
+        write_card(work, card, kept=target)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from kgpt.checkpoints.generation_config import generation_file
 from kgpt.checkpoints.hf_config import model_type_of
+from kgpt.checkpoints.model_card import copy_card
 from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, base_folder
 from kgpt.checkpoints.pretrained import (
     FORMER_NAMES,
@@ -61,6 +62,7 @@ def copy_model(
     kept = read_json_object(generation_file(folder))
     write_config(out, config, tokenizer or load_tokenizer(folder), None, dtype, kept)
     write_weights(out, config, weights.read, dtype)
+    copy_card(folder, out)
 
 
 def quantize_model(folder: Path, out: Path, bits: int) -> None:
@@ -91,3 +93,4 @@ def quantize_model(folder: Path, out: Path, bits: int) -> None:
     for file in (*base.iterdir(), *(folder.iterdir() if folder != base else ())):
         if file.suffix in (".json", ".jinja", ".txt") and file.name not in NOT_COPIED:
             shutil.copyfile(file, out / file.name)
+    copy_card(folder, out)

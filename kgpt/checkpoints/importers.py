@@ -7,6 +7,7 @@ directory of KerasNLP's GPT-2, or a nanoGPT checkpoint. No code of a source is r
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from kgpt.checkpoints.convert import copy_model
 from kgpt.checkpoints.hub import download, is_hub_id
+from kgpt.checkpoints.model_card import describe_model, write_card
 from kgpt.checkpoints.pretrained import load_config, write_config
 from kgpt.checkpoints.weight_map import gpt2_name
 from kgpt.checkpoints.weights import write_weights
@@ -30,7 +32,7 @@ from kgpt.text.tokenizer_files import read_gpt2
 def import_from(
     source: str, out: Path, tokenizer: Tokenizer | None = None, dtype: str | None = None
 ) -> None:
-    """Write the model that `source` names to the empty folder `out`.
+    """Write the model that `source` names, with a model card, to the empty folder `out`.
 
     Args:
         tokenizer: replaces the source's own; required for a nanoGPT checkpoint, which has none.
@@ -40,6 +42,12 @@ def import_from(
         UsageError: there is no such source, or it lacks a tokenizer.
         CheckpointError: the source cannot be read, or kgpt cannot run its model.
     """
+    _import(source, out, tokenizer, dtype)
+    card = replace(describe_model(out, source), name=Path(source).name)
+    write_card(out, card, kept=out)
+
+
+def _import(source: str, out: Path, tokenizer: Tokenizer | None, dtype: str | None) -> None:
     path = Path(source)
     with contextlib.suppress(KgptError):
         path = resolve_model(source)

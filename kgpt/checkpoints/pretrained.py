@@ -4,6 +4,7 @@
 - model.safetensors: the weights, or several such files with an index
 - tokenizer.json: the tokenizer, with tokenizer_config.json and its chat template
 - generation_config.json: the default sampling
+- README.md: the model card
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def save_pretrained(
     """Write `model` as the model directory `folder`, which is complete or not there at all.
 
     Args:
-        folder: a new or empty folder, or a model directory, which is replaced.
+        folder: a new or empty folder, or a model directory, which is replaced; a model card that
+            somebody edited is kept.
         tokenizer: saved with the model, so that text can be generated from the directory.
         sampling: the default sampling, saved with the tokenizer.
 
@@ -101,8 +103,12 @@ def save_pretrained(
     target = Path(folder)
     if target.exists() and not _is_replaceable(target):
         raise UsageError(f"{target} is not a model directory and not empty; choose another folder.")
+    from kgpt.checkpoints.model_card import ModelCard, write_card
+
+    card = ModelCard(target.resolve().name, model.config, model.name_or_path)
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         save_model(model, work, tokenizer, sampling=sampling)
+        write_card(work, card, kept=target)
 
 
 def _is_replaceable(folder: Path) -> bool:

@@ -79,6 +79,7 @@ app.command(
 )
 app.command("kgpt.cli.info:info", help="Show a model's architecture, size and memory use.")
 app.command("kgpt.cli.merge:merge", help="Merge a LoRA adapter into its base model.")
+app.command("kgpt.cli.push:push", help="Upload a model to the Hugging Face hub.")
 app.command("kgpt.cli.quantize:quantize", help="Quantize a model to int8 or int4.")
 app.command("kgpt.cli.generate:generate", help="Generate text with a trained model.")
 app.command("kgpt.cli.chat:chat", help="Chat with a model in a plain terminal or a pipe.")
