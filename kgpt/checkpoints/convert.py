@@ -62,7 +62,7 @@ def copy_model(
     kept = read_json_object(generation_file(folder))
     write_config(out, config, tokenizer or load_tokenizer(folder), None, dtype, kept)
     write_weights(out, config, weights.read, dtype)
-    copy_card(folder, out)
+    copy_card(folder, out, config)
 
 
 def quantize_model(folder: Path, out: Path, bits: int) -> None:
@@ -93,4 +93,4 @@ def quantize_model(folder: Path, out: Path, bits: int) -> None:
     for file in (*base.iterdir(), *(folder.iterdir() if folder != base else ())):
         if file.suffix in (".json", ".jinja", ".txt") and file.name not in NOT_COPIED:
             shutil.copyfile(file, out / file.name)
-    copy_card(folder, out)
+    copy_card(folder, out, config)

@@ -43,7 +43,7 @@ def import_from(
         CheckpointError: the source cannot be read, or kgpt cannot run its model.
     """
     _import(source, out, tokenizer, dtype)
-    card = replace(describe_model(out, source), name=Path(source).name)
+    card = replace(describe_model(out, load_config(out), source), name=Path(source).name)
     write_card(out, card, kept=out)
 
 

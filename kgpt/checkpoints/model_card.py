@@ -20,7 +20,6 @@ import kgpt
 from kgpt.checkpoints.hf_config import model_type_of
 from kgpt.checkpoints.hub import is_hub_id
 from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, is_adapter
-from kgpt.checkpoints.pretrained import load_config
 from kgpt.checkpoints.quantized import quantization_of
 from kgpt.config import Config, ModelConfig
 from kgpt.data.hub import hub_name
@@ -88,18 +87,25 @@ class ModelCard:
 # -- where cards come from ---------------------------------------------------------------------
 
 
-def describe_model(folder: Path, base_model: str | None = None) -> ModelCard:
-    """The card of a model directory, an adapter's folder or a checkpoint, which knows its run."""
-    config, training = load_config(folder), None
-    run = Run(folder.resolve().parent.parent)
-    if folder.resolve().parent.name == "checkpoints" and run.exists:
+def describe_model(
+    folder: Path, config: ModelConfig, base_model: str | None = None, checkpoint: Path | None = None
+) -> ModelCard:
+    """The card of a model directory, an adapter's folder or a checkpoint, which knows its run.
+
+    Args:
+        base_model: what it was made from; an adapter says that itself.
+        checkpoint: what `folder` will be; `folder` itself when not given.
+    """
+    checkpoint, training = (checkpoint or folder).resolve(), None
+    run = Run(checkpoint.parent.parent)
+    if checkpoint.parent.name == "checkpoints" and run.exists:
         with contextlib.suppress(KgptError, ValueError):
-            training = describe_training(run, int(folder.resolve().name.removeprefix("step-")))
-    name = training.run if training else folder.resolve().name
+            training = describe_training(run, int(checkpoint.name.removeprefix("step-")))
     adapter = is_adapter(folder)
     if adapter:
         base_model = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     bits = None if adapter else (quantization_of(folder) or {}).get("bits")
+    name = training.run if training else checkpoint.name
     return ModelCard(name, config, base_model, adapter, bits, training)
 
 
@@ -132,9 +138,9 @@ def write_card(folder: Path, card: ModelCard, kept: Path | None = None) -> None:
     write_text(folder / CARD, text)
 
 
-def copy_card(source: Path, out: Path) -> None:
+def copy_card(source: Path, out: Path, config: ModelConfig) -> None:
     """Write the card of the model in `out`, which was made of the one in `source`."""
-    card = describe_model(source)
+    card = describe_model(source, config)
     if says_more(source / CARD, card):
         write_text(out / CARD, (source / CARD).read_text(encoding="utf-8"))
         return

@@ -19,6 +19,7 @@ from kgpt.checkpoints.classifiers import ClassifierHead
 from kgpt.checkpoints.generation_config import GENERATION_CONFIG, generation_config
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.hub import resolve_source as resolve_source
+from kgpt.checkpoints.model_card import ModelCard, write_card
 from kgpt.checkpoints.peft_format import base_folder, tokenizer_folder
 from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.config import ModelConfig, SamplingConfig
@@ -103,8 +104,6 @@ def save_pretrained(
     target = Path(folder)
     if target.exists() and not _is_replaceable(target):
         raise UsageError(f"{target} is not a model directory and not empty; choose another folder.")
-    from kgpt.checkpoints.model_card import ModelCard, write_card
-
     card = ModelCard(target.resolve().name, model.config, model.name_or_path)
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         save_model(model, work, tokenizer, sampling=sampling)

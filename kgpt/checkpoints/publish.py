@@ -7,7 +7,13 @@ from pathlib import Path
 
 from kgpt.checkpoints.hub import is_hub_id
 from kgpt.checkpoints.model_card import CARD, describe_model, says_more, with_license
-from kgpt.checkpoints.pretrained import FORMER_NAMES, OPTIMIZER_STATE, SUFFIXES, TRAINER_STATE
+from kgpt.checkpoints.pretrained import (
+    FORMER_NAMES,
+    OPTIMIZER_STATE,
+    SUFFIXES,
+    TRAINER_STATE,
+    load_config,
+)
 from kgpt.errors import CheckpointError, UsageError
 
 # What a checkpoint adds to a model directory.
@@ -62,7 +68,7 @@ def plan_upload(
     )
     if not any(file.suffix == ".safetensors" for file in files):
         raise CheckpointError(f"{folder} has no safetensors weights, so there is no model in it.")
-    card, name = describe_model(folder), repository.rpartition("/")[2]
+    card, name = describe_model(folder, load_config(folder)), repository.rpartition("/")[2]
     if says_more(folder / CARD, card):
         text = (folder / CARD).read_text(encoding="utf-8")
     else:

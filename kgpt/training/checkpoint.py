@@ -5,6 +5,7 @@
     optimizer.safetensors   optimizer variables, dropout counter; raw weights if an EMA is kept
     trainer_state.json      step, backend, optimizer, best validation loss
     checksums.json          SHA-256 of every file above
+    README.md               the model card, which may be edited
 
 Variables are stored by path, so a run can stop on one backend and resume on another. A checkpoint
 is written under a temporary name and renamed: a crash leaves the previous one untouched.
@@ -12,6 +13,7 @@ is written under a temporary name and renamed: a crash leaves the previous one u
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
+from kgpt.checkpoints.model_card import describe_model, write_card
 from kgpt.checkpoints.pretrained import (
     OPTIMIZER_STATE,
     TRAINER_STATE,
@@ -34,7 +37,7 @@ from kgpt.checkpoints.pretrained import (
 )
 from kgpt.checkpoints.safetensors_io import write_arrays
 from kgpt.config import ModelConfig, SamplingConfig
-from kgpt.errors import CheckpointError
+from kgpt.errors import CheckpointError, KgptError
 from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.optimizers import ema_weights, unwrap_optimizer
@@ -111,6 +114,8 @@ def write_checkpoint(
         write_json(work / TRAINER_STATE, state.metadata)
         sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
         write_json(work / "checksums.json", sums)
+        with contextlib.suppress(KgptError):  # a file for people, which no run fails for
+            write_card(work, describe_model(work, load_config(work), checkpoint=folder))
 
 
 def verify(folder: Path) -> None:

@@ -41,7 +41,7 @@ def checkpoint(tmp_path):
 
 
 def test_a_checkpoint_tells_of_its_run(checkpoint):
-    text = describe_model(checkpoint).render()
+    text = describe_model(checkpoint, tiny_config()).render()
     for part in ("# stories", "12,345 tokens", "secret.txt, hf:owner/texts", "| 20 of 40 |",
                  "| sequences per step | 6 |", "| 20 | 2.0000 | 2.5000 | 9.00 |",
                  "1.5000 bits per byte", "from transformers import pipeline"):  # fmt: skip
@@ -57,7 +57,7 @@ def test_long_curves_are_thinned_but_keep_their_end(checkpoint):
     for step in range(100, 200):
         run.append("metrics", {"step": step, "val_loss": 1.0})
     checkpoint.rename(run.checkpoint_path(199))
-    text = describe_model(run.checkpoint_path(199)).render()
+    text = describe_model(run.checkpoint_path(199), tiny_config()).render()
     assert text.count("| 1.0000 |") <= 12 and "| 199 |" in text
 
 
@@ -116,7 +116,7 @@ def test_an_adapter_names_its_base(tmp_path):
     text = (tmp_path / "adapter" / CARD).read_text()
     assert "An adapter" in text and "made from base" in text and str(tmp_path) not in text
     (tmp_path / "merged").mkdir()
-    copy_card(tmp_path / "adapter", tmp_path / "merged")
+    copy_card(tmp_path / "adapter", tmp_path / "merged", model.config)
     assert "An adapter" not in (tmp_path / "merged" / CARD).read_text()
 
 

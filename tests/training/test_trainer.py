@@ -67,6 +67,8 @@ def test_a_run_leaves_what_it_promises(whole):
     assert run.checkpoint_steps()[-1] == run.pointer("latest") == 6
     again = trainer.Config.load(str(run.path / "run.yaml"))
     assert again.train.max_steps == 6 and again.model.vocab_size is not None
+    card = run.checkpoint_path(6) / "README.md"
+    assert "| 6 of 6 |" in card.read_text() and f"{rows[5]['val_loss']:.4f}" in card.read_text()
 
 
 def test_its_states_are_honest(whole):

@@ -10,7 +10,6 @@ import math
 import shutil
 from collections.abc import Callable
 
-from kgpt.checkpoints.model_card import describe_model, write_card
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
 from kgpt.files import discard_partial
@@ -108,7 +107,6 @@ class CheckpointSaver(StepCallback):
         folder = self.run.checkpoint_path(step)
         write_checkpoint(folder, state, self.tokenizer, self.sampling)
         verify(folder)  # before older ones are deleted
-        write_card(folder, describe_model(folder))
         self.run.set_pointer("latest", step)
         if is_best:
             self.run.set_pointer("best", step)
