@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kgpt.protocol import GenerationChunk as GenerationChunk
     from kgpt.text.tokenizer import Tokenizer as Tokenizer
     from kgpt.training.classification_loss import ClassificationLoss as ClassificationLoss
+    from kgpt.training.grpo_loss import GRPOLoss as GRPOLoss
     from kgpt.training.losses import NextTokenLoss as NextTokenLoss
     from kgpt.training.optimizers import AdamW as AdamW
     from kgpt.training.optimizers import Lion as Lion
@@ -75,6 +76,7 @@ _MODULES = {
     "kgpt.protocol": ("GenerationChunk",),
     "kgpt.text.tokenizer": ("Tokenizer",),
     "kgpt.training.classification_loss": ("ClassificationLoss",),
+    "kgpt.training.grpo_loss": ("GRPOLoss",),
     "kgpt.training.losses": ("NextTokenLoss",),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),

@@ -24,6 +24,7 @@ CLASSES = {  # the names under which the classes of each module are registered
     "kgpt.model.initializers": ("CheckpointInitializer", "Normal"),
     "kgpt.model.layers": ("Dropout", "LayerNorm", "RMSNorm"),
     "kgpt.training.classification_loss": ("ClassificationLoss",),
+    "kgpt.training.grpo_loss": ("GRPOLoss",),
     "kgpt.training.losses": ("NextTokenLoss",),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),

@@ -67,6 +67,11 @@ def stop_loss_tracker(model: keras.Model) -> None:
     model._loss_tracker.update_state = lambda *args, **kwargs: None
 
 
+def skip_loss_build(model: keras.Model) -> None:
+    """Do not try the compiled loss on logits: it is given hidden states."""
+    model._compile_loss.built = True
+
+
 def has_compiled_metrics(model: keras.Model) -> bool:
     """Was `compile` given metrics?"""
     return model._compile_metrics is not None

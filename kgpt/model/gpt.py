@@ -266,6 +266,7 @@ class GPT(CheckedInputs, PretrainedModel):
         super().compile(*args, jit_compile=whole_step, **kwargs)
         if self._loss_takes_hidden_states:
             keras_internals.stop_loss_tracker(self)
+            keras_internals.skip_loss_build(self)
         compiled = backend.compiles_regions(jit_compile) and not self.run_eagerly
         compile_blocks(self.blocks, compiled)
         if hasattr(self.loss, "compile"):

@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 
 from kgpt.config import did_you_mean
+from kgpt.data.preferences import Content
 from kgpt.data.tinyworld import reward as tinyworld_reward
 from kgpt.errors import TrainingFailed, UsageError
 
 ENTRY_POINTS = "kgpt.rewards"
 BUILT_IN: dict[str, Callable[..., Any]] = {"tinyworld": tinyworld_reward}
 SHOWN = 80  # characters of a prompt in a message
-
-Prompt = str | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Reward:
 
     def __call__(
         self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Prompt],
+        prompts: Sequence[Content],
+        completions: Sequence[Content],
         columns: dict[str, list[Any]],
     ) -> np.ndarray:
         """The reward of each completion, NaN for None: (N,) float64, not yet weighted.
@@ -71,8 +70,8 @@ class Reward:
 
     def _first_failure(
         self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Prompt],
+        prompts: Sequence[Content],
+        completions: Sequence[Content],
         columns: dict[str, list[Any]],
     ) -> int:
         """The number of the first completion that fails alone; 0 if none does."""
@@ -83,14 +82,14 @@ class Reward:
                 return i
         return 0
 
-    def _failure(self, error: Exception, prompt: Prompt) -> TrainingFailed:
+    def _failure(self, error: Exception, prompt: Content) -> TrainingFailed:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return TrainingFailed(
             f"The reward function {self.name} failed for the prompt {shown(prompt)}: {reason}; "
             "correct it and resume the run."
         )
 
-    def _checked(self, values: Any, prompts: Sequence[Prompt]) -> np.ndarray:
+    def _checked(self, values: Any, prompts: Sequence[Content]) -> np.ndarray:
         try:
             rewards = np.array([np.nan if v is None else float(v) for v in values], "float64")
         except (TypeError, ValueError):
@@ -191,7 +190,7 @@ def _from_file(file: Path, name: str) -> Callable[..., Any]:
     return function
 
 
-def shown(prompt: Prompt) -> str:
+def shown(prompt: Content) -> str:
     """The end of a prompt, for a message."""
     text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
     return repr(text if len(text) <= SHOWN else f"…{text[-SHOWN:]}")
