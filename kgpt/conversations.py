@@ -5,13 +5,16 @@ assistant's message is not to be learned. A row of a data set is a conversation 
 
     messages                       OpenAI, transformers: role and content, text or content parts
     conversations                  ShareGPT: from and value
-    instruction, input, output     Alpaca
-    prompt, completion             a question and its answer; `response` is the same
+    instruction, input, output     Alpaca; Dolly says context and response
+    prompt, completion             a question and its answer; so are question and answer
+
+`prompt` and `completion` are texts or lists of messages. A cell of a .csv file has a list as JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -22,12 +25,14 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
     "model": "assistant",
 }  # fmt: skip
-ANSWERS = ("completion", "response")
+LISTS = {"messages": "messages", "conversations": "ShareGPT", "conversation": "messages"}
+INPUTS, OUTPUTS = ("input", "context"), ("output", "response")
+QUESTIONS, ANSWERS = ("prompt", "question"), ("completion", "response", "answer")
 FIELDS = {  # of each format of rows, those that are read
-    "messages": ("messages",),
+    "messages": ("messages", "conversation"),
     "ShareGPT": ("conversations",),
-    "Alpaca": ("instruction", "input", "output", "system"),
-    "prompt and completion": ("prompt", *ANSWERS, "system"),
+    "Alpaca": ("instruction", *INPUTS, *OUTPUTS, "system"),
+    "prompt and completion": (*QUESTIONS, *ANSWERS, "system"),
 }
 
 
@@ -37,18 +42,38 @@ def messages_of_row(row: Mapping[str, Any]) -> tuple[str, list[Message]] | None:
     Raises:
         ValueError: the row is a conversation with an unknown role or without text.
     """
-    for name, kind in (("messages", "messages"), ("conversations", "ShareGPT")):
+    for name, kind in LISTS.items():
         if row.get(name) is not None:
             return kind, parse_messages(row[name])
-    answer = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
-    if row.get("instruction") is not None and row.get("output") is not None:
-        question = "\n\n".join(
-            filter(None, (text_of(row["instruction"]), text_of(row.get("input"))))
-        )
-        return "Alpaca", _with_system(row, question, row["output"])
-    if row.get("prompt") is not None and answer is not None:
-        return "prompt and completion", _with_system(row, row["prompt"], answer)
+    output, question, answer = (_first(row, names) for names in (OUTPUTS, QUESTIONS, ANSWERS))
+    if row.get("instruction") is not None and output is not None:
+        texts = text_of(row["instruction"]), text_of(_first(row, INPUTS))
+        return "Alpaca", _with_system(row, "\n\n".join(filter(None, texts)), output)
+    if question is not None and answer is not None:
+        return "prompt and completion", _with_system(row, question, answer)
     return None
+
+
+def trainable_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages of a conversation to learn from, without empty system prompts.
+
+    Raises:
+        ValueError: a turn is empty, or there is none of the assistant to learn; the text says why.
+    """
+    kept = [m for m in messages if m["role"] != "system" or m["content"].strip()]
+    for message in kept:
+        if not message["content"].strip():
+            raise ValueError(
+                f"message {messages.index(message) + 1}, of {message['role']}, is empty"
+            )
+    if not any(is_learned(message) for message in kept):
+        raise ValueError("there is no message of the assistant to learn from")
+    return kept
+
+
+def is_learned(message: Message) -> bool:
+    """True if the model generates the message and learns to."""
+    return bool(message["role"] == "assistant" and message.get("weight") != 0)
 
 
 def renamed_roles(row: Mapping[str, Any]) -> dict[str, str]:
@@ -57,9 +82,9 @@ def renamed_roles(row: Mapping[str, Any]) -> dict[str, str]:
     >>> renamed_roles({"conversations": [{"from": "human"}, {"from": "system"}]})
     {'human': 'user'}
     """
-    items = next((row[name] for name in ("messages", "conversations") if row.get(name)), None)
+    items = _as_list(_first(row, tuple(LISTS)))
     items = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    roles = [item.get("role", item.get("from")) for item in items]
+    roles = [_first(item, ("role", "from")) for item in items]
     return {r: ROLES[r] for r in roles if isinstance(r, str) and ROLES.get(r, r) != r}
 
 
@@ -72,6 +97,7 @@ def parse_messages(value: Any) -> list[Message]:
     Raises:
         ValueError: `value` is no such list; the text says why.
     """
+    value = _as_list(value)
     if not isinstance(value, list) or not value:
         raise ValueError('messages must be a list of {"role": ..., "content": ...}')
     return [_message(item) for item in value]
@@ -104,12 +130,12 @@ def _text_of_part(part: Any) -> str:
 def _message(item: Any) -> Message:
     if not isinstance(item, dict):
         raise ValueError('messages must be a list of {"role": ..., "content": ...}')
-    role = item.get("role", item.get("from"))
+    role = _first(item, ("role", "from"))
     if not isinstance(role, str) or not ("content" in item or "value" in item):
         raise ValueError('messages must be a list of {"role": ..., "content": ...}')
     if role not in ROLES:
         raise ValueError(f"the role {role!r} is unknown; roles are system, user and assistant")
-    message = {"role": ROLES[role], "content": text_of(item.get("content", item.get("value")))}
+    message = {"role": ROLES[role], "content": text_of(_first(item, ("content", "value")))}
     if item.get("tool_calls") or item.get("function_call"):
         raise ValueError("a message has tool calls, which training does not support")
     weight = item.get("weight")
@@ -120,11 +146,29 @@ def _message(item: Any) -> Message:
 
 def _with_system(row: Mapping[str, Any], question: Any, answer: Any) -> list[Message]:
     """A conversation of one question and its answer, after the row's system prompt, if any."""
-    if isinstance(question, list) and isinstance(answer, list):
-        return parse_messages(question + answer)
     system = [{"role": "system", "content": text_of(row["system"])}] if row.get("system") else []
-    return [
-        *system,
-        {"role": "user", "content": text_of(question)},
-        {"role": "assistant", "content": text_of(answer)},
-    ]
+    return [*system, *_turns("user", question), *_turns("assistant", answer)]
+
+
+def _turns(role: str, content: Any) -> list[Message]:
+    """A text as a message of `role`; a list of messages as they are."""
+    if isinstance(content, list) and any(
+        isinstance(one, dict) and "role" in one for one in content
+    ):
+        return parse_messages(content)
+    return [{"role": role, "content": text_of(content)}]
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The first of some fields that a row has; None without one."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _as_list(value: Any) -> Any:
+    """`value`; the list in it if it is a text with a JSON list, as in a cell of a .csv file."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value

@@ -30,6 +30,14 @@ PARTS = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]
         {"system": "Be brief.", "prompt": "Hi", "completion": "Hello!"},
         {"prompt": TALK[:2], "completion": TALK[2:]},
         {"system": "Be brief.", "prompt": "Hi", "response": "Hello!"},
+        {"system": "Be brief.", "question": "Hi", "answer": "Hello!"},
+        {"system": "Be brief.", "instruction": "Hi", "context": "", "response": "Hello!"},
+        {"prompt": TALK[:2], "completion": "Hello!"},
+        {"system": "Be brief.", "prompt": "Hi", "completion": TALK[2:]},
+        {"conversation": TALK},
+        {"messages": json.dumps(TALK)},
+        {"conversations": [{"from": None, "role": m["role"], "value": None, "content": m["content"]}
+                           for m in TALK]},
     ],
 )  # fmt: skip
 def test_every_form_of_a_conversation_gives_its_messages(row):

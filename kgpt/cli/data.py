@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -25,8 +25,8 @@ from kgpt.formatting import size
 KINDS = ("bpe", "char", "byte")
 FLAGS = (
     "--out", "--tokenizer", "--vocab-size", "--min-frequency", "--field", "--separator",
-    "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--overwrite",
-    "--quiet", "--debug",
+    "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--skip-invalid",
+    "--max-length", "--truncate", "--overwrite", "--quiet", "--debug",
 )  # fmt: skip
 
 
@@ -42,6 +42,9 @@ def prepare(
     encoding: str | None = None,
     dataset_config: str | None = None,
     dataset_split: str = "train",
+    skip_invalid: Annotated[bool, Parameter(negative="")] = False,
+    max_length: StrictInt | None = None,
+    truncate: Literal["keep-start", "skip"] = "keep-start",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -53,7 +56,8 @@ def prepare(
         .txt, .md, .jsonl, .json, .csv and .parquet files, also gzipped; folders; globs; - for
         standard input; hf:owner/name for a data set of the Hugging Face Hub. Rows are texts, or
         conversations in the format of OpenAI (messages), ShareGPT (conversations), Alpaca
-        (instruction, input, output), or prompt and completion.
+        (instruction, input, output), or prompt and completion; their text and loss mask follow
+        the chat template of the tokenizer.
     out
         The folder of the data set.
     tokenizer
@@ -74,6 +78,12 @@ def prepare(
         The configuration of a data set of the Hub, where it has several.
     dataset_split
         The split of a data set of the Hub, such as train or train[:10%].
+    skip_invalid
+        Leave out rows that cannot be used, and count them; without it the first one is refused.
+    max_length
+        The longest conversation, in tokens, such as the context of the model; any if not given.
+    truncate
+        What happens to a longer one: keep-start cuts it at its end, skip leaves it out.
     overwrite
         Replace the data set even if there are runs on it, which then cannot be resumed.
     quiet
@@ -95,9 +105,11 @@ def prepare(
         raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
     if tokenizer not in KINDS and not Path(tokenizer).exists():
         raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
+    if max_length is not None and max_length < 2:
+        raise UsageError(f"--max-length must be at least 2, not {max_length}.")
     runs = check_replaceable(Path(out), overwrite)
     hub = HubOptions(dataset_config, dataset_split, show_progress=not quiet)
-    corpus = Corpus(sources, field, separator, val_fraction, encoding, hub)
+    corpus = Corpus(sources, field, separator, val_fraction, encoding, hub, skip_invalid)
     console = Console(stderr=True, quiet=quiet)
     for note in corpus.notes:
         console.print(Text(f"Recognized {note}"), soft_wrap=True)
@@ -115,8 +127,10 @@ def prepare(
         task = bar.add_task("tokens", total=corpus.total_bytes)
         write_data_set(
             corpus, made, Path(out), val_fraction, lambda read: bar.update(task, completed=read),
-            overwrite,
+            overwrite, max_length, truncate,
         )  # fmt: skip
+    for note in corpus.invalid.notes:
+        console.print(Text(note), soft_wrap=True)
     if not quiet:
         show(out)
 
@@ -192,6 +206,8 @@ def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False
         )
     console = Console()
     console.print(table)
+    for note in manifest.notes:
+        console.print(Text(note), soft_wrap=True)
     beginning = data.tokens("train").arrays[0][:60].tolist()
     console.print(Text("Beginning: ", style="dim") + Text(repr(tokenizer.decode(beginning))))
     if verify:

@@ -40,6 +40,5 @@ class InvalidRows:
         """Lines for people: how many rows were left out, and why the first five were."""
         if not self.count:
             return []
-        rows = "1 invalid row was" if self.count == 1 else f"{self.count:,} invalid rows were"
         more = [f"and {self.count - SHOWN:,} more"] if self.count > SHOWN else []
-        return [f"{rows} left out:", *(f"  {line}" for line in [*self.first, *more])]
+        return [f"Rows left out: {self.count:,}", *(f"  {line}" for line in [*self.first, *more])]

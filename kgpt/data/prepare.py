@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from kgpt.conversations import Message
+from kgpt.data.conversation_encoder import ConversationEncoder, Truncate
 from kgpt.data.shards import Manifest, SplitWriter, write_manifest
 from kgpt.data.sources import Corpus, Document
 from kgpt.errors import DataError, RunError, UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
 from kgpt.runs import runs_on
-from kgpt.text.assistant_mask import is_learned
-from kgpt.text.chat_template import Chat, ChatMLTemplate, load_chat_template
 from kgpt.text.chunking import chunk_text
 from kgpt.text.tokenizer import Tokenizer
 
@@ -58,12 +56,16 @@ def prepare(
     val_fraction: float = 0.1,
     progress: Progress = lambda read: None,
     overwrite: bool = False,
+    max_length: int | None = None,
+    truncate: Truncate = "keep-start",
 ) -> Manifest:
     """Write `corpus` as the data set `out`; `progress` is called with the bytes read.
 
-    A few texts are split by position, anything else by document: see `validation_documents`.
+    A few texts are split by position, anything else by document: see `validation_documents`. The
+    manifest says how many rows were left out and how many conversations were cut.
 
     Args:
+        max_length, truncate: of conversations, see `ConversationEncoder`.
         overwrite: also replace the data set of a run, which then cannot be resumed; never that of a
             run that is training.
 
@@ -76,17 +78,20 @@ def prepare(
         vocab_size = tokenizer.vocab_size
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         masked = corpus.has_conversations
-        chat = (load_chat_template(tokenizer) or ChatMLTemplate(tokenizer)) if masked else None
         writers = {split: SplitWriter(folder, split, dtype, masked) for split in ("train", "val")}
-        end = tokenizer.eos_id
         encoder = _Encoder(tokenizer, writers)
+        conversations = None
+        if masked:
+            conversations = ConversationEncoder(tokenizer, max_length, truncate, corpus.invalid)
+        end = [] if corpus.is_one_text or tokenizer.eos_id is None else [tokenizer.eos_id]
         validates = validation_documents(val_fraction, _count(corpus))
         for document in _report_progress(corpus, corpus.documents(), progress):
+            chunks = _chunks(document, conversations, end)
+            if chunks is None:
+                continue
             encoder.begin(document.split or ("val" if next(validates) else "train"))
-            for part in _parts(document, chat):
-                encoder.add(*part)
-            if end is not None and not corpus.is_one_text:
-                encoder.add([end])
+            for chunk in chunks:
+                encoder.add(*chunk)
         encoder.flush()
         manifest = Manifest(
             tokenizer_sha256=tokenizer.fingerprint,
@@ -94,6 +99,10 @@ def prepare(
             dtype=dtype,
             sources=corpus.names,
             splits={split: writer.close() for split, writer in writers.items()},
+            invalid_rows=corpus.invalid.count,
+            truncated=conversations.truncated if conversations else 0,
+            too_long=conversations.too_long if conversations else 0,
+            max_length=max_length if conversations else None,
         )
         if not manifest.splits["train"].tokens:
             raise DataError(f"{', '.join(corpus.names)} hold no text to train on.")
@@ -197,36 +206,25 @@ class _Batch:
         writer.info.text_bytes += self.text_bytes
 
 
-def _parts(document: Document, chat: Chat | None) -> Iterator[tuple[Any, ...]]:
-    """A document in chunks, the arguments of `_Encoder.add`.
+def _chunks(
+    document: Document, conversations: ConversationEncoder | None, end: list[int]
+) -> Iterable[tuple[Any, ...]] | None:
+    """A document in chunks, the arguments of `_Encoder.add`; None if it is left out.
 
     Text is cut so that it encodes as the whole would. Of a conversation, the assistant's turns
     count in the loss, including the token that ends them.
     """
-    if document.messages is not None and chat is None:
+    if document.messages is None:
+        texts = ((chunk, True) for chunk in chunk_text(document.parts))
+        return itertools.chain(texts, [(end,)] if end else [])
+    if conversations is None:
         raise DataError(
-            "A file begins with texts and goes on with conversations; "
+            f"{document.where}: the file begins with texts and goes on with conversations; "
             "give conversations a file of their own."
         )
-    if document.messages is None or chat is None:
-        yield from ((chunk, True) for chunk in chunk_text(document.parts))
-    elif isinstance(chat, ChatMLTemplate):
-        yield from _chatml_parts(document.messages, chat)
-    else:
-        text_bytes = sum(_utf8_bytes(message["content"]) for message in document.messages)
-        yield *chat.encode(document.messages), text_bytes
-
-
-def _chatml_parts(
-    messages: Sequence[Message], chat: ChatMLTemplate
-) -> Iterator[tuple[str | list[int], bool]]:
-    """A conversation in ChatML; contents as text, which is encoded in batches."""
-    for message in messages:
-        by_model = is_learned(message)
-        yield chat.turn_header(message["role"]), False
-        yield message["content"], by_model
-        yield chat.end[:1], by_model
-        yield chat.end[1:], False
+    encoded = conversations.encode(document.messages, document.where)
+    text_bytes = sum(_utf8_bytes(message["content"]) for message in document.messages)
+    return encoded and [(*encoded, text_bytes)]
 
 
 def _utf8_bytes(text: str) -> int:

@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kgpt.conversations import FIELDS, messages_of_row, renamed_roles
+from kgpt.conversations import FIELDS, Message, messages_of_row, renamed_roles, trainable_messages
+from kgpt.data.invalid_rows import InvalidRows
 from kgpt.data.rows import Row, read_rows
 from kgpt.errors import DataError
 
@@ -32,7 +33,13 @@ class RowFormat:
     summary: str
 
 
-def recognize_rows(file: Path, kind: str, name: str, text_field: str = DEFAULT_FIELD) -> RowFormat:
+def recognize_rows(
+    file: Path,
+    kind: str,
+    name: str,
+    text_field: str = DEFAULT_FIELD,
+    invalid: InvalidRows | None = None,
+) -> RowFormat:
     """The format of a file of rows.
 
     Args:
@@ -40,19 +47,20 @@ def recognize_rows(file: Path, kind: str, name: str, text_field: str = DEFAULT_F
         name: how errors call the file.
         text_field: the field with the text of a row. Where rows have no "text" but "content",
             which is text, it is that.
+        invalid: takes the rows that cannot be used; None refuses them.
 
     Raises:
-        DataError: the file is damaged, or one of its first rows is a conversation of another form.
+        DataError: the file is damaged, or its first row is an invalid conversation.
     """
-    reader = read_rows(file, kind, name)
+    invalid = invalid or InvalidRows()
+    reader = read_rows(file, kind, name, invalid)
     rows = list(islice(reader, SAMPLE_ROWS))
     if not rows:
         return RowFormat(None, text_field, "no rows")
-    first = rows[0][0]
+    first, found = _first_valid(rows, text_field, invalid)
     is_default = text_field == DEFAULT_FIELD and DEFAULT_FIELD not in first
-    if is_default and isinstance(first.get(OTHER_FIELD), str) and conversation_of(*rows[0]) is None:
+    if is_default and isinstance(first.get(OTHER_FIELD), str) and found is None:
         text_field = OTHER_FIELD
-    found = None if isinstance(first.get(text_field), str) else conversation_of(*rows[0])
     count = _count(rows, file.stat().st_size, next(reader, None) is None)
     if found is None:
         used, what = [text_field], f"{count} texts (field {text_field!r}"
@@ -66,12 +74,34 @@ def recognize_rows(file: Path, kind: str, name: str, text_field: str = DEFAULT_F
 
 def conversation_of(
     row: Mapping[str, Any], where: str, end: int = 0
-) -> tuple[str, list[Mapping[str, Any]]] | None:
-    """The format of a row and its conversation, or None; raises `DataError` with its place."""
+) -> tuple[str, list[Message]] | None:
+    """The format of a row and its conversation, or None if it is no conversation.
+
+    Raises:
+        DataError: the conversation cannot be learned from; the sentence names its place.
+    """
     try:
-        return messages_of_row(row)
+        found = messages_of_row(row)
+        return found and (found[0], trainable_messages(found[1]))
     except ValueError as error:
         raise DataError(f"{where}: {error}.") from None
+
+
+def _first_valid(
+    rows: Sequence[Row], text_field: str, invalid: InvalidRows
+) -> tuple[dict[str, Any], tuple[str, list[Message]] | None]:
+    """The first row that can be used, and its conversation, if it is one."""
+    for row in rows:
+        if isinstance(row[0].get(text_field), str):
+            return row[0], None
+        try:
+            found = conversation_of(*row)
+        except DataError as error:
+            invalid.add(error)
+            continue
+        if found is not None or isinstance(row[0].get(OTHER_FIELD), str):
+            return row[0], found
+    return rows[0][0], None
 
 
 def _roles(rows: Sequence[Row]) -> list[str]:

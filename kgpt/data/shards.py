@@ -53,7 +53,12 @@ class SplitInfo(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What manifest.json says."""
+    """What manifest.json says.
+
+    Attributes:
+        invalid_rows: how many rows of the sources were left out.
+        truncated, too_long: how many conversations longer than `max_length` were cut or left out.
+    """
 
     format: int = FORMAT
     tokenizer_sha256: str
@@ -61,6 +66,10 @@ class Manifest(BaseModel):
     dtype: str
     sources: list[str] = []
     splits: dict[str, SplitInfo] = {}
+    invalid_rows: int = 0
+    truncated: int = 0
+    too_long: int = 0
+    max_length: int | None = None
 
     @property
     def content_sha256(self) -> str:
@@ -71,6 +80,17 @@ class Manifest(BaseModel):
                 line = f"{split} {shard.tokens} {shard.sha256} {shard.loss_mask_sha256}"
                 digest.update(line.encode())
         return digest.hexdigest()
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines for people: how many rows and conversations were left out or cut."""
+        limit = f"longer than {self.max_length:,} tokens" if self.max_length else ""
+        counts = (
+            (self.invalid_rows, "row", "that cannot be used, left out"),
+            (self.truncated, "conversation", f"{limit}, cut at the end"),
+            (self.too_long, "conversation", f"{limit}, left out"),
+        )
+        return [f"{n:,} {what}{'s' * (n > 1)} {why}" for n, what, why in counts if n]
 
 
 class SplitWriter:

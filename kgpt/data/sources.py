@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 from kgpt.conversations import Message
 from kgpt.data.encodings import open_file
 from kgpt.data.hub import HubOptions
+from kgpt.data.invalid_rows import InvalidRows
 from kgpt.data.recognition import DEFAULT_FIELD, RowFormat, conversation_of, recognize_rows
 from kgpt.data.rows import ROW_FORMATS, read_rows
 from kgpt.data.source_files import TEXT_FORMATS, SourceFiles, format_of, short_name
@@ -28,11 +29,17 @@ Split = Literal["train", "val"]
 
 @dataclass
 class Document:
-    """A text or a conversation; `split` is set if the source determines it."""
+    """A text or a conversation.
+
+    Attributes:
+        split: set if the source determines it.
+        where: its place, such as "a.jsonl, line 3"; empty for a text file.
+    """
 
     parts: Iterator[str] = field(default_factory=lambda: iter(()))
     messages: list[Message] | None = None
     split: Split | None = None
+    where: str = ""
 
 
 class Corpus:
@@ -48,8 +55,10 @@ class Corpus:
             validation split.
         encoding: of all text files; None detects it for each.
         hub: what is loaded of a data set of the Hub.
+        skip_invalid: leave out rows that cannot be used; without it the first one is refused.
 
     Attributes:
+        invalid: the rows left out since `documents` began.
         names: the files, as they were named.
         notes: what was recognized, a line for each file of rows: encodings, formats, counts.
     """
@@ -62,7 +71,9 @@ class Corpus:
         val_fraction: float = 0.1,
         encoding: str | None = None,
         hub: HubOptions | None = None,
+        skip_invalid: bool = False,
     ):
+        self.invalid = InvalidRows(skip_invalid)
         self.text_field = text_field
         self.separator = separator
         self.val_fraction = val_fraction
@@ -96,6 +107,7 @@ class Corpus:
     def documents(self) -> Iterator[Document]:
         """Every document once; consume the parts of one before taking the next."""
         self.bytes_read = 0
+        self.invalid.clear()
         for file, name in self._sources:
             before = self.bytes_read
             if format_of(file) in ROW_FORMATS:
@@ -156,9 +168,13 @@ class Corpus:
     def _rows(self, file: Path, name: str) -> Iterator[Document]:
         start, found = self.bytes_read, self._formats[file]
         field = found.text_field if found else self.text_field
-        for row, where, end in read_rows(file, format_of(file), short_name(name)):
+        for row, where, end in read_rows(file, format_of(file), short_name(name), self.invalid):
             self.bytes_read = start + end
-            document = _document(row, where, field)
+            try:
+                document = _document(row, where, field)
+            except DataError as error:
+                self.invalid.add(error)
+                continue
             if document is not None:
                 yield document
 
@@ -166,7 +182,8 @@ class Corpus:
         """The format of a file of rows, which is noted; None for a text."""
         if format_of(file) not in ROW_FORMATS:
             return None
-        found = recognize_rows(file, format_of(file), short_name(name), self.text_field)
+        kind, called = format_of(file), short_name(name)
+        found = recognize_rows(file, kind, called, self.text_field, self.invalid)
         self.notes.append(f"{name}: {found.summary}")
         return found
 
@@ -186,10 +203,10 @@ def _document(row: Mapping[str, Any], where: str, text_field: str) -> Document |
     """The text or conversation of a row; None if its text is missing, as in a null cell."""
     text = row.get(text_field)
     if isinstance(text, str):
-        return Document(iter([text]))
+        return Document(iter([text]), where=where)
     conversation = conversation_of(row, where)
     if conversation is not None:
-        return Document(messages=conversation[1])
+        return Document(messages=conversation[1], where=where)
     if text is None and text_field in row:
         return None
     kind = "no text" if text is None else f"{type(text).__name__}, not text,"

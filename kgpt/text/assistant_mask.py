@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from kgpt.conversations import Message
+from kgpt.conversations import Message, is_learned
 from kgpt.errors import UsageError
 from kgpt.text.jinja_sandbox import GENERATION_END, GENERATION_START
 
@@ -22,11 +22,6 @@ MARKERS = re.compile(f"[{BREAK}{SPAN_START}{SPAN_END}{GENERATION_START}{GENERATI
 
 Span = tuple[int, int]
 Render = Callable[[Sequence[Message], bool], str]  # messages, add_generation_prompt
-
-
-def is_learned(message: Message) -> bool:
-    """True if the model generates the message and learns to."""
-    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:

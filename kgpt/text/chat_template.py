@@ -16,14 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-from kgpt.conversations import Message
+from kgpt.conversations import Message, is_learned
 from kgpt.errors import UsageError
 from kgpt.text.assistant_mask import (
     BREAK,
     MARKERS,
     SPAN_END,
     generation_spans,
-    is_learned,
     overlapping,
     turn_spans,
 )
@@ -38,6 +37,8 @@ from kgpt.text.tool_calls import (
 
 __all__ = ["CHATML_TEMPLATE", "Chat", "ChatMLTemplate", "JinjaChatTemplate", "load_chat_template"]
 
+PROBE = "kgpt probe"
+
 
 class Chat(Protocol):
     """Interface of `ChatMLTemplate` and `JinjaChatTemplate`.
@@ -45,10 +46,14 @@ class Chat(Protocol):
     Attributes:
         tool_call_format: how the model writes tool calls; None if the template renders no tools.
         variables: names that the template reads from outside, such as "enable_thinking".
+        ignores_system_prompt: True if the template leaves a system prompt out.
     """
 
     @property
     def tool_call_format(self) -> ToolCallFormat | None: ...
+
+    @property
+    def ignores_system_prompt(self) -> bool: ...
 
     @property
     def variables(self) -> frozenset[str]: ...
@@ -102,6 +107,7 @@ class ChatMLTemplate:
         self._headers: dict[str, list[int]] = {}
         self.tool_call_format: ToolCallFormat | None = None
         self.variables: frozenset[str] = frozenset()
+        self.ignores_system_prompt = False
 
     def encode(
         self,
@@ -196,6 +202,15 @@ class JinjaChatTemplate:
         else:
             spans = turn_spans(render, escaped, plain, self._special, self._generation_prompt)
         return ids, overlapping(offsets, spans)
+
+    @cached_property
+    def ignores_system_prompt(self) -> bool:
+        """True if the template leaves a system prompt out; False too if it rejects one."""
+        probe = [{"role": "system", "content": PROBE}, {"role": "user", "content": "a"}]
+        try:
+            return PROBE not in self.template.render(probe)
+        except UsageError:
+            return False
 
     @cached_property
     def _generation_prompt(self) -> str:

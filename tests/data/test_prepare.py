@@ -123,7 +123,7 @@ def test_of_conversations_the_replies_are_learned(tmp_path):
         "<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
     )
     assert documents(data, "train") == [expected] * 9
-    assert data.tokenizer.decode(ids[mask]) == "Hello!<|im_end|><|endoftext|>" * 9
+    assert data.tokenizer.decode(ids[mask]) == "Hello!<|im_end|>" * 9
 
 
 TURN = "[{{ m.role }}] {{ m.content }}{{ eos_token }}"
@@ -142,9 +142,9 @@ def test_a_model_with_a_template_of_its_own_learns_in_that_template(tmp_path):
     ids = stream.windows(np.array([0]), len(stream))[0]
     learned = mask.windows(np.array([0]), len(stream))[0].astype(bool)
     text = data.tokenizer.decode(ids)
-    assert text == "<s>[user] Hi <|im_end|></s>[assistant] Hello!</s></s>"
+    assert text == "<s>[user] Hi <|im_end|></s>[assistant] Hello!</s>"
     # The template opens no turn for the assistant, so the model generates its header, too.
-    assert data.tokenizer.decode(ids[learned]) == "[assistant] Hello!</s></s>"
+    assert data.tokenizer.decode(ids[learned]) == "[assistant] Hello!</s>"
     assert data.manifest.splits["train"].text_bytes == len("Hi <|im_end|>Hello!")
 
 
@@ -156,7 +156,7 @@ def test_a_message_of_weight_zero_is_not_learned(tmp_path):
     stream, mask = data.tokens("train"), data.loss_mask("train")
     ids = stream.windows(np.array([0]), len(stream))[0]
     learned = mask.windows(np.array([0]), len(stream))[0].astype(bool)
-    assert data.tokenizer.decode(ids[learned]) == "I.<|im_end|><|endoftext|>"
+    assert data.tokenizer.decode(ids[learned]) == "I.<|im_end|>"
 
 
 def test_only_data_of_conversations_has_a_chat_template(tmp_path):
