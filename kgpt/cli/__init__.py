@@ -88,12 +88,9 @@ bench.command(
     "kgpt.cli.bench_generate:bench_generate", name="generate", help="Generation throughput."
 )
 bench.command("kgpt.cli.bench:bench_serve", name="serve", help="Load-test a running server.")
-for name, help_text in {
-    "prepare": "Tokenize text files into a data set.",
-    "get": "Download a well-known text and prepare it.",
-    "show": "Show a data set.",
-}.items():
-    data.command(f"kgpt.cli.data:{name}", name=name, help=help_text)
+data.command("kgpt.cli.data:prepare", name="prepare", help="Tokenize text files into a data set.")
+data.command("kgpt.cli.get_data:get", name="get", help="Download a well-known text and prepare it.")
+data.command("kgpt.cli.data:show", name="show", help="Show a data set.")
 for name, help_text in {
     "list": "All runs, the latest first.",
     "show": "One run: its state and latest metrics.",

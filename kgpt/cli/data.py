@@ -1,4 +1,4 @@
-"""`kgpt data`: prepare, download and inspect data sets."""
+"""`kgpt data`: prepare and inspect data sets."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def prepare(
         console.print(Text(f"Recognized {note}"), soft_wrap=True)
     if runs:
         console.print(Text(f"Replacing the data set of {', '.join(runs)}"), soft_wrap=True)
-    with _progress(console) as bar:
+    with progress_bar(console) as bar:
         if tokenizer in KINDS:
             task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=tokenizer != "byte")
             made = train_tokenizer(
@@ -133,47 +133,6 @@ def prepare(
         console.print(Text(note), soft_wrap=True)
     if not quiet:
         show(out)
-
-
-def get(
-    name: str,
-    *,
-    out: str | None = None,
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
-    quiet: Annotated[bool, Parameter(negative="")] = False,
-) -> None:
-    """Download a well-known text, or generate the embedded one, and prepare it.
-
-    Parameters
-    ----------
-    name
-        shakespeare: tiny Shakespeare, 1.1 MB, character-level. tinyworld: the conversations and
-        stories of `kgpt demo`, 15 MB, generated offline. tinyworld-stories: stories alone, for a
-        base model, and beside it conversations to fine-tune it on, tinyworld-chat.jsonl.
-    out
-        The folder of the data set; data/shakespeare-char, or data/ and the name, if not given.
-    overwrite
-        Replace the data set even if there are runs on it, which then cannot be resumed.
-    quiet
-        Show no progress.
-    """
-    from kgpt.cli.tinyworld import CORPORA
-    from kgpt.data.download import DOWNLOADS, download
-
-    if name in CORPORA:
-        CORPORA[name](Path(out or f"data/{name}"), quiet, overwrite)
-        return
-    if name not in DOWNLOADS:
-        known = ", ".join([*CORPORA, *DOWNLOADS])
-        raise UsageError(f"kgpt can get {known}; there is no {name!r}.")
-    source = DOWNLOADS[name]
-    console = Console(stderr=True, quiet=quiet)
-    with _progress(console) as bar:
-        task = bar.add_task(name, total=None)
-        text = download(source, lambda n, total: bar.update(task, completed=n, total=total))
-    out = out or source.data_set
-    prepare(str(text), out=out, tokenizer=source.tokenizer, overwrite=overwrite, quiet=quiet)
-    Console(quiet=quiet).print(Text(f"Next: kgpt train {source.preset} --data {out}"))
 
 
 def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:
@@ -214,7 +173,8 @@ def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False
         console.print("All checksums match.")
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """Bars with share, speed and remaining time."""
     return Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(),
