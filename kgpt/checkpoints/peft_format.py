@@ -93,8 +93,11 @@ def base_folder(folder: Path) -> Path:
 
 def tokenizer_folder(folder: Path) -> Path:
     """The folder with a model's tokenizer: an adapter's own, if it has one, or its base's."""
-    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return folder if has_tokenizer else base_folder(folder)
+    return folder if has_tokenizer(folder) else base_folder(folder)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 @dataclass(frozen=True)

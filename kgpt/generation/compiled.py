@@ -143,7 +143,7 @@ def _reorder_cache(
     cache: KVCache, params: SamplingParams, state: DecodeState, sources: Tensor, tokens: Tensor
 ) -> tuple[KVCache, DecodeState]:
     """Row i continues what row `sources[i]` was, with the token `tokens[i]`."""
-    cache = [(ops.take(k, sources, axis=0), ops.take(v, sources, axis=0)) for k, v in cache]
+    cache = [tuple(ops.take(part, sources, axis=0) for part in entry) for entry in cache]
     state = DecodeState(*(ops.take(part, sources, axis=0) for part in state))
     return cache, decode.advance(params, state, tokens)
 

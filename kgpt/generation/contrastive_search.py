@@ -18,7 +18,7 @@ from kgpt.generation.compiled import CompiledFunctions
 from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
-from kgpt.model.kv_cache import KVCache, bucket, init_kv_cache
+from kgpt.model.kv_cache import KVCache, bucket
 
 DEFAULT_K = 4  # candidates when top_k is not given
 
@@ -34,7 +34,7 @@ def contrastive_search(
     ids = list(request.prompt_ids)[-max_context:]
     max_new_tokens = min(config.max_tokens, max_context - len(ids))
     cache_len = min(bucket(len(ids) + max_new_tokens), max_context)
-    cache, states, probs = _prefill(compiled, model, ids, cache_len)
+    cache, states, probs = _prefill(compiled, model, ids, cache_len, request.adapter_id)
     context_states = [states]
     cache = _expand_cache(cache, [0] * width)
     for step in range(max_new_tokens):
@@ -57,14 +57,13 @@ def contrastive_search(
 
 
 def _prefill(
-    compiled: CompiledFunctions, model: GPT, ids: list[int], cache_len: int
+    compiled: CompiledFunctions, model: GPT, ids: list[int], cache_len: int, adapter_id: int
 ) -> tuple[KVCache, np.ndarray, np.ndarray]:
     """The cache of a prompt, its hidden states (T, D) of unit length, and what follows (V,)."""
-    dtype = model.dtype_policy.compute_dtype
     padded = np.zeros((1, min(bucket(len(ids)), cache_len)), "int32")
     padded[0, : len(ids)] = ids
     cache, hidden, next_probs = compiled.forward_hidden(
-        init_kv_cache(model.config, 1, cache_len, dtype), padded,
+        model.new_cache(1, cache_len, [adapter_id]), padded,
         np.zeros(1, "int32"), np.array([len(ids)], "int32"),
     )  # fmt: skip
     hidden, next_probs = backend.to_host((hidden, next_probs))
@@ -80,4 +79,4 @@ def _normalize(states: np.ndarray) -> np.ndarray:
 def _expand_cache(cache: KVCache, rows: list[int]) -> KVCache:
     """A cache whose row i is a copy of row `rows[i]`."""
     index = backend.to_device(np.array(rows, "int32"))
-    return [(ops.take(k, index, axis=0), ops.take(v, index, axis=0)) for k, v in cache]
+    return [tuple(ops.take(part, index, axis=0) for part in entry) for entry in cache]

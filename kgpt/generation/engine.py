@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from kgpt.errors import KgptError, QueueFull, UsageError
+from kgpt.generation.adapters import LoadedAdapter
 from kgpt.generation.completion import GenerationFailed
 from kgpt.generation.forward_job import ForwardJob
 from kgpt.generation.forward_queue import ForwardQueue
@@ -80,7 +81,7 @@ class Engine:
             request, self._counting(on_tokens), stream, deadline, draft_model=self.draft_model
         )
         with self._wake:
-            self._admit([request.prompt_ids])
+            self._admit([request.prompt_ids], [request.adapter])
             self._arrived.append(job)
             self._wake.notify()
         return job
@@ -94,18 +95,35 @@ class Engine:
         for job in jobs:
             job.check(self._vocab_size, self._max_context)
         with self._wake:
-            self._admit([job.token_ids for job in jobs])
+            self._admit([job.token_ids for job in jobs], [job.adapter for job in jobs])
             self._forward_arrived.extend(jobs)
             self._wake.notify()
 
-    def _admit(self, prompts: Sequence[Sequence[int]]) -> None:
+    def _admit(
+        self, prompts: Sequence[Sequence[int]], adapters: Sequence[LoadedAdapter | None]
+    ) -> None:
         """Count prompts as accepted, or raise why they are not."""
-        if self._closing:
-            raise UsageError("The engine is shutting down.")
+        self._check_open()
+        for adapter in adapters:
+            if adapter is not None and not adapter.is_loaded:
+                raise UsageError(f"The adapter {adapter.name!r} has been unloaded.")
         if self.active + self.queued + len(prompts) > self.capacity:
             raise QueueFull(f"More than {self.capacity} requests at once; try again later.")
         self._stats.requests += len(prompts)
         self._stats.prompt_tokens += sum(map(len, prompts))
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise UsageError("The engine is shutting down.")
+
+    def adapters_in_use(self) -> set[LoadedAdapter]:
+        """The adapters of all requests that will go on; for the engine's thread."""
+        with self._wake:
+            jobs = [*self._arrived, *self._scheduler.jobs]
+            forward = [*self._forward_arrived, *self._forward.jobs]
+        adapters = [job.request.adapter for job in jobs if not job.cancelled]
+        adapters += [job.adapter for job in forward if not job.cancelled]
+        return {adapter for adapter in adapters if adapter is not None}
 
     def cancel(self, job: GenerationJob | ForwardJob) -> None:
         """End a job at the next step."""
@@ -149,6 +167,7 @@ class Engine:
                 done.set()
 
         with self._wake:
+            self._check_open()
             self._tasks.append(task)
             self._wake.notify()
         done.wait()

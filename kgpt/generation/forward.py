@@ -84,7 +84,8 @@ def run_batch(
     longest = max(len(job.token_ids) for job in jobs)
     rows = _bucket(shape_buckets(max_batch_size, 1, factor=4), len(jobs))
     cache_len = _bucket(shape_buckets(max_context, MIN_CACHE_LEN), longest)
-    cache = model.new_cache(rows, cache_len)
+    ids = [job.adapter.index if job.adapter else 0 for job in jobs]
+    cache = model.new_cache(rows, cache_len, ids)
     parts: list[Any] = []
     total: Tensor = np.zeros((rows, model.config.hidden_dim), "float32")
     functions, task = ForwardFunctions.of(model), jobs[0].task

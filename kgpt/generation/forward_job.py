@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from kgpt.errors import KgptError, UsageError
+
+if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
 
 ForwardTask = Literal["logprobs", "embedding"]
 ForwardEnd = Literal["done", "cancelled", "deadline", "error"]
@@ -40,6 +43,7 @@ class ForwardJob:
         top_logprobs: candidates at each position, at most 20.
         on_end: called once, in the engine's thread, with the job.
         deadline: by `time.monotonic`.
+        adapter: runs the prompt; None is the base model.
         ended: how it ended; None before.
         result: a `PromptLogprobs` or an embedding, if it ended with "done".
     """
@@ -49,6 +53,7 @@ class ForwardJob:
     top_logprobs: int = 0
     on_end: Callable[[ForwardJob], None] = lambda job: None
     deadline: float | None = None
+    adapter: LoadedAdapter | None = None
     cancelled: bool = False
     ended: ForwardEnd | None = None
     result: Any = None

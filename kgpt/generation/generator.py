@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,25 @@ from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.checkpoints.pretrained import load_tokenizer
 from kgpt.config import InferenceDtype, SamplingConfig, StructuredOutputConfig
 from kgpt.errors import UsageError
+from kgpt.generation.adapters import NO_ADAPTERS, Adapters, LoadedAdapter
 from kgpt.generation.bad_words import BadWords
-from kgpt.generation.completion import Completion, last_chunk
+from kgpt.generation.completion import Completion
 from kgpt.generation.context_shift import encode_chat
 from kgpt.generation.detokenize import IncrementalDetokenizer
 from kgpt.generation.engine import Engine
 from kgpt.generation.forward_job import ForwardJob
-from kgpt.generation.generated_token import GeneratedToken
 from kgpt.generation.grammar import CompiledGrammar
 from kgpt.generation.grammar_compiler import GrammarCompiler
+from kgpt.generation.handle import Handle, OnChunk
 from kgpt.generation.loading import load_for_inference
-from kgpt.generation.scheduler import GenerationJob
 from kgpt.generation.scoring import ScoredPrompt, embed, score
 from kgpt.generation.seeds import seed_of, with_seed
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource
-from kgpt.protocol import EngineStats, GenerationChunk, Usage
+from kgpt.protocol import EngineStats, GenerationChunk
 from kgpt.text.chat_template import Chat, load_chat_template
 
 Prompt = str | Sequence[int]
-OnChunk = Callable[[GenerationChunk], None]
-
-
-class Handle:
-    """A completion under way. `done` is set after its last chunk."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.cancel: Callable[[], None] = lambda: None  # ends it at the next step
 
 
 class TextGenerator:
@@ -55,6 +45,8 @@ class TextGenerator:
         draft_model: for speculative decoding: a smaller model with the same tokenizer, or
             "prompt_lookup". Sequences are then generated one at a time, each faster.
         dtype: of weights and computation; "int8" quantizes the weights.
+        adapters: folders of PEFT by name, for completions with `adapter=` a name; see `Adapters`.
+        max_adapters, max_lora_rank: room for adapters that are loaded later.
     """
 
     def __init__(
@@ -66,12 +58,18 @@ class TextGenerator:
         max_context: int | None = None,
         draft_model: DraftSource | None = None,
         dtype: InferenceDtype = "float32",
+        adapters: Mapping[str, Path] = NO_ADAPTERS,
+        max_adapters: int | None = None,
+        max_lora_rank: int | None = None,
     ):
         self.folder = Path(folder)
         self.tokenizer = load_tokenizer(self.folder)
         self.default_sampling = load_sampling(self.folder)
         self.chat_template: Chat | None = load_chat_template(self.tokenizer)
         self.model = load_for_inference(self.folder, dtype)
+        self.adapters = Adapters(
+            self.model, self.folder, self.tokenizer, adapters, max_adapters, max_lora_rank
+        )
         self.config = self.model.config
         self.max_context = min(max_context or self.config.max_length, self.config.max_length)
         self.engine = Engine(self.model, max_num_seqs, max_queue, self.max_context, draft_model)
@@ -91,6 +89,7 @@ class TextGenerator:
         *,
         top_logprobs: int | None = None,
         timeout: float | None = None,
+        adapter: str | None = None,
         **overrides: Any,
     ) -> Completion:
         """Continue a prompt and wait for the whole completion.
@@ -100,6 +99,7 @@ class TextGenerator:
             sampling: the options; `default_sampling` when not given.
             top_logprobs: report each token with this many candidates.
             timeout: seconds after which it ends with "deadline".
+            adapter: the name of one of `adapters`; the model alone when not given.
             overrides: fields of `SamplingConfig`, such as `temperature=0.8`, and one of
                 `StructuredOutputConfig`, such as `json_schema={...}`, `regex=` or `choices=`.
 
@@ -107,8 +107,8 @@ class TextGenerator:
             UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
             GenerationFailed: the engine failed, or a grammar allowed no further token.
         """
-        sampling, grammar = self._options(sampling, overrides)
-        options: Any = {"top_logprobs": top_logprobs, "timeout": timeout, "grammar": grammar}
+        sampling, options = self._options(sampling, overrides, adapter)
+        options |= {"top_logprobs": top_logprobs, "timeout": timeout}
         return Completion.from_chunks(self._start(prompt, sampling, **options))
 
     def stream(
@@ -118,6 +118,7 @@ class TextGenerator:
         *,
         top_logprobs: int | None = None,
         timeout: float | None = None,
+        adapter: str | None = None,
         **overrides: Any,
     ) -> Iterator[GenerationChunk]:
         """The chunks of a completion as they come; closing the iterator cancels it.
@@ -125,8 +126,8 @@ class TextGenerator:
         The arguments are those of `generate`. The last chunk has a `finish_reason`.
         """
         chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
-        sampling, grammar = self._options(sampling, overrides)
-        options: Any = {"top_logprobs": top_logprobs, "timeout": timeout, "grammar": grammar}
+        sampling, options = self._options(sampling, overrides, adapter)
+        options |= {"top_logprobs": top_logprobs, "timeout": timeout}
         handle = self.submit(prompt, sampling, chunks.put, **options)
         try:
             while True:
@@ -152,7 +153,8 @@ class TextGenerator:
         Raises:
             UsageError: the model has no chat template. See also `generate`.
         """
-        return self.generate(self.chat_prompt(messages), sampling, **options)
+        prompt = self.chat_prompt(messages, adapter=options.get("adapter"))
+        return self.generate(prompt, sampling, **options)
 
     def stream_chat(
         self,
@@ -161,15 +163,23 @@ class TextGenerator:
         **options: Any,
     ) -> Iterator[GenerationChunk]:
         """`chat` as the chunks of `stream`."""
-        return self.stream(self.chat_prompt(messages), sampling, **options)
+        prompt = self.chat_prompt(messages, adapter=options.get("adapter"))
+        return self.stream(prompt, sampling, **options)
 
-    def chat_prompt(self, messages: Sequence[dict[str, str]], reserve: int = 1) -> list[int]:
+    def chat_prompt(
+        self, messages: Sequence[dict[str, str]], reserve: int = 1, adapter: str | None = None
+    ) -> list[int]:
         """The prompt ids of a chat, with at least `reserve` tokens of the context left."""
-        if self.chat_template is None:
+        chat_template = self.chat_template_of(self.adapters.find(adapter))
+        if chat_template is None:
             raise UsageError(
                 f"{self.folder} has no chat template; it continues text, but does not converse."
             )
-        return encode_chat(self.chat_template, list(messages), self.max_context - reserve)[0]
+        return encode_chat(chat_template, list(messages), self.max_context - reserve)[0]
+
+    def chat_template_of(self, adapter: LoadedAdapter | None) -> Chat | None:
+        """The chat template of an adapter, or of the model."""
+        return adapter.chat_template if adapter and adapter.chat_template else self.chat_template
 
     # -- many completions -----------------------------------------------------------------------
 
@@ -178,6 +188,7 @@ class TextGenerator:
         prompts: Sequence[Prompt],
         sampling: SamplingConfig | None = None,
         on_done: Callable[[int, Completion], None] | None = None,
+        adapter: str | None = None,
         **overrides: Any,
     ) -> list[Completion]:
         """Continue every prompt, many at a time; seeds count up from `sampling.seed`.
@@ -185,7 +196,7 @@ class TextGenerator:
         Args:
             on_done: called with (index, completion) as each is ready, in the order of prompts.
         """
-        sampling, grammar = self._options(sampling, overrides)
+        sampling, options = self._options(sampling, overrides, adapter)
         sampling = with_seed(sampling)
         started: list[Iterator[GenerationChunk]] = []
         done: list[Completion] = []
@@ -193,7 +204,7 @@ class TextGenerator:
             while len(started) < min(len(prompts), index + self.engine.capacity):
                 seed = seed_of(sampling, len(started))
                 seeded = sampling.model_copy(update={"seed": seed})
-                started.append(self._start(prompts[len(started)], seeded, grammar=grammar))
+                started.append(self._start(prompts[len(started)], seeded, **options))
             done.append(Completion.from_chunks(started[index]))
             if on_done is not None:
                 on_done(index, done[-1])
@@ -201,21 +212,24 @@ class TextGenerator:
 
     # -- prompts alone --------------------------------------------------------------------------
 
-    def score(self, prompts: Sequence[Prompt], top_logprobs: int = 0) -> list[ScoredPrompt]:
+    def score(
+        self, prompts: Sequence[Prompt], top_logprobs: int = 0, adapter: str | None = None
+    ) -> list[ScoredPrompt]:
         """Log-probabilities of the tokens of each prompt, with `top_logprobs` candidates each.
 
         Raises:
             UsageError: a prompt is longer than the context. GenerationFailed: the engine failed.
         """
-        return score(self.engine, self.tokenizer, self._all_ids(prompts), top_logprobs)
+        ids, chosen = self._all_ids(prompts), self.adapters.find(adapter)
+        return score(self.engine, self.tokenizer, ids, top_logprobs, chosen)
 
-    def embed(self, prompts: Sequence[Prompt]) -> np.ndarray:
+    def embed(self, prompts: Sequence[Prompt], adapter: str | None = None) -> np.ndarray:
         """Embeddings (N, hidden_dim) of length 1: the mean of each prompt's final hidden states.
 
         Raises:
             UsageError: a prompt is longer than the context. GenerationFailed: the engine failed.
         """
-        return embed(self.engine, self._all_ids(prompts))
+        return embed(self.engine, self._all_ids(prompts), self.adapters.find(adapter))
 
     def submit_forward(self, jobs: Sequence[ForwardJob]) -> None:
         """Queue prompts for a forward pass; see `Engine.submit_forward`."""
@@ -234,6 +248,7 @@ class TextGenerator:
         stream: bool = True,
         grammar: CompiledGrammar | None = None,
         keep_special: frozenset[str] = frozenset(),
+        adapter: LoadedAdapter | None = None,
     ) -> Handle:
         """Start a completion and return at once; `on_chunk` is called in the engine's thread.
 
@@ -241,32 +256,16 @@ class TextGenerator:
             stream: chunks are wanted as tokens come; otherwise in larger portions.
             grammar: what the text must follow; from `grammar_compiler`.
             keep_special: special tokens that are part of the text, where generated.
+            adapter: from `adapters`.
                 The other arguments are those of `generate`.
 
         Raises:
             UsageError: the prompt or an option is invalid. QueueFull: too many requests wait.
         """
-        request = self.request(prompt, sampling, top_logprobs is not None, grammar)
+        request = self.request(prompt, sampling, top_logprobs is not None, grammar, adapter)
         detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs, keep_special)
-        handle = Handle()
-
-        def on_tokens(
-            job: GenerationJob, tokens: list[GeneratedToken], finish_reason: str | None
-        ) -> None:
-            if handle.done.is_set():
-                return
-            chunk = detokenizer.feed(tokens, finish_reason)
-            if chunk.finish_reason is None:
-                if chunk.text or chunk.tokens:
-                    on_chunk(chunk)
-                return
-            if finish_reason is None:  # a stop string ended it: free the slot
-                job.cancelled = True
-            usage = Usage(len(request.prompt_ids), detokenizer.num_tokens, job.cached_tokens)
-            on_chunk(last_chunk(chunk, job, usage))
-            handle.done.set()
-
-        job = self.engine.submit(request, on_tokens, stream=stream, timeout=timeout)
+        handle = Handle(detokenizer, len(request.prompt_ids), on_chunk)
+        job = self.engine.submit(request, handle.on_tokens, stream=stream, timeout=timeout)
         handle.cancel = lambda: self.engine.cancel(job)
         return handle
 
@@ -278,14 +277,15 @@ class TextGenerator:
         return SamplingConfig.parse(sampling.model_dump() | overrides) if overrides else sampling
 
     def _options(
-        self, sampling: SamplingConfig | None, overrides: dict[str, Any]
-    ) -> tuple[SamplingConfig, CompiledGrammar | None]:
-        """The sampling options, and the grammar of the structured output, that were asked for."""
+        self, sampling: SamplingConfig | None, overrides: dict[str, Any], adapter: str | None
+    ) -> tuple[SamplingConfig, dict[str, Any]]:
+        """The sampling options that were asked for, and the grammar and adapter for `submit`."""
         structured = StructuredOutputConfig.if_given(overrides)
         names = StructuredOutputConfig.model_fields
         others = {name: value for name, value in overrides.items() if name not in names}
         grammar = self.grammar_compiler.compile(structured) if structured else None
-        return self.sampling(sampling, others), grammar
+        chosen = self.adapters.find(adapter)
+        return self.sampling(sampling, others), {"grammar": grammar, "adapter": chosen}
 
     def request(
         self,
@@ -293,17 +293,20 @@ class TextGenerator:
         sampling: SamplingConfig,
         return_logprobs: bool = False,
         grammar: CompiledGrammar | None = None,
+        adapter: LoadedAdapter | None = None,
     ) -> Request:
         """The prompt and the options as the engine takes them."""
         sampling = with_seed(sampling)
+        tokenizer = adapter.tokenizer if adapter and adapter.tokenizer else self.tokenizer
         return Request(
             self._prompt_ids(prompt),
             sampling,
-            stop_ids=self.tokenizer.stop_ids,
+            stop_ids=tokenizer.stop_ids,
             bad_words_ids=self._bad_words.ids(sampling.bad_words),
             return_logprobs=return_logprobs,
             seed=sampling.seed or 0,
             grammar=grammar,
+            adapter=adapter,
         )
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -317,6 +320,10 @@ class TextGenerator:
         if isinstance(prompts, str):
             raise UsageError("Give a list of texts, not one text.")
         return [self._prompt_ids(prompt) for prompt in prompts]
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Load an adapter while requests are running; see `Adapters.load`."""
+        self.adapters.load(name, folder, self.engine)
 
     def stats(self) -> EngineStats:
         return self.engine.stats()

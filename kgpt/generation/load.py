@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from kgpt import backend
 from kgpt.checkpoints.pretrained import load_tokenizer, resolve_source
 from kgpt.config import InferenceDtype
 from kgpt.errors import UsageError
+from kgpt.generation.adapters import NO_ADAPTERS
 from kgpt.generation.generator import TextGenerator
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.speculative import DraftSource
@@ -24,6 +26,9 @@ def load(
     max_num_seqs: int = 8,
     max_context: int | None = None,
     draft_model: str | Path | None = None,
+    adapters: Mapping[str, str | Path] = NO_ADAPTERS,
+    max_adapters: int | None = None,
+    max_lora_rank: int | None = None,
 ) -> TextGenerator:
     """A `TextGenerator` for a model.
 
@@ -37,6 +42,10 @@ def load(
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, named as
             `model` is, or "prompt_lookup".
+        adapters: LoRA and DoRA adapters of the model by name, each a folder of PEFT, a run or a
+            name on the hub: `generator.generate(prompt, adapter=name)`, in one batch with others.
+        max_adapters, max_lora_rank: room for adapters that `generator.load_adapter` loads later:
+            how many there are at once, and their largest rank, 16 when not given.
 
     Raises:
         UsageError: there is no such model or device. CheckpointError: it cannot be read.
@@ -61,6 +70,9 @@ def load(
         max_context=max_context,
         draft_model=draft,
         dtype=dtype,
+        adapters={name: resolve_source(source) for name, source in adapters.items()},
+        max_adapters=max_adapters,
+        max_lora_rank=max_lora_rank,
     )
 
 

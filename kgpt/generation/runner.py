@@ -20,7 +20,6 @@ from kgpt.generation.compiled import CompiledFunctions, CompiledProgram
 from kgpt.generation.context_shift import tokens_kept
 from kgpt.generation.decode import MAX_DECODE_STEPS, DecodeOutput
 from kgpt.generation.generated_token import GeneratedToken, plain_token, token_with_logprobs
-from kgpt.generation.sampling import Tensor
 from kgpt.generation.sequence import (
     NO_LIMIT,
     DecodeState,
@@ -38,7 +37,7 @@ from kgpt.generation.shapes import (
 )
 from kgpt.generation.slot import Sequence, token_bitmask
 from kgpt.model.gpt import GPT
-from kgpt.model.kv_cache import KVCache, init_kv_cache
+from kgpt.model.kv_cache import KVCache, adapter_entry, resize_cache
 
 
 class ModelRunner:
@@ -68,8 +67,7 @@ class ModelRunner:
         self.compiled = CompiledFunctions.of(model)
         self.sequences = [Sequence() for _ in range(num_slots)]
         self.cache_len = min(MIN_CACHE_LEN, self.max_context)
-        dtype = model.dtype_policy.compute_dtype
-        self.cache: KVCache = init_kv_cache(self.config, num_slots, self.cache_len, dtype)
+        self.cache: KVCache = model.new_cache(num_slots, self.cache_len)
         idle = idle_sequences(num_slots, self.config.known_vocab_size)
         self.params: SamplingParams
         self.state: DecodeState
@@ -86,17 +84,24 @@ class ModelRunner:
         if len(token_ids) > self.max_context:
             new.cache_offset, new.context_shifted = self._offset_after_shift(new), True
         else:
-            new.num_computed_tokens = self.cached_prefix_length(slot, token_ids)
+            new.num_computed_tokens = self.cached_prefix_length(slot, request)
             new.num_cached_tokens = new.num_computed_tokens
         self._halt(slot)
         self.sequences[slot] = new
+        if self.model.max_adapters:
+            entry = adapter_entry([request.adapter_id])
+            self.cache[-1] = self.compiled.update_row(self.cache[-1], np.int32(slot), entry)
 
-    def cached_prefix_length(self, slot: int, token_ids: Collection[int]) -> int:
-        """How many leading tokens, all but the last at most, the slot's cache already contains."""
-        old = self.sequences[slot]
-        if old.cache_offset or old.num_computed_tokens > self.max_context:
+    def cached_prefix_length(self, slot: int, request: Request) -> int:
+        """How many leading tokens, all but the last at most, the slot's cache already contains.
+
+        None that another adapter computed.
+        """
+        old, prompt_ids = self.sequences[slot], list(request.prompt_ids)
+        is_overwritten = old.cache_offset or old.num_computed_tokens > self.max_context
+        if is_overwritten or old.request.adapter is not request.adapter:
             return 0
-        return common_prefix(old.token_ids[: old.num_computed_tokens], list(token_ids)[:-1])
+        return common_prefix(old.token_ids[: old.num_computed_tokens], prompt_ids[:-1])
 
     def release(self, slot: int) -> None:
         """Stop decoding a slot. Its cache stays for a prompt with the same prefix."""
@@ -117,7 +122,7 @@ class ModelRunner:
         cache_len = min(cache_len, self.max_context)
         index = backend.to_device(np.maximum(np.array(list(sources), "int32"), 0))
         cache = keras.tree.map_structure(
-            lambda x: _resize_cache(ops.take(x, index, axis=0), cache_len), self.cache
+            lambda x: resize_cache(ops.take(x, index, axis=0), cache_len), self.cache
         )  # without memory for it, nothing has changed
         self.params, self.state = keras.tree.map_structure(
             lambda x: ops.take(x, index, axis=0), (self.params, self.state)
@@ -330,14 +335,6 @@ class ModelRunner:
         kept[slots] = False
         running = ops.logical_and(self.state.running, backend.to_device(kept))
         self.state = self.state._replace(running=running)
-
-
-def _resize_cache(x: Tensor, cache_len: int) -> Tensor:
-    """x (B, K, S, H) with S cut, or padded with zeros, to `cache_len`."""
-    length = x.shape[2]
-    if cache_len <= length:
-        return x[:, :, :cache_len]
-    return ops.pad(x, ((0, 0), (0, 0), (0, cache_len - length), (0, 0)))
 
 
 def common_prefix(first: list[int], second: list[int]) -> int:

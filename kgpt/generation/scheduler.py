@@ -179,7 +179,7 @@ class Scheduler:
                 self.waiting.popleft()
                 self.searches.append((job, self._start_search(job)))
                 continue
-            slot = self._choose_slot(job.request.prompt_ids)
+            slot = self._choose_slot(job.request)
             if slot is None:
                 return
             self.waiting.popleft()
@@ -187,14 +187,14 @@ class Scheduler:
             job.cached_tokens = self.runner.sequences[slot].num_cached_tokens
             self.active[slot] = job
 
-    def _choose_slot(self, prompt_ids: Sequence[int]) -> int | None:
+    def _choose_slot(self, request: Request) -> int | None:
         """The idle slot with the longest cached prefix; without any, the least recently used.
 
         Slots are added before a cache is overwritten. None if all slots are busy.
         """
         sequences = self.runner.sequences
         idle = [slot for slot in range(len(sequences)) if slot not in self.active]
-        prefix = {slot: self.runner.cached_prefix_length(slot, prompt_ids) for slot in idle}
+        prefix = {slot: self.runner.cached_prefix_length(slot, request) for slot in idle}
         slot = max(idle, key=lambda i: (prefix[i], -sequences[i].last_used), default=None)
         if slot is not None and (prefix[slot] or not sequences[slot].token_ids):
             return slot

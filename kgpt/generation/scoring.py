@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kgpt.generation.adapters import LoadedAdapter
 from kgpt.generation.completion import GenerationFailed
 from kgpt.generation.engine import Engine
 from kgpt.generation.forward_job import ForwardJob, ForwardTask, PromptLogprobs
@@ -39,16 +40,22 @@ class ScoredPrompt:
 
 
 def score(
-    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], top_logprobs: int = 0
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    top_logprobs: int = 0,
+    adapter: LoadedAdapter | None = None,
 ) -> list[ScoredPrompt]:
     """See `TextGenerator.score`."""
-    results = _run(engine, prompts, "logprobs", top_logprobs)
+    results = _run(engine, prompts, "logprobs", top_logprobs, adapter)
     return [_scored(tokenizer, ids, result) for ids, result in zip(prompts, results, strict=True)]
 
 
-def embed(engine: Engine, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+def embed(
+    engine: Engine, prompts: Sequence[Sequence[int]], adapter: LoadedAdapter | None = None
+) -> np.ndarray:
     """See `TextGenerator.embed`."""
-    return np.stack(_run(engine, prompts, "embedding"))
+    return np.stack(_run(engine, prompts, "embedding", adapter=adapter))
 
 
 def _scored(tokenizer: Tokenizer, ids: Sequence[int], result: PromptLogprobs) -> ScoredPrompt:
@@ -59,7 +66,11 @@ def _scored(tokenizer: Tokenizer, ids: Sequence[int], result: PromptLogprobs) ->
 
 
 def _run(
-    engine: Engine, prompts: Sequence[Sequence[int]], task: ForwardTask, top_logprobs: int = 0
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    task: ForwardTask,
+    top_logprobs: int = 0,
+    adapter: LoadedAdapter | None = None,
 ) -> list[Any]:
     """The results of all prompts, submitted as many at a time as the engine accepts."""
     jobs: list[ForwardJob] = []
@@ -67,7 +78,9 @@ def _run(
         batch = prompts[first : first + engine.capacity]
         ended = threading.Semaphore(0)
         submitted = len(jobs)
-        jobs += [ForwardJob(ids, task, top_logprobs, _releases(ended)) for ids in batch]
+        jobs += [
+            ForwardJob(ids, task, top_logprobs, _releases(ended), adapter=adapter) for ids in batch
+        ]
         engine.submit_forward(jobs[submitted:])
         for _ in batch:
             ended.acquire()

@@ -19,6 +19,7 @@ from kgpt.errors import UsageError
 from kgpt.generation.sampling import MASKED_LOGIT, MAX_BAD_WORD_LEN, Tensor
 
 if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
     from kgpt.generation.grammar import CompiledGrammar
 
 MAX_STOP_IDS = 16  # token ids that may end a sequence
@@ -89,6 +90,7 @@ class Request:
         return_logprobs: report log-probabilities of each token and its best candidates.
         seed: `sampling.seed`, or one drawn for this request.
         grammar: what the text must follow.
+        adapter: the adapter that generates it; None is the base model.
     """
 
     prompt_ids: Sequence[int]
@@ -98,6 +100,12 @@ class Request:
     return_logprobs: bool = False
     seed: int = 0
     grammar: CompiledGrammar | None = None
+    adapter: LoadedAdapter | None = None
+
+    @property
+    def adapter_id(self) -> int:
+        """The index of its adapter in the model; 0 is the base model."""
+        return self.adapter.index if self.adapter else 0
 
     def check(self, vocab_size: int) -> None:
         """Raise `UsageError` if no model with this vocabulary can run the request."""

@@ -74,7 +74,7 @@ class _DraftModel:
         longer = request.sampling.model_copy(
             update={"max_tokens": request.sampling.max_tokens + NUM_SPECULATIVE_TOKENS}
         )
-        self.runner.add(0, replace(request, sampling=longer, return_logprobs=False))
+        self.runner.add(0, replace(request, sampling=longer, return_logprobs=False, adapter=None))
 
     def propose(self, token_ids: list[int]) -> list[int]:
         if len(token_ids) + NUM_SPECULATIVE_TOKENS >= self.runner.max_context:

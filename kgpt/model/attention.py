@@ -98,7 +98,11 @@ class CausalSelfAttention(keras.layers.Layer):
             self.key_norm.build((self.head_dim,))
 
     def project(
-        self, x: Tensor, positions: Tensor, lora_key: Tensor | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        lora_key: Tensor | None = None,
+        adapter_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (B, T, D).
 
@@ -106,11 +110,12 @@ class CausalSelfAttention(keras.layers.Layer):
             x: (B, T, D).
             positions: (T,) or (B, T) integers; used by rotary models only.
             lora_key: (2,) switches the dropout of adapters on.
+            adapter_ids: (B,) the adapter of each row.
 
         Returns:
             query (B, T, N, H), ready for the softmax, key (B, T, K, H), value (B, T, K, H).
         """
-        fused = self.qkv(x, lora_key)  # (B, T, (N + 2K) H)
+        fused = self.qkv(x, lora_key, adapter_ids)  # (B, T, (N + 2K) H)
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
         fused = ops.reshape(fused, (batch, length, n + 2 * k, self.head_dim))
@@ -122,11 +127,13 @@ class CausalSelfAttention(keras.layers.Layer):
             key = rotate(key, positions, self.rotary)
         return scaled(query), key, value
 
-    def combine(self, heads: Tensor, lora_key: Tensor | None = None) -> Tensor:
+    def combine(
+        self, heads: Tensor, lora_key: Tensor | None = None, adapter_ids: Tensor | None = None
+    ) -> Tensor:
         """Heads (B, T, N, H) back to the residual stream (B, T, D)."""
         batch, length = ops.shape(heads)[0], ops.shape(heads)[1]
         flat = ops.reshape(heads, (batch, length, self.num_heads * self.head_dim))
-        return self.output_projection(flat, lora_key)
+        return self.output_projection(flat, lora_key, adapter_ids)
 
     def call(
         self,
@@ -168,12 +175,13 @@ class CausalSelfAttention(keras.layers.Layer):
         Returns:
             (B, T, D), and the keys and values with the new tokens stored.
         """
-        query, key, value = self.project(x, update.positions)
+        query, key, value = self.project(x, update.positions, None, update.adapter_ids)
         query, key, value = (ops.transpose(t, (0, 2, 1, 3)) for t in (query, key, value))
         keys = backend.update_cache(keys, key, update.indices)
         values = backend.update_cache(values, value, update.indices)
         heads = backend.cached_attention(query, keys, values, update.mask)  # (B, N, T, H)
-        return self.combine(ops.transpose(heads, (0, 2, 1, 3))), keys, values
+        heads = ops.transpose(heads, (0, 2, 1, 3))
+        return self.combine(heads, None, update.adapter_ids), keys, values
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -141,7 +141,7 @@ class Block(keras.layers.Layer):
         normed = self.attention_norm(x)
         heads, keys, values = self.attention.call_with_cache(normed, update, keys, values)
         x = x + heads
-        return x + self.mlp(self.mlp_norm(x)), keys, values
+        return x + self.mlp(self.mlp_norm(x), None, update.adapter_ids), keys, values
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -205,10 +205,12 @@ class MLP(keras.layers.Layer):
             self.up.add_bias(self, hidden)
             self.down.add_bias(self, width)
 
-    def call(self, x: Tensor, lora_key: Tensor | None = None) -> Tensor:
-        """x (B, T, D) to (B, T, D); `lora_key` (2,) switches the dropout of adapters on."""
-        hidden = self.up(x, lora_key)  # (B, T, F), or (B, T, 2F) with a gate
-        return self.down(self.activate(hidden), lora_key)  # (B, T, D)
+    def call(
+        self, x: Tensor, lora_key: Tensor | None = None, adapter_ids: Tensor | None = None
+    ) -> Tensor:
+        """x (B, T, D) to (B, T, D); `lora_key` (2,) and `adapter_ids` (B,) are as in `Linear`."""
+        hidden = self.up(x, lora_key, adapter_ids)  # (B, T, F), or (B, T, 2F) with a gate
+        return self.down(self.activate(hidden), lora_key, adapter_ids)  # (B, T, D)
 
     def activate(self, hidden: Tensor) -> Tensor:
         if self.activation == "swiglu":

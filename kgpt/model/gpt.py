@@ -13,6 +13,7 @@ attention and norms in the fastest form of each backend.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -25,7 +26,7 @@ from kgpt.errors import UsageError
 from kgpt.model.block import Block, compile_blocks
 from kgpt.model.initializers import Normal
 from kgpt.model.inputs import CheckedInputs, check_shape, segments_of, split_inputs
-from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update
+from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update, split_adapter_ids
 from kgpt.model.layers import Dropout, DropoutKey, make_norm, sinusoids
 from kgpt.model.linear import Embedding, FormatName, Linear, Unembedding
 from kgpt.model.loss_metric import TokenLoss
@@ -50,6 +51,7 @@ class GPT(CheckedInputs, PretrainedModel):
 
     Attributes:
         name_or_path: what the weights were loaded from, as it was named; None for new weights.
+        max_adapters: how many adapters the rows of a batch choose from; see `model/multi_lora.py`.
 
     Example:
 
@@ -59,6 +61,7 @@ class GPT(CheckedInputs, PretrainedModel):
     """
 
     built: bool
+    max_adapters = 0
 
     def __init__(
         self,
@@ -173,9 +176,13 @@ class GPT(CheckedInputs, PretrainedModel):
             x = block(x, key, segments)
         return self.final_norm(x)
 
-    def new_cache(self, batch_size: int, cache_len: int) -> KVCache:
-        """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens."""
-        return init_kv_cache(self.config, batch_size, cache_len, self.compute_dtype)
+    def new_cache(self, batch_size: int, cache_len: int, ids: Sequence[int] = ()) -> KVCache:
+        """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens.
+
+        `ids` are the adapters of the first; the others have 0, the base model.
+        """
+        adapters = [*ids, *[0] * (batch_size - len(ids))] if self.max_adapters else None
+        return init_kv_cache(self.config, batch_size, cache_len, self.compute_dtype, adapters)
 
     def call_with_cache(
         self, token_ids: Tensor, start: Tensor, count: Tensor, cache: KVCache
@@ -190,20 +197,21 @@ class GPT(CheckedInputs, PretrainedModel):
         Returns:
             (B, T, D) after the final norm, and the cache with the new tokens stored.
         """
+        layers, adapter_ids = split_adapter_ids(cache)
         cache_len = ops.shape(cache[0][0])[2]
         update = plan_cache_update(
             start, count, ops.shape(token_ids)[1], cache_len, self.config.sliding_window
-        )
+        )._replace(adapter_ids=adapter_ids)
         positions = update.positions
         if self.config.position != "rotary":  # padding may lie beyond the table
             positions = ops.minimum(positions, self.config.max_length - 1)
         with keras_internals.autocast(self):
             x = self.embed(token_ids, positions)
             updated = []
-            for block, (keys, values) in zip(self.blocks, cache, strict=True):
+            for block, (keys, values) in zip(self.blocks, layers, strict=True):
                 x, keys, values = block.call_with_cache(x, update, keys, values)
                 updated.append((keys, values))
-            return self.final_norm(x), updated
+            return self.final_norm(x), [*updated, *cache[len(layers) :]]
 
     def decode_step(
         self, token: Tensor, start: Tensor, count: Tensor, cache: KVCache

@@ -4,10 +4,12 @@ A cache is a list with one (keys, values) pair per layer, each (B, K, S, H). It 
 S slots per sequence: position p is stored in slot p mod S, so a sequence longer than S overwrites
 its oldest tokens and nothing is ever moved. The position of the newest token determines which
 position each slot holds (`cache_attention_mask`), so nothing else is stored.
+In a model with several adapters one more entry, (ids,), has the adapter of each sequence, (B,).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +19,43 @@ from kgpt import backend
 from kgpt.config import ModelConfig
 
 Tensor = Any
-KVCache = list[tuple[Tensor, Tensor]]
+KVCache = list[tuple[Tensor, ...]]
 
 
 def init_kv_cache(
-    config: ModelConfig, batch_size: int | Tensor, cache_len: int | Tensor, dtype: str = "float32"
+    config: ModelConfig,
+    batch_size: int | Tensor,
+    cache_len: int | Tensor,
+    dtype: str = "float32",
+    adapter_ids: Sequence[int] | None = None,
 ) -> KVCache:
-    """A cache of zeros for `batch_size` sequences with `cache_len` slots each."""
+    """A cache of zeros for `batch_size` sequences with `cache_len` slots each.
+
+    `adapter_ids` is the adapter of each sequence, in a model with several.
+    """
     shape = (batch_size, config.num_kv_heads, cache_len, config.head_dim)
-    return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(config.num_layers)]
+    zeros = [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(config.num_layers)]
+    return zeros if adapter_ids is None else [*zeros, adapter_entry(adapter_ids)]
+
+
+def resize_cache(x: Tensor, cache_len: int) -> Tensor:
+    """x (B, K, S, H) with S cut, or padded with zeros, to `cache_len`; anything else as it is."""
+    if len(x.shape) != 4:
+        return x
+    length = x.shape[2]
+    if cache_len <= length:
+        return x[:, :, :cache_len]
+    return ops.pad(x, ((0, 0), (0, 0), (0, cache_len - length), (0, 0)))
+
+
+def adapter_entry(adapter_ids: Sequence[int]) -> tuple[Tensor]:
+    """The last entry of the cache of a model with several adapters: that of each sequence, (B,)."""
+    return (ops.convert_to_tensor(list(adapter_ids), "int32"),)
+
+
+def split_adapter_ids(cache: KVCache) -> tuple[KVCache, Tensor | None]:
+    """The (keys, values) of the layers, and the adapter of each sequence if the model has any."""
+    return (cache[:-1], cache[-1][0]) if len(cache[-1]) == 1 else (cache, None)
 
 
 class CacheUpdate(NamedTuple):
@@ -35,11 +65,13 @@ class CacheUpdate(NamedTuple):
         positions: (B, T) of the new tokens in their sequences.
         indices: the slots they are stored in, in the form that `backend.update_cache` takes.
         mask: (B, T, S) booleans, from `cache_attention_mask`.
+        adapter_ids: (B,) the adapter of each sequence, in a model with several.
     """
 
     positions: Tensor
     indices: Any
     mask: Tensor
+    adapter_ids: Tensor | None = None
 
 
 def plan_cache_update(

@@ -23,6 +23,7 @@ from kgpt.model.quantization import quantize_int8
 
 if TYPE_CHECKING:
     from kgpt.model.lora import Lora
+    from kgpt.model.multi_lora import MultiLora
 
 Tensor = Any
 FormatName = Literal["transposed", "int8"]
@@ -227,17 +228,23 @@ class Linear(Parameter):
 
     Attributes:
         lora: its adapters, None without any; see `model/lora.py`.
+        multi_lora: adapters chosen per row, for inference; see `model/multi_lora.py`.
     """
 
     bias: keras.Variable | None = None
     lora: Lora | None = None
+    multi_lora: MultiLora | None = None
 
     def add_bias(self, layer: keras.Layer, units: int) -> None:
         """Create the bias as a variable of `layer`."""
         self.bias = layer.add_weight(name=f"{self.name}_bias", shape=(units,), initializer="zeros")
 
-    def __call__(self, x: Tensor, key: Tensor | None = None) -> Tensor:
-        """`key` (2,) switches the dropout of the adapters on."""
+    def __call__(
+        self, x: Tensor, key: Tensor | None = None, adapter_ids: Tensor | None = None
+    ) -> Tensor:
+        """`key` (2,) switches the dropout of the adapters on; `adapter_ids` (B,) chooses one."""
+        if adapter_ids is not None and self.multi_lora is not None:
+            return self.multi_lora(x, self.weight, self.bias, adapter_ids)
         if self.lora is not None:
             return self.lora(x, self.weight, self.bias, key)
         return self.weight.matmul(x, self.bias)

@@ -18,8 +18,8 @@ from kgpt.serving.filters import FilterChain
 from kgpt.serving.state import ServerState
 
 if TYPE_CHECKING:
-    from kgpt.generation.generator import Handle
     from kgpt.generation.grammar import CompiledGrammar
+    from kgpt.generation.handle import Handle
 
 
 class Cancellable(Protocol):
