@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from kgpt.config import TrainConfig as TrainConfig
     from kgpt.data.dataset import EvaluationDataset as EvaluationDataset
     from kgpt.data.dataset import TrainDataset as TrainDataset
+    from kgpt.data.preference_dataset import PreferenceDataset as PreferenceDataset
+    from kgpt.data.preference_dataset import UnpairedPreferenceDataset as UnpairedPreferenceDataset
+    from kgpt.data.preference_files import read_labeled_completions as read_labeled_completions
+    from kgpt.data.preference_files import read_pairs as read_pairs
     from kgpt.data.shards import TokenDataset as TokenDataset
     from kgpt.errors import CheckpointError as CheckpointError
     from kgpt.errors import DataError as DataError
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from kgpt.training.preference_losses import IPOLoss as IPOLoss
     from kgpt.training.preference_losses import KTOLoss as KTOLoss
     from kgpt.training.preference_losses import ORPOLoss as ORPOLoss
+    from kgpt.training.reference import reference_log_probs as reference_log_probs
     from kgpt.training.schedule import LRSchedule as LRSchedule
     from kgpt.training.schedule import WarmupCosine as WarmupCosine
 
@@ -64,6 +69,8 @@ _MODULES = {
         "ServeConfig", "TrainConfig",
     ),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),
+    "kgpt.data.preference_dataset": ("PreferenceDataset", "UnpairedPreferenceDataset"),
+    "kgpt.data.preference_files": ("read_labeled_completions", "read_pairs"),
     "kgpt.data.shards": ("TokenDataset",),
     "kgpt.errors": ("CheckpointError", "DataError", "KgptError", "RunError", "UsageError"),
     "kgpt.generation.completion": ("Completion",),
@@ -80,6 +87,7 @@ _MODULES = {
     "kgpt.training.losses": ("NextTokenLoss",),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
+    "kgpt.training.reference": ("reference_log_probs",),
     "kgpt.training.schedule": ("LRSchedule", "WarmupCosine"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

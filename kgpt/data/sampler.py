@@ -84,11 +84,50 @@ class PackedSampler:
         )
 
 
+class LengthBuckets:
+    """Batches of rows of similar length, padded to the length of their bucket.
+
+    Bucket lengths are powers of two and `length`, so that a model is compiled for few shapes. The
+    last batch of a bucket may not be full.
+
+    Args:
+        sizes: (rows,) tokens of each row; rows of 0 are left out.
+        length: the longest bucket, of all longer rows.
+        batch_size: B.
+        seed: of the order, another in each epoch; None keeps the rows of a bucket in order, from
+            the shortest bucket to the longest.
+    """
+
+    def __init__(self, sizes: np.ndarray, length: int, batch_size: int, seed: int | None):
+        self.batch_size, self.seed = batch_size, seed
+        self.lengths = _bucket_lengths(length)
+        bucket = np.searchsorted(self.lengths, np.minimum(sizes, length))
+        self.members = [
+            np.flatnonzero((bucket == i) & (sizes > 0)) for i in range(len(self.lengths))
+        ]
+        self.counts = np.array([-(-len(members) // batch_size) for members in self.members])
+        self.per_epoch = int(self.counts.sum())
+
+    def batch(self, step: int) -> tuple[np.ndarray, int]:
+        """The rows of batch `step`, B or fewer, and the length that they are padded to."""
+        epoch, number = divmod(step, self.per_epoch)
+        if self.seed is not None:
+            index = np.array([number])
+            number = int(feistel_permutation(index, self.per_epoch, self.seed, epoch)[0])
+        ends = np.cumsum(self.counts)
+        bucket = int(np.searchsorted(ends, number, side="right"))
+        members = self.members[bucket]
+        first = (number - int(ends[bucket] - self.counts[bucket])) * self.batch_size
+        places = np.arange(first, min(first + self.batch_size, len(members)))
+        if self.seed is not None:
+            places = feistel_permutation(places, len(members), self.seed + 1 + bucket, epoch)
+        return members[places], self.lengths[bucket]
+
+
 class LengthBucketSampler:
     """Shuffled batches of documents, padded to the length of their bucket.
 
-    In an epoch every document of two tokens or more is seen once. Bucket lengths are powers of two
-    and `length`, so that a model is compiled for few shapes.
+    In an epoch every document of two tokens or more is seen once; see `LengthBuckets`.
 
     Args:
         stream: the tokens of a split.
@@ -110,37 +149,18 @@ class LengthBucketSampler:
         seed: int,
         loss_mask: TokenStream | None = None,
     ):
-        self.stream, self.batch_size, self.seed = stream, batch_size, seed
-        self.loss_mask = loss_mask
+        self.stream, self.batch_size, self.loss_mask = stream, batch_size, loss_mask
         self.offsets = np.asarray(offsets).astype(np.int64)
         sizes = np.diff(self.offsets, append=len(stream)) - 1  # targets: one less than tokens
         self.sizes = np.minimum(sizes, length)
-        self.lengths = _bucket_lengths(length)
-        bucket = np.searchsorted(self.lengths, self.sizes)
-        self.members = [
-            np.flatnonzero((bucket == i) & (self.sizes > 0)) for i in range(len(self.lengths))
-        ]
-        # Batches of each bucket; the last of a bucket may not be full.
-        self.counts = np.array([-(-len(members) // batch_size) for members in self.members])
-        self.per_epoch = int(self.counts.sum())
+        self.buckets = LengthBuckets(self.sizes, length, batch_size, seed)
+        self.per_epoch = self.buckets.per_epoch
         if not self.per_epoch:
             raise DataError("No document has two tokens or more; there is nothing to learn from.")
 
     def batch(self, step: int) -> Batch:
         """Inputs and targets (B, L) int32, weights (B, L) float32; L is the bucket's length."""
-        epoch, index = divmod(step, self.per_epoch)
-        number = int(feistel_permutation(np.array([index]), self.per_epoch, self.seed, epoch)[0])
-        ends = np.cumsum(self.counts)
-        bucket = int(np.searchsorted(ends, number, side="right"))
-        within = number - int(ends[bucket] - self.counts[bucket])
-        return self._padded(self._documents(bucket, within, epoch), self.lengths[bucket])
-
-    def _documents(self, bucket: int, number: int, epoch: int) -> np.ndarray:
-        """The documents of batch `number` of a bucket."""
-        members: np.ndarray = self.members[bucket]
-        first = number * self.batch_size
-        indices = np.arange(first, min(first + self.batch_size, len(members)))
-        return members[feistel_permutation(indices, len(members), self.seed + 1 + bucket, epoch)]
+        return self._padded(*self.buckets.batch(step))
 
     def _padded(self, documents: np.ndarray, length: int) -> Batch:
         """Inputs, targets and weights (B, length); rows without a document are padding."""

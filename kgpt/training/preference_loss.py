@@ -75,6 +75,7 @@ class PreferenceLoss(keras.losses.Loss):
             y: "targets" (R, T) and what else the data set gives.
             weights: (R, T), 1 where the target is a completion's; all 0 in a row of padding.
         """
+        y = {name: ops.convert_to_tensor(value) for name, value in y.items()}
         weights = ops.cast(weights, "float32")
         log_probs = self.token_log_probs(model, hidden, y["targets"], training)
         y = self.with_reference(model, inputs, y, weights)
