@@ -191,13 +191,16 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
         if name in ELSEWHERE:
             continue
         words = words[1:]
-        if name == "train":
+        if name in ("train", "finetune") and "--resume" not in words:
             run = words[words.index("--run") + 1] if "--run" in words else ""
-            if "--resume" not in words:
-                shutil.rmtree(sandbox / "runs" / run, ignore_errors=True)
+            shutil.rmtree(sandbox / "runs" / run, ignore_errors=True)
+        if name == "train":
             words = [*with_data(words), *TINY, "--quiet"]
             if "--resume" in words:
                 words += ["--train.max-steps", "3"]
+        if name == "finetune":
+            words += [*TINY[: TINY.index("--model.num-layers")], "--quiet"]
+            words += ["--train.sequence-length", "16"]
         if "--out" in words:
             shutil.rmtree(sandbox / words[words.index("--out") + 1], ignore_errors=True)
         if name == "generate" and "--max-tokens" not in words:

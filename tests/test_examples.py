@@ -48,13 +48,18 @@ def test_streaming_shows_text_and_probabilities(trained: Path) -> None:
     assert printed.count("most likely:") == 10 and "%" in printed
 
 
-def test_an_adapter_is_trained_on_int8_weights(trained: Path) -> None:
-    printed = run(
-        trained, "lora.py", "out/model", "out/data", "out/adapter", "--steps", "2", "--int8"
-    )
-    assert "trained parameters beside" in printed
-    assert sorted(path.name for path in (trained / "out" / "adapter").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors",
+@pytest.mark.parametrize("method", ["lora", "last-layers"])
+def test_a_model_is_fine_tuned(trained: Path, method: str) -> None:
+    """A LoRA adapter on int8 weights, which is saved alone; or the last block, with the model."""
+    target = trained / "out" / method
+    words = ["out/model", "out/data", str(target), "--steps", "2", "--method", method]
+    printed = run(trained, "finetune.py", *words, *(["--int8"] if method == "lora" else []))
+    assert "trained parameters; the model has" in printed
+    if method == "last-layers":
+        assert (target / "model.safetensors").is_file()
+        return
+    assert sorted(path.name for path in target.iterdir()) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
 
 
