@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator as TextGenerator
     from kgpt.generation.load import load as load
     from kgpt.generation.scoring import ScoredPrompt as ScoredPrompt
+    from kgpt.generation.text_classifier import Classification as Classification
+    from kgpt.generation.text_classifier import TextClassifier as TextClassifier
     from kgpt.model.classifier import Classifier as Classifier
     from kgpt.model.freezing import freeze as freeze
     from kgpt.model.gpt import GPT as GPT
@@ -77,6 +79,7 @@ _MODULES = {
     "kgpt.generation.generator": ("TextGenerator",),
     "kgpt.generation.load": ("load",),
     "kgpt.generation.scoring": ("ScoredPrompt",),
+    "kgpt.generation.text_classifier": ("Classification", "TextClassifier"),
     "kgpt.model.classifier": ("Classifier",),
     "kgpt.model.freezing": ("freeze",),
     "kgpt.model.gpt": ("GPT",),

@@ -54,7 +54,9 @@ app = App(
 data = App(name="data", help="Prepare, download and inspect data sets.")
 runs = App(name="runs", help="List, compare and control training runs.")
 bench = App(name="bench", help="Measure kgpt, or another server, on this machine.")
+classify = App(name="classify", help="Give texts labels: train, apply and evaluate a classifier.")
 app.command(data)
+app.command(classify)
 app.command(runs)
 app.command(bench)
 app.command(
@@ -91,6 +93,10 @@ bench.command("kgpt.cli.bench:bench_serve", name="serve", help="Load-test a runn
 data.command("kgpt.cli.data:prepare", name="prepare", help="Tokenize text files into a data set.")
 data.command("kgpt.cli.get_data:get", name="get", help="Download a well-known text and prepare it.")
 data.command("kgpt.cli.data:show", name="show", help="Show a data set.")
+classify.command("kgpt.cli.classify:predict", name="predict", help="Write the labels of texts.")
+classify.command(
+    "kgpt.cli.classify:evaluate", name="eval", help="Accuracy, F1, confusion and calibration."
+)
 for name, help_text in {
     "list": "All runs, the latest first.",
     "show": "One run: its state and latest metrics.",

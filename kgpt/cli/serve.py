@@ -16,6 +16,7 @@ from kgpt.runs import resolve_model
 
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator
+    from kgpt.generation.text_classifier import TextClassifier
 
 
 def serve(
@@ -41,10 +42,13 @@ def serve(
     keys = ApiKeys.from_file(Path(config.api_key_file)) if config.api_key_file else None
     name = config.name or Path(model.rstrip("/")).resolve().name
 
-    def load() -> TextGenerator:
+    def load() -> TextGenerator | TextClassifier:
+        from kgpt.checkpoints.classifiers import ClassifierHead
         from kgpt.generation.generator import TextGenerator
+        from kgpt.generation.text_classifier import TextClassifier
 
-        return TextGenerator(
+        is_classifier = ClassifierHead.load(folder) is not None
+        return (TextClassifier if is_classifier else TextGenerator)(
             folder,
             max_num_seqs=config.max_num_seqs,
             max_queue=config.max_queue,

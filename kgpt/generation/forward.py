@@ -1,4 +1,4 @@
-"""Forward passes over whole prompts, without generation: log-probabilities and embeddings.
+"""Forward passes over whole prompts: log-probabilities, embeddings and labels, no generation.
 
 Prompts are padded to one batch and run through the model in chunks on a KV cache of their own, so
 that memory does not grow with the length of a prompt and the engine can decode between chunks.
@@ -33,7 +33,7 @@ class ForwardFunctions(ModelFunctions):
     def __init__(self, model: GPT):
         super().__init__(model)
         jit = functools.partial(backend.jit, variables=model.variables, donated=(0,))
-        self.sum_hidden = jit(self._sum_hidden)
+        self.hidden = {"embedding": jit(self._sum_hidden), "classification": jit(self._last_hidden)}
         vocab_size = model.config.known_vocab_size
         self.logprobs = {
             top: jit(functools.partial(self._logprobs, min(top, vocab_size)))
@@ -48,6 +48,15 @@ class ForwardFunctions(ModelFunctions):
         is_real = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None] < count[:, None]
         hidden = ops.where(is_real[:, :, None], ops.cast(hidden, "float32"), 0.0)
         return cache, total + ops.sum(hidden, axis=1)
+
+    def _last_hidden(
+        self, cache: KVCache, token_ids: Tensor, start: Tensor, count: Tensor, last: Tensor
+    ) -> tuple[KVCache, Tensor]:
+        """The cache, and of each row with new tokens the last one's hidden state, else `last`."""
+        hidden, cache = self.model.call_with_cache(token_ids, start, count, cache)  # (B, T, D)
+        index = ops.maximum(count - 1, 0)[:, None, None]
+        latest = ops.cast(ops.take_along_axis(hidden, index, axis=1)[:, 0], "float32")
+        return cache, ops.where(count[:, None] > 0, latest, last)
 
     def _logprobs(
         self,
@@ -101,8 +110,8 @@ def run_batch(
         next_ids = padded[:, begin + 1 : begin + size + 1]
         start = np.minimum(lengths, begin).astype("int32")
         count = np.clip(lengths - begin, 0, size).astype("int32")
-        if task == "embedding":
-            cache, total = functions.sum_hidden(cache, token_ids, start, count, total)
+        if task != "logprobs":
+            cache, total = functions.hidden[task](cache, token_ids, start, count, total)
         else:
             cache, *part = functions.logprobs[top](cache, token_ids, start, count, next_ids)
             parts.append(backend.to_host(part))
@@ -110,6 +119,10 @@ def run_batch(
         yield
     if task == "embedding":
         _finish_embeddings(jobs, backend.to_host(total))
+    elif task == "classification":
+        probabilities = model.probabilities(model.unembed(total))
+        for job, row in zip(jobs, backend.to_host(probabilities), strict=False):
+            job.result = row
     else:
         _finish_logprobs(jobs, [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)])
 

@@ -1,4 +1,4 @@
-"""A prompt whose log-probabilities or embedding are wanted, and the result. No Keras here."""
+"""A prompt whose log-probabilities, embedding or labels are wanted, and the result. No Keras."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kgpt.errors import KgptError, UsageError
 if TYPE_CHECKING:
     from kgpt.generation.adapters import LoadedAdapter
 
-ForwardTask = Literal["logprobs", "embedding"]
+ForwardTask = Literal["logprobs", "embedding", "classification"]
 ForwardEnd = Literal["done", "cancelled", "deadline", "error"]
 
 
@@ -39,13 +39,13 @@ class ForwardJob:
     Attributes:
         token_ids: of the prompt, at least one.
         task: "logprobs" for `PromptLogprobs`; "embedding" for the mean (D,) of the final hidden
-            states, of length 1.
+            states, of length 1; "classification" for the probabilities (labels,) of a classifier.
         top_logprobs: candidates at each position, at most 20.
         on_end: called once, in the engine's thread, with the job.
         deadline: by `time.monotonic`.
         adapter: runs the prompt; None is the base model.
         ended: how it ended; None before.
-        result: a `PromptLogprobs` or an embedding, if it ended with "done".
+        result: a `PromptLogprobs`, an embedding or probabilities, if it ended with "done".
     """
 
     token_ids: Sequence[int]

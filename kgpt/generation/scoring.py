@@ -1,4 +1,4 @@
-"""Prompts scored and embedded through an engine, for callers that wait."""
+"""Prompts scored, embedded and classified through an engine, for callers that wait."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ def embed(
 ) -> np.ndarray:
     """See `TextGenerator.embed`."""
     return np.stack(_run(engine, prompts, "embedding", adapter=adapter))
+
+
+def classify(engine: Engine, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    """The probabilities (N, labels) that a classifier gives the labels of each prompt."""
+    return np.stack(_run(engine, prompts, "classification"))
 
 
 def _scored(tokenizer: Tokenizer, ids: Sequence[int], result: PromptLogprobs) -> ScoredPrompt:

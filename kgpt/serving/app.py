@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import kgpt
-from kgpt.serving import embeddings, ollama, pages, responses_api, routes, tokenization
+from kgpt.serving import classify, embeddings, ollama, pages, responses_api, routes, tokenization
 from kgpt.serving.body import field_names, known_fields
 from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_response
 from kgpt.serving.ignored_fields import HEADER, IgnoredFieldsMiddleware
@@ -75,7 +75,7 @@ def build_app(state: ServerState, keys: ApiKeys | None = None, local_only: bool 
         lifespan=lifespan,
     )
     app.state.server = state
-    for part in (routes, responses_api, embeddings, tokenization, ollama, pages):
+    for part in (routes, responses_api, embeddings, classify, tokenization, ollama, pages):
         app.include_router(part.router)
     app.add_api_route("/health", health, summary="Status of the server")
     app.add_api_route("/metrics", metrics, summary="Prometheus metrics")

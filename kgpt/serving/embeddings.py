@@ -56,7 +56,7 @@ async def embeddings(body: EmbeddingRequest, request: Request, state: StateDep) 
             f"dimensions: this model's embeddings have {size} numbers; leave it out.",
             param="dimensions",
         )
-    prompts = [await _encode(state, prompt) for prompt in as_list(body.input)]
+    prompts = [await encode_input(state, prompt) for prompt in as_list(body.input)]
     found = await run_forward(request, state, prompts, "embedding")
     data = [
         {
@@ -71,7 +71,8 @@ async def embeddings(body: EmbeddingRequest, request: Request, state: StateDep) 
     return json_response({"object": "list", "data": data, "model": state.name, "usage": usage})
 
 
-async def _encode(state: ServerState, prompt: str | list[int]) -> list[int]:
+async def encode_input(state: ServerState, prompt: str | list[int]) -> list[int]:
+    """The token ids of a text, or ids as they are; an `APIError` if it is empty or too long."""
     if not prompt:
         raise APIError(400, "input: a text is empty; give at least one character.", param="input")
     return await state.encode_prompt(prompt, answer=False)

@@ -46,7 +46,7 @@ class ForwardCall:
         self.jobs = [
             ForwardJob(prompt, task, top_logprobs, self._on_end, deadline) for prompt in prompts
         ]
-        state.generator.submit_forward(self.jobs)
+        state.served.submit_forward(self.jobs)
         state.active_streams.add(self)
 
     def _on_end(self, job: ForwardJob) -> None:

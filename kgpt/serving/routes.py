@@ -22,7 +22,7 @@ from kgpt.serving.schemas import (
     SimpleBatchRequest,
     SimpleRequest,
 )
-from kgpt.serving.state import ServerState
+from kgpt.serving.state import ServerState, is_classifier
 from kgpt.serving.tool_use import ToolUse, chat_format, template_variables, tool_use_of
 
 router = APIRouter()
@@ -116,6 +116,8 @@ async def retrieve_model(name: str, state: StateDep) -> Response:
 
 
 def _model_info(state: ServerState, name: str) -> dict[str, Any]:
+    if is_classifier(state.served):
+        return _classifier_info(state, name)
     generator = state.generator
     info = {
         "context": generator.max_context,
@@ -125,6 +127,22 @@ def _model_info(state: ServerState, name: str) -> dict[str, Any]:
         "max_tokens": state.config.max_tokens,
         "sampling": generator.default_sampling.model_dump(),
     }
+    return _model_entry(state, name, info)
+
+
+def _classifier_info(state: ServerState, name: str) -> dict[str, Any]:
+    classifier = state.classifier
+    info = {
+        "context": classifier.max_context,
+        "labels": list(classifier.labels),
+        "multi_label": classifier.multi_label,
+        "parameters": classifier.config.num_parameters(),
+        "backend": os.environ.get("KERAS_BACKEND"),
+    }
+    return _model_entry(state, name, info)
+
+
+def _model_entry(state: ServerState, name: str, info: dict[str, Any]) -> dict[str, Any]:
     head = {"id": name, "object": "model", "created": state.created, "owned_by": "kgpt"}
     return head | {"kgpt": info}
 

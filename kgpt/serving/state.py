@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from annotated_types import MaxLen
 
@@ -25,6 +25,7 @@ from kgpt.serving.metrics import Metrics
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator
     from kgpt.generation.grammar import CompiledGrammar
+    from kgpt.generation.text_classifier import TextClassifier
     from kgpt.serving.request_stream import Cancellable
     from kgpt.text.chat_template import Chat
     from kgpt.text.tokenizer import Tokenizer
@@ -44,10 +45,12 @@ class ServerState:
 
     Args:
         name: the model's name in the API.
-        load: loads the generator; called in a thread, since it takes seconds.
+        load: loads the generator or classifier; called in a thread, since it takes seconds.
     """
 
-    def __init__(self, name: str, config: ServeConfig, load: Callable[[], TextGenerator]):
+    def __init__(
+        self, name: str, config: ServeConfig, load: Callable[[], TextGenerator | TextClassifier]
+    ):
         self.name, self.config = name, config
         self.filters: list[FilterFactory] = load_filters(config.output_filter)
         self.status: Literal["starting", "ready", "draining"] = "starting"
@@ -56,7 +59,7 @@ class ServerState:
         self.created = int(time.time())
         self.active_streams: set[Cancellable] = set()
         self.metrics = Metrics(lambda: self._generator.stats() if self._generator else None)
-        self._generator: TextGenerator | None = None
+        self._generator: TextGenerator | TextClassifier | None = None
         self._max_prompt_chars = 0
         self._load = load
         # One thread, since the tokenizer's handling of special tokens is mutable state.
@@ -87,7 +90,25 @@ class ServerState:
 
     @property
     def generator(self) -> TextGenerator:
-        """The generator, once it accepts requests; before and after, an `APIError` 503."""
+        """The generator, as `served`; an `APIError` 400 if a classifier is served."""
+        if is_classifier(served := self.served):
+            raise APIError(
+                400, "This model is a classifier, which generates no text; use POST /v1/classify."
+            )
+        return cast("TextGenerator", served)
+
+    @property
+    def classifier(self) -> TextClassifier:
+        """The classifier, as `served`; an `APIError` 400 if a language model is served."""
+        if not is_classifier(served := self.served):
+            raise APIError(
+                400, "This model is no classifier; `kgpt classify train` makes one of it."
+            )
+        return cast("TextClassifier", served)
+
+    @property
+    def served(self) -> TextGenerator | TextClassifier:
+        """What is served, once it accepts requests; before and after, an `APIError` 503."""
         if self.status == "draining":
             raise APIError(503, "The server is shutting down.", code="draining", retry_after=10)
         if self._generator is None or self.status == "starting":
@@ -171,7 +192,7 @@ class ServerState:
         Raises:
             APIError: the prompt leaves no room in the context.
         """
-        generator = self.generator
+        generator = self.served
         if isinstance(prompt, str):
             prompt = prompt if room is None else prompt[-self._max_prompt_chars :]
             self._check_prompt_chars(len(prompt))
@@ -238,7 +259,7 @@ class ServerState:
 
     def check_token_ids(self, ids: Iterable[int]) -> None:
         """Reject ids that are not in the vocabulary."""
-        largest, vocab_size = max(ids, default=0), self.generator.tokenizer.vocab_size
+        largest, vocab_size = max(ids, default=0), self.served.tokenizer.vocab_size
         if largest >= vocab_size:
             raise UsageError(
                 f"The token id {largest} does not exist; the largest is {vocab_size - 1}."
@@ -250,12 +271,12 @@ class ServerState:
             raise APIError(
                 400,
                 f"The prompt has {count} characters, which is more than the model's context "
-                f"of {self.generator.max_context} tokens can hold; shorten it.",
+                f"of {self.served.max_context} tokens can hold; shorten it.",
                 code="context_length_exceeded",
             )
 
     def _check_context(self, ids: list[int], answer: bool = True) -> list[int]:
-        context = self.generator.max_context
+        context = self.served.max_context
         if len(ids) >= context + (not answer):
             with_answer = " with the answer" if answer else ""
             raise APIError(
@@ -277,6 +298,11 @@ class ServerState:
     def fingerprint(self) -> str:
         """`system_fingerprint` of responses: kgpt's version and the Keras backend."""
         return f"kgpt-{kgpt.__version__}-{os.environ.get('KERAS_BACKEND', 'unknown')}"
+
+
+def is_classifier(served: Any) -> bool:
+    """Whether it gives texts labels, rather than continuing them."""
+    return getattr(served, "labels", None) is not None
 
 
 def max_token_bytes(tokenizer: Tokenizer) -> int:

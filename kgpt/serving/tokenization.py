@@ -112,7 +112,7 @@ async def tokenize(body: TokenizeRequest, state: StateDep) -> Response:
     """Token ids of a text, or of a conversation up to where the answer starts."""
     state.check_model(body.model)
     if body.text is not None:
-        ids = await state.run_with_tokenizer(state.generator.tokenizer.encode, body.text)
+        ids = await state.run_with_tokenizer(state.served.tokenizer.encode, body.text)
     else:
         ids, _ = await state.encode_chat([message.as_dict() for message in body.messages or []])
     tokens = await _token_strings(state, ids)
@@ -131,14 +131,14 @@ async def detokenize(body: DetokenizeRequest, state: StateDep) -> Response:
 async def vllm_tokenize(body: VllmTokenizeRequest, state: StateDep) -> Response:
     """`tokens` are ids; special tokens in the text are recognised."""
     state.check_model(body.model)
-    tokenizer = state.generator.tokenizer
+    tokenizer = state.served.tokenizer
     if body.prompt is not None:
         ids = await state.run_with_tokenizer(tokenizer.encode, body.prompt, True)
         ids = [*tokenizer.bos_ids, *ids] if body.add_special_tokens else ids
     else:
         ids, _ = await state.encode_chat([message.as_dict() for message in body.messages or []])
     strings = await _token_strings(state, ids) if body.return_token_strs else None
-    length = {"count": len(ids), "max_model_len": state.generator.max_context}
+    length = {"count": len(ids), "max_model_len": state.served.max_context}
     return json_response(length | {"tokens": ids, "token_strs": strings})
 
 
@@ -152,18 +152,18 @@ async def vllm_detokenize(body: VllmDetokenizeRequest, state: StateDep) -> Respo
 @router.get("/tokenizer_info", summary="The tokenizer's configuration, as in vLLM")
 async def tokenizer_info(state: StateDep) -> Response:
     """What tokenizer_config.json says: special tokens and chat template."""
-    generator = state.generator
+    generator = state.served
     names: dict[str, Any] = {"bos_token": None, "eos_token": None}
     return json_response(names | generator.tokenizer.tokenizer_config(generator.max_context))
 
 
 async def _decode(state: ServerState, ids: list[int]) -> str:
     state.check_token_ids(ids)
-    text: str = await state.run_with_tokenizer(state.generator.tokenizer.decode, ids)
+    text: str = await state.run_with_tokenizer(state.served.tokenizer.decode, ids)
     return text
 
 
 async def _token_strings(state: ServerState, ids: list[int]) -> list[str]:
-    decode = state.generator.tokenizer.decode
+    decode = state.served.tokenizer.decode
     strings: list[str] = await state.run_with_tokenizer(lambda: [decode([i]) for i in ids])
     return strings

@@ -29,7 +29,7 @@ ODD = [
     "99999999999999999999", "2001-99-99", "../x", ".", "@1", "one@x", "one@1", "model", "set",
     "one", "text.txt", "config.yaml", "hf:a/b", "a/b", "http://x", "bpe", "byte", "4", "8",
 ]  # fmt: skip
-NAMES = ["data", "runs", "bench"]
+NAMES = ["data", "runs", "bench", "classify"]
 
 
 def commands(command=app, words=()):
