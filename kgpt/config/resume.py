@@ -11,7 +11,7 @@ from typing import Any
 from kgpt.config.loading import Config
 from kgpt.config.overrides import options
 
-FIXED = ("train.optimizer", "data.assistant_only_loss")
+FIXED = ("train.optimizer", "data.assistant_only_loss", "data.packing")
 FIXED_SECTIONS = ("model", "finetune", "lora")
 FREE = ("model.dropout", "model.initializer_range", "lora.dropout")  # of these sections
 Changes = dict[str, tuple[Any, Any]]

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from kgpt.config.precision import Precision, compute_dtype
 from kgpt.config.section import Section, TextList
 
+Packing = Literal["stream", "documents", "none"]
+
 
 class DataConfig(Section):
     """The data set and the corruption of its inputs."""
@@ -16,6 +18,12 @@ class DataConfig(Section):
     dir: str | None = Field(None, description="A data set made by `kgpt data prepare`.")
     assistant_only_loss: bool = Field(
         False, description="In conversations, compute the loss on assistant turns only."
+    )
+    packing: Packing = Field(
+        "stream",
+        description="How documents become sequences: cut from the stream of all of them; whole "
+        "documents packed together, with attention within each alone; or none, a document in each, "
+        "in batches of similar length.",
     )
     token_dropout: float = Field(
         0.0, ge=0, lt=1, description="Fraction of input tokens replaced by the mask token."

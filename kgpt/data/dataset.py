@@ -6,15 +6,16 @@ not needed. Pass them to `fit` with `shuffle=False`: their order is already rand
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
+from kgpt.config.training import Packing
 from kgpt.data.corruption import InputCorruption
+from kgpt.data.packing import PackedDocumentSampler
 from kgpt.data.sampler import (
-    Batch,
     LengthBucketSampler,
     PackedSampler,
     evaluation_batch,
@@ -25,20 +26,29 @@ from kgpt.errors import DataError
 
 
 class TrainDataset(keras.utils.PyDataset):
-    """Batches of a training run, from `start_batch` on: (inputs, targets), each (B, T) int32.
+    """Batches of a training run, from `start_batch` on.
 
-    With `assistant_only_loss` there are weights, too: (B, T) float32.
+    `packing` says what a batch is:
+
+    - "stream": (inputs, targets), each (B, T) int32, windows of all texts in a row; with
+      `assistant_only_loss` weights, too, (B, T) float32. See `PackedSampler`.
+    - "documents": ({"token_ids", "segment_ids"}, targets, weights), each (B, T): whole documents,
+      such as conversations, several in a row, which a `kgpt.GPT` keeps apart. See
+      `PackedDocumentSampler`.
+    - "none": (inputs, targets, weights), each (B, L): a document in each row. Documents of similar
+      length share a batch, so L differs from batch to batch. See `LengthBucketSampler`.
 
     Args:
         data: an open `TokenDataset`, or its folder.
         batch_size: B.
-        length: T.
+        length: T, or the largest L; longer documents are truncated.
         num_batches: how many batches there are.
         seed: of order and corruption.
         start_batch: number of the first; not 0 when a run is resumed.
         token_dropout: share of inputs replaced by the end-of-text token.
         token_replacement: share of inputs replaced by random tokens.
         assistant_only_loss: of conversations, learn only the assistant's turns.
+        packing: see above.
     """
 
     def __init__(
@@ -52,37 +62,50 @@ class TrainDataset(keras.utils.PyDataset):
         token_dropout: float = 0.0,
         token_replacement: float = 0.0,
         assistant_only_loss: bool = False,
+        packing: Packing = "stream",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         data = _opened(data)
-        corruption = None
+        self.corruption: InputCorruption | None = None
         if token_dropout or token_replacement:
-            corruption = InputCorruption(
+            self.corruption = InputCorruption(
                 token_dropout,
                 token_replacement,
                 mask_id=data.tokenizer.eos_id or 0,
                 vocab_size=data.manifest.vocab_size,
             )
-        loss_mask = data.loss_mask("train") if assistant_only_loss else None
-        self.sampler = PackedSampler(
-            data.tokens("train"), length, batch_size, seed, corruption, loss_mask
-        )
-        self._num_batches, self.start_batch = num_batches, start_batch
+        self.sampler: PackedSampler | PackedDocumentSampler | LengthBucketSampler
+        if packing == "stream":
+            loss_mask = data.loss_mask("train") if assistant_only_loss else None
+            self.sampler = PackedSampler(data.tokens("train"), length, batch_size, seed, loss_mask)
+        else:
+            options = (length, batch_size, seed, assistant_only_loss)
+            self.sampler = _document_sampler(data, "train", packing, *options)
+        self._num_batches, self.start_batch, self.seed = num_batches, start_batch, seed
         self.vocab_size, self.length = data.manifest.vocab_size, length
 
     def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        return self.sampler.batch(self.start_batch + index)
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        step = self.start_batch + index
+        inputs, *rest = self.sampler.batch(step)
+        if self.corruption is None:
+            return inputs, *rest
+        if isinstance(inputs, dict):
+            corrupted = self.corruption(inputs["token_ids"], self.seed, step)
+            return {**inputs, "token_ids": corrupted}, *rest
+        return self.corruption(inputs, self.seed, step), *rest
 
 
 class EvaluationDataset(keras.utils.PyDataset):
-    """A whole split, or its first `limit` batches: (inputs, targets, weights), each (B, T).
+    """A whole split, or its first `limit` batches: (inputs, targets, weights), as in training.
 
-    Every token but the first is a target once; padding has weight 0, and with `assistant_only_loss`
-    so has everything but the assistant's turns.
+    With packing "stream" every token but the first is a target once, in order; otherwise every
+    token of a document but its first, up to `length` tokens of each, in an order that is always the
+    same. Padding has weight 0, and with `assistant_only_loss` so has everything but the assistant's
+    turns.
 
     Raises `DataError` if the split is empty.
     """
@@ -95,74 +118,54 @@ class EvaluationDataset(keras.utils.PyDataset):
         split: str = "val",
         limit: int | None = None,
         assistant_only_loss: bool = False,
+        packing: Packing = "stream",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         data = _opened(data)
-        self.stream = data.tokens(split)
-        self.loss_mask = data.loss_mask(split) if assistant_only_loss else None
-        if len(self.stream) < 2:
+        stream = data.tokens(split)
+        if len(stream) < 2:
             raise DataError(
                 f"The {split} part of {data.folder} is empty; prepare the data set again "
                 "with a larger --val-fraction, or train with --train.eval-every 0."
             )
         self.length, self.batch_size = length, batch_size
         self.vocab_size = data.manifest.vocab_size
-        whole = num_evaluation_batches(self.stream, length, batch_size)
+        self._batch: Callable[[int], tuple[Any, ...]]
+        if packing == "stream":
+            loss_mask = data.loss_mask(split) if assistant_only_loss else None
+            whole = num_evaluation_batches(stream, length, batch_size)
+            self._batch = lambda index: evaluation_batch(
+                stream, length, batch_size, index, loss_mask
+            )
+        else:
+            options = (length, batch_size, 0, assistant_only_loss)
+            sampler = _document_sampler(data, split, packing, *options)
+            whole, self._batch = sampler.num_evaluation_batches, sampler.evaluation_batch
         self._num_batches = min(whole, limit or whole)
 
     def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, index: int) -> Batch:
-        return evaluation_batch(self.stream, self.length, self.batch_size, index, self.loss_mask)
-
-
-class DocumentDataset(keras.utils.PyDataset):
-    """Whole documents, such as conversations: (inputs, targets, weights), each (B, L).
-
-    Documents of similar length share a batch, so L differs from batch to batch and little is
-    padding, of weight 0. See `LengthBucketSampler` for the order.
-
-    Args:
-        data: an open `TokenDataset`, or its folder.
-        batch_size: B.
-        length: the largest L; longer documents are truncated.
-        num_batches: how many batches there are.
-        seed: of the order.
-        start_batch: number of the first; not 0 when a run is resumed.
-        split: "train" or "val".
-        assistant_only_loss: of conversations, learn only the assistant's turns.
-    """
-
-    def __init__(
-        self,
-        data: TokenDataset | Path | str,
-        batch_size: int,
-        length: int,
-        num_batches: int,
-        seed: int = 0,
-        start_batch: int = 0,
-        split: str = "train",
-        assistant_only_loss: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        data = _opened(data)
-        loss_mask = data.loss_mask(split) if assistant_only_loss else None
-        offsets = data.document_offsets(split)
-        self.sampler = LengthBucketSampler(
-            data.tokens(split), offsets, length, batch_size, seed, loss_mask
-        )
-        self._num_batches, self.start_batch = num_batches, start_batch
-        self.vocab_size, self.length = data.manifest.vocab_size, length
-
-    def __len__(self) -> int:
-        return self._num_batches
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.sampler.batch(self.start_batch + index)
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return self._batch(index)
 
 
 def _opened(data: TokenDataset | Path | str) -> TokenDataset:
     return data if isinstance(data, TokenDataset) else TokenDataset(data)
+
+
+def _document_sampler(
+    data: TokenDataset,
+    split: str,
+    packing: Packing,
+    length: int,
+    batch_size: int,
+    seed: int,
+    assistant_only_loss: bool,
+) -> PackedDocumentSampler | LengthBucketSampler:
+    """The sampler of whole documents for `packing`."""
+    loss_mask = data.loss_mask(split) if assistant_only_loss else None
+    kind = PackedDocumentSampler if packing == "documents" else LengthBucketSampler
+    offsets = data.document_offsets(split)
+    return kind(data.tokens(split), offsets, length, batch_size, seed, loss_mask)

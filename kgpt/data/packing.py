@@ -12,9 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kgpt.data.sampler import feistel_permutation, splitmix64
+from kgpt.data.sampler import (
+    document_sizes,
+    feistel_permutation,
+    nothing_to_learn_from,
+    splitmix64,
+)
 from kgpt.data.shards import TokenStream
-from kgpt.errors import DataError
 
 PackedBatch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
@@ -42,10 +46,10 @@ class PackedDocumentSampler:
 
     Attributes:
         per_epoch: rows in an epoch.
-        num_truncated: documents that are longer than a row.
+        num_truncated: documents that are longer than a row; see `document_sizes`.
         utilization: share of the tokens of an epoch that are not padding.
 
-    Raises `DataError` if no document has two tokens.
+    Raises `DataError` if there is nothing to learn from.
     """
 
     def __init__(
@@ -60,12 +64,10 @@ class PackedDocumentSampler:
         self.stream, self.length, self.batch_size = stream, length, batch_size
         self.seed, self.loss_mask = seed, loss_mask
         self.offsets = np.asarray(offsets).astype(np.int64)
-        sizes = np.diff(self.offsets, append=len(stream)) - 1  # targets: one less than tokens
-        self.num_truncated = int((sizes > length).sum())
-        self.sizes = np.minimum(sizes, length).astype(np.int32)
+        self.sizes, self.num_truncated = document_sizes(stream, self.offsets, length, loss_mask)
         self.documents = np.flatnonzero(self.sizes > 0).astype(np.int32)
         if not len(self.documents):
-            raise DataError("No document has two tokens or more; there is nothing to learn from.")
+            raise nothing_to_learn_from(length)
         packed = best_fit_decreasing(np.bincount(self.sizes[self.documents]), length)
         counts = np.concatenate([np.full(rows.num_rows, len(rows.sizes)) for rows in packed])
         places = np.concatenate(
@@ -74,8 +76,18 @@ class PackedDocumentSampler:
         self.row_offsets = np.concatenate([[0], np.cumsum(counts)])
         self._places_by_size = np.argsort(places, kind="stable").astype(np.int32)
         self.per_epoch = len(self.row_offsets) - 1
-        self.utilization = float(self.sizes[self.documents].sum()) / (self.per_epoch * length)
+        self.utilization = float(self.sizes[self.documents].sum()) / self.tokens_per_epoch
         self._placed = functools.lru_cache(maxsize=2)(self._place)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Padding included."""
+        return self.per_epoch * self.length
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Padding included."""
+        return self.batch_size * self.length
 
     @property
     def num_evaluation_batches(self) -> int:

@@ -5,6 +5,7 @@ share the work.
 
 - `PackedSampler`: in each epoch the token stream is cut, from a random offset on, into adjacent
   windows, visited in random order: every token is seen once an epoch, in changing windows.
+- `PackedDocumentSampler` in packing.py: whole documents, packed into rows.
 - `LengthBucketSampler`: whole documents, such as conversations, batched with others of similar
   length, so that little of a batch is padding.
 - `evaluation_batch`: a whole split in order.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kgpt.data.corruption import InputCorruption
 from kgpt.data.shards import TokenStream
 from kgpt.errors import DataError
 
@@ -30,8 +30,7 @@ class PackedSampler:
         stream: the tokens.
         length: T, tokens in a training sequence; a window has one more, for the last target.
         batch_size: B.
-        seed: of the order and the corruption.
-        corruption: applied to the inputs; None leaves them as they are.
+        seed: of the order.
         loss_mask: 0 or 1 for each token; targets of 0 get weight 0. None weighs all alike.
 
     Raises `DataError` if the stream is shorter than one window.
@@ -43,11 +42,10 @@ class PackedSampler:
         length: int,
         batch_size: int,
         seed: int,
-        corruption: InputCorruption | None = None,
         loss_mask: TokenStream | None = None,
     ):
         self.stream, self.length, self.batch_size, self.seed = stream, length, batch_size, seed
-        self.corruption, self.loss_mask = corruption, loss_mask
+        self.loss_mask = loss_mask
         # One window fewer than fit, so that any offset below T is possible.
         self.per_epoch = (len(stream) - 1) // length - 1
         if self.per_epoch < 1:
@@ -57,6 +55,14 @@ class PackedSampler:
                     f"{length}; add text, or lower model.max_length."
                 )
             self.per_epoch = 1
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        return len(self.stream)
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return self.batch_size * self.length
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """Inputs and targets of `step`, each (B, T) int32; weights (B, T) with a loss mask."""
@@ -69,8 +75,6 @@ class PackedSampler:
             starts[rows] = order * self.length + self._offset(epoch)
         windows = self.stream.windows(starts, self.length + 1)  # (B, T + 1)
         inputs, targets = windows[:, :-1], windows[:, 1:]
-        if self.corruption is not None:
-            inputs = self.corruption(inputs, self.seed, step)
         if self.loss_mask is None:
             return inputs, targets
         return inputs, targets, self.loss_mask.windows(starts + 1, self.length).astype(np.float32)
@@ -137,7 +141,11 @@ class LengthBucketSampler:
         seed: of the order.
         loss_mask: 0 or 1 for each token; targets of 0 get weight 0. None weighs all alike.
 
-    Raises `DataError` if no document has two tokens.
+    Attributes:
+        per_epoch: batches in an epoch.
+        num_truncated: documents that are longer than `length`; see `document_sizes`.
+
+    Raises `DataError` if there is nothing to learn from.
     """
 
     def __init__(
@@ -151,12 +159,34 @@ class LengthBucketSampler:
     ):
         self.stream, self.batch_size, self.loss_mask = stream, batch_size, loss_mask
         self.offsets = np.asarray(offsets).astype(np.int64)
-        sizes = np.diff(self.offsets, append=len(stream)) - 1  # targets: one less than tokens
-        self.sizes = np.minimum(sizes, length)
+        self.sizes, self.num_truncated = document_sizes(stream, self.offsets, length, loss_mask)
         self.buckets = LengthBuckets(self.sizes, length, batch_size, seed)
         self.per_epoch = self.buckets.per_epoch
         if not self.per_epoch:
-            raise DataError("No document has two tokens or more; there is nothing to learn from.")
+            raise nothing_to_learn_from(length)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Padding included."""
+        return self.batch_size * int((self.buckets.counts * self.buckets.lengths).sum())
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Padding included, on average."""
+        return round(self.tokens_per_epoch / self.per_epoch)
+
+    @property
+    def utilization(self) -> float:
+        """Share of the tokens of an epoch that are not padding."""
+        return int(self.sizes.sum()) / self.tokens_per_epoch
+
+    @property
+    def num_evaluation_batches(self) -> int:
+        return self.per_epoch
+
+    def evaluation_batch(self, index: int) -> Batch:
+        """Like `batch`, of one epoch."""
+        return self.batch(index)
 
     def batch(self, step: int) -> Batch:
         """Inputs and targets (B, L) int32, weights (B, L) float32; L is the bucket's length."""
@@ -175,6 +205,39 @@ class LengthBucketSampler:
             if self.loss_mask is not None:
                 weights[row, :size] = self.loss_mask.windows(start + 1, size)[0]
         return inputs, targets, weights
+
+
+def document_sizes(
+    stream: TokenStream, offsets: np.ndarray, length: int, loss_mask: TokenStream | None
+) -> tuple[np.ndarray, int]:
+    """How much of each document is learned, and how many documents are truncated.
+
+    Args:
+        stream: the tokens of a split.
+        offsets: (documents,) int64, where each starts.
+        length: the most targets of a document.
+        loss_mask: 0 or 1 for each token.
+
+    Returns:
+        (documents,) int32 number of targets, one less than of tokens. It is 0 for a truncated
+        document of which no target is to be learned.
+    """
+    sizes = np.diff(offsets, append=len(stream)) - 1
+    truncated = np.flatnonzero(sizes > length)
+    sizes = np.clip(sizes, 0, length).astype(np.int32)
+    if loss_mask is not None:
+        for some in np.array_split(truncated, len(truncated) // 1024 + 1):
+            learned = loss_mask.windows(offsets[some] + 1, length).any(axis=1)
+            sizes[some[~learned]] = 0
+    return sizes, len(truncated)
+
+
+def nothing_to_learn_from(length: int) -> DataError:
+    """No document has a size above 0."""
+    return DataError(
+        f"No document has a token to learn after its first, and among its first {length + 1}; "
+        "raise train.sequence_length, or add texts."
+    )
 
 
 def _bucket_lengths(longest: int) -> list[int]:

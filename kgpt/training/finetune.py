@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from kgpt.config import Config
 from kgpt.model.gpt import GPT
@@ -33,13 +34,13 @@ class SupervisedFineTuning(TokenDatasetTask):
     def complete(self) -> None:
         config = with_base_model(self.config)
         check_tokenizer(config, self.describe_data())
-        self.config = self._with_loss_mask(config)
+        self.config = self._for_conversations(config) if self.data.has_conversations else config
 
-    def _with_loss_mask(self, config: Config) -> Config:
-        """Learn the assistant's turns alone where there are any, unless the option is given."""
-        if "assistant_only_loss" in config.data.model_fields_set:
-            return config
-        changes = {"assistant_only_loss": self.data.has_conversations}
+    def _for_conversations(self, config: Config) -> Config:
+        """Whole conversations, of them the assistant's turns, unless the options are given."""
+        changes: dict[str, Any] = {"assistant_only_loss": True, "packing": "documents"}
+        for given in config.data.model_fields_set:
+            changes.pop(given, None)
         return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
     @cached_property

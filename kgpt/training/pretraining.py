@@ -7,6 +7,8 @@ from functools import cached_property
 from kgpt import backend
 from kgpt.config import Config
 from kgpt.data.dataset import EvaluationDataset, TrainDataset
+from kgpt.data.packing import PackedDocumentSampler
+from kgpt.data.sampler import LengthBucketSampler, PackedSampler
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import UsageError
 from kgpt.model.gpt import GPT
@@ -35,6 +37,14 @@ class TokenDatasetTask(Task):
         return describe(self.data)
 
     def batches(self, model: GPT, start_step: int) -> TrainDataset:
+        return self._train_dataset(start_step)
+
+    @cached_property
+    def sampler(self) -> PackedSampler | PackedDocumentSampler | LengthBucketSampler:
+        """What makes the batches."""
+        return self._train_dataset(0).sampler
+
+    def _train_dataset(self, start_step: int) -> TrainDataset:
         tc, dc = self.config.train, self.config.data
         return TrainDataset(
             self.data,
@@ -46,39 +56,51 @@ class TokenDatasetTask(Task):
             token_dropout=dc.token_dropout,
             token_replacement=dc.token_replacement,
             assistant_only_loss=dc.assistant_only_loss,
+            packing=dc.packing,
         )
 
     def validation(self, status: StatusWriter) -> Validation:
-        tc, assistant_only_loss = self.config.train, self.config.data.assistant_only_loss
+        tc, dc = self.config.train, self.config.data
         dataset = EvaluationDataset(
             self.data,
             tc.batch_size,
             sequence_length(self.config),
             limit=tc.eval_batches,
-            assistant_only_loss=assistant_only_loss,
+            assistant_only_loss=dc.assistant_only_loss,
+            packing=dc.packing,
         )
-        bytes_per_token = None if assistant_only_loss else self.data.bytes_per_token("val")
+        whole = dc.packing == "stream" and not dc.assistant_only_loss
+        bytes_per_token = self.data.bytes_per_token("val") if whole else None
         return Validation(dataset, tc.eval_every, tc.max_steps, bytes_per_token, status)
 
     @property
     def tokens_per_step(self) -> int:
-        tc = self.config.train
-        return tc.batch_size * tc.grad_accumulation * sequence_length(self.config)
+        return self.sampler.tokens_per_batch * self.config.train.grad_accumulation
 
     @property
     def tokens_per_epoch(self) -> int:
-        return self.data.manifest.splits["train"].tokens
+        return self.sampler.tokens_per_epoch
 
     @property
     def flops_per_token(self) -> float:
         return self.config.model.flops_per_token(sequence_length(self.config))
 
     def summary(self) -> str:
-        model = self.config.model
+        model, tokens = self.config.model, self.data.manifest.splits["train"].tokens
         return (
             f"{model.num_parameters() / 1e6:.2f}M parameters, vocabulary {model.vocab_size}, "
-            f"context {model.max_length}; {self.tokens_per_epoch:,} training tokens"
+            f"context {model.max_length}; {tokens:,} training tokens{self._padding()}"
         )
+
+    def _padding(self) -> str:
+        """How much of the batches is padding, and how many documents are truncated."""
+        if isinstance(self.sampler, PackedSampler):
+            return ""
+        padding = f"; {1 - self.sampler.utilization:.1%} of the batches is padding"
+        truncated, length = self.sampler.num_truncated, sequence_length(self.config)
+        if not truncated:
+            return padding
+        return f"{padding}; {truncated:,} documents are truncated to {length} tokens"
 
 
 class Pretraining(TokenDatasetTask):

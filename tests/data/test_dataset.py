@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kgpt.data.dataset import DocumentDataset, EvaluationDataset, TrainDataset
+from kgpt.data.dataset import EvaluationDataset, TrainDataset
 from kgpt.data.prepare import prepare
 from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
@@ -20,37 +20,76 @@ def data(tmp_path_factory):
     return TokenDataset(folder / "set")
 
 
+PACKINGS = ("stream", "documents", "none")
+
+
+def arrays(batch):
+    """The arrays of a batch, whose inputs may be a dictionary."""
+    inputs, *rest = batch
+    return [*(inputs.values() if isinstance(inputs, dict) else [inputs]), *rest]
+
+
 def equal(batch, other):
-    return all(np.array_equal(a, b) for a, b in zip(batch, other, strict=True))
+    return all(map(np.array_equal, arrays(batch), arrays(other)))
 
 
 @pytest.mark.parametrize("options", [{}, {"token_dropout": 0.2}, {"assistant_only_loss": True}])
-@pytest.mark.parametrize("kind", [TrainDataset, DocumentDataset])
-def test_resumed_at_any_step_the_batches_go_on_as_before(data, kind, options):
-    if kind is DocumentDataset:
-        options = {key: value for key, value in options.items() if key == "assistant_only_loss"}
-    whole = kind(data, 4, 32, num_batches=200, seed=5, **options)
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_resumed_at_any_step_the_batches_go_on_as_before(data, packing, options):
+    options = {**options, "packing": packing}
+    whole = TrainDataset(data, 4, 32, num_batches=200, seed=5, **options)
     for first in (1, 63, 150):
-        rest = kind(data, 4, 32, num_batches=200 - first, seed=5, start_batch=first, **options)
+        rest = TrainDataset(
+            data, 4, 32, num_batches=200 - first, seed=5, start_batch=first, **options
+        )
         assert len(rest) == 200 - first
         assert all(equal(rest[i], whole[first + i]) for i in range(0, len(rest), 17))
 
 
-def test_hidden_tokens_are_the_end_of_text(data):
-    clean = TrainDataset(data, 8, 64, num_batches=1)[0][0]
-    noisy = TrainDataset(data, 8, 64, num_batches=1, token_dropout=0.3)[0][0]
-    assert set(noisy[noisy != clean].tolist()) == {data.tokenizer.eos_id}
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_hidden_tokens_are_the_end_of_text_and_targets_stay_true(data, packing):
+    options = {"num_batches": 1, "packing": packing}
+    clean = arrays(TrainDataset(data, 8, 64, **options)[0])
+    noisy = arrays(TrainDataset(data, 8, 64, token_dropout=0.3, **options)[0])
+    hidden = noisy[0][noisy[0] != clean[0]]
+    assert set(hidden.tolist()) == {data.tokenizer.eos_id}
+    assert equal(clean[1:], noisy[1:])
 
 
-def test_replies_only_weighs_what_the_assistant_says(data):
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_replies_only_weighs_what_the_assistant_says(data, packing):
+    options = {"assistant_only_loss": True, "packing": packing}
     for batches in (
-        TrainDataset(data, 8, 64, num_batches=1, assistant_only_loss=True),
-        EvaluationDataset(data, 8, 64, assistant_only_loss=True),
-        DocumentDataset(data, 8, 64, num_batches=1, assistant_only_loss=True),
+        TrainDataset(data, 8, 64, num_batches=1, **options),
+        EvaluationDataset(data, 8, 64, **options),
     ):
         _, targets, weights = batches[0]
         assert weights.shape == targets.shape
         assert 0 < weights.mean() < 0.9
+
+
+@pytest.mark.parametrize("packing", ["documents", "none"])
+def test_an_epoch_and_a_validation_have_the_first_tokens_of_each_document(data, packing):
+    """As many targets as the documents have tokens but the first, up to the length."""
+    offsets = data.document_offsets("val").astype(int)
+    sizes = np.diff(offsets, append=len(data.tokens("val")))
+    expected = np.minimum(sizes - 1, 32).sum()
+    batches = EvaluationDataset(data, 4, 32, packing=packing)
+    assert sum(batches[i][2].sum() for i in range(len(batches))) == expected
+    assert len(EvaluationDataset(data, 4, 32, limit=2, packing=packing)) == 2
+    sampler = TrainDataset(data, 4, 32, num_batches=1, packing=packing).sampler
+    steps = round(4 * sampler.tokens_per_epoch / sampler.tokens_per_batch)  # four epochs
+    batches = TrainDataset(data, 4, 32, num_batches=steps, packing=packing)
+    weights = [batches[i][2] for i in range(steps)]
+    share = sum(w.sum() for w in weights) / sum(w.size for w in weights)
+    assert share == pytest.approx(sampler.utilization)
+    assert (
+        sampler.num_truncated
+        == (
+            np.diff(data.document_offsets("train").astype(int), append=len(data.tokens("train")))
+            > 33
+        ).sum()
+    )
 
 
 def test_evaluation_covers_the_whole_split(data):

@@ -79,5 +79,5 @@ def test_only_what_is_to_be_learned_has_weight():
 
 
 def test_nothing_to_learn_from_is_said_so():
-    with pytest.raises(DataError, match="No document has two tokens"):
+    with pytest.raises(DataError, match="No document has a token to learn"):
         buckets_of([1, 1, 0])

@@ -115,6 +115,19 @@ def test_only_what_is_to_be_learned_has_weight():
     assert np.array_equal(weights, learned.astype("float32"))
 
 
+def test_a_truncated_document_without_a_token_to_learn_is_left_out():
+    sizes = [90, 90, 20]
+    mask = np.zeros(200, np.uint8)
+    mask[[64, 90 + 65, 190]] = 1  # the last target of the first, one too late, within the last
+    sampler, _ = sampler_of(sizes, loss_mask=TokenStream([mask]))
+    assert (sampler.num_truncated, sampler.per_epoch) == (2, 2)
+    inputs, targets, weights = sampler.evaluation_batch(0)
+    assert sorted(targets[weights == 1].tolist()) == [64, 190]
+    assert not (inputs["token_ids"] == 90).any()
+    with pytest.raises(DataError, match="among its first 65; raise train.sequence_length"):
+        sampler_of(sizes[:1], loss_mask=TokenStream([np.r_[mask[:64], np.zeros(26, np.uint8)]]))
+
+
 def test_nothing_to_learn_from_is_said_so():
-    with pytest.raises(DataError, match="No document has two tokens"):
+    with pytest.raises(DataError, match="No document has a token to learn"):
         sampler_of([1, 1, 0])

@@ -146,7 +146,8 @@ def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
 ):
     """From files to a merged model; the data set, the loss mask and the base are in run.yaml."""
     monkeypatch.setenv("KGPT_RESTARTED", "1")
-    folder = write_tiny_model(tmp_path / "base", "llama", Tokenizer.of_bytes(), **LLAMA)
+    shape = {**LLAMA, "max_length": 64}
+    folder = write_tiny_model(tmp_path / "base", "llama", Tokenizer.of_bytes(), **shape)
     rows = [{"prompt": f"{n}?", "completion": f"{n + 1}!"} for n in range(20)]
     file = tmp_path / "chat.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -156,7 +157,8 @@ def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
     run = find_run("tuned")
     config = Config.load(str(run.path / "run.yaml"))
     assert config.data.dir == str(run.path / "data") and config.data.assistant_only_loss
-    assert config.finetune.model == str(folder) and config.model.max_length == 16
+    assert config.data.packing == "documents"
+    assert config.finetune.model == str(folder) and config.model.max_length == 64
     assert len(TokenDataset(run.path / "data").document_offsets("val")) == 2
     assert load_chat_template(Tokenizer.load(run.checkpoint_path(2))) is not None
     code, _, _ = run_kgpt(capsys, "finetune", "--run", "tuned", "--resume")

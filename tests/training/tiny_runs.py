@@ -20,7 +20,7 @@ TINY = {
 DROPOUT = {"model": {"dropout": 0.2}}
 
 
-def make_config(data: Path, **changes) -> Config:
+def make_config(data: Path, /, **changes) -> Config:
     """The tiny configuration with changes such as `train={"max_steps": 3}`."""
     values: dict = {section: {**TINY.get(section, {})} for section in Config.model_fields}
     values["data"]["dir"] = str(data)
