@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kgpt.config import SamplingConfig as SamplingConfig
     from kgpt.config import ServeConfig as ServeConfig
     from kgpt.config import TrainConfig as TrainConfig
+    from kgpt.data.chat_dataset import ChatDataset as ChatDataset
     from kgpt.data.dataset import EvaluationDataset as EvaluationDataset
     from kgpt.data.dataset import TrainDataset as TrainDataset
     from kgpt.data.preference_dataset import PreferenceDataset as PreferenceDataset
@@ -70,6 +71,7 @@ _MODULES = {
         "Config", "DataConfig", "FinetuneConfig", "LoraConfig", "ModelConfig", "SamplingConfig",
         "ServeConfig", "TrainConfig",
     ),
+    "kgpt.data.chat_dataset": ("ChatDataset",),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),
     "kgpt.data.preference_dataset": ("PreferenceDataset", "UnpairedPreferenceDataset"),
     "kgpt.data.preference_files": ("read_labeled_completions", "read_pairs"),

@@ -63,6 +63,15 @@ def test_a_model_is_fine_tuned(trained: Path, method: str) -> None:
     ]  # fmt: skip
 
 
+def test_conversations_are_learned_in_packed_rows(trained: Path) -> None:
+    rows = [{"prompt": "Where is it?", "completion": f"In park {i}."} for i in range(12)]
+    (trained / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = "out/model", "chats.jsonl", "out/chat", "--epochs", "1"
+    printed = run(trained, "chat_dataset.py", *words)
+    assert "11 conversations, 0 of them truncated" in printed and "val_loss" in printed
+    assert (trained / "out" / "chat" / "model.safetensors").is_file()
+
+
 def test_a_conversation_has_two_answers(trained: Path) -> None:
     shutil.copytree(trained / "out" / "model", trained / "chat")
     file = trained / "chat" / "tokenizer_config.json"  # as of a model trained on conversations
