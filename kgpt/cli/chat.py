@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from kgpt.cli import options
+from kgpt.cli.adapters import parse_adapters
 from kgpt.cli.chat_commands import ChatState
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags
@@ -21,6 +24,7 @@ def chat(
     *,
     model: str,
     system: str | None = None,
+    adapter: Annotated[list[str] | None, Parameter(negative="")] = None,
     dtype: Dtype = "float32",
     memory_fraction: MemoryFraction = None,
     sampling: SamplingFlags = options.NO_FLAGS,
@@ -35,22 +39,28 @@ def chat(
         A model directory, a run (its best checkpoint), or run@step.
     system
         The system prompt.
+    adapter
+        A LoRA or DoRA adapter of the model, as NAME=FOLDER or its folder or run; may be given
+        repeatedly. The first is used at first, /adapter changes it.
     """
     folder = resolve_model(model)
     changes = options.given_flags(sampling)
+    adapters = parse_adapters(adapter or [])
     check_text(system or "", "The system prompt")
     prepare_process(memory_fraction)
     silence_native_code()
     from kgpt.generation.generator import TextGenerator
 
-    with TextGenerator(folder, max_num_seqs=1, dtype=dtype) as engine:
-        if engine.chat_template is None:
+    with TextGenerator(folder, max_num_seqs=1, dtype=dtype, adapters=adapters) as engine:
+        state = ChatState(options.merged(engine.default_sampling, changes), system)
+        state.adapters = list(adapters)
+        state.adapter = next(iter(adapters), None)
+        if engine.chat_template_of(engine.adapters.find(state.adapter)) is None:
             raise UsageError(
                 f"{model} has no chat template; "
                 f"continue text with `kgpt generate --model {model} --prompt ...`."
             )
-        params = options.merged(engine.default_sampling, changes)
-        TerminalChat(engine, ChatState(params, system)).run()
+        TerminalChat(engine, state).run()
 
 
 class TerminalChat:
@@ -100,7 +110,7 @@ class TerminalChat:
 
         ids = self._prompt_ids()
         texts: list[str] = []
-        chunks = self.engine.stream(ids, self.state.sampling)
+        chunks = self.engine.stream(ids, self.state.sampling, adapter=self.state.adapter)
         try:
             for chunk in chunks:
                 texts.append(chunk.text)
@@ -121,7 +131,10 @@ class TerminalChat:
 
         engine, messages = self.engine, self.state.prompt()
         longest = longest_prompt(engine.max_context, self.state.sampling.max_tokens)
-        ids, left_out = encode_chat(engine.chat_template, messages, longest)
+        chat_template = engine.chat_template_of(engine.adapters.find(self.state.adapter))
+        if chat_template is None:
+            raise UsageError("The model has no chat template; /adapter NAME chooses an adapter.")
+        ids, left_out = encode_chat(chat_template, messages, longest)
         if len(ids) >= engine.max_context:
             self.draft = self.state.messages.pop()["content"]
             raise UsageError(

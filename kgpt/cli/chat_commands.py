@@ -16,6 +16,7 @@ from kgpt.files import os_errors_as_kgpt, write_text
 HELP = """\
 /system TEXT      set the system prompt; without TEXT, remove it
 /set KEY VALUE    set a sampling option, as in /set temperature 0.7; without KEY, show all
+/adapter NAME     answer with an adapter; without NAME, with the model itself
 /retry            generate the last answer again
 /undo             remove the last question and answer
 /clear            start a new conversation
@@ -29,11 +30,13 @@ Ctrl-C stops an answer, not the program. A line that ends with \\ continues in t
 
 @dataclass
 class ChatState:
-    """Messages and sampling parameters of a chat."""
+    """Messages, sampling parameters and adapter of a chat."""
 
     sampling: SamplingConfig
     system: str | None = None
     messages: list[Message] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)  # that --adapter names
+    adapter: str | None = None  # in use
 
     def prompt(self) -> list[Message]:
         """All messages, beginning with the system prompt."""
@@ -86,6 +89,14 @@ def _set(chat: ChatState, rest: str, say: Any) -> None:
         raise UsageError(f"{value} cannot be parsed; quote it, as in YAML.") from None
     chat.sampling = SamplingConfig.parse(values)
     say(f"{key} is {getattr(chat.sampling, key)}.")
+
+
+def _adapter(chat: ChatState, rest: str, say: Any) -> None:
+    if rest and rest not in chat.adapters:
+        known = ", ".join(chat.adapters) or "none; --adapter NAME=FOLDER loads one"
+        raise UsageError(f"There is no adapter {rest!r}; loaded: {known}.")
+    chat.adapter = rest or None
+    say(f"The adapter is {rest}." if rest else "The model itself answers.")
 
 
 def _retry(chat: ChatState, rest: str, say: Any) -> bool:
@@ -158,6 +169,7 @@ def _help(chat: ChatState, rest: str, say: Any) -> None:
 COMMANDS: dict[str, Callable[[ChatState, str, Any], Any]] = {
     "system": _system,
     "set": _set,
+    "adapter": _adapter,
     "retry": _retry,
     "undo": _undo,
     "clear": _clear,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from kgpt.cli import options, structured_output
+from kgpt.cli.adapters import parse_adapters
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags, StrictInt
 from kgpt.cli.streams import check_text, read_standard_input
@@ -37,6 +38,7 @@ def generate(
     output_file: str | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     num_samples: StrictInt = 1,
+    adapter: str | None = None,
     draft_model: str | None = None,
     prompt_lookup: Annotated[bool, Parameter(negative="")] = False,
     max_num_seqs: StrictInt = 16,
@@ -68,6 +70,9 @@ def generate(
         Replace the completions in --output-file.
     num_samples
         Number of completions of the prompt, with consecutive seeds.
+    adapter
+        A LoRA or DoRA adapter of the model: its folder or run. Such a folder as --model is merged
+        into its base model, which is faster.
     draft_model
         Speculative decoding with a smaller model of the same tokenizer: same text, faster.
     prompt_lookup
@@ -95,6 +100,7 @@ def generate(
         from kgpt.text.prompts import fill_template
 
         prompt = fill_template(template, field or [])
+    adapters = parse_adapters([adapter] if adapter else [])
     draft_folder = resolve_model(draft_model) if draft_model else None
     prompt = check_text(prompt or "", "The prompt")
     prepare_process(memory_fraction)
@@ -106,17 +112,23 @@ def generate(
     draft: Any = "prompt_lookup" if prompt_lookup else None
     if draft_folder:
         draft = _load_draft_model(folder, draft_folder, dtype)
-    with TextGenerator(folder, max_num_seqs=max_num_seqs, draft_model=draft, dtype=dtype) as engine:
+    chosen = next(iter(adapters), None)
+    with TextGenerator(
+        folder, max_num_seqs=max_num_seqs, draft_model=draft, dtype=dtype, adapters=adapters
+    ) as engine:
         params = options.merged(engine.default_sampling, changes)
         if input_file is not None:
             from kgpt.cli.generate_file import complete_file, identify_model
 
             about = {**identify_model(folder), "dtype": dtype, "structured_output": structure}
-            complete_file(engine, params, input_file, str(output_file), about, overwrite)
+            if chosen:
+                about["adapter"] = identify_model(adapters[chosen])
+            complete_file(engine, params, input_file, str(output_file), about, overwrite, chosen)
         elif num_samples == 1 and stream and not json_lines:
-            _print_stream(prompt, engine.stream(prompt, params, **structure))
+            _print_stream(prompt, engine.stream(prompt, params, adapter=chosen, **structure))
         else:
-            completions = engine.generate_batch([prompt] * num_samples, params, **structure)
+            prompts = [prompt] * num_samples
+            completions = engine.generate_batch(prompts, params, adapter=chosen, **structure)
             _print_completions(prompt, completions, json_lines)
 
 

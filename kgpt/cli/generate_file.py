@@ -32,6 +32,7 @@ def complete_file(
     target: str,
     about: dict[str, Any],
     overwrite: bool = False,
+    adapter: str | None = None,
 ) -> None:
     """Complete the prompts of `source` in order, one JSON line each.
 
@@ -42,6 +43,7 @@ def complete_file(
         about: what besides `sampling` decides the completions, such as the model; under
             "structured_output" the fields of `StructuredOutputConfig` that they follow.
         overwrite: begin anew.
+        adapter: the name of the engine's adapter that completes them.
 
     Raises:
         DataError: the source cannot be read.
@@ -73,9 +75,8 @@ def complete_file(
                 out.flush()
                 bar.advance(task)
 
-            engine.generate_batch(
-                chunk, seeded, on_done=write, **about.get("structured_output", {})
-            )
+            structured = about.get("structured_output", {})
+            engine.generate_batch(chunk, seeded, on_done=write, adapter=adapter, **structured)
 
 
 def settings_file(target: Path) -> Path:

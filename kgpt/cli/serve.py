@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from kgpt.cli.adapters import parse_adapters
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.config import ServeConfig
 from kgpt.errors import UsageError
@@ -17,6 +18,8 @@ from kgpt.runs import resolve_model
 if TYPE_CHECKING:
     from kgpt.generation.generator import TextGenerator
     from kgpt.generation.text_classifier import TextClassifier
+
+RUNTIME_ADAPTERS = 8  # room for adapters with --runtime-lora-updating
 
 
 def serve(
@@ -39,22 +42,33 @@ def serve(
     from kgpt.serving.server import address_of, open_socket, run_server
     from kgpt.serving.state import ServerState
 
+    adapters = parse_adapters(config.adapter)
+    max_adapters = config.max_adapters
+    if max_adapters is None and config.runtime_lora_updating:
+        max_adapters = max(RUNTIME_ADAPTERS, len(adapters))
     keys = ApiKeys.from_file(Path(config.api_key_file)) if config.api_key_file else None
     name = config.name or Path(model.rstrip("/")).resolve().name
+    if clash := adapters.keys() & {name, *config.alias}:
+        raise UsageError(f"{clash.pop()!r} is the name of the model; give the adapter another.")
 
     def load() -> TextGenerator | TextClassifier:
         from kgpt.checkpoints.classifiers import ClassifierHead
         from kgpt.generation.generator import TextGenerator
         from kgpt.generation.text_classifier import TextClassifier
 
-        is_classifier = ClassifierHead.load(folder) is not None
-        return (TextClassifier if is_classifier else TextGenerator)(
-            folder,
-            max_num_seqs=config.max_num_seqs,
-            max_queue=config.max_queue,
-            max_context=config.max_context,
-            dtype=config.dtype,
-        )
+        options: dict[str, Any] = {
+            "max_num_seqs": config.max_num_seqs,
+            "max_queue": config.max_queue,
+            "max_context": config.max_context,
+            "dtype": config.dtype,
+        }
+        if ClassifierHead.load(folder) is None:
+            rank = config.max_lora_rank
+            options |= {"adapters": adapters, "max_adapters": max_adapters, "max_lora_rank": rank}
+            return TextGenerator(folder, **options)
+        if adapters or max_adapters:
+            raise UsageError("A classifier takes no adapters; leave --adapter out.")
+        return TextClassifier(folder, **options)
 
     state = ServerState(name, config, load)
     listener = open_socket(config)

@@ -52,6 +52,29 @@ class ServeConfig(Section):
     strict: bool = Field(
         False, description="Refuse requests with fields that kgpt does not know, misspelt ones too."
     )
+    adapter: list[str] = Field(
+        [],
+        description="A LoRA or DoRA adapter of the model, as NAME=FOLDER or its folder or run; "
+        "requests name it as MODEL:NAME or NAME. May be given repeatedly.",
+    )
+    max_adapters: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="Adapters that are loaded at once; if not given, as many as with --adapter, "
+        "and 8 with --runtime-lora-updating.",
+    )
+    max_lora_rank: int | None = Field(
+        None,
+        ge=1,
+        description="The largest rank of an adapter; if not given, that of the adapters, and at "
+        "least 16 where more can be loaded.",
+    )
+    runtime_lora_updating: bool = Field(
+        False,
+        description="Load and unload adapters from folders of this machine by "
+        "POST /v1/load_lora_adapter and /v1/unload_lora_adapter.",
+    )
     dtype: InferenceDtype = Field(
         "float32",
         description="Weights and computation; tensorfloat32 is float32 with the matrix products "

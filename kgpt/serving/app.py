@@ -13,7 +13,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import kgpt
-from kgpt.serving import classify, embeddings, ollama, pages, responses_api, routes, tokenization
+from kgpt.serving import (
+    classify,
+    embeddings,
+    lora_adapters,
+    ollama,
+    pages,
+    responses_api,
+    routes,
+    tokenization,
+)
 from kgpt.serving.body import field_names, known_fields
 from kgpt.serving.errors import ExceptionMiddleware, add_error_handlers, json_response
 from kgpt.serving.ignored_fields import HEADER, IgnoredFieldsMiddleware
@@ -77,6 +86,8 @@ def build_app(state: ServerState, keys: ApiKeys | None = None, local_only: bool 
     app.state.server = state
     for part in (routes, responses_api, embeddings, classify, tokenization, ollama, pages):
         app.include_router(part.router)
+    if state.config.runtime_lora_updating:
+        app.include_router(lora_adapters.router)
     app.add_api_route("/health", health, summary="Status of the server")
     app.add_api_route("/metrics", metrics, summary="Prometheus metrics")
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]

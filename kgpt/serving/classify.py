@@ -54,7 +54,7 @@ async def classify(body: ClassificationRequest, request: Request, state: StateDe
     each probability is by itself, and `label` is the first of those of a half or more.
     """
     classifier = state.classifier
-    state.check_model(body.model)
+    state.adapter_for(body.model)
     prompts = [await encode_input(state, prompt) for prompt in as_list(body.input)]
     found = await run_forward(request, state, prompts, "classification")
     tokens = sum(map(len, prompts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
@@ -19,6 +19,9 @@ from kgpt.serving.request_stream import check_logprobs
 from kgpt.serving.schemas import CompletionRequest
 from kgpt.serving.state import ServerState
 from kgpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,11 @@ class EchoFormat(TextCompletionFormat):
 
 
 async def echoed_prompts(
-    body: CompletionRequest, request: Request, state: ServerState, prompts: Sequence[Sequence[int]]
+    body: CompletionRequest,
+    request: Request,
+    state: ServerState,
+    prompts: Sequence[Sequence[int]],
+    adapter: LoadedAdapter | None = None,
 ) -> list[EchoedPrompt]:
     """The prompts of a request, given as token ids, as they are returned."""
     tokenizer, given = state.generator.tokenizer, as_list(body.prompt)
@@ -72,9 +79,9 @@ async def echoed_prompts(
     if body.logprobs is None:
         return [EchoedPrompt(text) for text in texts]
     check_logprobs(state, body.logprobs)
-    scored = iter(
-        await run_forward(request, state, list(filter(None, prompts)), "logprobs", body.logprobs)
-    )
+    asked = list(filter(None, prompts))
+    top_logprobs = body.logprobs
+    scored = iter(await run_forward(request, state, asked, "logprobs", top_logprobs, adapter))
 
     def make(text: str, ids: Sequence[int]) -> EchoedPrompt:
         if not ids:

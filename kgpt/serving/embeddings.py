@@ -48,7 +48,7 @@ class EmbeddingRequest(Body):
 @router.post("/v1/embeddings", summary="Embeddings")
 async def embeddings(body: EmbeddingRequest, request: Request, state: StateDep) -> Response:
     """The mean of a text's final hidden states, scaled to length 1, with `hidden_dim` numbers."""
-    state.check_model(body.model)
+    adapter = state.adapter_for(body.model)
     size = state.generator.config.hidden_dim
     if body.dimensions not in (None, size):
         raise APIError(
@@ -57,7 +57,7 @@ async def embeddings(body: EmbeddingRequest, request: Request, state: StateDep) 
             param="dimensions",
         )
     prompts = [await encode_input(state, prompt) for prompt in as_list(body.input)]
-    found = await run_forward(request, state, prompts, "embedding")
+    found = await run_forward(request, state, prompts, "embedding", adapter=adapter)
     data = [
         {
             "object": "embedding",
@@ -68,7 +68,8 @@ async def embeddings(body: EmbeddingRequest, request: Request, state: StateDep) 
     ]
     tokens = sum(map(len, prompts))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"object": "list", "data": data, "model": state.name, "usage": usage})
+    name = state.name_of(adapter)
+    return json_response({"object": "list", "data": data, "model": name, "usage": usage})
 
 
 async def encode_input(state: ServerState, prompt: str | list[int]) -> list[int]:

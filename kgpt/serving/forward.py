@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
@@ -17,6 +17,9 @@ from kgpt.serving.errors import APIError
 from kgpt.serving.request_stream import cancel_on_disconnect
 from kgpt.serving.responses import raise_if_failed
 from kgpt.serving.state import ServerState
+
+if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
 
 
 class ForwardCall:
@@ -33,6 +36,7 @@ class ForwardCall:
         prompts: Sequence[Sequence[int]],
         task: ForwardTask,
         top_logprobs: int = 0,
+        adapter: LoadedAdapter | None = None,
     ):
         self._state, self._loop = state, asyncio.get_running_loop()
         self._ended: asyncio.Queue[ForwardJob] = asyncio.Queue()
@@ -44,7 +48,8 @@ class ForwardCall:
             raise APIError(400, f"{message}; send fewer at once.")
         deadline = time.monotonic() + state.config.timeout
         self.jobs = [
-            ForwardJob(prompt, task, top_logprobs, self._on_end, deadline) for prompt in prompts
+            ForwardJob(prompt, task, top_logprobs, self._on_end, deadline, adapter)
+            for prompt in prompts
         ]
         state.served.submit_forward(self.jobs)
         state.active_streams.add(self)
@@ -92,8 +97,9 @@ async def run_forward(
     prompts: Sequence[Sequence[int]],
     task: ForwardTask,
     top_logprobs: int = 0,
+    adapter: LoadedAdapter | None = None,
 ) -> list[Any]:
     """The results of `prompts`, which end if the client disconnects; see `ForwardCall`."""
-    call = ForwardCall(state, prompts, task, top_logprobs)
+    call = ForwardCall(state, prompts, task, top_logprobs, adapter)
     async with cancel_on_disconnect(request, call):
         return await call.results()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,6 +13,9 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kgpt.protocol import EngineStats
+
+if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
 
 THROUGHPUT_WINDOW_S = 10.0
 LATENCY_EMA_WEIGHT = 0.1  # weight of the newest completion in the mean latency
@@ -59,9 +63,20 @@ class Metrics:
             ["finish_reason"],
             registry=self.registry,
         )
+        self.adapters = Counter(
+            "kgpt_adapter_completions",
+            "Completions asked for, by adapter.",
+            ["adapter"],
+            registry=self.registry,
+        )
         self.mean_latency = 0.0  # exponential moving average, in seconds
         self.throughput = Throughput()
         self.registry.register(EngineCollector(get_stats, self.throughput))
+
+    def adapter_completions(self, adapter: LoadedAdapter | None, count: int) -> None:
+        """Record that an adapter was asked for `count` completions."""
+        if adapter is not None:
+            self.adapters.labels(adapter.name).inc(count)
 
     def observe_completion(self, finish_reason: str, latency: float) -> None:
         """Record the end of a completion, `latency` seconds after its request arrived."""

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -36,6 +36,9 @@ from kgpt.serving.responses import (
 from kgpt.serving.routes import StateDep
 from kgpt.serving.schemas import MAX_MESSAGES, MAX_TOP_LOGPROBS, Message
 from kgpt.serving.state import ServerState
+
+if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
 
 router = APIRouter()
 
@@ -133,8 +136,7 @@ class ShowRequest(Body):
 @router.post("/api/chat", summary="Chat completion in Ollama's format")
 async def chat(body: OllamaChatRequest, request: Request, state: StateDep) -> Response:
     """As in Ollama's API: a JSON object a line, or a single one with `stream: false`."""
-    check_model(state, body.model)
-    answer = OllamaAnswer(state, body, "message")
+    answer = OllamaAnswer(state, body, "message", adapter_for(state, body.model))
     if not body.messages:
         return json_response(answer.loaded())
     messages = [message.as_dict() for message in body.messages]
@@ -144,11 +146,11 @@ async def chat(body: OllamaChatRequest, request: Request, state: StateDep) -> Re
 @router.post("/api/generate", summary="Text completion in Ollama's format")
 async def generate(body: OllamaGenerateRequest, request: Request, state: StateDep) -> Response:
     """As in Ollama's API: the prompt is a message, if the model has a chat template."""
-    check_model(state, body.model)
-    answer = OllamaAnswer(state, body, "response")
+    adapter = adapter_for(state, body.model)
+    answer = OllamaAnswer(state, body, "response", adapter)
     if not body.prompt:
         return json_response(answer.loaded())
-    if body.system or (not body.raw and state.generator.chat_template is not None):
+    if body.system or (not body.raw and state.generator.chat_template_of(adapter) is not None):
         return await _chat(answer, body.messages(), request)
     ids = await state.encode_prompt(body.prompt, answer.room)
     return await answer.response(ids, request)
@@ -157,7 +159,9 @@ async def generate(body: OllamaGenerateRequest, request: Request, state: StateDe
 async def _chat(answer: OllamaAnswer, messages: list[dict[str, str]], request: Request) -> Response:
     state = answer.state
     unfinished = messages[-1]["role"] == "assistant"
-    ids, left_out = await state.encode_chat(messages, unfinished, answer.room)
+    ids, left_out = await state.encode_chat(
+        messages, unfinished, answer.room, adapter=answer.adapter
+    )
     return tell_left_out(await answer.response(ids, request), left_out)
 
 
@@ -166,12 +170,17 @@ class OllamaAnswer:
 
     Args:
         text_field: where the text is: `message` of a chat, or `response`.
+        adapter: generates it; None is the model itself.
     """
 
     def __init__(
-        self, state: ServerState, body: OllamaRequest, text_field: Literal["message", "response"]
+        self,
+        state: ServerState,
+        body: OllamaRequest,
+        text_field: Literal["message", "response"],
+        adapter: LoadedAdapter | None,
     ):
-        self.state, self.body, self.text_field = state, body, text_field
+        self.state, self.body, self.text_field, self.adapter = state, body, text_field, adapter
         self.sampling = state.resolve_sampling(body.sampling())
         self._arrival = time.monotonic_ns()
         self._first_token: int | None = None
@@ -185,7 +194,7 @@ class OllamaAnswer:
         """The response to a prompt of these token ids."""
         top_logprobs = self.body.top_logprobs if self.body.logprobs else None
         grammar = await self.state.compile_grammar(self.body.structured_output())
-        stream = RequestStream(self.state)
+        stream = RequestStream(self.state, self.adapter)
         await stream.submit([ids], self.sampling, 1, top_logprobs, self.body.stream, grammar)
         if self.body.stream:
             lines = failures_as_text(
@@ -249,15 +258,18 @@ def _line(content: dict[str, Any]) -> str:
     return json.dumps(content, separators=(",", ":")) + "\n"
 
 
-def check_model(state: ServerState, name: str | None) -> None:
-    """Reject a request for another model; the tag `latest` may be left out or given."""
-    state.check_model(name.removesuffix(":latest") if name else name)
+def adapter_for(state: ServerState, name: str | None) -> LoadedAdapter | None:
+    """`ServerState.adapter_for`; the tag `latest` may be left out or given."""
+    return state.adapter_for(name.removesuffix(":latest") if name else name)
 
 
 @router.get("/api/tags", summary="List the model in Ollama's format")
 async def tags(state: StateDep) -> Response:
-    """The served model under each of its names."""
-    return json_response({"models": [model_entry(state, name) for name in state.names]})
+    """The served model under each of its names, and its adapters."""
+    models = [model_entry(state, name) for name in state.names]
+    for adapter in state.adapters:
+        models.append(model_entry(state, state.name_of(adapter), state.name))
+    return json_response({"models": models})
 
 
 @router.get("/api/ps", summary="List the loaded model in Ollama's format")
@@ -270,8 +282,8 @@ async def running(state: StateDep) -> Response:
 @router.post("/api/show", summary="The model in Ollama's format")
 async def show(body: ShowRequest, state: StateDep) -> Response:
     """Shape, default sampling and abilities of the model."""
-    check_model(state, body.model or body.name)
-    return json_response(details_of_model(state))
+    adapter = adapter_for(state, body.model or body.name)
+    return json_response(details_of_model(state, state.name if adapter else ""))
 
 
 @router.get("/api/version", summary="The version in Ollama's format")

@@ -14,23 +14,27 @@ from kgpt.serving.state import ServerState
 SIZED_AS = {"tensorfloat32": "float32", "float16": "bfloat16"}  # dtypes of the same size
 
 
-def model_entry(state: ServerState, name: str) -> dict[str, Any]:
-    """An entry of `/api/tags` and `/api/ps`. The digest is one of the name and the shape."""
+def model_entry(state: ServerState, name: str, parent: str = "") -> dict[str, Any]:
+    """An entry of `/api/tags` and `/api/ps`. The digest is one of the name and the shape.
+
+    `parent` is the model of an adapter.
+    """
     config = state.generator.config
     sizes = weight_bytes(config)
-    digest = hashlib.sha256(f"{state.name} {config.model_dump_json()}".encode()).hexdigest()
+    known_as = name if parent else state.name
+    digest = hashlib.sha256(f"{known_as} {config.model_dump_json()}".encode()).hexdigest()
     return {
         "name": name,
         "model": name,
         "modified_at": _modified(state),
         "size": sizes[SIZED_AS.get(state.config.dtype, state.config.dtype)],
         "digest": digest,
-        "details": _details(state),
+        "details": _details(state, parent),
     }
 
 
-def details_of_model(state: ServerState) -> dict[str, Any]:
-    """The answer of `/api/show`."""
+def details_of_model(state: ServerState, parent: str = "") -> dict[str, Any]:
+    """The answer of `/api/show`; `parent` is the model of an adapter."""
     generator, config = state.generator, state.generator.config
     family = model_type_of(config)
     sampling = generator.default_sampling.model_dump().items()
@@ -48,18 +52,18 @@ def details_of_model(state: ServerState) -> dict[str, Any]:
         "modelfile": "",
         "parameters": "\n".join(f"{name} {value}" for name, value in sampling if value),
         "template": "",
-        "details": _details(state),
+        "details": _details(state, parent),
         "model_info": info,
         "capabilities": ["completion"],
         "modified_at": _modified(state),
     }
 
 
-def _details(state: ServerState) -> dict[str, Any]:
+def _details(state: ServerState, parent: str) -> dict[str, Any]:
     config = state.generator.config
     family = model_type_of(config)
     return {
-        "parent_model": "",
+        "parent_model": parent,
         "format": "safetensors",
         "family": family,
         "families": [family],

@@ -18,6 +18,7 @@ from kgpt.serving.filters import FilterChain
 from kgpt.serving.state import ServerState
 
 if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
     from kgpt.generation.grammar import CompiledGrammar
     from kgpt.generation.handle import Handle
 
@@ -35,11 +36,12 @@ class Cancellable(Protocol):
 class RequestStream:
     """All completions of one request: submitted, streamed and cancelled together.
 
-    While `is_open`, `next_chunks` returns new chunks of any of the completions.
+    While `is_open`, `next_chunks` returns new chunks of any of the completions. `adapter` generates
+    them; None is the model itself.
     """
 
-    def __init__(self, state: ServerState):
-        self._state = state
+    def __init__(self, state: ServerState, adapter: LoadedAdapter | None = None):
+        self._state, self._adapter = state, adapter
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[GenerationChunk] = asyncio.Queue()
         self._handles: list[Handle] = []
@@ -87,6 +89,7 @@ class RequestStream:
                         stream=stream,
                         grammar=grammar,
                         keep_special=keep_special,
+                        adapter=self._adapter,
                     )
                     self._handles.append(handle)
 
@@ -95,6 +98,7 @@ class RequestStream:
         except BaseException:
             self.cancel()
             raise
+        self._state.metrics.adapter_completions(self._adapter, len(self))
         self._num_open = len(self)
         self._awaiting_first_token = set(range(len(self)))
 
@@ -119,6 +123,11 @@ class RequestStream:
             )
         self._n = n
         self._filters = [FilterChain(self._state.filters) for _ in range(num_completions)]
+
+    @property
+    def model_name(self) -> str:
+        """The name in the API of the model or the adapter."""
+        return self._state.name_of(self._adapter)
 
     @property
     def is_open(self) -> bool:

@@ -32,7 +32,7 @@ class ResponseBuilder:
         self.common = {
             "id": f"{format.id_prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": state.name,
+            "model": stream.model_name,
             "system_fingerprint": state.fingerprint(),
         }
 

@@ -28,14 +28,14 @@ router = APIRouter()
 @router.post("/v1/responses", summary="Model response")
 async def responses(body: ResponsesRequest, request: Request, state: StateDep) -> Response:
     """As in the OpenAI Responses API: text in, text out, streamed as its standard events."""
-    state.check_model(body.model)
+    adapter = state.adapter_for(body.model)
     sampling = state.resolve_sampling(body.sampling())
     room = sampling.max_tokens if body.truncation == "auto" else None
-    ids, left_out = await state.encode_chat(body.messages(), room=room)
+    ids, left_out = await state.encode_chat(body.messages(), room=room, adapter=adapter)
     grammar = await state.compile_grammar(body.structured_output)
-    stream = RequestStream(state)
+    stream = RequestStream(state, adapter)
     await stream.submit([ids], sampling, 1, body.num_logprobs, bool(body.stream), grammar)
-    made = ResponseObject(body, state.name, sampling)
+    made = ResponseObject(body, stream.model_name, sampling)
     if body.stream:
         events = failures_as_text(_events(made, stream), made.failure)
         response: Response = EventStreamResponse(events, stream)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
@@ -25,6 +25,9 @@ from kgpt.serving.schemas import (
 from kgpt.serving.state import ServerState, is_classifier
 from kgpt.serving.tool_use import ToolUse, chat_format, template_variables, tool_use_of
 
+if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
+
 router = APIRouter()
 
 
@@ -39,32 +42,38 @@ StateDep = Annotated[ServerState, Depends(get_state)]
 @router.post("/v1/chat/completions", summary="Chat completion")
 async def chat_completions(body: ChatRequest, request: Request, state: StateDep) -> Response:
     """As in the OpenAI API. `continue_final_message` continues the assistant's last message."""
-    state.check_model(body.model)
-    tool_use = tool_use_of(body, state)
+    adapter = state.adapter_for(body.model)
+    chat_template = state.chat_template_of(adapter)
+    tool_use = tool_use_of(body, state, chat_template)
     messages = [message.as_dict() for message in body.messages]
     template = {
         "tools": tool_use.tools if tool_use else [],
-        "variables": template_variables(body, state.chat_template),
+        "variables": template_variables(body, chat_template),
     }
     unfinished = bool(body.continue_final_message)
-    ids, left_out = await state.encode_chat(messages, unfinished, _room(body, state), template)
+    room = _room(body, state)
+    ids, left_out = await state.encode_chat(messages, unfinished, room, template, adapter)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     response_format = chat_format(bool(body.logprobs), tool_use)
-    response = await _respond(body, request, state, [ids], response_format, top_logprobs, tool_use)
+    stream = RequestStream(state, adapter)
+    response = await _respond(
+        body, request, state, stream, [ids], response_format, top_logprobs, tool_use
+    )
     return tell_left_out(response, left_out)
 
 
 @router.post("/v1/completions", summary="Text completion")
 async def completions(body: CompletionRequest, request: Request, state: StateDep) -> Response:
     """As in the OpenAI API. `max_tokens: 1, logprobs: 20` returns the next-token distribution."""
-    state.check_model(body.model)
+    adapter = state.adapter_for(body.model)
     room, answer = _room(body, state), body.max_tokens != 0
     prompts = [await state.encode_prompt(text, room, answer) for text in as_list(body.prompt)]
     response_format: ResponseFormat = TextCompletionFormat(body.logprobs is not None)
     if body.echo:
-        echoed = await echoed_prompts(body, request, state, prompts)
+        echoed = await echoed_prompts(body, request, state, prompts, adapter)
         response_format = EchoFormat(body.logprobs is not None, echoed, body.n or 1)
-    return await _respond(body, request, state, prompts, response_format, body.logprobs)
+    stream = RequestStream(state, adapter)
+    return await _respond(body, request, state, stream, prompts, response_format, body.logprobs)
 
 
 def _room(body: GenerationRequest, state: ServerState) -> int | None:
@@ -79,12 +88,13 @@ async def _respond(
     body: GenerationRequest,
     request: Request,
     state: ServerState,
+    stream: RequestStream,
     prompts: list[list[int]],
     response_format: ResponseFormat,
     top_logprobs: int | None,
     tool_use: ToolUse | None = None,
 ) -> Response:
-    given, stream = body.sampling(), RequestStream(state)
+    given = body.sampling()
     if given.get("max_tokens") == 0:
         stream.generate_nothing(prompts, body.n or 1)
     else:
@@ -102,32 +112,40 @@ async def _respond(
     return await builder.json(request)
 
 
-@router.get("/v1/models", summary="List the model")
+@router.get("/v1/models", summary="List the model and its adapters")
 async def list_models(state: StateDep) -> Response:
-    """The served model under each of its names; `kgpt` is its context, size and sampling."""
+    """The served model under each of its names, and its adapters, whose `parent` it is.
+
+    `kgpt` is context, size and sampling.
+    """
     models = [_model_info(state, name) for name in state.names]
+    for adapter in state.adapters:
+        models.append(_model_info(state, state.name_of(adapter), adapter))
     return json_response({"object": "list", "data": models})
 
 
 @router.get("/v1/models/{name:path}", summary="The model, by its name")
 async def retrieve_model(name: str, state: StateDep) -> Response:
-    state.check_model(name)
-    return json_response(_model_info(state, name))
+    adapter = state.adapter_for(name)
+    return json_response(_model_info(state, name, adapter))
 
 
-def _model_info(state: ServerState, name: str) -> dict[str, Any]:
+def _model_info(
+    state: ServerState, name: str, adapter: LoadedAdapter | None = None
+) -> dict[str, Any]:
     if is_classifier(state.served):
         return _classifier_info(state, name)
     generator = state.generator
     info = {
         "context": generator.max_context,
-        "chat": generator.chat_template is not None,
+        "chat": generator.chat_template_of(adapter) is not None,
         "parameters": generator.config.num_parameters(),
         "backend": os.environ.get("KERAS_BACKEND"),
         "max_tokens": state.config.max_tokens,
         "sampling": generator.default_sampling.model_dump(),
     }
-    return _model_entry(state, name, info)
+    entry = _model_entry(state, name, info)
+    return entry | ({"parent": state.name} if adapter else {})
 
 
 def _classifier_info(state: ServerState, name: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from kgpt.serving.filters import FilterFactory, load_filters
 from kgpt.serving.metrics import Metrics
 
 if TYPE_CHECKING:
+    from kgpt.generation.adapters import LoadedAdapter
     from kgpt.generation.generator import TextGenerator
     from kgpt.generation.grammar import CompiledGrammar
     from kgpt.generation.text_classifier import TextClassifier
@@ -149,15 +150,33 @@ class ServerState:
         """The model's name and its aliases."""
         return list(dict.fromkeys((self.name, *self.config.alias)))
 
-    def check_model(self, name: str | None) -> None:
-        """Reject a request for another model. The name is compared, and used for nothing else."""
-        if name and name not in self.names and not self.config.any_model_name:
+    @property
+    def adapters(self) -> list[LoadedAdapter]:
+        """The adapters of the model; a classifier has none."""
+        return [] if is_classifier(self.served) else self.generator.adapters.loaded
+
+    def name_of(self, adapter: LoadedAdapter | None) -> str:
+        """The name in the API of the model, or of one of its adapters."""
+        return f"{self.name}:{adapter.name}" if adapter else self.name
+
+    def adapter_for(self, name: str | None) -> LoadedAdapter | None:
+        """The adapter that a request names, as NAME or MODEL:NAME; None is the model itself.
+
+        Rejects a request for another model. The name is compared, and used for nothing else.
+        """
+        if not name or name in self.names:
+            return None
+        for adapter in self.adapters:
+            if name in (adapter.name, *(f"{model}:{adapter.name}" for model in self.names)):
+                return adapter
+        if not self.config.any_model_name:
             raise APIError(
                 404,
                 f"There is no model {name[:100]!r} here; this server serves {self.name!r}.",
                 param="model",
                 code="model_not_found",
             )
+        return None
 
     def resolve_sampling(self, requested: dict[str, Any]) -> SamplingConfig:
         """The model's defaults, overridden by a request's fields, within the server's limits."""
@@ -218,10 +237,9 @@ class ServerState:
             first += 1
         return system + messages[first:]
 
-    @property
-    def chat_template(self) -> Chat:
-        """The model's chat template; a `UsageError` if it has none."""
-        chat_template = self.generator.chat_template
+    def chat_template_of(self, adapter: LoadedAdapter | None) -> Chat:
+        """The chat template of an adapter or of the model; a `UsageError` if it has none."""
+        chat_template = self.generator.chat_template_of(adapter)
         if chat_template is None:
             raise UsageError("This model has no chat template; use POST /v1/completions.")
         return chat_template
@@ -232,6 +250,7 @@ class ServerState:
         continue_final_message: bool = False,
         room: int | None = None,
         template: Mapping[str, Any] = NO_OPTIONS,
+        adapter: LoadedAdapter | None = None,
     ) -> tuple[list[int], int]:
         """Token ids of a conversation, up to where the assistant's answer starts.
 
@@ -240,6 +259,7 @@ class ServerState:
             room: tokens to leave for the answer, up to half of the context, by leaving out the
                 oldest turns; None leaves out nothing.
             template: `tools` and `variables` of `Chat.encode`.
+            adapter: whose chat template it is; None is the model's.
 
         Returns:
             The token ids, and how many messages were left out.
@@ -251,7 +271,7 @@ class ServerState:
         whole = kept[-1:] if room is not None else kept  # what cannot be left out
         self._check_prompt_chars(sum(len(message["content"]) for message in whole))
         longest = sys.maxsize if room is None else self._longest_prompt(room)
-        chat_template = self.chat_template
+        chat_template = self.chat_template_of(adapter)
         ids, left_out = await self.run_with_tokenizer(
             lambda: encode_chat(chat_template, kept, longest, continue_final_message, **template)
         )

@@ -110,11 +110,12 @@ class VllmDetokenizeRequest(Body):
 @router.post("/v1/tokenize", summary="Tokenize text or messages")
 async def tokenize(body: TokenizeRequest, state: StateDep) -> Response:
     """Token ids of a text, or of a conversation up to where the answer starts."""
-    state.check_model(body.model)
+    adapter = state.adapter_for(body.model)
     if body.text is not None:
         ids = await state.run_with_tokenizer(state.served.tokenizer.encode, body.text)
     else:
-        ids, _ = await state.encode_chat([message.as_dict() for message in body.messages or []])
+        messages = [message.as_dict() for message in body.messages or []]
+        ids, _ = await state.encode_chat(messages, adapter=adapter)
     tokens = await _token_strings(state, ids)
     return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})
 
@@ -122,7 +123,7 @@ async def tokenize(body: TokenizeRequest, state: StateDep) -> Response:
 @router.post("/v1/detokenize", summary="Text of token ids")
 async def detokenize(body: DetokenizeRequest, state: StateDep) -> Response:
     """`text`, special tokens included; `prompt` is the same under vLLM's name."""
-    state.check_model(body.model)
+    state.adapter_for(body.model)
     text = await _decode(state, body.ids)
     return json_response({"text": text, "prompt": text})
 
@@ -130,13 +131,14 @@ async def detokenize(body: DetokenizeRequest, state: StateDep) -> Response:
 @router.post("/tokenize", summary="Tokenize, as vLLM does")
 async def vllm_tokenize(body: VllmTokenizeRequest, state: StateDep) -> Response:
     """`tokens` are ids; special tokens in the text are recognised."""
-    state.check_model(body.model)
+    adapter = state.adapter_for(body.model)
     tokenizer = state.served.tokenizer
     if body.prompt is not None:
         ids = await state.run_with_tokenizer(tokenizer.encode, body.prompt, True)
         ids = [*tokenizer.bos_ids, *ids] if body.add_special_tokens else ids
     else:
-        ids, _ = await state.encode_chat([message.as_dict() for message in body.messages or []])
+        messages = [message.as_dict() for message in body.messages or []]
+        ids, _ = await state.encode_chat(messages, adapter=adapter)
     strings = await _token_strings(state, ids) if body.return_token_strs else None
     length = {"count": len(ids), "max_model_len": state.served.max_context}
     return json_response(length | {"tokens": ids, "token_strs": strings})
@@ -145,7 +147,7 @@ async def vllm_tokenize(body: VllmTokenizeRequest, state: StateDep) -> Response:
 @router.post("/detokenize", summary="Text of token ids, as vLLM gives it")
 async def vllm_detokenize(body: VllmDetokenizeRequest, state: StateDep) -> Response:
     """The text, as `prompt`, special tokens included."""
-    state.check_model(body.model)
+    state.adapter_for(body.model)
     return json_response({"prompt": await _decode(state, body.tokens)})
 
 

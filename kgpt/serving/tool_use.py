@@ -78,7 +78,7 @@ class ToolUse:
         return ToolCallParser(self.format, names, stream)
 
 
-def tool_use_of(body: ChatRequest, state: ServerState) -> ToolUse | None:
+def tool_use_of(body: ChatRequest, state: ServerState, chat_template: Chat) -> ToolUse | None:
     """How `body` uses tools; None if it uses none.
 
     Raises:
@@ -86,7 +86,7 @@ def tool_use_of(body: ChatRequest, state: ServerState) -> ToolUse | None:
     """
     if not (body.tools and body.uses_tools()):
         return None
-    format = state.chat_template.tool_call_format
+    format = chat_template.tool_call_format
     if format is None:
         raise UsageError(
             "This model's chat template does not render tools, or has calls in a form that is not "

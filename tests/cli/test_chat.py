@@ -23,13 +23,20 @@ class Echo:
     max_context = 100
 
     def __init__(self):
-        self.chat_template = self
-        self.prompts = []
+        self.chat_template = self.adapters = self
+        self.prompts, self.adapters_used = [], []
+
+    def chat_template_of(self, adapter):
+        return self.chat_template
+
+    def find(self, name):
+        return name
 
     def encode(self, messages, add_generation_prompt=False, continue_final_message=False):
         return list("".join(f"{message['content']}|" for message in messages)), []
 
-    def stream(self, ids, sampling):
+    def stream(self, ids, sampling, adapter):
+        self.adapters_used.append(adapter)
         self.prompts.append("".join(ids))
         last = self.prompts[-1].split("|")[-2]
         if last == "fail":
@@ -197,3 +204,11 @@ def test_help_names_every_command():
     assert set(COMMANDS) - {"exit", "help"} <= {
         word.strip("/") for word in HELP.split() if word.startswith("/")
     }
+
+
+def test_the_adapter_that_answers_is_changed(monkeypatch, capsys):
+    engine, state = Echo(), ChatState(SamplingConfig(), adapters=["a", "b"], adapter="a")
+    lines = ("one", "/adapter b", "two", "/adapter c", "three", "/adapter", "four")
+    _, _, err = converse(monkeypatch, capsys, *lines, state=state, engine=engine)
+    assert engine.adapters_used == ["a", "b", "b", None]
+    assert "There is no adapter 'c'; loaded: a, b." in err

@@ -13,11 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kgpt.config import ModelConfig, SamplingConfig
-from kgpt.errors import KgptError, QueueFull
+from kgpt.errors import KgptError, QueueFull, UsageError
 from kgpt.generation.forward_job import ForwardJob, PromptLogprobs
 from kgpt.generation.grammar import CompiledGrammar
 from kgpt.generation.grammar_compiler import GrammarCompiler
@@ -159,6 +162,32 @@ def run_forward(job: ForwardJob, error: str | None) -> None:
     job.end("error" if error else "cancelled" if job.cancelled else "done")
 
 
+@dataclass
+class FakeAdapter:
+    name: str
+    folder: Path
+    chat_template: Any = None
+
+
+class FakeAdapters:
+    """The adapters of a fake generator, which have an effect on nothing."""
+
+    def __init__(self) -> None:
+        self.loaded: list[FakeAdapter] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [adapter.name for adapter in self.loaded]
+
+    def load(self, name: str, folder: Path) -> None:
+        if name in self.names:
+            raise UsageError(f"The adapter {name!r} has already been loaded; unload it first.")
+        self.loaded.append(FakeAdapter(name, folder))
+
+    def unload(self, name: str) -> None:
+        self.loaded = [adapter for adapter in self.loaded if adapter.name != name]
+
+
 class FakeGenerator:
     """A fake `TextGenerator`.
 
@@ -188,6 +217,8 @@ class FakeGenerator:
         self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self.fail_with: str | None = None
         self.samplings: list[SamplingConfig] = []
+        self.adapters = FakeAdapters()
+        self.adapters_used: list[str | None] = []  # by each request
         self.closed = False
         self._warm = warm
         self._waiting: deque[Job] = deque()
@@ -195,6 +226,12 @@ class FakeGenerator:
         self._forward: deque[ForwardJob] = deque()
         self._changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
+
+    def chat_template_of(self, adapter: Any) -> Any:
+        return adapter.chat_template if adapter and adapter.chat_template else self.chat_template
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        self.adapters.load(name, folder)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
         progress(1, 2)
@@ -213,7 +250,9 @@ class FakeGenerator:
         stream: bool = True,
         grammar: CompiledGrammar | None = None,
         keep_special: frozenset[str] = frozenset(),
+        adapter: Any = None,
     ) -> Handle:
+        self.adapters_used.append(adapter and adapter.name)
         job = Job(self, prompt, sampling, on_chunk, top_logprobs, timeout)
         if grammar is not None:
             job.bytes = text_of(grammar, sampling.seed or 0)
