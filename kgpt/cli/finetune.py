@@ -16,7 +16,8 @@ from kgpt.errors import UsageError
 from kgpt.runs import Run
 
 FLAGS = (
-    "--model", "--data", "--method", "--run", "--resume", "--memory-fraction", "--quiet", "--debug",
+    "--model", "--data", "--reward", "--method", "--run", "--resume", "--memory-fraction",
+    "--quiet", "--debug",
 )  # fmt: skip
 DEFAULT_PRESET = "lora"
 
@@ -26,6 +27,7 @@ def finetune(
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     model: str | None = None,
     data: list[str] | None = None,
+    reward: list[str] | None = None,
     method: str | None = None,
     run: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
@@ -42,7 +44,11 @@ def finetune(
         The model to fine-tune: a model directory, a run, run@step, or a hub id.
     data
         A data set made by `kgpt data prepare` with the model's tokenizer; or the files themselves
-        (repeat --data for several), which are prepared into the run's directory.
+        (repeat --data for several), which are prepared into the run's directory. For the preset
+        grpo, files of rows with a prompt.
+    reward
+        For the preset grpo: tinyworld, an installed reward, or file.py:function, whose code is run,
+        also when the run is resumed (repeat --reward for several).
     method
         The weights that are trained: full, lora or dora.
     run
@@ -57,6 +63,7 @@ def finetune(
     changes = parse_overrides(flags, FLAGS)
     changes |= {"finetune.model": model} if model is not None else {}
     changes |= {"finetune.method": method} if method is not None else {}
+    changes |= {"grpo.reward": reward} if reward else {}
     files = data or []
     if len(files) == 1 and (Path(files[0]) / "manifest.json").is_file():
         changes["data.dir"], files = files[0], []
@@ -68,6 +75,9 @@ def finetune(
         return run_training(resolved, directory, resume, quiet, memory_fraction)
     preset = config or str(changes.get("finetune.method", DEFAULT_PRESET))
     resolved = _resolved(preset, changes)
+    if resolved.finetune.objective == "grpo":  # whose files are read as they are
+        resolved.grpo.prompts = files or resolved.grpo.prompts
+        return run_training(resolved, named_run(run, preset), resume, quiet, memory_fraction)
     directory = named_run(run, preset)
     if not files and resolved.data.dir is None:
         raise UsageError("No data is named; give --data with a data set, or with files.")

@@ -1,13 +1,14 @@
 """Every option of runs, sampling and the server, declared once.
 
 `ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig`, `FinetuneConfig`, `LoraConfig`,
-`StructuredOutputConfig` and `ServeConfig` are pydantic models.
+`GRPOConfig`, `StructuredOutputConfig` and `ServeConfig` are pydantic models.
 Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema are generated
 from them, so an invalid value gives the same error everywhere. What only one command needs, such as
 an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
 """
 
 from kgpt.config.finetune import FinetuneConfig
+from kgpt.config.grpo import GRPOConfig
 from kgpt.config.loading import Config, parse_yaml, preset_path, presets, read_yaml
 from kgpt.config.lora import LoraConfig
 from kgpt.config.memory import MEMORY_FRACTION, default_loss_chunk, memory_fraction
@@ -26,6 +27,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "FinetuneConfig",
+    "GRPOConfig",
     "InferenceDtype",
     "LoraConfig",
     "ModelConfig",

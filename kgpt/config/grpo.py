@@ -16,6 +16,11 @@ class GRPOConfig(Section):
     `num_generations` of each prompt, and compares the rewards of those of one prompt.
     """
 
+    prompts: TextList = Field(
+        [],
+        description="Files of rows with a prompt each, a text or messages; the other fields of a "
+        "row go to the reward functions.",
+    )
     reward: TextList = Field(
         [],
         description="Reward functions: file.py:function, the name of an installed entry point in "

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field
 
 from kgpt.config.finetune import FinetuneConfig
+from kgpt.config.grpo import GRPOConfig
 from kgpt.config.lora import LoraConfig
 from kgpt.config.model import ModelConfig
 from kgpt.config.renamed_keys import with_renamed_keys
@@ -29,6 +30,7 @@ class Config(Section):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
+    grpo: GRPOConfig = Field(default_factory=GRPOConfig)
 
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:

@@ -20,6 +20,7 @@ from kgpt.runs.status import FINAL_STATES, RunStatus
 
 Command = Literal["pause", "resume", "stop", "checkpoint", "sample"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
+Rows = Literal["metrics", "samples", "completions"]  # files of rows
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -112,14 +113,14 @@ class Run:
         if status.pid == os.getpid() and status.state_before_resume is not None:
             self.write_status(status.as_before_resume())
 
-    def append(self, kind: Literal["metrics", "samples"], row: dict[str, Any]) -> None:
-        """Append one row to metrics.jsonl or samples.jsonl and flush it."""
+    def append(self, kind: Rows, row: dict[str, Any]) -> None:
+        """Append one row to metrics.jsonl, samples.jsonl or completions.jsonl and flush it."""
         with (self.path / f"{kind}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def truncate_after(self, step: int) -> None:
-        """Drop metrics and samples after `step`, which a resumed run logs again."""
-        for kind in ("metrics", "samples"):
+        """Drop the rows after `step`, which a resumed run logs again."""
+        for kind in get_args(Rows):
             file = self.path / f"{kind}.jsonl"
             if file.exists():
                 kept = [row for row in read_rows(file) if row["step"] <= step]
@@ -192,7 +193,11 @@ class Run:
     def samples(self) -> list[dict[str, Any]]:
         return list(self._rows("samples"))
 
-    def _rows(self, kind: Literal["metrics", "samples"]) -> Iterator[dict[str, Any]]:
+    def completions(self) -> list[dict[str, Any]]:
+        """Completions of the model in training with their rewards, where it learns by these."""
+        return list(self._rows("completions"))
+
+    def _rows(self, kind: Rows) -> Iterator[dict[str, Any]]:
         return read_rows(self.path / f"{kind}.jsonl")
 
     def checkpoint_steps(self) -> list[int]:

@@ -153,7 +153,7 @@ class RolloutDataset(keras.utils.PyDataset):
 
     def _generate(self, step: int) -> Rollout:
         """The completions of the update number `step`, scored."""
-        prompts = [self.prompts[i] for i in self._order(step)]
+        prompts = [self.prompts[i] for i in self.order(step)]
         completions = self._complete([p for p in prompts for _ in self._group], step)
         texts = [
             self.tokenizer.decode(ids, skip_special_tokens=True, continues=True)
@@ -171,7 +171,7 @@ class RolloutDataset(keras.utils.PyDataset):
     def _group(self) -> range:
         return range(self.config.num_generations)
 
-    def _order(self, step: int) -> list[int]:
+    def order(self, step: int) -> list[int]:
         """Numbers of the prompts of an update: each once in an epoch, in a random order."""
         size, number = len(self.prompts), (step - 1) // self.config.num_iterations
         indices = np.arange(number * self.num_prompts, (number + 1) * self.num_prompts)

@@ -27,6 +27,7 @@ from kgpt.training.stored_weights import StoredWeights
 # By `finetune.objective`; imported when a run asks for one.
 TASKS = {
     None: "kgpt.training.pretraining:Pretraining",
+    "grpo": "kgpt.training.grpo:GRPO",
     "sft": "kgpt.training.finetune:SupervisedFineTuning",
 }
 
@@ -78,6 +79,10 @@ class Task(ABC):
         it, the model at that step: so a resumed run sees the batches of one never interrupted.
         """
 
+    def epochs(self, start_step: int) -> int:
+        """How often `fit` goes through the batches from `start_step` to the end."""
+        return 1
+
     def validation(self, status: StatusWriter) -> StepCallback | None:
         """A callback that adds `val_loss` to the logs, lower being better; None for none."""
         return None
@@ -85,7 +90,8 @@ class Task(ABC):
     def callbacks(self, status: StatusWriter) -> Sequence[StepCallback]:
         """More callbacks; they run after the validation and before the row of metrics is written.
 
-        What they add to the logs under names that begin with "val_" is written.
+        What they add to the logs is written if it is one of `metric_names`, or its name begins with
+        "val_".
         """
         return ()
 

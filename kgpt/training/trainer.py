@@ -152,7 +152,8 @@ def _train(
         batches = task.batches(model, point.step)
         if task.prefetches:
             batches = backend.prefetch(batches)
-        model.fit(batches, callbacks=callbacks.as_keras(model), shuffle=False, verbose=0)
+        epochs, keras_callbacks = task.epochs(point.step), callbacks.as_keras(model)
+        model.fit(batches, epochs=epochs, callbacks=keras_callbacks, shuffle=False, verbose=0)
     control, checkpoints = callbacks.control, callbacks.checkpoints
     status.end("stopped" if control.stopped else "finished")
     reporter.print(f"{status.status.state} at step {control.step}; the run is in {run.path}")

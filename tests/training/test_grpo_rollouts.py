@@ -151,7 +151,7 @@ def test_log_probs_of_the_policy_and_of_what_it_was():
 
 def test_prompts_come_once_an_epoch_and_groups_stay_together():
     _, data = policy()
-    first, second, third = (data._order(step) for step in (1, 2, 3))
+    first, second, third = (data.order(step) for step in (1, 2, 3))
     assert sorted(first + second[:1]) == [0, 1, 2] and sorted(second[1:] + third) == [0, 1, 2]
     rollout = data._generate(1)
     x, y, weights = data[0]

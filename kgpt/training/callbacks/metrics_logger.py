@@ -76,9 +76,8 @@ class MetricsLogger(StepCallback):
         is_due = step % self.every == 0 or step == self.total_steps
         if not (is_first or is_due or "val_loss" in logs):
             return
-        values = self._read(
-            losses, {name: logs[name] for name in self.metric_names}
-        )  # waits until the step is done
+        others = {name: logs[name] for name in self.metric_names if name in logs}
+        values = self._read(losses, others)  # waits until the step is done
         if is_first:
             self._last_row = (step, self._training_time())
             self.status.update(state="training")
