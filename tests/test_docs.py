@@ -161,6 +161,12 @@ def fill(folder: Path) -> None:
     (configuration,) = blocks(ROOT / "docs" / "guides" / "training.md", "yaml")
     (folder / "mine.yaml").write_text(configuration)
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]
+    asked = {"prompt": turns[:1], "key": "Anna", "rivals": ["Ben"], "answer": "Anna"}
+    for name in ("prompts.jsonl", "data/tinyworld-prompts.jsonl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"{json.dumps(asked)}\n" * 4)
+    (rewards,) = blocks(ROOT / "docs" / "guides" / "grpo.md", "python")
+    (folder / "rewards.py").write_text(rewards)
     (folder / "chat.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 40))
     kgpt("data prepare chat.jsonl --out data/tinyworld --tokenizer byte --quiet")
     kgpt("data prepare book.txt --out data/book --vocab-size 400 --quiet")
@@ -201,6 +207,8 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
         if name == "finetune":
             words += [*TINY[: TINY.index("--model.num-layers")], "--quiet"]
             words += ["--train.sequence-length", "16"]
+        if words[:2] == ["finetune", "grpo"]:
+            words += ["--grpo.num-generations", "2", "--grpo.max-completion-length", "4"]
         if "--out" in words:
             shutil.rmtree(sandbox / words[words.index("--out") + 1], ignore_errors=True)
         if name == "generate" and "--max-tokens" not in words:

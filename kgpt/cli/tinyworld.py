@@ -57,6 +57,14 @@ def make_stories(
     _prepare([texts], out, quiet, overwrite, str(out.parent / "tinyworld-tokenizer"))
 
 
+def make_prompts(out: Path, quiet: bool, overwrite: bool = False, count: int = 4_000) -> None:
+    """Write questions without answers, and what the reward `tinyworld` judges replies by.
+
+    The file is `out` with the suffix .jsonl. The same questions are written each time.
+    """
+    tinyworld.write_prompts(out.with_suffix(".jsonl"), count)
+
+
 def _check(out: Path, overwrite: bool) -> None:
     from kgpt.data.prepare import check_replaceable
 
@@ -82,5 +90,6 @@ def _prepare(
 
 CORPORA: dict[str, Callable[[Path, bool, bool], None]] = {
     "tinyworld": make_tinyworld,
+    "tinyworld-prompts": make_prompts,
     "tinyworld-stories": make_stories,
 }
