@@ -16,7 +16,8 @@ from keras import ops
 
 from kgpt.config import ModelConfig
 from kgpt.errors import UsageError
-from kgpt.model.gpt import GPT, HIDDEN_STATES_OF
+from kgpt.model.gpt import GPT
+from kgpt.model.hidden_state_loss import HIDDEN_STATES_OF
 from kgpt.model.linear import Unembedding
 
 Tensor = Any

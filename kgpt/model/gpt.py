@@ -6,9 +6,7 @@ attention and norms in the fastest form of each backend.
 
 - GPT-2 and Llama are the two ends of one `ModelConfig`; every mixture between them works.
 - It is a `keras.Model`: `compile`, `fit`, `evaluate`, `.keras` files, on every backend.
-- A loss with `from_hidden_states` (`kgpt.NextTokenLoss`) is given hidden states, so that training
-  never stores the (B, T, V) logits; one with `from_model` (`kgpt.DPOLoss`) the model, too, and has
-  `metrics` of its own. Any other Keras loss is given the logits.
+  What its train step gives to the loss is in hidden_state_loss.py.
 """
 
 from __future__ import annotations
@@ -23,21 +21,24 @@ from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.config import LoraConfig, ModelConfig
 from kgpt.errors import UsageError
-from kgpt.model.block import Block, compile_blocks
+from kgpt.model.block import Block
+from kgpt.model.hidden_state_loss import (
+    HIDDEN_STATES_OF,
+    HiddenStateLossModel,
+    asks_for_hidden_states,
+)
 from kgpt.model.initializers import Normal
 from kgpt.model.inputs import CheckedInputs, check_shape, segments_of, split_inputs
 from kgpt.model.kv_cache import KVCache, init_kv_cache, plan_cache_update, split_adapter_ids
 from kgpt.model.layers import Dropout, DropoutKey, make_norm, sinusoids
 from kgpt.model.linear import Embedding, FormatName, Linear, Unembedding
 from kgpt.model.loss_metric import TokenLoss
-from kgpt.model.pretrained import PretrainedModel
 
 Tensor = Any
-HIDDEN_STATES_OF = "hidden_states_of"  # the input {HIDDEN_STATES_OF: ids} asks for no logits
 
 
 @keras.saving.register_keras_serializable("kgpt")
-class GPT(CheckedInputs, PretrainedModel):
+class GPT(CheckedInputs, HiddenStateLossModel):
     """A decoder-only transformer.
 
     Args:
@@ -151,7 +152,7 @@ class GPT(CheckedInputs, PretrainedModel):
 
         {HIDDEN_STATES_OF: either of them} gives the hidden states (B, T, D) instead.
         """
-        if _asks_for_hidden_states(inputs):
+        if asks_for_hidden_states(inputs):
             return self.hidden_states(inputs[HIDDEN_STATES_OF], training)
         return self.unembed(self.hidden_states(inputs, training))
 
@@ -263,23 +264,6 @@ class GPT(CheckedInputs, PretrainedModel):
         if self.built:
             backend.refresh_tracking(self)
 
-    # -- training: what Keras's own train and test steps call -----------------------------------
-
-    def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
-        """As everywhere in Keras; on PyTorch `jit_compile` compiles the blocks and the loss.
-
-        "auto" compiles on a GPU.
-        """
-        whole_step = jit_compile if backend.JIT_TRAINING or not jit_compile else "auto"
-        super().compile(*args, jit_compile=whole_step, **kwargs)
-        if self._loss_takes_hidden_states:
-            keras_internals.stop_loss_tracker(self)
-            keras_internals.skip_loss_build(self)
-        compiled = backend.compiles_regions(jit_compile) and not self.run_eagerly
-        compile_blocks(self.blocks, compiled)
-        if hasattr(self.loss, "compile"):
-            self.loss.compile(compiled)
-
     @property
     def compiled_functions(self) -> dict[type, Any]:
         """What `generate` and its like compiled for this model, by class; not tracked by Keras."""
@@ -291,77 +275,6 @@ class GPT(CheckedInputs, PretrainedModel):
         self.compiled = False
         self.__dict__.pop("_compiled_functions", None)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile a loaded model as it was saved; Keras leaves it to classes with a `compile`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    @property
-    def _loss_takes_hidden_states(self) -> bool:
-        loss = getattr(self, "loss", None)
-        has_metrics = keras_internals.has_compiled_metrics(self)
-        takes = hasattr(loss, "from_hidden_states") or hasattr(loss, "from_model")
-        return takes and not has_metrics
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """As everywhere in Keras; of the two that are called "loss", the one in use."""
-        takes_hidden = self._loss_takes_hidden_states
-        unused = keras_internals.loss_tracker(self) if takes_hidden else self.token_loss
-        kept = [metric for metric in super().metrics if metric is not unused]
-        return [*kept, *getattr(getattr(self, "loss", None), "metrics", ())]
-
-    def train_step(self, *args: Any) -> Any:
-        return super().train_step(*args[:-1], self._ask_for_hidden_states(args[-1]))
-
-    def test_step(self, *args: Any) -> Any:
-        return super().test_step(*args[:-1], self._ask_for_hidden_states(args[-1]))
-
-    def _ask_for_hidden_states(self, data: Any) -> Any:
-        """A batch whose forward pass gives what the compiled loss takes."""
-        if not self._loss_takes_hidden_states:
-            return data
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return {HIDDEN_STATES_OF: x}, y, sample_weight
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Tensor | None = None,
-        y_pred: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-        training: bool = True,
-    ) -> Tensor:
-        if not _asks_for_hidden_states(x):
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        if hasattr(self.loss, "from_model"):
-            return self.loss.from_model(
-                self, x[HIDDEN_STATES_OF], y_pred, y, sample_weight, training
-            )
-        head, variable = self.head.weight.as_table(), self.head.variable
-        trainable = variable is not None and variable.trainable
-        loss = self.loss.from_hidden_states(y_pred, head, y, sample_weight, training, trainable)
-        weights = ops.ones_like(y, "float32") if sample_weight is None else sample_weight
-        self.token_loss.update_state(ops.stop_gradient(loss), ops.sum(weights), training)
-        return loss
-
-    def compute_metrics(
-        self, x: Any, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
-    ) -> dict[str, Any]:
-        if _asks_for_hidden_states(x):
-            return self.get_metrics_result()
-        return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        if self._loss_takes_hidden_states:
-            own = (self.token_loss, *getattr(self.loss, "metrics", ()))
-            return {metric.name: metric.result() for metric in own}
-        return super().get_metrics_result()
-
-    def _resolve_auto_jit_compile(self) -> bool:
-        # Keras leaves XLA off on TensorFlow without a GPU, where it halves the time of a step.
-        return backend.JIT_TRAINING and not self.run_eagerly
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
@@ -370,7 +283,3 @@ class GPT(CheckedInputs, PretrainedModel):
             "gradient_checkpointing": self.gradient_checkpointing,
             "lora": self.lora and self.lora.model_dump(),
         }
-
-
-def _asks_for_hidden_states(inputs: Any) -> bool:
-    return isinstance(inputs, dict) and HIDDEN_STATES_OF in inputs

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kgpt import GPT, ModelConfig, NextTokenLoss
-from kgpt.model.gpt import HIDDEN_STATES_OF
+from kgpt.model.hidden_state_loss import HIDDEN_STATES_OF
 from tests.model.models import KINDS, model_of
 
 pytestmark = pytest.mark.backend

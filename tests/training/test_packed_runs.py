@@ -18,7 +18,7 @@ OPTIONS = {"max_steps": 4, "checkpoint_every": 2, "eval_every": 4, "batch_size":
 def chats(tmp_path_factory):
     """Conversations of 15 to 75 tokens, of which 48 are used."""
     folder = tmp_path_factory.mktemp("chats")
-    rows = [{"prompt": "?" * (n % 30), "completion": "!" * (1 + n % 7)} for n in range(60)]
+    rows = [{"prompt": "?" * (1 + n % 30), "completion": "!" * (1 + n % 7)} for n in range(60)]
     (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = Corpus([str(folder / "chats.jsonl")], val_fraction=0.1)
     prepare(corpus, Tokenizer.of_bytes(), folder / "set")
