@@ -15,6 +15,7 @@ from kgpt.runs import resolve_model
 # A format is a function of the model directory, the empty folder to fill, and the storage dtype.
 FORMATS = {
     "gguf": "kgpt.export.gguf:export_gguf",
+    "gguf-lora": "kgpt.export.gguf_lora:export_gguf_lora",
     "hf": "kgpt.checkpoints.convert:export_hugging_face",
     "keras": "kgpt.export.keras_file:export_keras",
     "onnx": "kgpt.export.onnx:export_onnx",
@@ -32,7 +33,8 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
         A model directory, a run (its best checkpoint), or run@step.
     format
         hf: a folder for transformers and vLLM. gguf: a file for llama.cpp, tokenizer included,
-        in float32 or float16; it needs the extra "gguf", and no converter. onnx: a decoder with
+        in float32 or float16; it needs the extra "gguf", and no converter. gguf-lora: the same of
+        a LoRA adapter alone, for llama-server --lora. onnx: a decoder with
         KV cache for onnxruntime; it needs the extra "onnx". keras: a .keras file. savedmodel:
         the whole text generator for TensorFlow Serving; OUT is then a numbered version, such as
         my-model/1.

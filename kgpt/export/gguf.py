@@ -47,12 +47,7 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
 
     Raises `CheckpointError` for a model or tokenizer that llama.cpp does not support.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise UsageError('The format gguf needs gguf; `pip install "kgpt[gguf]"`.') from None
-    if dtype == "bfloat16":
-        raise UsageError("kgpt writes GGUF files as float32 or float16; give one as --dtype.")
+    gguf = import_gguf(dtype)
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     model_type = model_type_of(config)
     scaling = config.rope_scaling
@@ -68,7 +63,7 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
     weights = Weights(folder, config)
     for path in weights.shapes:
-        for name, value in _tensors(path, weights.read(path), config, model_type):
+        for name, value in gguf_tensors(path, weights.read(path), config, model_type):
             tensor_dtype = "float16" if half and value.ndim > 1 else "float32"
             writer.add_tensor(name, np.ascontiguousarray(value, tensor_dtype))
     if scaling is not None and scaling.type == "llama3":
@@ -79,6 +74,17 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def import_gguf(dtype: str | None) -> Any:
+    """The package gguf; a `UsageError` if there is none, or `dtype` cannot be written."""
+    try:
+        import gguf
+    except ImportError:
+        raise UsageError('The format gguf needs gguf; `pip install "kgpt[gguf]"`.') from None
+    if dtype == "bfloat16":
+        raise UsageError("kgpt writes GGUF files as float32 or float16; give one as --dtype.")
+    return gguf
 
 
 def _write_hparams(writer: Any, config: ModelConfig, model_type: str) -> None:
@@ -105,7 +111,7 @@ def _write_hparams(writer: Any, config: ModelConfig, model_type: str) -> None:
         writer.add_rope_scaling_factor(config.rope_scaling.factor)
 
 
-def _tensors(
+def gguf_tensors(
     path: str, value: np.ndarray, config: ModelConfig, model_type: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and values that store the variable `path`: matrices (out, in), fused ones split."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -153,6 +154,17 @@ def test_folders_that_may_not_be_read_are_left_out(
         await wait_until(pilot, lambda: "There is no run" in said(app))
 
     drive(script, tmp_path)
+
+
+def test_adapters_are_found_among_the_models(tmp_path):
+    adapter = tmp_path / "poet"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": "/models/fox"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert models(tmp_path) == []  # without its weights
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    (found,) = models(tmp_path)
+    assert (found.source, found.detail) == (str(adapter), "adapter of fox")
 
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07and\r\n\x9b1mbold\x08 \x1b(Bend"

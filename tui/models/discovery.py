@@ -14,6 +14,7 @@ from kgpt.runs import Run, all_runs, runs_folder
 DEPTH = 3  # folders below the working directory that are searched
 FOLDERS = 2000  # at most, so that a search of a home directory ends
 SKIPPED = {"node_modules", "__pycache__", "site-packages", "checkpoints", "control"}
+ADAPTER_CONFIG = "adapter_config.json"
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".csv", ".parquet", ".txt.gz", ".jsonl.gz")
 
 
@@ -47,7 +48,8 @@ def models(root: Path | None = None) -> list[FoundModel]:
     folders = [
         _of_folder(folder)
         for folder in _folders(root or Path())
-        if os.path.isfile(folder / "config.json") and runs_root not in folder.resolve().parents
+        if any(os.path.isfile(folder / name) for name in ("config.json", ADAPTER_CONFIG))
+        and runs_root not in folder.resolve().parents
     ]
     found = [model for model in folders if model]
     return runs + sorted(found, key=lambda model: -model.modified)
@@ -91,6 +93,11 @@ def _of_run(run: Run) -> FoundModel | None:
 
 
 def _of_folder(folder: Path) -> FoundModel | None:
+    base = _json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    adapter = folder / "adapter_model.safetensors"
+    if isinstance(base, str) and os.path.isfile(adapter):
+        detail = f"adapter of {Path(base).name}"
+        return FoundModel(str(folder), "directory", detail, os.path.getmtime(adapter))
     config = _json(folder / "config.json")
     kind = config.get("model_type")
     weights = folder / "model.safetensors"
