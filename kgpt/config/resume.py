@@ -14,14 +14,15 @@ from kgpt.config.overrides import options
 FIXED = ("train.optimizer", "data.assistant_only_loss", "data.packing")
 FIXED_SECTIONS = ("model", "finetune", "lora")
 FREE = ("model.dropout", "model.initializer_range", "lora.dropout")  # of these sections
+LEFT_TO_DATA = ("vocab_size", "assistant_only_loss", "packing")
 Changes = dict[str, tuple[Any, Any]]
 
 
 def config_changes(before: Config, after: Config) -> Changes:
     """Each option that differs, as {"section.key": (before, after)}.
 
-    Derived values count with the values that they have. A vocabulary size that was left to the data
-    set does not count.
+    Derived values count with the values that they have. What was left to the data set does not
+    count.
 
     >>> config_changes(Config(), Config.parse({"train": {"seed": 1}}))
     {'train.seed': (1337, 1)}
@@ -29,7 +30,7 @@ def config_changes(before: Config, after: Config) -> Changes:
     changes: Changes = {}
     for section, key, _ in options():
         old, new = (getattr(getattr(config, section), key) for config in (before, after))
-        if old != new and (key != "vocab_size" or None not in (old, new)):
+        if old != new and (key not in LEFT_TO_DATA or None not in (old, new)):
             changes[f"{section}.{key}"] = old, new
     return changes
 

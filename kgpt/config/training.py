@@ -16,14 +16,17 @@ class DataConfig(Section):
     """The data set and the corruption of its inputs."""
 
     dir: str | None = Field(None, description="A data set made by `kgpt data prepare`.")
-    assistant_only_loss: bool = Field(
-        False, description="In conversations, compute the loss on assistant turns only."
+    assistant_only_loss: bool | None = Field(
+        None,
+        description="In conversations, compute the loss on assistant turns only. When not given, "
+        "only where a model is fine-tuned.",
     )
-    packing: Packing = Field(
-        "stream",
+    packing: Packing | None = Field(
+        None,
         description="How documents become sequences: cut from the stream of all of them; whole "
         "documents packed together, with attention within each alone; or none, a document in each, "
-        "in batches of similar length.",
+        "in batches of similar length. When not given, documents where a model is fine-tuned on "
+        "conversations, else stream.",
     )
     token_dropout: float = Field(
         0.0, ge=0, lt=1, description="Fraction of input tokens replaced by the mask token."

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
-from kgpt.config import Config
 from kgpt.model.gpt import GPT
 from kgpt.text.chat_template import CHATML_TEMPLATE, load_chat_template
 from kgpt.text.tokenizer import Tokenizer
@@ -22,7 +20,7 @@ from kgpt.training.base_model import (
     load_base_model,
     with_base_model,
 )
-from kgpt.training.pretraining import TokenDatasetTask, sequence_length
+from kgpt.training.pretraining import TokenDatasetTask, sequence_length, with_data_options
 from kgpt.training.task import compile_model, next_token_loss
 
 
@@ -34,14 +32,7 @@ class SupervisedFineTuning(TokenDatasetTask):
     def complete(self) -> None:
         config = with_base_model(self.config)
         check_tokenizer(config, self.describe_data())
-        self.config = self._for_conversations(config) if self.data.has_conversations else config
-
-    def _for_conversations(self, config: Config) -> Config:
-        """Whole conversations, of them the assistant's turns, unless the options are given."""
-        changes: dict[str, Any] = {"assistant_only_loss": True, "packing": "documents"}
-        for given in config.data.model_fields_set:
-            changes.pop(given, None)
-        return config.model_copy(update={"data": config.data.model_copy(update=changes)})
+        self.config = with_data_options(config, self.data.has_conversations)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:  # type: ignore[override]

@@ -55,8 +55,8 @@ class TokenDatasetTask(Task):
             start_batch=start_step * tc.grad_accumulation,
             token_dropout=dc.token_dropout,
             token_replacement=dc.token_replacement,
-            assistant_only_loss=dc.assistant_only_loss,
-            packing=dc.packing,
+            assistant_only_loss=bool(dc.assistant_only_loss),
+            packing=dc.packing or "stream",
         )
 
     def validation(self, status: StatusWriter) -> Validation:
@@ -66,10 +66,10 @@ class TokenDatasetTask(Task):
             tc.batch_size,
             sequence_length(self.config),
             limit=tc.eval_batches,
-            assistant_only_loss=dc.assistant_only_loss,
-            packing=dc.packing,
+            assistant_only_loss=bool(dc.assistant_only_loss),
+            packing=dc.packing or "stream",
         )
-        whole = dc.packing == "stream" and not dc.assistant_only_loss
+        whole = dc.packing in (None, "stream") and not dc.assistant_only_loss
         bytes_per_token = self.data.bytes_per_token("val") if whole else None
         return Validation(dataset, tc.eval_every, tc.max_steps, bytes_per_token, status)
 
@@ -108,6 +108,7 @@ class Pretraining(TokenDatasetTask):
 
     def complete(self) -> None:
         self.config = with_vocabulary(self.config, self.data)
+        self.config = with_data_options(self.config, learns_answers=False)
 
     def build_model(self) -> GPT:
         return build_model(self.config)
@@ -126,6 +127,21 @@ def with_vocabulary(config: Config, data: TokenDataset) -> Config:
         )
     model = config.model.model_copy(update={"vocab_size": given or size})
     return config.model_copy(update={"model": model})
+
+
+def with_data_options(config: Config, learns_answers: bool) -> Config:
+    """`config` with the options of `data` that depend on what is learned, where not given.
+
+    Args:
+        learns_answers: learn the assistant's turns alone, of whole conversations.
+    """
+    data = config.data
+    answers, packing = data.assistant_only_loss, data.packing
+    changes = {
+        "assistant_only_loss": learns_answers if answers is None else answers,
+        "packing": packing or ("documents" if learns_answers else "stream"),
+    }
+    return config.model_copy(update={"data": data.model_copy(update=changes)})
 
 
 def sequence_length(config: Config) -> int:

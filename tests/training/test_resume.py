@@ -111,7 +111,9 @@ def test_what_may_change_is_said_and_trains_on(data, run):
 
 
 def resumed_config(config, run):
-    """`config` with the vocabulary size of the run's data set."""
+    """`config` with what it leaves to the data set."""
+    config = changed(config, "data.assistant_only_loss", False)
+    config = changed(config, "data.packing", "stream")
     return changed(config, "model.vocab_size", run.data().vocab_size)
 
 

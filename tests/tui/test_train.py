@@ -73,7 +73,7 @@ def test_values_that_do_not_fit_together_are_refused():
     assert "not a multiple of num_heads 5" in edited.check()[2]
 
 
-@pytest.mark.parametrize("preset", ["tinyworld", "gpt2", "llama-tiny"])
+@pytest.mark.parametrize("preset", ["tinyworld", "gpt2", "llama-tiny", "qlora"])
 def test_displayed_values_parse_to_the_preset(preset):
     edited = RunForm(preset)
     for field in form_fields():
@@ -95,6 +95,17 @@ def test_options_that_are_derived_follow_an_edit():
     config = edited.check()[0]
     assert config.model.head_dim == 64
     assert config.model.model_dump()["head_dim"] is None
+
+
+def test_a_preset_that_fine_tunes_asks_for_the_model(tmp_path):
+    async def script(app, pilot, screen):
+        screen.query_one("#preset", Choice).value = "lora"
+        await wait_until(pilot, lambda: "Name the model" in text_of(screen, "#problem"))
+        assert "fine-tuning depends on the model" in text_of(screen, "#cost")
+        row_of(screen, "finetune.model").editor.value = "demo"
+        await wait_until(pilot, lambda: "Name the model" not in text_of(screen, "#problem"))
+
+    form(script, tmp_path)
 
 
 def test_the_cost_has_a_time_only_if_measured():

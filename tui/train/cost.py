@@ -59,8 +59,11 @@ def estimate_cost(
     """The cost of a run on a data set with `vocab_size` tokens.
 
     Raises:
-        UsageError: neither the configuration nor the data set gives the size of the vocabulary.
+        UsageError: neither the configuration nor the data set gives the size of the vocabulary, or
+            a model is fine-tuned, whose size is not known here.
     """
+    if config.finetune.objective is not None:
+        raise UsageError("The cost of fine-tuning depends on the model; measure it by a short run.")
     config = with_vocabulary(config, vocab_size)
     model, train = config.model, config.train
     parameters = model.num_parameters()

@@ -30,7 +30,10 @@ from kgpt_tui.train.run_form import RunForm, form_fields
 
 DEFAULT = "tinyworld"
 MEASURED = "these steps"  # the name of a measurement made from the form
-SECTIONS = {"model": "Model", "data": "Data", "train": "Training", "sampling": "SamplesView"}
+SECTIONS = {
+    "model": "Model", "data": "Data", "train": "Training", "sampling": "Samples",
+    "finetune": "Fine-tuning", "lora": "LoRA",
+}  # fmt: skip
 
 
 class TrainScreen(Screen[None]):
@@ -195,6 +198,8 @@ class TrainScreen(Screen[None]):
 
     def _blocking_problem(self) -> str:
         """Why a run with a valid configuration cannot start; empty if it can."""
+        if self.form.text("finetune.objective") and not self.form.text("finetune.model"):
+            return "Name the model to fine-tune, in the field model of Fine-tuning."
         if not self._folder:
             return "Choose a data set, or prepare one from your text with ^n."
         if read_data_set(Path(self._folder)) is None:
