@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kgpt.config import FinetuneConfig as FinetuneConfig
     from kgpt.config import LoraConfig as LoraConfig
     from kgpt.config import ModelConfig as ModelConfig
+    from kgpt.config import PreferenceConfig as PreferenceConfig
     from kgpt.config import SamplingConfig as SamplingConfig
     from kgpt.config import ServeConfig as ServeConfig
     from kgpt.config import TrainConfig as TrainConfig
@@ -68,8 +69,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "kgpt.checkpoints.adapters": ("add_lora", "load_adapter", "merge_lora", "save_adapter"),
     "kgpt.config": (
-        "Config", "DataConfig", "FinetuneConfig", "LoraConfig", "ModelConfig", "SamplingConfig",
-        "ServeConfig", "TrainConfig",
+        "Config", "DataConfig", "FinetuneConfig", "LoraConfig", "ModelConfig", "PreferenceConfig",
+        "SamplingConfig", "ServeConfig", "TrainConfig",
     ),
     "kgpt.data.chat_dataset": ("ChatDataset",),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),

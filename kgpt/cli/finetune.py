@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kgpt.cli.options import MemoryFraction
 from kgpt.cli.train import named_run, run_to_resume, run_training, split_flags
-from kgpt.config import Config, parse_overrides
+from kgpt.config import PREFERENCE_OBJECTIVES, Config, parse_overrides
 from kgpt.errors import UsageError
 from kgpt.runs import Run
 
@@ -44,8 +44,9 @@ def finetune(
         The model to fine-tune: a model directory, a run, run@step, or a hub id.
     data
         A data set made by `kgpt data prepare` with the model's tokenizer; or the files themselves
-        (repeat --data for several), which are prepared into the run's directory. For the preset
-        grpo, files of rows with a prompt.
+        (repeat --data for several), which are prepared into the run's directory. For the presets
+        dpo, ipo and orpo, files of rows with prompt, chosen and rejected; for kto also with prompt,
+        completion and label; for grpo, with a prompt.
     reward
         For the preset grpo: tinyworld, an installed reward, or file.py:function, whose code is run,
         also when the run is resumed (repeat --reward for several).
@@ -105,17 +106,22 @@ def _prepared(config: Config, files: list[str], run: Run, console: Console) -> C
     from kgpt.data.prepare import prepare
     from kgpt.data.sources import Corpus
     from kgpt.training.base_model import with_base_model
+    from kgpt.training.preference import prepare_preferences
 
     folder = run.path / "data"
-    name = with_base_model(config).finetune.model or ""
-    tokenizer = load_tokenizer(resolve_source(name))
-    corpus = Corpus(files)
+    whole = with_base_model(config)
+    tokenizer = load_tokenizer(resolve_source(whole.finetune.model or ""))
     if folder.exists():  # of a run that made no step
         shutil.rmtree(folder)
-    manifest = prepare(corpus, tokenizer, folder)
-    counts = ", ".join(f"{info.tokens:,} {split}" for split, info in manifest.splits.items())
-    notes = [f"recognized {note}" for note in corpus.notes]
-    for line in (*notes, f"prepared {', '.join(corpus.names)}: {counts} tokens, in {folder}"):
+    if config.finetune.objective in PREFERENCE_OBJECTIVES:
+        notes = prepare_preferences(whole, files, tokenizer, folder)
+    else:
+        corpus = Corpus(files)
+        manifest = prepare(corpus, tokenizer, folder)
+        counts = ", ".join(f"{info.tokens:,} {split}" for split, info in manifest.splits.items())
+        notes = [f"recognized {note}" for note in corpus.notes]
+        notes += [f"prepared {', '.join(corpus.names)}: {counts} tokens, in {folder}"]
+    for line in notes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     data = config.data.model_copy(update={"dir": str(folder)})
     return config.model_copy(update={"data": data})

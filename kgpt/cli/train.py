@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
 from kgpt.cli.options import MemoryFraction
-from kgpt.config import Config, parse_overrides, preset_path, presets
+from kgpt.config import PREFERENCE_OBJECTIVES, Config, parse_overrides, preset_path, presets
 from kgpt.errors import RunError, UsageError
 from kgpt.runs import Run, new_run
 
@@ -104,7 +104,7 @@ def run_training(
     prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
 
-    if config.data.dir is not None:
+    if config.data.dir is not None and config.finetune.objective not in PREFERENCE_OBJECTIVES:
         TokenDataset(config.data.dir)  # fails before the run directory is created
     if run.is_taken and not resume:
         raise RunError(

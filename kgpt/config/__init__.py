@@ -15,6 +15,7 @@ from kgpt.config.memory import MEMORY_FRACTION, default_loss_chunk, memory_fract
 from kgpt.config.model import ModelConfig, RopeScaling
 from kgpt.config.overrides import options, parse_overrides
 from kgpt.config.precision import InferenceDtype, Precision, allows_tf32, compute_dtype
+from kgpt.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from kgpt.config.resume import config_changes, is_fixed
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean, sentence
@@ -24,6 +25,7 @@ from kgpt.config.training import DataConfig, TrainConfig
 
 __all__ = [
     "MEMORY_FRACTION",
+    "PREFERENCE_OBJECTIVES",
     "Config",
     "DataConfig",
     "FinetuneConfig",
@@ -32,6 +34,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "Precision",
+    "PreferenceConfig",
     "RopeScaling",
     "SamplingConfig",
     "Section",

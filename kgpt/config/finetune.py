@@ -14,11 +14,11 @@ ADAPTER_METHODS = ("lora", "dora")
 class FinetuneConfig(Section):
     """Fine-tuning: the model that a run starts from, and which of its weights are trained."""
 
-    objective: Literal["sft", "grpo"] | None = Field(
+    objective: Literal["sft", "dpo", "ipo", "kto", "orpo", "grpo"] | None = Field(
         None,
         description="What is learned: sft (supervised fine-tuning) is the next token of texts, or "
-        "of the answers in conversations; grpo: what reward functions reward. When not given, a "
-        "new model is trained.",
+        "of the answers in conversations; dpo, ipo, kto, orpo: preferences between completions; "
+        "grpo: what reward functions reward. When not given, a new model is trained.",
     )
     model: str | None = Field(
         None, description="The model to fine-tune: a directory, a run, run@step or a hub id."

@@ -13,6 +13,7 @@ from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.lora import LoraConfig
 from kgpt.config.model import ModelConfig
+from kgpt.config.preference import PreferenceConfig
 from kgpt.config.renamed_keys import with_renamed_keys
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean
@@ -31,6 +32,7 @@ class Config(Section):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
     grpo: GRPOConfig = Field(default_factory=GRPOConfig)
+    preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
 
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from kgpt import backend
-from kgpt.config import Config, TrainConfig, default_loss_chunk
+from kgpt.config import PREFERENCE_OBJECTIVES, Config, TrainConfig, default_loss_chunk
 from kgpt.runs import RunData
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.callbacks.status_writer import StatusWriter
@@ -25,10 +25,11 @@ from kgpt.training.optimizers import make_optimizer
 from kgpt.training.stored_weights import StoredWeights
 
 # By `finetune.objective`; imported when a run asks for one.
-TASKS = {
+TASKS: dict[str | None, str] = {
     None: "kgpt.training.pretraining:Pretraining",
     "grpo": "kgpt.training.grpo:GRPO",
     "sft": "kgpt.training.finetune:SupervisedFineTuning",
+    **dict.fromkeys(PREFERENCE_OBJECTIVES, "kgpt.training.preference:PreferenceOptimization"),
 }
 
 

@@ -28,7 +28,7 @@ LOSSES = {
 }  # fmt: skip
 
 
-def completions(pairs=PAIRS, longest=14):
+def completions(pairs=PAIRS, longest=15):
     """Random token ids: chosen completions, and then the rejected ones of the same prompts."""
     noise = np.random.default_rng(4)
     draw = lambda high: noise.integers(0, 259, noise.integers(1, high)).tolist()  # noqa: E731
@@ -44,7 +44,7 @@ def data_of(kind, batch_size=2, **options):
 
 def adapted():
     """A tiny model with adapters that change it."""
-    model = tiny_model(seed=3, noise=0.3)
+    model = tiny_model(seed=3, noise=0.3, num_layers=1)
     kgpt.add_lora(model, rank=2)
     noise = np.random.default_rng(5)
     for variable in adapter_variables(model).values():
@@ -105,7 +105,7 @@ def test_mismatched_completions_are_of_the_prompt_before():
     ("kind", "expected"), [("dpo", math.log(2)), ("ipo", (1 / 0.6) ** 2), ("kto", None)]
 )
 def test_a_model_that_is_its_reference_has_the_loss_of_no_preference(kind, expected):
-    model, data, loss = tiny_model(seed=3, noise=0.3), data_of(kind), LOSSES[kind]
+    model, data, loss = tiny_model(seed=3, noise=0.3, num_layers=1), data_of(kind), LOSSES[kind]
     data.reference = kgpt.reference_log_probs(model, data)
     for number in range(len(data)):
         batch = data[number]
@@ -130,7 +130,7 @@ def test_padding_changes_nothing(kind):
 
 def test_the_reference_of_adapters_is_the_model_without_them():
     model, data = adapted(), data_of("dpo")
-    base = tiny_model(seed=3, noise=0.3)
+    base = tiny_model(seed=3, noise=0.3, num_layers=1)
     own, of_base = (kgpt.reference_log_probs(m, data)["reference_log_probs"] for m in (model, base))
     np.testing.assert_allclose(own, of_base, atol=1e-5)
     inputs, y, weights = keras.tree.map_structure(ops.array, data[0])

@@ -44,8 +44,14 @@ class Validation(StepCallback):
             return
         backend.sync_model_state(self.model)
         with self.status.state("validating"), swap_in_ema_weights(self.model):
-            loss = float(self.model.evaluate(self.dataset, verbose=0, return_dict=True)["loss"])
-        logs["val_loss"] = loss
-        logs["val_perplexity"] = math.exp(min(loss, 700.0))  # exp(710) overflows
+            found = self.model.evaluate(self.dataset, verbose=0, return_dict=True)
+        logs.update(self.values({name: float(value) for name, value in found.items()}))
+
+    def values(self, found: dict[str, float]) -> Logs:
+        """What is logged of the metrics that `evaluate` found."""
+        loss = found["loss"]
+        perplexity = math.exp(min(loss, 700.0))  # exp(710) overflows
+        values = {"val_loss": loss, "val_perplexity": perplexity}
         if self.bytes_per_token:
-            logs["val_bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
+            values["val_bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
+        return values
