@@ -9,6 +9,7 @@ text; where those change what is rendered, by rendering with and without the tur
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
 from kgpt.conversations import Message, is_learned
@@ -26,11 +27,11 @@ Render = Callable[[Sequence[Message], bool], str]  # messages, add_generation_pr
 
 def overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     """For each token, given by its offsets, whether it has a character within one of the spans."""
-    mask, current = [], 0
-    for start, stop in offsets:
-        while current < len(spans) and start >= spans[current][1]:
-            current += 1
-        mask.append(current < len(spans) and stop > spans[current][0])
+    mask = [False] * len(offsets)
+    for start, stop in spans:
+        first = bisect_right(offsets, start, key=lambda token: token[1])
+        end = bisect_left(offsets, stop, key=lambda token: token[0])
+        mask[first:end] = [True] * (end - first)
     return mask
 
 

@@ -257,13 +257,13 @@ class JinjaChatTemplate:
         tokens = [(found.start() - text.count(BREAK, 0, found.start()), found[0])
                   for found in self._special.finditer(text)]  # fmt: skip
         if tokens == [(found.start(), found[0]) for found in self._special.finditer(plain)]:
-            segments = [(plain, True)]
-        else:  # a message contains the text of a special token: encode it as plain text
-            segments, end = [], 0
-            for start, token in tokens:
-                segments += [(plain[end:start], False), (token, True)]
-                end = start + len(token)
-            segments.append((plain[end:], False))
+            return self.tokenizer.encode_with_offsets(plain, allow_special=True)
+        # A message contains the text of a special token: encode it as plain text.
+        segments, end = [], 0
+        for start, token in tokens:
+            segments += [(plain[end:start], False), (token, True)]
+            end = start + len(token)
+        segments.append((plain[end:], False))
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         begin = 0
