@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kgpt.checkpoints.adapters import load_adapter as load_adapter
     from kgpt.checkpoints.adapters import merge_lora as merge_lora
     from kgpt.checkpoints.adapters import save_adapter as save_adapter
+    from kgpt.config import ClassificationConfig as ClassificationConfig
     from kgpt.config import Config as Config
     from kgpt.config import DataConfig as DataConfig
     from kgpt.config import FinetuneConfig as FinetuneConfig
@@ -69,8 +70,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "kgpt.checkpoints.adapters": ("add_lora", "load_adapter", "merge_lora", "save_adapter"),
     "kgpt.config": (
-        "Config", "DataConfig", "FinetuneConfig", "LoraConfig", "ModelConfig", "PreferenceConfig",
-        "SamplingConfig", "ServeConfig", "TrainConfig",
+        "ClassificationConfig", "Config", "DataConfig", "FinetuneConfig", "LoraConfig",
+        "ModelConfig", "PreferenceConfig", "SamplingConfig", "ServeConfig", "TrainConfig",
     ),
     "kgpt.data.chat_dataset": ("ChatDataset",),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),

@@ -157,6 +157,8 @@ def fill(folder: Path) -> None:
         (folder / name).mkdir()
         rows = [json.dumps({"body": f"{story[:400]} {i}"}) for i in range(20)]
         (folder / name / "a.jsonl").write_text("\n".join(rows))
+    moods = [f"I am {mood} {i}.,{mood}" for i in range(20) for mood in ("calm", "angry")]
+    (folder / "moods.csv").write_text("\n".join(["text,label", *moods]))
     (folder / "prompts.txt").write_text("Once\nAnna\n")
     (configuration,) = blocks(ROOT / "docs" / "guides" / "training.md", "yaml")
     (folder / "mine.yaml").write_text(configuration)
@@ -197,14 +199,14 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
         if name in ELSEWHERE:
             continue
         words = words[1:]
-        if name in ("train", "finetune") and "--resume" not in words:
+        if name in ("train", "finetune", "classify train") and "--resume" not in words:
             run = words[words.index("--run") + 1] if "--run" in words else ""
             shutil.rmtree(sandbox / "runs" / run, ignore_errors=True)
         if name == "train":
             words = [*with_data(words), *TINY, "--quiet"]
             if "--resume" in words:
                 words += ["--train.max-steps", "3"]
-        if name == "finetune":
+        if name in ("finetune", "classify train"):
             words += [*TINY[: TINY.index("--model.num-layers")], "--quiet"]
             words += ["--train.sequence-length", "16"]
         if words[:2] == ["finetune", "grpo"]:

@@ -143,6 +143,7 @@ def new_classifier(
     labels: Sequence[str],
     multi_label: bool = False,
     pad_id: int | None = None,
+    config: ModelConfig | None = None,
     **options: Any,
 ) -> Classifier:
     """A classifier to be trained, with the weights of a model directory under a new head.
@@ -152,21 +153,22 @@ def new_classifier(
     Args:
         labels, multi_label: as in `kgpt.Classifier`.
         pad_id: of the tokenizer in `folder` when not given.
+        config: of the model, with other options than its own that change no weight: dropout.
         options: passed to `Classifier`.
     """
     from kgpt.checkpoints.pretrained import load_tokenizer
 
     pad = padding_id(load_tokenizer(folder)) if pad_id is None else pad_id
-    return _load(
-        folder,
-        ClassifierHead.load(folder),
-        ClassifierHead(tuple(labels), multi_label, pad),
-        options,
-    )
+    head = ClassifierHead(tuple(labels), multi_label, pad)
+    return _load(folder, ClassifierHead.load(folder), head, options, config)
 
 
 def _load(
-    folder: Path, stored: ClassifierHead | None, head: ClassifierHead, options: dict[str, Any]
+    folder: Path,
+    stored: ClassifierHead | None,
+    head: ClassifierHead,
+    options: dict[str, Any],
+    config: ModelConfig | None = None,
 ) -> Classifier:
     """The weights of `folder`, which has the head `stored`, in a classifier with `head`."""
     from kgpt.checkpoints.pretrained import assign_vectors, load_config
@@ -174,11 +176,14 @@ def _load(
     from kgpt.model.classifier import Classifier
     from kgpt.model.initializers import CheckpointInitializer
 
-    config = load_config(folder)
+    config = config or load_config(folder)
     keeps = stored is not None and stored.labels == head.labels
     weights = Weights(folder, config, stored.num_labels if stored else None)
     initializer = CheckpointInitializer(
-        weights, config.initializer_range, new=() if keeps else ("score",)
+        weights,
+        config.initializer_range,
+        new=() if keeps else ("score",),
+        seed=options.get("seed", 0),
     )
     model = Classifier(
         config, head.labels, head.multi_label, head.pad_id, initializer=initializer, **options

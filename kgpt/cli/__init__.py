@@ -93,6 +93,9 @@ bench.command("kgpt.cli.bench:bench_serve", name="serve", help="Load-test a runn
 data.command("kgpt.cli.data:prepare", name="prepare", help="Tokenize text files into a data set.")
 data.command("kgpt.cli.get_data:get", name="get", help="Download a well-known text and prepare it.")
 data.command("kgpt.cli.data:show", name="show", help="Show a data set.")
+classify.command(
+    "kgpt.cli.classify_train:train", name="train", help="Train a classifier, or resume such a run."
+)
 classify.command("kgpt.cli.classify:predict", name="predict", help="Write the labels of texts.")
 classify.command(
     "kgpt.cli.classify:evaluate", name="eval", help="Accuracy, F1, confusion and calibration."

@@ -7,6 +7,7 @@ from them, so an invalid value gives the same error everywhere. What only one co
 an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
 """
 
+from kgpt.config.classification import ClassificationConfig
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.loading import Config, parse_yaml, preset_path, presets, read_yaml
@@ -26,6 +27,7 @@ from kgpt.config.training import DataConfig, TrainConfig
 __all__ = [
     "MEMORY_FRACTION",
     "PREFERENCE_OBJECTIVES",
+    "ClassificationConfig",
     "Config",
     "DataConfig",
     "FinetuneConfig",

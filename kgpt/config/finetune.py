@@ -9,16 +9,18 @@ from pydantic import Field
 from kgpt.config.section import Section, TextList
 
 ADAPTER_METHODS = ("lora", "dora")
+Objective = Literal["sft", "dpo", "ipo", "kto", "orpo", "grpo", "classification"]
 
 
 class FinetuneConfig(Section):
     """Fine-tuning: the model that a run starts from, and which of its weights are trained."""
 
-    objective: Literal["sft", "dpo", "ipo", "kto", "orpo", "grpo"] | None = Field(
+    objective: Objective | None = Field(
         None,
         description="What is learned: sft (supervised fine-tuning) is the next token of texts, or "
         "of the answers in conversations; dpo, ipo, kto, orpo: preferences between completions; "
-        "grpo: what reward functions reward. When not given, a new model is trained.",
+        "grpo: what reward functions reward; classification: the labels of texts. When not given, "
+        "a new model is trained.",
     )
     model: str | None = Field(
         None, description="The model to fine-tune: a directory, a run, run@step or a hub id."

@@ -9,6 +9,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field
 
+from kgpt.config.classification import ClassificationConfig
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.lora import LoraConfig
@@ -33,6 +34,7 @@ class Config(Section):
     lora: LoraConfig = Field(default_factory=LoraConfig)
     grpo: GRPOConfig = Field(default_factory=GRPOConfig)
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
+    classification: ClassificationConfig = Field(default_factory=ClassificationConfig)
 
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:

@@ -177,6 +177,6 @@ def class_weights(
         return [float(given.get(name, 1.0)) for name in names]
     if targets.ndim == 2:
         counts = targets.sum(axis=0)
-        return [float((len(targets) - n) / n) if n else 1.0 for n in counts]
+        return [float((len(targets) - n) / n) if 0 < n < len(targets) else 1.0 for n in counts]
     counts = np.bincount(targets, minlength=len(names))
     return [float(len(targets) / (len(names) * n)) if n else 1.0 for n in counts]

@@ -47,6 +47,8 @@ class Classifier(GPT):
     (2, 3)
     """
 
+    generates_text = False
+
     def __init__(
         self,
         config: ModelConfig | dict[str, Any],

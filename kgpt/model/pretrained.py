@@ -33,6 +33,8 @@ class PretrainedModel(keras.Model):
         """Add adapters; see `kgpt.add_lora`."""
         import_module("kgpt.checkpoints.adapters").apply_lora(self, config)
 
+    generates_text = True  # a classifier does not
+
     @property
     def trained_with_adapters(self) -> list[keras.Variable]:
         """Weights that adapters leave trainable: none but the new head of a classifier."""

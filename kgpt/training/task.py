@@ -27,6 +27,7 @@ from kgpt.training.stored_weights import StoredWeights
 # By `finetune.objective`; imported when a run asks for one.
 TASKS: dict[str | None, str] = {
     None: "kgpt.training.pretraining:Pretraining",
+    "classification": "kgpt.training.classification:Classification",
     "grpo": "kgpt.training.grpo:GRPO",
     "sft": "kgpt.training.finetune:SupervisedFineTuning",
     **dict.fromkeys(PREFERENCE_OBJECTIVES, "kgpt.training.preference:PreferenceOptimization"),

@@ -40,7 +40,8 @@ class Trained:
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.output = io.StringIO()
         console = Console(file=self.output, width=200)
-        self.outcome = train(make_task(config), self.run, resume, console, quiet)
+        self.task = make_task(config)
+        self.outcome = train(self.task, self.run, resume, console, quiet)
 
     @property
     def losses(self) -> dict[int, float]:

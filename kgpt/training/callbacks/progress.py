@@ -107,6 +107,8 @@ FORMATS = {
     "val_loss": "val {:.4f}",
     "val_perplexity": "perplexity {:.2f}",
     "val_bits_per_byte": "{:.3f} bits/byte",
+    "val_accuracy": "accuracy {:.1%}",
+    "val_macro_f1": "macro F1 {:.3f}",
     "lr": "lr {:.2e}",
     "grad_norm": "norm {:.2f}",
     "tokens_per_s": "{:,.0f} tok/s",

@@ -53,6 +53,8 @@ class SampleWriter(StepCallback):
 
     def sample(self, step: int, prompts: Sequence[str]) -> None:
         """Continue `prompts` with the current weights, or their EMA if one is kept."""
+        if not gpt_of(self.model).generates_text:
+            return
         backend.sync_model_state(self.model)
         sampling = self.sampling
         if sampling.seed is None:
