@@ -42,6 +42,11 @@ def autocast(layer: keras.Layer) -> contextlib.AbstractContextManager[Any]:
     return AutocastScope(layer.compute_dtype)
 
 
+def no_autocast() -> contextlib.AbstractContextManager[Any]:
+    """Read variables in their own dtype, also within a layer's `__call__`."""
+    return AutocastScope(None)
+
+
 def untrack_variable(layer: keras.Layer, variable: keras.Variable) -> None:
     """Remove a variable from the variables of a layer, which may be built."""
     layer._untrack_variable(variable)

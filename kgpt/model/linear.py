@@ -130,7 +130,8 @@ class Int8Weight:
 
     def _matmul_dequantized(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`matmul` by the weight as float, which the backward pass dequantizes once more."""
-        q, scale = ops.convert_to_tensor(self.q), ops.convert_to_tensor(self.scale)
+        with keras_internals.no_autocast():  # a cast made here would leak from JAX's checkpoint
+            q, scale = ops.convert_to_tensor(self.q), ops.convert_to_tensor(self.scale)
 
         def product(x: Tensor) -> tuple[Tensor, Any]:
             def pullback(upstream: Tensor) -> Tensor:

@@ -133,6 +133,14 @@ def test_dropout_is_off_in_inference_and_repeated_by_checkpointing(ids):
     assert losses[0] != losses[1], "each step draws a mask of its own"
 
 
+def test_recomputed_blocks_of_int8_weights_train_in_bfloat16(ids):
+    model = int8_model("llama", gradient_checkpointing=True, dtype="mixed_bfloat16")
+    kgpt.add_lora(model, **OF_LLAMA)
+    model.compile(kgpt.AdamW(1e-2), kgpt.NextTokenLoss())
+    losses = [float(model.train_on_batch(ids, ids)) for _ in range(4)]
+    assert losses[3] < losses[0]
+
+
 def int8_model(kind, **options):
     model = kgpt.GPT(kgpt.ModelConfig(**KINDS[kind]), seed=3, **options)
     quantize(model, "int8")
