@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kgpt.config import Config as Config
     from kgpt.config import DataConfig as DataConfig
     from kgpt.config import FinetuneConfig as FinetuneConfig
+    from kgpt.config import GRPOConfig as GRPOConfig
     from kgpt.config import LoraConfig as LoraConfig
     from kgpt.config import ModelConfig as ModelConfig
     from kgpt.config import PreferenceConfig as PreferenceConfig
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from kgpt.training.preference_losses import KTOLoss as KTOLoss
     from kgpt.training.preference_losses import ORPOLoss as ORPOLoss
     from kgpt.training.reference import reference_log_probs as reference_log_probs
+    from kgpt.training.rollouts import RolloutDataset as RolloutDataset
     from kgpt.training.schedule import LRSchedule as LRSchedule
     from kgpt.training.schedule import WarmupCosine as WarmupCosine
 
@@ -70,8 +72,9 @@ __version__ = "0.1.0"
 _MODULES = {
     "kgpt.checkpoints.adapters": ("add_lora", "load_adapter", "merge_lora", "save_adapter"),
     "kgpt.config": (
-        "ClassificationConfig", "Config", "DataConfig", "FinetuneConfig", "LoraConfig",
-        "ModelConfig", "PreferenceConfig", "SamplingConfig", "ServeConfig", "TrainConfig",
+        "ClassificationConfig", "Config", "DataConfig", "FinetuneConfig", "GRPOConfig",
+        "LoraConfig", "ModelConfig", "PreferenceConfig", "SamplingConfig", "ServeConfig",
+        "TrainConfig",
     ),
     "kgpt.data.chat_dataset": ("ChatDataset",),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),
@@ -95,6 +98,7 @@ _MODULES = {
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
     "kgpt.training.reference": ("reference_log_probs",),
+    "kgpt.training.rollouts": ("RolloutDataset",),
     "kgpt.training.schedule": ("LRSchedule", "WarmupCosine"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -108,3 +108,9 @@ def test_every_example_is_listed() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert path.name == "README.md" or path.name.startswith(("_", ".")) or path.name in listed
+
+
+def test_a_model_learns_from_rewards(trained: Path) -> None:
+    printed = run(trained, "grpo.py", "out/model", "out/rewarded", "--steps", "2")
+    assert "step 2: mean reward 0." in printed
+    assert (trained / "out" / "rewarded" / "model.safetensors").is_file()

@@ -7,7 +7,7 @@ the model's variables up to date on every backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.config import SamplingConfig
 from kgpt.config.grpo import GRPOConfig
-from kgpt.data.preferences import Content, PromptRow
+from kgpt.data.preferences import Content, PromptRow, encode_prompt, parse_prompt
 from kgpt.data.sampler import feistel_permutation, splitmix64
 from kgpt.errors import UsageError
 from kgpt.generation.model_functions import ModelFunctions
@@ -27,6 +27,7 @@ from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 from kgpt.model.lora import adapters_disabled
+from kgpt.text.chat_template import load_chat_template
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.grpo_loss import group_advantages, tempered, token_weights
 from kgpt.training.log_probs import token_log_probs
@@ -74,8 +75,8 @@ class RolloutDataset(keras.utils.PyDataset):
     Args:
         model: a compiled `kgpt.GPT`, with `kgpt.GRPOLoss`.
         tokenizer: of the model.
-        prompts: all prompts, at least as many as an update needs.
-        rewards: the reward functions.
+        prompts: all of them: texts, rows with a "prompt" and other columns, or encoded.
+        rewards: the reward functions; see `kgpt.training.rewards`.
         config: the options of GRPO.
         batch_size: B completions in a batch.
         grad_accumulation: batches of an update.
@@ -94,8 +95,8 @@ class RolloutDataset(keras.utils.PyDataset):
         self,
         model: GPT,
         tokenizer: Tokenizer,
-        prompts: Sequence[EncodedPrompt],
-        rewards: Sequence[Reward],
+        prompts: Iterable[EncodedPrompt | Mapping[str, Any] | str],
+        rewards: Iterable[Reward | Callable[..., Any]],
         config: GRPOConfig,
         batch_size: int,
         grad_accumulation: int = 1,
@@ -106,7 +107,9 @@ class RolloutDataset(keras.utils.PyDataset):
     ):
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.prompts, self.rewards, self.seed = list(prompts), list(rewards), seed
+        self.prompts = [encoded(prompt, tokenizer) for prompt in prompts]
+        self.rewards = [r if isinstance(r, Reward) else Reward(r.__name__, r) for r in rewards]
+        self.seed = seed
         self.batch_size, self.num_batches_ = batch_size, grad_accumulation
         self.on_rollout, self.restore = on_rollout, restore
         self.num_prompts = prompts_per_update(config, batch_size, grad_accumulation)
@@ -286,6 +289,18 @@ class LogProbFunctions(ModelFunctions):
     def _without_adapters(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with adapters_disabled(self.model):
             return self._log_probs(inputs, targets)
+
+
+def encoded(prompt: EncodedPrompt | Mapping[str, Any] | str, tokenizer: Tokenizer) -> EncodedPrompt:
+    """A prompt with its token ids, by the tokenizer's chat template if it has one.
+
+    Raises `ValueError` if a row has no prompt.
+    """
+    if isinstance(prompt, EncodedPrompt):
+        return prompt
+    row = parse_prompt({"prompt": prompt} if isinstance(prompt, str) else prompt)
+    template = load_chat_template(tokenizer)
+    return EncodedPrompt(row, encode_prompt(row.prompt, tokenizer, template))
 
 
 def updates_made(model: keras.Model) -> int:
