@@ -167,6 +167,9 @@ def fill(folder: Path) -> None:
     for name in ("prompts.jsonl", "data/tinyworld-prompts.jsonl"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"{json.dumps(asked)}\n" * 4)
+    pair = {"prompt": "?", "chosen": "A", "rejected": "B"}
+    for name in ("pairs.jsonl", "data/tinyworld-preferences.jsonl"):
+        (folder / name).write_text(f"{json.dumps(pair)}\n" * 4)
     (rewards,) = blocks(ROOT / "docs" / "guides" / "grpo.md", "python")
     (folder / "rewards.py").write_text(rewards)
     (folder / "chat.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 40))
@@ -208,7 +211,7 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
                 words += ["--train.max-steps", "3"]
         if name in ("finetune", "classify train"):
             words += [*TINY[: TINY.index("--model.num-layers")], "--quiet"]
-            words += ["--train.sequence-length", "16"]
+            words += [] if words[1] == "dpo" else ["--train.sequence-length", "16"]
         if words[:2] == ["finetune", "grpo"]:
             words += ["--grpo.num-generations", "2", "--grpo.max-completion-length", "4"]
         if "--out" in words:

@@ -30,9 +30,10 @@ def get(
         stories of `kgpt demo`, 15 MB, generated offline. tinyworld-stories: stories alone, for a
         base model, and beside it conversations to fine-tune it on, tinyworld-chat.jsonl.
         tinyworld-prompts: questions for `kgpt finetune grpo`, a file of rows.
+        tinyworld-preferences: right and wrong answers for `kgpt finetune dpo`, a file of rows.
     out
         The folder of the data set; data/shakespeare-char, or data/ and the name, if not given. Of
-        tinyworld-prompts the file, with .jsonl.
+        tinyworld-prompts and tinyworld-preferences the file, with .jsonl.
     overwrite
         Replace the data set even if there are runs on it, which then cannot be resumed.
     quiet

@@ -65,6 +65,11 @@ def make_prompts(out: Path, quiet: bool, overwrite: bool = False, count: int = 4
     tinyworld.write_prompts(out.with_suffix(".jsonl"), count)
 
 
+def make_preferences(out: Path, quiet: bool, overwrite: bool = False, count: int = 4_000) -> None:
+    """Generate pairs of answers for `kgpt finetune dpo`: the file `out` with .jsonl."""
+    _write_rows(out.with_suffix(".jsonl"), tinyworld.preferences(count))
+
+
 def _check(out: Path, overwrite: bool) -> None:
     from kgpt.data.prepare import check_replaceable
 
@@ -90,6 +95,7 @@ def _prepare(
 
 CORPORA: dict[str, Callable[[Path, bool, bool], None]] = {
     "tinyworld": make_tinyworld,
+    "tinyworld-preferences": make_preferences,
     "tinyworld-prompts": make_prompts,
     "tinyworld-stories": make_stories,
 }
