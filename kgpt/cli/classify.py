@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    files: Annotated[tuple[str, ...], Parameter(name="FILES")] = (),
-    /,
-    *,
+    *files: Annotated[str, Parameter(allow_leading_hyphen=True)],
     model: str,
     text: Annotated[list[str] | None, Parameter(negative_iterable=())] = None,
     text_field: str = "text",
@@ -56,8 +54,11 @@ def predict(
     """
     if bool(files) == bool(text):
         raise UsageError("Give either files (or - for standard input) or --text TEXT.")
-    texts = list(text or ()) or [found for file in files for found in _read(file, text_field)]
+    if unknown := [file for file in files if file.startswith("--")]:
+        raise UsageError(f"Unknown option {unknown[0]}; see `kgpt classify predict --help`.")
     with _loaded(model, dtype, memory_fraction) as classifier, _open(output_file) as out:
+        # Only now: loading may restart this process, which would lose standard input.
+        texts = list(text or ()) or [found for file in files for found in _read(file, text_field)]
         for given, found in zip(texts, classifier.stream(texts), strict=True):
             out.write(json.dumps({"text": given} | found.as_dict(), ensure_ascii=False) + "\n")
 
