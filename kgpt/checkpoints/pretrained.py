@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kgpt
-from kgpt.checkpoints.classifiers import ClassifierHead
+from kgpt.checkpoints.classifier_head import ClassifierHead
 from kgpt.checkpoints.generation_config import GENERATION_CONFIG, generation_config
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.hub import resolve_source as resolve_source

@@ -52,7 +52,7 @@ def serve(
         raise UsageError(f"{clash.pop()!r} is the name of the model; give the adapter another.")
 
     def load() -> TextGenerator | TextClassifier:
-        from kgpt.checkpoints.classifiers import ClassifierHead
+        from kgpt.checkpoints.classifier_head import ClassifierHead
         from kgpt.generation.generator import TextGenerator
         from kgpt.generation.text_classifier import TextClassifier
 

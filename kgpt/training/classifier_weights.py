@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from kgpt.checkpoints.adapters import adapter_variables
-from kgpt.checkpoints.classifiers import ClassifierHead
+from kgpt.checkpoints.classifier_head import ClassifierHead
 from kgpt.checkpoints.lora_modules import merge_matrix
 from kgpt.checkpoints.pretrained import load_weights, path_below, write_config
 from kgpt.checkpoints.safetensors_io import write_arrays
