@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from kgpt.protocol import GenerationChunk as GenerationChunk
     from kgpt.text.tokenizer import Tokenizer as Tokenizer
     from kgpt.training.classification_loss import ClassificationLoss as ClassificationLoss
+    from kgpt.training.distiller import Distiller as Distiller
     from kgpt.training.grpo_loss import GRPOLoss as GRPOLoss
     from kgpt.training.losses import NextTokenLoss as NextTokenLoss
     from kgpt.training.optimizers import AdamW as AdamW
@@ -94,6 +95,7 @@ _MODULES = {
     "kgpt.text.tokenizer": ("Tokenizer",),
     "kgpt.training.classification_loss": ("ClassificationLoss",),
     "kgpt.training.grpo_loss": ("GRPOLoss",),
+    "kgpt.training.distiller": ("Distiller",),
     "kgpt.training.losses": ("NextTokenLoss",),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),

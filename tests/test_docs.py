@@ -45,6 +45,7 @@ ELSEWHERE = {
     "serve": "tests/serving/test_process.py",
     "bench serve": "tests/serving/test_load.py",
     "bench train": "tests/training/test_bench.py",
+    "bench draft": "tests/cli/test_distill.py",
     "bench generate": "tests/generation/test_bench.py",
     "data get": "tests/data/test_download.py: needs a network",
     "import": "tests/checkpoints/test_importers.py: the sources are downloads",
@@ -202,7 +203,9 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
         if name in ELSEWHERE:
             continue
         words = words[1:]
-        if name in ("train", "finetune", "classify train") and "--resume" not in words:
+        if name == "distill":
+            words = [*words, *TINY[:10], "--train.sequence-length", "16"]
+        if name in ("train", "finetune", "classify train", "distill") and "--resume" not in words:
             run = words[words.index("--run") + 1] if "--run" in words else ""
             shutil.rmtree(sandbox / "runs" / run, ignore_errors=True)
         if name == "train":

@@ -74,6 +74,9 @@ app.command(
     help_epilogue=_options_help(finetune=True),
     help_format="markdown",
 )
+app.command(
+    "kgpt.cli.distill:distill", help="Train a student or a draft model to predict as its teacher."
+)
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
 app.command("kgpt.cli.export:export", help="Convert a model to the format of other software.")
 app.command(
@@ -88,6 +91,9 @@ app.command("kgpt.cli.chat:chat", help="Chat with a model in a plain terminal or
 bench.command("kgpt.cli.bench_train:bench_train", name="train", help="Training throughput.")
 bench.command(
     "kgpt.cli.bench_generate:bench_generate", name="generate", help="Generation throughput."
+)
+bench.command(
+    "kgpt.cli.bench_draft:bench_draft", name="draft", help="Speculative decoding with a draft."
 )
 bench.command("kgpt.cli.bench:bench_serve", name="serve", help="Load-test a running server.")
 data.command("kgpt.cli.data:prepare", name="prepare", help="Tokenize text files into a data set.")

@@ -8,6 +8,7 @@ an output file, is a parameter of that command in `kgpt.cli`. Nothing here impor
 """
 
 from kgpt.config.classification import ClassificationConfig
+from kgpt.config.distillation import DistillConfig, draft_of
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.loading import Config, parse_yaml, preset_path, presets, read_yaml
@@ -30,6 +31,7 @@ __all__ = [
     "ClassificationConfig",
     "Config",
     "DataConfig",
+    "DistillConfig",
     "FinetuneConfig",
     "GRPOConfig",
     "InferenceDtype",
@@ -48,6 +50,7 @@ __all__ = [
     "config_changes",
     "default_loss_chunk",
     "did_you_mean",
+    "draft_of",
     "is_fixed",
     "memory_fraction",
     "options",

@@ -9,7 +9,7 @@ from pydantic import Field
 from kgpt.config.section import Section, TextList
 
 ADAPTER_METHODS = ("lora", "dora")
-Objective = Literal["sft", "dpo", "ipo", "kto", "orpo", "grpo", "classification"]
+Objective = Literal["sft", "distill", "dpo", "ipo", "kto", "orpo", "grpo", "classification"]
 
 
 class FinetuneConfig(Section):
@@ -18,8 +18,9 @@ class FinetuneConfig(Section):
     objective: Objective | None = Field(
         None,
         description="What is learned: sft (supervised fine-tuning) is the next token of texts, or "
-        "of the answers in conversations; dpo, ipo, kto, orpo: preferences between completions; "
-        "grpo: what reward functions reward; classification: the labels of texts. When not given, "
+        "of the answers in conversations; distill: also what a teacher predicts; dpo, ipo, kto, "
+        "orpo: preferences between completions; grpo: what reward functions reward; "
+        "classification: the labels of texts. When not given, "
         "a new model is trained.",
     )
     model: str | None = Field(

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field
 
 from kgpt.config.classification import ClassificationConfig
+from kgpt.config.distillation import DistillConfig
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.lora import LoraConfig
@@ -35,6 +36,7 @@ class Config(Section):
     grpo: GRPOConfig = Field(default_factory=GRPOConfig)
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
     classification: ClassificationConfig = Field(default_factory=ClassificationConfig)
+    distill: DistillConfig = Field(default_factory=DistillConfig)
 
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:

@@ -12,7 +12,7 @@ from kgpt.config.loading import Config
 from kgpt.config.overrides import options
 
 FIXED = ("train.optimizer", "data.assistant_only_loss", "data.packing")
-FIXED_SECTIONS = ("model", "finetune", "lora", "preference", "classification")
+FIXED_SECTIONS = ("model", "finetune", "lora", "preference", "classification", "distill")
 FREE = ("model.dropout", "model.initializer_range", "lora.dropout")  # of these sections
 LEFT_TO_DATA = ("vocab_size", "assistant_only_loss", "packing")
 Changes = dict[str, tuple[Any, Any]]

@@ -9,7 +9,7 @@ the draft model samples with the same noise, and a rejected draft is dropped. (L
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,10 +26,24 @@ DraftSource = GPT | Literal["prompt_lookup"]
 Propose = Callable[[list[int]], list[int]]  # the tokens so far -> draft tokens
 
 
+@dataclass
+class DraftStats:
+    """How often drafts were right: `accepted` of `drafted` tokens, in `steps` verifications."""
+
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
 def speculative_decode(
-    model: GPT, request: Request, draft_model: DraftSource, max_context: int | None = None
+    model: GPT,
+    request: Request,
+    draft_model: DraftSource,
+    max_context: int | None = None,
+    stats: DraftStats | None = None,
 ) -> Iterator[list[GeneratedToken]]:
-    """Yield tokens as they are verified."""
+    """Yield tokens as they are verified; count drafts in `stats`."""
+    stats = stats or DraftStats()
     runner = ModelRunner(model, 1, max_context)
     propose: Propose = prompt_lookup
     if draft_model != "prompt_lookup":
@@ -44,7 +58,11 @@ def speculative_decode(
         if end < runner.max_context and not request.return_logprobs:
             draft = propose(sequence.token_ids)[:NUM_SPECULATIVE_TOKENS]
         if draft:
-            yield runner.verify_draft(draft, NUM_SPECULATIVE_TOKENS)
+            usable = min(len(draft), sequence.remaining_tokens - 1)  # before the last one
+            tokens = runner.verify_draft(draft, NUM_SPECULATIVE_TOKENS)
+            stats.steps, stats.drafted = stats.steps + 1, stats.drafted + usable
+            stats.accepted += len(tokens) - 1  # the last one is the model's own
+            yield tokens
         else:
             yield runner.decode(1)[0]
 

@@ -39,7 +39,7 @@ def with_base_model(config: Config) -> Config:
             "OUT` and fine-tune that, or fine-tune it with --method full."
         )
     model = _architecture(load_config(folder), config.model, finetune.model)
-    finetune = finetune.model_copy(update={"model": _lasting_name(finetune.model)})
+    finetune = finetune.model_copy(update={"model": lasting_name(finetune.model)})
     return config.model_copy(update={"model": model, "finetune": finetune})
 
 
@@ -81,7 +81,7 @@ def _architecture(base: ModelConfig, given: ModelConfig, name: str) -> ModelConf
     return base.model_copy(update=changes)
 
 
-def _lasting_name(name: str) -> str:
+def lasting_name(name: str) -> str:
     """A name that means the same model later: a folder's path, or a hub id."""
     try:
         return str(resolve_model(name).resolve())

@@ -82,10 +82,7 @@ class NextTokenLoss(keras.losses.Loss):
         """
         hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))  # (M, D)
         targets = ops.reshape(ops.cast(targets, "int32"), (-1,))  # (M,)
-        if weights is None:
-            weights = ops.ones(ops.shape(targets), "float32")
-        weights = ops.reshape(ops.cast(weights, "float32"), (-1,))  # (M,)
-        weights = weights / (ops.sum(weights) + NO_TOKENS)
+        weights = normalized(weights, targets)
         head = ops.convert_to_tensor(head)
         return linear_cross_entropy(
             hidden, head, targets, weights, self.label_smoothing, self.chunk, training,
@@ -98,6 +95,14 @@ class NextTokenLoss(keras.losses.Loss):
             "label_smoothing": self.label_smoothing,
             "chunk": self.chunk,
         }
+
+
+def normalized(weights: Tensor | None, targets: Tensor) -> Tensor:
+    """Weights (M,) that sum to 1, of `weights` (B, T), or equal ones of `targets` (M,)."""
+    if weights is None:
+        weights = ops.ones(ops.shape(targets), "float32")
+    weights = ops.reshape(ops.cast(weights, "float32"), (-1,))  # (M,)
+    return weights / (ops.sum(weights) + NO_TOKENS)
 
 
 def token_losses(
@@ -204,17 +209,38 @@ def chunk_gradient(
     """
     logits = chunk_logits(x, table)
     losses, logsumexp = token_losses(logits, y, label_smoothing)
+    dx, dhead = backpropagate(  # which drops the float32 gradient as soon as it is cast
+        cross_entropy_dlogits(logits, logsumexp, y, label_smoothing),
+        x, table, w, dhead, head_trainable,
+    )  # fmt: skip
+    return ops.sum(losses * w), dx, dhead
+
+
+def cross_entropy_dlogits(
+    logits: Tensor, logsumexp: Tensor, y: Tensor, label_smoothing: float
+) -> Tensor:
+    """The gradient (M, V) of each row's `token_losses`: softmax minus the target distribution."""
     dlogits = ops.exp(logits - logsumexp)  # softmax, (M, V)
     if label_smoothing:
-        dlogits = dlogits - label_smoothing / table.shape[0]
-    dlogits = ops.where(_target_mask(logits, y), dlogits - (1.0 - label_smoothing), dlogits)
+        dlogits = dlogits - label_smoothing / logits.shape[-1]
+    return ops.where(_target_mask(logits, y), dlogits - (1.0 - label_smoothing), dlogits)
+
+
+def backpropagate(
+    dlogits: Tensor, x: Tensor, table: Tensor, w: Tensor, dhead: Tensor | None, head_trainable: bool
+) -> tuple[Tensor, Tensor | None]:
+    """From the gradient of logits x @ table.T to those for x and for the table: `chunk_gradient`.
+
+    Args:
+        dlogits: (M, V) of each row's loss, which counts by its weight `w` (M,).
+    """
     dlogits = ops.cast(dlogits, x.dtype)
     dx = ops.cast(backend.dense(dlogits, table), "float32") * w[:, None]  # (M, D)
     if not head_trainable:
-        return ops.sum(losses * w), dx, None
+        return dx, None
     scaled = dlogits * ops.cast(w * GRAD_SCALE, x.dtype)[:, None]
     dtable = ops.cast(backend.dense(ops.transpose(scaled), x), "float32")  # (V, D)
-    return ops.sum(losses * w), dx, dtable if dhead is None else dhead + dtable
+    return dx, dtable if dhead is None else dhead + dtable
 
 
 def chunk_logits(x: Tensor, table: Tensor) -> Tensor:

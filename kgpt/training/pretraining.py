@@ -156,16 +156,21 @@ def sequence_length(config: Config) -> int:
 
 def build_model(config: Config) -> GPT:
     """The compiled model of a configuration, with initial weights."""
+    model = new_model(config)
+    compile_model(model, config.train, next_token_loss(config))
+    return model
+
+
+def new_model(config: Config) -> GPT:
+    """The model of a configuration, with initial weights, not compiled."""
     train_config = config.train
     backend.set_precision(train_config.precision)
-    model = GPT(
+    return GPT(
         config.model,
         seed=train_config.seed,
         gradient_checkpointing=train_config.gradient_checkpointing,
         dtype=train_config.dtype_policy,
     )
-    compile_model(model, train_config, next_token_loss(config))
-    return model
 
 
 def describe(data: TokenDataset) -> RunData:

@@ -29,6 +29,7 @@ TASKS: dict[str | None, str] = {
     None: "kgpt.training.pretraining:Pretraining",
     "classification": "kgpt.training.classification:Classification",
     "grpo": "kgpt.training.grpo:GRPO",
+    "distill": "kgpt.training.distillation:Distillation",
     "sft": "kgpt.training.finetune:SupervisedFineTuning",
     **dict.fromkeys(PREFERENCE_OBJECTIVES, "kgpt.training.preference:PreferenceOptimization"),
 }
