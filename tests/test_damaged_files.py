@@ -103,6 +103,7 @@ def files(made):
         for pattern in READERS
         for file in sorted(made.glob(pattern))
         if file.suffix not in (".learn", ".starts")  # read when they are needed
+        and file.name != "README.md"  # for people
     ]
 
 

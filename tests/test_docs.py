@@ -214,7 +214,7 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
                 words += ["--train.max-steps", "3"]
         if name in ("finetune", "classify train"):
             words += [*TINY[: TINY.index("--model.num-layers")], "--quiet"]
-            words += [] if words[1] == "dpo" else ["--train.sequence-length", "16"]
+            words += [] if words[1] == "dpo" else ["--train.sequence-length", "32"]
         if words[:2] == ["finetune", "grpo"]:
             words += ["--grpo.num-generations", "2", "--grpo.max-completion-length", "4"]
         if "--out" in words:

@@ -68,18 +68,12 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
 
 
 def stop_loss_tracker(model: keras.Model) -> None:
-    """Average the loss no more, where another metric reports it.
-
-    Keras would build a loss by calling it with targets and logits; one that needs the model is
-    never called so.
-    """
+    """Average the loss no more, where another metric reports it."""
     model._loss_tracker.update_state = lambda *args, **kwargs: None
-    if hasattr(model.loss, "from_model"):
-        model._compile_loss.built = True
 
 
 def skip_loss_build(model: keras.Model) -> None:
-    """Do not try the compiled loss on logits: it is given hidden states."""
+    """Do not try the compiled loss on targets and logits: it is given hidden states."""
     model._compile_loss.built = True
 
 
