@@ -195,7 +195,7 @@ class ApiDirective(Generated):
             target = f"{value.__module__}.{value.__qualname__}"
             if inspect.isclass(value) and issubclass(value, BaseModel):
                 target += "(**options)"  # the options page lists them
-            if inspect.isclass(value) and issubclass(value, PretrainedModel):
+            if name == "GPT":  # of which others are subclasses
                 base = f"{PretrainedModel.__module__}.{PretrainedModel.__qualname__}"
                 target += f"\n\n.. autoclass:: {base}"
             parts.append(f"## `kgpt.{name}`\n\n```{{eval-rst}}\n.. {kind}:: {target}\n```\n")
