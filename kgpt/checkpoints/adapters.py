@@ -9,7 +9,7 @@ kgpt.save_adapter(model, "my-adapter")     # a folder of PEFT; or kgpt.merge_lor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,21 @@ def merge_lora(model: GPT) -> None:
             continue
         value = np.array(backend.to_host(variable), "float32")  # (in, out)
         for adapter in linear.lora.adapters:
-            columns = slice(adapter.spec.start, adapter.spec.start + adapter.spec.width)
-            a, b, *magnitude = backend.to_host([v.value for v in adapter.variables])
-            value[:, columns] = merge_matrix(
-                value[:, columns].T, a.T, b.T, adapter.spec.scaling, *magnitude
-            ).T
+            merge_into(value, adapter.spec, backend.to_host([v.value for v in adapter.variables]))
         variable.assign(value)
     detach_adapters(model)
     model.lora = None
+
+
+def merge_into(kernel: np.ndarray, spec: AdapterSpec, values: Sequence[np.ndarray]) -> None:
+    """Add an adapter to a `kernel` (in, out), in place.
+
+    Args:
+        values: A (in, rank), B (rank, width), and of DoRA the magnitude (width,).
+    """
+    a, b, *magnitude = values
+    columns = slice(spec.start, spec.start + spec.width)
+    kernel[:, columns] = merge_matrix(kernel[:, columns].T, a.T, b.T, spec.scaling, *magnitude).T
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -95,18 +95,7 @@ def prepare(
     from kgpt.data.sources import Corpus
     from kgpt.text.tokenizer import Tokenizer
 
-    for source in sources:
-        if source.startswith("-") and source != "-":
-            hint = did_you_mean(source, FLAGS) or "see `kgpt data prepare --help`."
-            raise UsageError(f"Unknown option {source}; {hint}")
-    if not sources:
-        raise UsageError("Name at least one file, folder or glob, or - for standard input.")
-    if not 0 <= val_fraction < 1:
-        raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
-    if tokenizer not in KINDS and not Path(tokenizer).exists():
-        raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
-    if max_length is not None and max_length < 2:
-        raise UsageError(f"--max-length must be at least 2, not {max_length}.")
+    _check_options(sources, tokenizer, val_fraction, max_length)
     runs = check_replaceable(Path(out), overwrite)
     hub = HubOptions(dataset_config, dataset_split, show_progress=not quiet)
     corpus = Corpus(sources, field, separator, val_fraction, encoding, hub, skip_invalid)
@@ -133,6 +122,24 @@ def prepare(
         console.print(Text(note), soft_wrap=True)
     if not quiet:
         show(out)
+
+
+def _check_options(
+    sources: tuple[str, ...], tokenizer: str, val_fraction: float, max_length: int | None
+) -> None:
+    """Raise `UsageError` if an option of `prepare` is out of range, or a source none."""
+    for source in sources:
+        if source.startswith("-") and source != "-":
+            hint = did_you_mean(source, FLAGS) or "see `kgpt data prepare --help`."
+            raise UsageError(f"Unknown option {source}; {hint}")
+    if not sources:
+        raise UsageError("Name at least one file, folder or glob, or - for standard input.")
+    if not 0 <= val_fraction < 1:
+        raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
+    if tokenizer not in KINDS and not Path(tokenizer).exists():
+        raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
+    if max_length is not None and max_length < 2:
+        raise UsageError(f"--max-length must be at least 2, not {max_length}.")
 
 
 def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:

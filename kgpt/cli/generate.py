@@ -87,13 +87,7 @@ def generate(
     folder = resolve_model(model)
     changes = options.given_flags(sampling)
     structure = structured_output.given_structured_output(structured)
-    if input_file is not None:
-        if prompt is not None or template is not None:
-            raise UsageError("--input-file replaces --prompt and --template; leave them out.")
-        if output_file is None:
-            raise UsageError("--input-file needs --output-file; - writes to standard output.")
-    elif (prompt is None) == (template is None):
-        raise UsageError("Give --prompt, --template or --input-file.")
+    _check_prompts(prompt, template, input_file, output_file)
     if num_samples < 1 or max_num_seqs < 1:
         raise UsageError("--num-samples and --max-num-seqs must be at least 1.")
     if template is not None:
@@ -130,6 +124,19 @@ def generate(
             prompts = [prompt] * num_samples
             completions = engine.generate_batch(prompts, params, adapter=chosen, **structure)
             _print_completions(prompt, completions, json_lines)
+
+
+def _check_prompts(
+    prompt: str | None, template: str | None, input_file: str | None, output_file: str | None
+) -> None:
+    """Raise `UsageError` unless the prompts come from one place."""
+    if input_file is not None:
+        if prompt is not None or template is not None:
+            raise UsageError("--input-file replaces --prompt and --template; leave them out.")
+        if output_file is None:
+            raise UsageError("--input-file needs --output-file; - writes to standard output.")
+    elif (prompt is None) == (template is None):
+        raise UsageError("Give --prompt, --template or --input-file.")
 
 
 def _print_stream(prompt: str, chunks: Iterable[GenerationChunk]) -> None:

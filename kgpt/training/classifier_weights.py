@@ -11,9 +11,8 @@ import keras
 import numpy as np
 from safetensors.numpy import load_file
 
-from kgpt.checkpoints.adapters import adapter_variables
+from kgpt.checkpoints.adapters import adapter_variables, merge_into
 from kgpt.checkpoints.classifier_head import ClassifierHead
-from kgpt.checkpoints.lora_modules import merge_matrix
 from kgpt.checkpoints.pretrained import load_weights, path_below, write_config
 from kgpt.checkpoints.safetensors_io import write_arrays
 from kgpt.checkpoints.weights import write_weights
@@ -33,14 +32,6 @@ class StoredAdapter:
     kernel: str
     spec: AdapterSpec
     paths: tuple[str, ...]
-
-    def merge(self, weights: Mapping[str, np.ndarray], value: np.ndarray) -> None:
-        """Add the adapter to the kernel `value` (in, out), in place."""
-        columns = slice(self.spec.start, self.spec.start + self.spec.width)
-        a, b, *magnitude = (weights[path] for path in self.paths)
-        value[:, columns] = merge_matrix(
-            value[:, columns].T, a.T, b.T, self.spec.scaling, *magnitude
-        ).T
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class ClassifierDirectory:
                 return weights[path]
             value = np.array(weights[path], "float32")
             for adapter in adapters:
-                adapter.merge(weights, value)
+                merge_into(value, adapter.spec, [weights[path] for path in adapter.paths])
             return value
 
         write_config(folder, self.config, tokenizer, **self.head.as_config(self.config))
