@@ -1,0 +1,1 @@
+"""How good a model is: likelihoods, generation quality, and how sure the figures are."""
