@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from kgpt.cli.options import StrictInt
+from kgpt.cli.options import MaxLength, StrictInt, Truncate
 from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
 from kgpt.formatting import size
@@ -43,8 +43,8 @@ def prepare(
     dataset_config: str | None = None,
     dataset_split: str = "train",
     skip_invalid: Annotated[bool, Parameter(negative="")] = False,
-    max_length: StrictInt | None = None,
-    truncate: Literal["keep-start", "skip"] = "keep-start",
+    max_length: MaxLength = None,
+    truncate: Truncate = "keep-start",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -95,7 +95,7 @@ def prepare(
     from kgpt.data.sources import Corpus
     from kgpt.text.tokenizer import Tokenizer
 
-    _check_options(sources, tokenizer, val_fraction, max_length)
+    _check_options(sources, tokenizer, val_fraction)
     runs = check_replaceable(Path(out), overwrite)
     hub = HubOptions(dataset_config, dataset_split, show_progress=not quiet)
     corpus = Corpus(sources, field, separator, val_fraction, encoding, hub, skip_invalid)
@@ -124,9 +124,7 @@ def prepare(
         show(out)
 
 
-def _check_options(
-    sources: tuple[str, ...], tokenizer: str, val_fraction: float, max_length: int | None
-) -> None:
+def _check_options(sources: tuple[str, ...], tokenizer: str, val_fraction: float) -> None:
     """Raise `UsageError` if an option of `prepare` is out of range, or a source none."""
     for source in sources:
         if source.startswith("-") and source != "-":
@@ -138,8 +136,6 @@ def _check_options(
         raise UsageError(f"--val-fraction must be at least 0 and below 1, not {val_fraction}.")
     if tokenizer not in KINDS and not Path(tokenizer).exists():
         raise UsageError(f"--tokenizer must be bpe, char, byte or a folder, not {tokenizer!r}.")
-    if max_length is not None and max_length < 2:
-        raise UsageError(f"--max-length must be at least 2, not {max_length}.")
 
 
 def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False) -> None:

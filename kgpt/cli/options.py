@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import CoercionError, Group, Parameter, Token
 from cyclopts.validators import Number
@@ -47,6 +47,8 @@ def _strict_int(_: Any, tokens: Sequence[Token]) -> int:
 
 
 StrictInt = Annotated[int, Parameter(converter=_strict_int)]
+MaxLength = Annotated[int | None, Parameter(converter=_strict_int, validator=Number(gte=2))]
+Truncate = Literal["keep-start", "skip"]
 Flags: Any = _flags()
 SamplingFlags: Any = Annotated[Flags, Parameter(name="*")]
 NO_FLAGS = Flags()

@@ -142,7 +142,7 @@ def test_dropout_may_differ_from_the_base_models(base, data):
 
 @pytest.mark.backend
 def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capfd
 ):
     """From files to a merged model; the data set, the loss mask and the base are in run.yaml."""
     monkeypatch.setenv("KGPT_RESTARTED", "1")
@@ -150,20 +150,30 @@ def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
     folder = write_tiny_model(tmp_path / "base", "llama", Tokenizer.of_bytes(), **shape)
     rows = [{"prompt": f"{n}?", "completion": f"{n + 1}!"} for n in range(20)]
     file = tmp_path / "chat.jsonl"
+    rows += [{"prompt": "?", "completion": n * "long"} for n in (0, 50, 60)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     steps = ["--train.max-steps", "2", "--train.eval-every", "2", "--train.sample-every", "0"]
     command = ["finetune", "lora", "--model", folder, "--data", file, "--run", "tuned", *steps]
-    assert run_kgpt(capsys, *command, "--lora.rank", "2", "--train.checkpoint-every", "1")[0] == 0
+    command += ["--skip-invalid", "--max-length", "60", "--truncate", "skip"]
+    command += ["--lora.rank", "2", "--train.checkpoint-every", "1"]
+    code, shown, _ = run_kgpt(capfd, *command)
+    assert code == 0 and "1 row that cannot be used, left out" in shown
+    assert (
+        "chat.jsonl, line 21:" in shown and "2 conversations longer than 60 tokens, left" in shown
+    )
     run = find_run("tuned")
     config = Config.load(str(run.path / "run.yaml"))
     assert config.data.dir == str(run.path / "data") and config.data.assistant_only_loss
     assert config.data.packing == "documents"
     assert config.finetune.model == str(folder) and config.model.max_length == 64
-    assert len(TokenDataset(run.path / "data").document_offsets("val")) == 2
+    assert [len(TokenDataset(run.path / "data").document_offsets(s)) for s in ("train", "val")] == [
+        18,
+        2,
+    ]
     assert load_chat_template(Tokenizer.load(run.checkpoint_path(2))) is not None
-    code, _, _ = run_kgpt(capsys, "finetune", "--run", "tuned", "--resume")
+    code, _, _ = run_kgpt(capfd, "finetune", "--run", "tuned", "--resume")
     assert code == 0
-    assert run_kgpt(capsys, "merge", "tuned", tmp_path / "merged")[0] == 0
+    assert run_kgpt(capfd, "merge", "tuned", tmp_path / "merged")[0] == 0
     merged, before = weights(tmp_path / "merged"), weights(folder)
     assert any(not np.array_equal(merged[path], before[path]) for path in before)
 
@@ -174,6 +184,9 @@ WRONG = [
     (["finetune", "--model", "x", "--method", "lore", "--data", "x"], "preset or file is called"),
     (["finetune", "lora", "--model", "x", "--method", "y", "--data", "x"], "finetune.method"),
     (["train", "lora", "--data", "x"], "No model is named"),
+    (["finetune", "--model", "x", "--data", "x", "--skip-invalid"], "made by `kgpt data prepare`"),
+    (["finetune", "lora", "--resume", "--max-length", "9"], "run that is resumed is not prepared"),
+    (["finetune", "dpo", "--model", "x", "--data", "x", "--truncate", "skip"], "for dpo is not"),
 ]
 
 
@@ -181,8 +194,6 @@ WRONG = [
 def test_a_wrong_command_is_one_sentence(arguments, sentence, data, capsys, monkeypatch):
     monkeypatch.setenv("KGPT_RESTARTED", "1")
     arguments = [str(data) if argument == "x" else argument for argument in arguments]
-    if arguments[0] == "finetune" and "--data" not in arguments:
-        arguments[2] = "x"
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2 and sentence in capsys.readouterr().err
