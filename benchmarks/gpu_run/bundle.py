@@ -26,8 +26,14 @@ PACKAGES = (
     "keras", "namex", "optree", "pydantic", "pydantic-core", "annotated-types",
     "typing-inspection", "cyclopts", "docstring-parser", "rich-rst", "docutils", "platformdirs",
     "fastapi", "starlette", "uvicorn", "annotated-doc", "httpx-sse", "prometheus-client",
+    "llguidance",
 )  # fmt: skip
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+PLATFORMS = (
+    "manylinux_2_31_x86_64",
+    "manylinux_2_28_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+)
 SOURCES = ("kgpt", "tui", "configs", "pyproject.toml", "README.md", "LICENSE")
 TESTS = ("backend", "model", "generation", "training")
 NANOGPT = (

@@ -17,7 +17,7 @@ from benchmarks.gpu_run.worker import emit
 
 PACKAGES = ("kgpt", "keras", "jax", "torch", "tensorflow", "transformers", "numpy")
 QUERY = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm")
-OUTCOME = re.compile(r"(?:\[gw\d+\] \[ *\d+%\] )?(PASSED|FAILED|ERROR|SKIPPED) (\S+::.+)")
+OUTCOME = re.compile(r"(?:\[(gw\d+)\] \[ *\d+%\] )?(PASSED|FAILED|ERROR|SKIPPED) (\S+::.+)")
 SUMMARY = re.compile(r"(?:FAILED|ERROR) (\S+::.+?) - (.+)")
 GREEDY_TOKENS = 100
 
@@ -80,6 +80,7 @@ def tests(job: dict[str, Any]) -> None:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "COLUMNS": "400",  # pytest cuts its messages to the width of the terminal
     }  # fmt: skip
     command = [
         sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider",
@@ -88,6 +89,7 @@ def tests(job: dict[str, Any]) -> None:
     ]  # fmt: skip
     outcomes: dict[str, str] = {}
     messages: dict[str, str] = {}
+    first: dict[str, str] = {}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -95,14 +97,14 @@ def tests(job: dict[str, Any]) -> None:
     try:
         for line in process.stdout:
             print(line, end="")
-            read_outcome(line, outcomes, messages)
+            read_outcome(line, outcomes, messages, first)
         process.wait()
     except KeyboardInterrupt:
         finished = False
     counts = {kind: list(outcomes.values()).count(kind) for kind in ("PASSED", "SKIPPED")}
     failed = {name: messages.get(name, "") for name, kind in outcomes.items() if kind in BAD}
     emit(kind="tests", backend=job["backend"], passed=counts["PASSED"], skipped=counts["SKIPPED"],
-         failed=failed, finished=finished)  # fmt: skip
+         failed=failed, first_failures=first, finished=finished)  # fmt: skip
     if finished and process.returncode not in (0, 1):
         raise RuntimeError(f"pytest ended with {process.returncode}")
 
@@ -110,14 +112,22 @@ def tests(job: dict[str, Any]) -> None:
 BAD = ("FAILED", "ERROR")
 
 
-def read_outcome(line: str, outcomes: dict[str, str], messages: dict[str, str]) -> None:
-    """Record the outcome of a test, or the message of a failed one, from a line of pytest."""
+def read_outcome(
+    line: str, outcomes: dict[str, str], messages: dict[str, str], first: dict[str, str]
+) -> None:
+    """Record the outcome of a test, or the message of a failed one, from a line of pytest.
+
+    `first` gets the first failed test of each worker: an error of CUDA that lasts makes all later
+    tests of a process fail.
+    """
     line = line.strip()
     if match := SUMMARY.fullmatch(line):
         messages[match[1]] = match[2][:200]
         outcomes[match[1]] = outcomes.get(match[1], "FAILED")
-    elif (match := OUTCOME.fullmatch(line)) and outcomes.get(match[2]) not in BAD:
-        outcomes[match[2]] = match[1]
+    elif (match := OUTCOME.fullmatch(line)) and outcomes.get(match[3]) not in BAD:
+        outcomes[match[3]] = match[2]
+        if match[2] in BAD:
+            first.setdefault(match[1] or "alone", match[3])
 
 
 def resume(job: dict[str, Any]) -> None:

@@ -75,9 +75,8 @@ def stages_of(shapes: Shapes, work: Path, nanogpt: Path | None, only: str = "") 
     speed += [make.transformers("dynamic"), make.transformers("static")]
     stages: Stages = [[[make.facts()], *([make.smoke(b)] for b in BACKENDS)]]
     stages += [[[part]] for part in speed]
-    together = [[make.tests(b)] for b in BACKENDS]
-    together += [[make.resume(b), make.greedy(b)] for b in BACKENDS]
-    stages += [together]
+    stages += [[[make.resume(b), make.greedy(b)] for b in BACKENDS]]
+    stages += [[[make.tests(b)] for b in BACKENDS]]
     extra = [make.smoke("tensorflow"), make.train("tensorflow"), make.decode("tensorflow")]
     extra += [make.train(b, shapes.other_batch_size) for b in BACKENDS]
     stages += [[[part]] for part in extra]
@@ -134,7 +133,7 @@ class _Maker:
         workers = max(2, (os.cpu_count() or 2) // len(BACKENDS))
         needs = (backend, "pytest", "xdist", "hypothesis")
         return self.part(
-            f"tests {backend}", 200, needs, kind="tests", backend=backend, workers=workers
+            f"tests {backend}", 330, needs, kind="tests", backend=backend, workers=workers
         )
 
     def resume(self, backend: str) -> Part:

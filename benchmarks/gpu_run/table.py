@@ -111,11 +111,16 @@ def _tests(rows: list[Row]) -> str:
         },
     )
     lines = [
-        f"- {NAMES[row['backend']]}: `{name}`" + (f": {message}" if message else "")
+        f"- {NAMES[row['backend']]}{_first(row, name)}: `{name}`"
+        + (f": {message}" if message else "")
         for row in found
         for name, message in row["failed"].items()
     ]
     return "\n\n".join(part for part in (table, "\n".join(lines)) if part)
+
+
+def _first(row: Row, name: str) -> str:
+    return ", first in its process" if name in row.get("first_failures", {}).values() else ""
 
 
 def _unfinished(rows: list[Row]) -> str:

@@ -140,7 +140,7 @@ def test_some_parts_alone_and_nanogpt_without_its_file(tmp_path):
 
 
 def test_outcomes_of_tests_are_read_while_they_run():
-    outcomes, messages = {}, {}
+    outcomes, messages, first = {}, {}, {}
     for line in (
         "[gw0] [ 10%] PASSED tests/a.py::test_one[x-1] \n",
         "[gw1] [ 20%] FAILED tests/a.py::test_two[a b]\n",
@@ -150,13 +150,14 @@ def test_outcomes_of_tests_are_read_while_they_run():
         "some output about FAILED things\n",
         "FAILED tests/a.py::test_two[a b] - assert 1 == 2\n",
     ):
-        read_outcome(line, outcomes, messages)
+        read_outcome(line, outcomes, messages, first)
     assert outcomes == {
         "tests/a.py::test_one[x-1]": "PASSED",
         "tests/a.py::test_two[a b]": "FAILED",
         "tests/a.py::test_three": "ERROR",
     }
     assert messages == {"tests/a.py::test_two[a b]": "assert 1 == 2"}
+    assert first == {"gw1": "tests/a.py::test_two[a b]"}
 
 
 ROWS = [
@@ -176,7 +177,8 @@ ROWS = [
     {"kind": "check", "part": "resume jax", "check": "resumes", "backend": "jax", "ok": False,
      "detail": "a | b"},
     {"kind": "tests", "part": "tests jax", "backend": "jax", "passed": 7, "skipped": 1,
-     "failed": {"tests/a.py::test_x": "boom"}, "finished": True},
+     "failed": {"tests/a.py::test_x": "boom"}, "first_failures": {"gw0": "tests/a.py::test_x"},
+     "finished": True},
     {"kind": "part", "part": "smoke tensorflow", "status": "skipped", "seconds": 0.0,
      "reason": "tensorflow is not installed"},
 ]  # fmt: skip
@@ -200,7 +202,7 @@ NVIDIA H200, driver 580; 2026-01-02 at abc; Python 3.12, jax 1.
 |---|---:|---:|---:|---:|
 | JAX | 7 | 1 | 1 | yes |
 
-- JAX: `tests/a.py::test_x`: boom
+- JAX, first in its process: `tests/a.py::test_x`: boom
 
 Not finished:
 
