@@ -28,7 +28,8 @@ def get(
     name
         shakespeare: tiny Shakespeare, 1.1 MB, character-level. tinyworld: the conversations and
         stories of `kgpt demo`, 15 MB, generated offline. tinyworld-stories: stories alone, for a
-        base model, and beside it conversations to fine-tune it on, tinyworld-chat.jsonl.
+        base model, and beside it conversations to fine-tune it on, tinyworld-chat.jsonl, and other
+        stories to learn with them, tinyworld-replay.jsonl.
         tinyworld-prompts: questions for `kgpt finetune grpo`, a file of rows.
         tinyworld-preferences: right and wrong answers for `kgpt finetune dpo`, a file of rows.
     out

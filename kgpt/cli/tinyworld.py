@@ -13,6 +13,7 @@ from kgpt.data import tinyworld
 
 VOCAB_SIZE = 1024
 VAL_FRACTION = 0.02
+REPLAY = "tinyworld-replay.jsonl"
 
 
 def make_tinyworld(
@@ -34,12 +35,15 @@ def make_stories(
     overwrite: bool = False,
     conversations: int = 20_000,
     stories: int = 40_000,
+    replay: int = 5_000,
 ) -> None:
     """Generate stories for a base model, and conversations to fine-tune it on.
 
-    Beside `out`: tinyworld-stories.jsonl, which is prepared as the data set `out`, and
-    tinyworld-chat.jsonl. The tokenizer is trained on both, as pretraining tokenizers are: it knows
-    the words of the questions, and the model none of them.
+    Beside `out`: tinyworld-stories.jsonl, which is prepared as the data set `out`;
+    tinyworld-chat.jsonl; and tinyworld-replay.jsonl, other stories to be learned with the
+    conversations, so that the model does not forget how stories go on. The tokenizer is trained on
+    the first two, as pretraining tokenizers are: it knows the words of the questions, and the model
+    none of them.
     """
     from kgpt.data.prepare import train_tokenizer
     from kgpt.data.sources import Corpus
@@ -47,7 +51,8 @@ def make_stories(
 
     _check(out, overwrite)
     texts, chats = out.parent / "tinyworld-stories.jsonl", out.parent / "tinyworld-chat.jsonl"
-    _write_rows(texts, ({"text": text} for text in islice(tinyworld.tales(0), stories)))
+    for file, seed, count in ((texts, 0, stories), (out.parent / REPLAY, 1, replay)):
+        _write_rows(file, ({"text": text} for text in islice(tinyworld.tales(seed), count)))
     talks = islice(tinyworld.conversations(0), conversations)
     _write_rows(chats, ({"messages": messages} for messages in talks))
     both = Corpus([str(texts), str(chats)])

@@ -20,3 +20,10 @@ def test_the_chosen_answer_is_right_and_the_rejected_wrong():
 def test_the_file_is_read_as_pairs(tmp_path):
     make_preferences(tmp_path / "pairs", quiet=True, count=20)
     assert len(list(read_preferences([str(tmp_path / "pairs.jsonl")]))) == 20
+
+
+def test_held_out_pairs_are_about_what_the_others_never_say():
+    pairs, held_out = list(preferences(300)), list(preferences(100, held_out=True))
+    said = {text for row in pairs for text in row.values()}
+    assert len(held_out) == 100
+    assert not said & {row["prompt"] for row in held_out}

@@ -10,15 +10,15 @@ from typing import Any
 from kgpt.data.tinyworld.questions import questions
 
 
-def preferences(count: int, seed: int = 2) -> Iterator[dict[str, Any]]:
-    """Rows with a different question each, about combinations that are not held out.
+def preferences(count: int, seed: int = 2, held_out: bool = False) -> Iterator[dict[str, Any]]:
+    """Rows with a different question each, about combinations that are held out, or are not.
 
     >>> row = next(preferences(1))
     >>> sorted(row), row["chosen"] == row["rejected"]
     (['chosen', 'prompt', 'rejected'], False)
     """
     rng, seen = random.Random(f"preferences {seed}"), set[str]()
-    for question in questions(seed):
+    for question in questions(seed, held_out):
         if len(seen) == count:
             return
         if question.text in seen or not question.rivals:
