@@ -162,7 +162,8 @@ class EndpointsDirective(Generated):
         from kgpt.serving.app import build_app
         from kgpt.serving.state import ServerState
 
-        described = build_app(ServerState("model", ServeConfig(), load=None)).openapi()
+        config = ServeConfig(runtime_lora_updating=True)  # with the endpoints that it adds
+        described = build_app(ServerState("model", config, load=None)).openapi()
         rows = [
             [f"`{method.upper()} {path}`", operation.get("summary", "")]
             for path, methods in described["paths"].items()

@@ -45,7 +45,9 @@ class UnloadAdapterRequest(Body):
     lora_name: str = Field(min_length=1, max_length=MAX_NAME, description="The adapter's name.")
 
 
-@router.post("/v1/load_lora_adapter", summary="Load an adapter, as vLLM does")
+@router.post(
+    "/v1/load_lora_adapter", summary="Load an adapter, as vLLM does (with --runtime-lora-updating)"
+)
 async def load_lora_adapter(body: LoadAdapterRequest, state: StateDep) -> Response:
     """Load an adapter from a folder of PEFT, while requests run."""
     generator, folder = state.generator, Path(body.lora_path)
@@ -57,7 +59,10 @@ async def load_lora_adapter(body: LoadAdapterRequest, state: StateDep) -> Respon
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
-@router.post("/v1/unload_lora_adapter", summary="Unload an adapter, as vLLM does")
+@router.post(
+    "/v1/unload_lora_adapter",
+    summary="Unload an adapter, as vLLM does (with --runtime-lora-updating)",
+)
 async def unload_lora_adapter(body: UnloadAdapterRequest, state: StateDep) -> Response:
     """Refuse new requests for an adapter; those under way end with it."""
     adapters = state.generator.adapters
