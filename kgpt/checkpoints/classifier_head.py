@@ -14,7 +14,7 @@ from typing import Any, Self
 from kgpt.checkpoints.hf_config import ARCHITECTURES, model_type_of
 from kgpt.checkpoints.peft_format import base_folder
 from kgpt.config import ModelConfig
-from kgpt.errors import CheckpointError
+from kgpt.errors import CheckpointError, UsageError
 from kgpt.text.special_tokens import read_json_object
 
 SUFFIX = "ForSequenceClassification"
@@ -58,6 +58,12 @@ class ClassifierHead:
         multi_label = values.get("problem_type") == PROBLEM_TYPES[True]
         pad = values.get("pad_token_id")
         return cls(labels, multi_label, -1 if pad is None else int(pad))
+
+    @classmethod
+    def refuse(cls, folder: Path, what: str) -> None:
+        """Raise `UsageError`, which ends with `what`, if `folder` is a classifier's."""
+        if cls.load(folder) is not None:
+            raise UsageError(f"{folder} is a classifier, {what}")
 
     def as_config(self, config: ModelConfig) -> dict[str, Any]:
         """The entries of config.json."""

@@ -37,6 +37,7 @@ SUFFIXES = (".json", ".jinja", ".md", ".safetensors", ".txt")
 # What a training checkpoint adds to a model directory, and the names these files had at first.
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER_STATE = "optimizer.safetensors"
+UNMERGED = "unmerged.safetensors"  # adapters and head by path, of a classifier that has adapters
 FORMER_NAMES = {TRAINER_STATE: "training.json", OPTIMIZER_STATE: "training.safetensors"}
 
 
@@ -104,7 +105,8 @@ def save_pretrained(
     target = Path(folder)
     if target.exists() and not _is_replaceable(target):
         raise UsageError(f"{target} is not a model directory and not empty; choose another folder.")
-    card = ModelCard(target.resolve().name, model.config, model.name_or_path)
+    labels = getattr(model, "labels", ())
+    card = ModelCard(target.resolve().name, model.config, model.name_or_path, labels=labels)
     with os_errors_as_kgpt(f"write {target}"), atomic_dir(target) as work:
         save_model(model, work, tokenizer, sampling=sampling)
         write_card(work, card, kept=target)
@@ -233,11 +235,9 @@ def load_model(
     from kgpt.model.gpt import GPT
     from kgpt.model.initializers import CheckpointInitializer
 
-    if ClassifierHead.load(folder) is not None:
-        raise UsageError(
-            f"{folder} is a classifier, which generates no text; `kgpt classify` and `kgpt serve` "
-            "run it."
-        )
+    ClassifierHead.refuse(
+        folder, "which generates no text; `kgpt classify` and `kgpt serve` run it."
+    )
     config = config or load_config(folder)
     weights = Weights(folder, config)
     initializer = CheckpointInitializer(weights, config.initializer_range)

@@ -12,12 +12,15 @@ from kgpt.checkpoints.pretrained import (
     OPTIMIZER_STATE,
     SUFFIXES,
     TRAINER_STATE,
+    UNMERGED,
     load_config,
 )
 from kgpt.errors import CheckpointError, UsageError
 
 # What a checkpoint adds to a model directory.
-TRAINING_FILES = (OPTIMIZER_STATE, TRAINER_STATE, "checksums.json", *FORMER_NAMES.values())
+TRAINING_FILES = (
+    OPTIMIZER_STATE, UNMERGED, TRAINER_STATE, "checksums.json", *FORMER_NAMES.values(),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

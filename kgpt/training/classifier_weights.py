@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from kgpt.checkpoints.adapters import adapter_variables, merge_into
 from kgpt.checkpoints.classifier_head import ClassifierHead
-from kgpt.checkpoints.pretrained import load_weights, path_below, write_config
+from kgpt.checkpoints.pretrained import UNMERGED, load_weights, path_below, write_config
 from kgpt.checkpoints.safetensors_io import write_arrays
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig, SamplingConfig
@@ -21,8 +21,6 @@ from kgpt.model.classifier import Classifier
 from kgpt.model.lora import AdapterSpec
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.stored_weights import Layout, StoredWeights
-
-UNMERGED = "unmerged.safetensors"  # adapters and head by path, from which a run is resumed
 
 
 @dataclass(frozen=True)

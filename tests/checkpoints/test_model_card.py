@@ -10,6 +10,7 @@ from kgpt.checkpoints.model_card import (
     ModelCard,
     copy_card,
     describe_model,
+    describe_training,
     is_edited,
     with_license,
     write_card,
@@ -17,6 +18,7 @@ from kgpt.checkpoints.model_card import (
 from kgpt.checkpoints.pretrained import save_pretrained
 from kgpt.config import Config
 from kgpt.files import write_json
+from kgpt.formatting import count
 from kgpt.runs import Run, RunData
 from tests.tiny import tiny_config, tiny_model, write_tiny_model
 
@@ -50,6 +52,28 @@ def test_a_checkpoint_tells_of_its_run(checkpoint):
     data = huggingface_hub.ModelCard(text).data
     assert (data.license, data.library_name) == ("unknown", "transformers")
     assert data.datasets == ["owner/texts"] and data.pipeline_tag == "text-generation"
+
+
+def test_a_classifier_says_what_its_labels_are(checkpoint):
+    config = tiny_config(tie_embeddings=False)
+    text = ModelCard("moods", config, labels=("calm", "a|b")).render()
+    tied = tiny_config().num_parameters() + 2 * config.hidden_dim
+    for part in (f"A GPT with {count(tied)} parameters", "It classifies texts by 2 labels",
+                 "| labels | calm, a\\|b |", "kgpt classify predict --model DIR --text",
+                 'pipeline("text-classification", model="DIR")'):  # fmt: skip
+        assert part in text
+    assert huggingface_hub.ModelCard(text).data.pipeline_tag == "text-classification"
+    assert "generat" not in text.partition("kgpt keeps it")[2]
+    run = Run(checkpoint.parent.parent)
+    changes = {"classification.data": ["/home/me/moods.csv"], "finetune.model": "owner/base"}
+    run.write_config(Config.load(str(run.path / "run.yaml"), changes).to_yaml())
+    run.append("metrics", {"step": 20, "val_loss": 1.0, "val_accuracy": 0.5, "val_macro_f1": 0.25})
+    training = describe_training(run, 20)
+    text = ModelCard("moods", config, labels=("a", "b"), training=training).render()
+    assert "| step | training loss | validation loss | accuracy | macro F1 |" in text
+    assert "validation loss 1.0000, accuracy 0.5000, macro F1 0.2500" in text
+    assert "Sources: moods.csv." in text and "perplexity" not in text
+    assert "made from owner/base" in describe_model(checkpoint, config).render()
 
 
 def test_long_curves_are_thinned_but_keep_their_end(checkpoint):

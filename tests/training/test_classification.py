@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kgpt import Classifier, TextClassifier
+from kgpt.checkpoints.publish import plan_upload
 from kgpt.config import Config
 from kgpt.errors import DataError, RunError, UsageError
 from tests.tiny import write_tiny_model
@@ -108,6 +109,11 @@ def test_a_checkpoint_is_a_whole_classifier(data, base, method):
     names = {file.name for file in folder.iterdir()}
     assert ("unmerged.safetensors" in names) == (method in ("lora", "dora"))
     assert "adapter_config.json" not in names
+    card = (folder / "README.md").read_text()
+    assert "| labels | fruit, sky, tool |" in card and "Sources: words.csv" in card
+    assert "made from base" in card and "macro F1" in card
+    uploaded = plan_upload(folder, "owner/words")
+    assert "unmerged.safetensors" not in {file.name for file in uploaded.files}
     logged = trained.run.metrics()[-1]
     with TextClassifier(folder) as classifier:
         texts = trained.task.val.texts
