@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from kgpt.checkpoints.classifier_head import ClassifierHead
 from kgpt.checkpoints.generation_config import generation_file
 from kgpt.checkpoints.hf_config import model_type_of
 from kgpt.checkpoints.model_card import copy_card
@@ -56,12 +57,14 @@ def copy_model(
     folder: Path, out: Path, dtype: str | None = None, tokenizer: Tokenizer | None = None
 ) -> None:
     """Write the model of `folder`, in any readable layout, to the empty folder `out`."""
-    config = load_config(folder)
-    weights = Weights(folder, config)
+    config, head = load_config(folder), ClassifierHead.load(folder)
+    num_labels = head.num_labels if head else None
+    weights = Weights(folder, config, num_labels)
     dtype = dtype or weights.dtype
     kept = read_json_object(generation_file(folder))
-    write_config(out, config, tokenizer or load_tokenizer(folder), None, dtype, kept)
-    write_weights(out, config, weights.read, dtype)
+    values = head.as_config(config) if head else {}
+    write_config(out, config, tokenizer or load_tokenizer(folder), None, dtype, kept, **values)
+    write_weights(out, config, weights.read, dtype, num_labels=num_labels)
     copy_card(folder, out, config)
 
 
@@ -74,10 +77,11 @@ def quantize_model(folder: Path, out: Path, bits: int) -> None:
     """
     if quantization_of(folder) is not None:
         raise UsageError(f"{folder} is quantized already; give the model that it was made from.")
-    config = load_config(folder)
-    weights = Weights(folder, config)
+    config, head = load_config(folder), ClassifierHead.load(folder)
+    num_labels = head.num_labels if head else None
+    weights = Weights(folder, config, num_labels)
     tensors: dict[str, np.ndarray] = {}
-    for mapping in tensor_mappings(config, model_type_of(config)):
+    for mapping in tensor_mappings(config, model_type_of(config), num_labels):
         for name, _, _ in mapping.tensors():
             tensors |= quantize_tensor(name, weights.tensor(name), mapping, bits)
     save_file(tensors, out / FILES[bits], metadata={"format": "kgpt"})

@@ -35,7 +35,7 @@ from kgpt.model.quantization import (
 )
 
 FILES = {bits: f"model.int{bits}.safetensors" for bits in (8, 4)}
-INT8_ONLY = ("token_embedding", "position_embedding", "head")  # never int4
+INT8_ONLY = ("token_embedding", "position_embedding", "head", "score")  # never int4
 # "x.int4.T" and "x.int4.T.scale" store "x"; T: the unquantized file has this matrix as (in, out).
 KEY = re.compile(r"(?P<name>.+)\.int[48](?P<transposed>\.T)?(?P<scale>\.scale)?")
 RAW_DTYPES = {"I8": "int8", "U8": "uint8", "F16": "float16", "F32": "float32"}

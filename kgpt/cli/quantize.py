@@ -55,6 +55,7 @@ def quantize(
         raise UsageError(f"--tokens must be at least 1, not {tokens}.")
     folder, target = resolve_model(model), new_target(out)
     prepare_process()
+    from kgpt.checkpoints.classifier_head import ClassifierHead
     from kgpt.checkpoints.convert import quantize_model
     from kgpt.checkpoints.pretrained import load_config
     from kgpt.export.perplexity import perplexity, validation_tokens
@@ -84,5 +85,5 @@ def quantize(
             "in memory, run generate, chat and serve with --dtype int8."
         )
     )
-    if evaluation is None:
+    if evaluation is None and ClassifierHead.load(folder) is None:
         console.print(Text("Give --data to measure the loss in perplexity."))

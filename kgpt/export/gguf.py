@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kgpt.checkpoints.classifier_head import ClassifierHead
 from kgpt.checkpoints.hf_config import model_type_of
 from kgpt.checkpoints.pretrained import load_config, load_tokenizer
 from kgpt.checkpoints.weights import Weights
@@ -48,6 +49,7 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
     Raises `CheckpointError` for a model or tokenizer that llama.cpp does not support.
     """
     gguf = import_gguf(dtype)
+    ClassifierHead.refuse(folder, "which llama.cpp cannot run; give the format savedmodel or hf.")
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     model_type = model_type_of(config)
     scaling = config.rope_scaling

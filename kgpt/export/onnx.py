@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kgpt.checkpoints.classifier_head import ClassifierHead
 from kgpt.checkpoints.generation_config import generation_file
 from kgpt.checkpoints.pretrained import load_config, load_tokenizer, write_config
 from kgpt.checkpoints.weights import Weights
@@ -41,6 +42,9 @@ def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
         raise UsageError('The format onnx needs onnx; `pip install "kgpt[onnx]"`.') from None
     if dtype == "bfloat16":
         raise UsageError("Few ONNX runtimes support bfloat16; give --dtype float32 or float16.")
+    ClassifierHead.refuse(
+        folder, "but kgpt's ONNX graph generates text; give the format savedmodel, hf or keras."
+    )
     config = load_config(folder)
     graph = GraphBuilder(config, Weights(folder, config), dtype or "float32")
     model = graph.build()

@@ -48,10 +48,13 @@ def validation_tokens(source: str, folder: Path) -> tuple[TokenStream, TokenStre
         folder: the model directory with the tokenizer.
 
     Raises:
-        UsageError: fewer than two tokens, or the data set was made with another tokenizer.
+        UsageError: fewer than two tokens, or the data set was made with another tokenizer; or the
+            model is a classifier.
     """
+    from kgpt.checkpoints.classifier_head import ClassifierHead
     from kgpt.checkpoints.pretrained import load_tokenizer
 
+    ClassifierHead.refuse(folder, "which has no perplexity; leave --data out.")
     tokenizer, loss_mask = load_tokenizer(folder), None
     if Path(source).is_file():
         text = Path(source).read_text(encoding="utf-8", errors="replace")

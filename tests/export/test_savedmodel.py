@@ -25,7 +25,7 @@ from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError
 from kgpt.export.savedmodel.controls import CONTROLS, default_controls
 from kgpt.export.savedmodel.export import export_saved_model
-from kgpt.export.savedmodel.signatures import ServedModel
+from kgpt.export.savedmodel.signatures import ServedGenerator
 from kgpt.generation.generator import TextGenerator
 from kgpt.text.tokenizer import Tokenizer
 from tests.export.exported import SHAPE, WORDS
@@ -285,7 +285,7 @@ def test_what_lies_beside_the_graph(exported):
 def test_a_tokenizer_beyond_the_graph_leaves_signatures_on_ids(folder):
     inner = tokenizers.Tokenizer.from_str(Tokenizer.load(folder).to_json())
     inner.normalizer = normalizers.NFC()
-    served = ServedModel(load_model(folder), Tokenizer(inner), SamplingConfig(temperature=0))
+    served = ServedGenerator(load_model(folder), Tokenizer(inner), SamplingConfig(temperature=0))
     assert set(served.signatures) == {"logits", "generate_ids", "continue_ids", "serving_default"}
     assert "it normalises text (NFC)" in served.missing["generate"]
     ids = served.signatures["serving_default"](tf.constant([[1, 2, 3]]))["ids"]

@@ -1,1 +1,1 @@
-"""The SavedModel export: the whole text generator as one TensorFlow graph."""
+"""The SavedModel export: the whole text generator, or classifier, as one TensorFlow graph."""

@@ -24,9 +24,17 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from kgpt.checkpoints.peft_format import base_folder
 from kgpt.config import SamplingConfig
 from kgpt.export.savedmodel.controls import default_controls
-from kgpt.export.savedmodel.signatures import ServedModel
+from kgpt.export.savedmodel.served_model import ServedModel
+from kgpt.export.savedmodel.signatures import ServedGenerator
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+# Inputs of the example request: of the first signature that a model has.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "generate": {"prompts": ["Once upon a time"]},
+    "classify": {"texts": ["Once upon a time"]},
+    "generate_ids": {"ids": [[0]]},
+    "classify_ids": {"ids": [[0]]},
+}
 GRPC_CLIENT = '''"""Send an example to TensorFlow Serving: python grpc_client.py [localhost:8500]"""
 
 import pathlib
@@ -43,7 +51,7 @@ address = sys.argv[1] if len(sys.argv) > 1 else "localhost:8500"
 with grpc.insecure_channel(address) as channel:
     reply = PredictionServiceStub(channel).Predict(request, timeout=60)
 for name, tensor in reply.outputs.items():
-    print(name, list(tensor.string_val or tensor.int_val))
+    print(name, list(tensor.string_val or tensor.int_val or tensor.float_val))
 '''
 
 
@@ -84,10 +92,9 @@ def models_config(name: str) -> str:
 
 
 def example_request(served: ServedModel, name: str) -> PredictRequest:
-    """A request with every control of the signature for generation."""
-    if "generate" in served.signatures:
-        return request_for(served, name, "generate", {"prompts": ["Once upon a time"]})
-    return request_for(served, name, "generate_ids", {"ids": [[0]]})
+    """A request to the signature of most use, with each of its controls."""
+    signature = next(each for each in EXAMPLES if each in served.signatures)
+    return request_for(served, name, signature, EXAMPLES[signature])
 
 
 def warm_up_requests(served: ServedModel, name: str) -> list[PredictRequest]:
@@ -96,6 +103,8 @@ def warm_up_requests(served: ServedModel, name: str) -> list[PredictRequest]:
     inputs: dict[str, dict[str, Any]] = {
         "logits": {"ids": [[0, 1]]},
         "generate_ids": {"ids": [[0, 1]]},
+        "classify": {"texts": ["Hello!"]},
+        "classify_ids": {"ids": [[0, 1]]},
         "generate": {"prompts": ["Hello", "Hello, how are you?"]},
         "chat_generate": turn,
         "score": {"texts": ["Hello!"]},
@@ -144,29 +153,38 @@ def as_rest(request: PredictRequest) -> dict[str, Any]:
 
 def model_card(name: str, served: ServedModel) -> str:
     """The model card in Markdown."""
-    config, defaults = served.model.config, served.defaults
+    config = served.model.config
     architecture = (
         f"{config.num_layers} layers of {config.hidden_dim}, {config.num_heads} heads, "
         f"{config.vocab_size} tokens, context {config.max_length}, "
-        f"{config.num_parameters():,} parameters"
+        f"{served.model.count_params():,} parameters"
     )
-    set_values = defaults.model_dump(exclude_defaults=True) or {"all": "kgpt's defaults"}
-    lines = [f"# {name}", "", f"A GPT trained with kgpt: {architecture}.", "", "## Signatures", ""]
+    kind = "GPT" if isinstance(served, ServedGenerator) else "classifier"
+    lines = [f"# {name}", "", f"A {kind} trained with kgpt: {architecture}.", ""]
+    lines += ["## Signatures", ""]
     for signature, specs in sorted(served.specs.items()):
         inputs = ", ".join(spec.name for spec in specs)
         lines.append(f"- `{signature}`: {inputs}")
     lines += [f"- without `{missing}`: {reason}" for missing, reason in served.missing.items()]
-    lines += ["", "## Default sampling", ""]
-    lines += [f"- {key}: {value}" for key, value in set_values.items()]
-    return "\n".join(lines) + "\n" + SERVING.format(name=name)
+    about = CLASSIFYING
+    if isinstance(served, ServedGenerator):
+        changed = served.defaults.model_dump(exclude_defaults=True) or {"all": "kgpt's defaults"}
+        lines += ["", "## Default sampling", ""]
+        lines += [f"- {key}: {value}" for key, value in changed.items()]
+        about = GENERATING
+    return "\n".join(lines) + "\n\n## Serving\n" + about + SERVING.format(name=name)
 
 
-SERVING = """
-## Serving
-
+GENERATING = """
 Each control is a list: one value for the whole batch, or one for each text. `seed` -1 is random;
 `stop` applies to the whole batch. A conversation is two lists, `roles` and `contents`; a message
 with an empty role is padding. Ids are padded with -1.
+"""
+CLASSIFYING = """
+Of each text there are all `labels`, the most probable first, and their `scores`: probabilities,
+which add up to 1 unless a text may have several labels. Ids are padded with -1.
+"""
+SERVING = """
 
     docker run -p 8500:8500 -p 8501:8501 -v "$PWD/{name}:/models/{name}" -e MODEL_NAME={name} \\
         tensorflow/serving

@@ -1,4 +1,4 @@
-"""Export to a SavedModel: the whole text generator as one TensorFlow graph.
+"""Export to a SavedModel: the whole text generator, or classifier, as one TensorFlow graph.
 
 A child process on the TensorFlow backend builds and traces the model, whichever backend it was
 trained on and whichever this process runs: python -m kgpt.export.savedmodel.export MODEL OUT DTYPE.
@@ -13,9 +13,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kgpt.errors import KgptError
+
+if TYPE_CHECKING:
+    from kgpt.export.savedmodel.served_model import ServedModel
 
 
 def export_saved_model(folder: Path, out: Path, dtype: str | None = None) -> None:
@@ -61,19 +64,30 @@ def write_saved_model(folder: Path, out: Path, dtype: str = "float32") -> dict[s
     """Write the SavedModel in this process; returns the missing signatures by reason."""
     import tensorflow as tf
 
-    from kgpt.checkpoints.generation_config import load_sampling
-    from kgpt.checkpoints.pretrained import load_model, load_tokenizer
     from kgpt.export.savedmodel.assets import write_assets
-    from kgpt.export.savedmodel.signatures import ServedModel
 
-    tokenizer, defaults = load_tokenizer(folder), load_sampling(folder)
-    served = ServedModel(load_model(folder, dtype=dtype), tokenizer, defaults)
+    served = load_served_model(folder, dtype)
     tf.saved_model.save(served.state, str(out), served.signatures)
     write_assets(folder, out, served)
     missing: dict[str, list[str]] = {}
     for name, reason in served.missing.items():
         missing.setdefault(reason, []).append(name)
     return missing
+
+
+def load_served_model(folder: Path, dtype: str = "float32") -> ServedModel:
+    """The model of `folder` on the TensorFlow backend: a generator's or a classifier's."""
+    from kgpt.checkpoints.classifier_head import ClassifierHead
+    from kgpt.checkpoints.classifiers import load_classifier
+    from kgpt.checkpoints.generation_config import load_sampling
+    from kgpt.checkpoints.pretrained import load_model, load_tokenizer
+    from kgpt.export.savedmodel.classifier import ServedClassifier
+    from kgpt.export.savedmodel.signatures import ServedGenerator
+
+    tokenizer = load_tokenizer(folder)
+    if ClassifierHead.load(folder) is not None:
+        return ServedClassifier(load_classifier(folder, dtype=dtype), tokenizer)
+    return ServedGenerator(load_model(folder, dtype=dtype), tokenizer, load_sampling(folder))
 
 
 def main(arguments: list[str]) -> None:

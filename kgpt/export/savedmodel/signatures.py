@@ -1,4 +1,4 @@
-"""The signatures of a SavedModel: what it computes, as functions of tensors.
+"""The signatures of a text generator's SavedModel: what it computes, as functions of tensors.
 
 Tokenization, chat template, decode loop, sampling, stop strings and detokenization are all in the
 graph. With a tokenizer that the graph does not support, only the signatures on ids are left.
@@ -6,9 +6,7 @@ graph. With a tokenizer that the graph does not support, only the signatures on 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -20,74 +18,50 @@ from kgpt.export.savedmodel.controls import (
     default_controls,
 )
 from kgpt.export.savedmodel.decode_loop import generate, sampling_params
+from kgpt.export.savedmodel.served_model import (
+    IDS,
+    PAD_ID,
+    TEXTS,
+    Function,
+    ServedModel,
+    Tensors,
+    append,
+    prepend,
+    row_lengths,
+    traced,
+)
 from kgpt.export.savedmodel.stop_strings import StopStrings
-from kgpt.export.savedmodel.tokenizer import GraphTokenizer, UnsupportedTokenizer
 from kgpt.model.gpt import GPT
 from kgpt.text.chat_template import ChatMLTemplate, load_chat_template
 from kgpt.text.tokenizer import TURN_START, Tokenizer
 
-PAD_ID = -1
-IDS = tf.TensorSpec([None, None], tf.int32, "ids")
-TEXTS = tf.TensorSpec([None], tf.string, "texts")
 PROMPTS = tf.TensorSpec([None], tf.string, "prompts")
 ROLES = tf.TensorSpec([None, None], tf.string, "roles")
 CONTENTS = tf.TensorSpec([None, None], tf.string, "contents")
 RAGGED_IDS = tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
-TEXT_SIGNATURES = ("generate", "chat", "chat_generate", "score", "tokenize", "detokenize")
-
-Tensors = dict[str, tf.Tensor]
-Function = Any  # a `tf.function` with an input signature
-traced = functools.partial(tf.function, autograph=False)
 
 
-class ServedModel:
-    """A model and its tokenizer as functions of tensors.
+class ServedGenerator(ServedModel):
+    """A text generator as functions of tensors.
 
     Args:
-        model: a GPT on the TensorFlow backend.
-        tokenizer: the model's.
         defaults: the sampling of signatures without controls.
-
-    Attributes:
-        signatures: by name; "serving_default" is the one that servers call by default.
-        missing: signatures that could not be built, each with the reason.
-        state: the tables and weights they use.
     """
 
+    text_signatures = ("generate", "chat", "chat_generate", "score", "tokenize", "detokenize")
+
     def __init__(self, model: GPT, tokenizer: Tokenizer, defaults: SamplingConfig):
-        self.model, self.tokenizer, self.defaults = model, tokenizer, defaults
-        self.missing: dict[str, str] = {}
-        self.state = tf.Module()
-        self.state.weights = [variable.value for variable in model.variables]
-        self.graph_tokenizer = self._build_graph_tokenizer()
-        self.state.tokenizer = self.graph_tokenizer
+        super().__init__(model, tokenizer)
+        self.defaults = defaults
         # Traced once, used by every signature that computes.
         self._logits = traced(lambda ids: self.model(ids), input_signature=[IDS])
         specs = [RAGGED_IDS, *control_specs().values()]
         self._generate = traced(self._generate_from_ids, input_signature=specs)
-        self.signatures: dict[str, Function] = self._id_signatures()
+        self.signatures = self._id_signatures()
         if self.graph_tokenizer is None:
             self.signatures["serving_default"] = self.signatures["continue_ids"]
         else:
             self.signatures |= self._text_signatures() | self._chat_signatures()
-
-    @property
-    def specs(self) -> dict[str, Sequence[tf.TensorSpec]]:
-        """The inputs of each signature."""
-        return {name: function.input_signature for name, function in self.signatures.items()}
-
-    def _build_graph_tokenizer(self) -> GraphTokenizer | None:
-        try:
-            return GraphTokenizer(self.tokenizer)
-        except UnsupportedTokenizer as error:
-            reason = f"the tokenizer cannot be put into the graph: {error}"
-            self.missing |= dict.fromkeys(TEXT_SIGNATURES, reason)
-            return None
-
-    @property
-    def _tokenizer(self) -> GraphTokenizer:
-        assert self.graph_tokenizer is not None, "signatures on text need a tokenizer"
-        return self.graph_tokenizer
 
     def _id_signatures(self) -> dict[str, Function]:
         defaults = list(default_controls(self.defaults).values())
@@ -113,17 +87,13 @@ class ServedModel:
         }
 
     def _text_signatures(self) -> dict[str, Function]:
-        def tokenize(texts: tf.Tensor) -> Tensors:
-            ids = self._tokenizer.encode(texts)
-            return {"ids": ids.to_tensor(PAD_ID), "num_tokens": _num_tokens(ids)}
-
         def detokenize(ids: tf.Tensor) -> Tensors:
             ragged = tf.RaggedTensor.from_tensor(ids, ragged_rank=1)
             return {"text": self._tokenizer.decode(ragged, skip_special_tokens=False)}
 
         return {
             "score": traced(self._score, [TEXTS]),
-            "tokenize": traced(tokenize, [TEXTS]),
+            "tokenize": traced(self._tokenize, [TEXTS]),
             "detokenize": traced(detokenize, [IDS]),
             "serving_default": self._generating(self._prompt_ids, [PROMPTS], controls=False),
             "generate": self._generating(self._prompt_ids, [PROMPTS], controls=True),
@@ -161,18 +131,6 @@ class ServedModel:
 
     # -- from text to ids -------------------------------------------------------------------------
 
-    def _prompt_ids(self, prompts: tf.Tensor) -> tf.RaggedTensor:
-        """Ids of prompts (B,), each with the BOS ids and at least one token."""
-        ids = _prepend(self.tokenizer.bos_ids, self._tokenizer.encode(prompts))
-        empty = tf.cast(ids.row_lengths() == 0, tf.int64)
-        start = tf.fill([tf.reduce_sum(empty)], self._document_start)
-        return tf.concat([tf.RaggedTensor.from_row_lengths(start, empty, validate=False), ids], 1)
-
-    @property
-    def _document_start(self) -> int:
-        """The token that replaces an empty prompt: the one before every document."""
-        return self.tokenizer.eos_id or 0
-
     def _conversation_ids(
         self, template: ChatMLTemplate, roles: tf.Tensor, contents: tf.Tensor
     ) -> tf.RaggedTensor:
@@ -182,14 +140,12 @@ class ServedModel:
         start = self.tokenizer.encode(TURN_START, allow_special=True)
         roles = tf.strings.join([tf.boolean_mask(tf.reshape(roles, [-1]), real), "\n"])
         contents = tf.boolean_mask(tf.reshape(contents, [-1]), real)
-        headers = _prepend(start, self._tokenizer.encode(roles))
-        turns = _append(
-            tf.concat([headers, self._tokenizer.encode(contents)], axis=1), template.end
-        )
+        headers = prepend(start, self._tokenizer.encode(roles))
+        turns = append(tf.concat([headers, self._tokenizer.encode(contents)], axis=1), template.end)
         owner = tf.boolean_mask(tf.repeat(tf.range(batch_size), messages), real)
         lengths = tf.math.unsorted_segment_sum(turns.row_lengths(), owner, batch_size)
         ids = tf.RaggedTensor.from_row_lengths(turns.values, lengths, validate=False)
-        return _append(_prepend(self.tokenizer.bos_ids, ids), template.turn_header("assistant"))
+        return append(prepend(self.tokenizer.bos_ids, ids), template.turn_header("assistant"))
 
     # -- what the signatures compute --------------------------------------------------------------
 
@@ -201,7 +157,7 @@ class ServedModel:
         params = sampling_params(batch_size, self.model.config, self.tokenizer.stop_ids, values)
         stops = StopStrings(self.graph_tokenizer, named["stop"]) if self.graph_tokenizer else None
         batch = generate(
-            self.model, ids.to_tensor(), _num_tokens(ids), params, values["max_new_tokens"],
+            self.model, ids.to_tensor(), row_lengths(ids), params, values["max_new_tokens"],
             stops.find if stops else None,
         )  # fmt: skip
         real = tf.sequence_mask(batch.num_generated, tf.shape(batch.generated)[1])
@@ -220,8 +176,8 @@ class ServedModel:
     def _score(self, texts: tf.Tensor) -> Tensors:
         """Log-likelihood, number of tokens and perplexity of texts (B,)."""
         start = self.tokenizer.bos_ids or [self._document_start]
-        ids = _prepend(start, self._tokenizer.encode(texts))
-        length = _num_tokens(ids)
+        ids = prepend(start, self._tokenizer.encode(texts))
+        length = row_lengths(ids)
         window = self.model.config.max_length
         log_likelihood = _log_likelihood(self._logits, window, ids.to_tensor(), length)
         num_tokens = length - 1
@@ -259,23 +215,3 @@ def _log_likelihood(
     zeros = tf.zeros(tf.shape(length), tf.float32)
     shapes = (tf.TensorShape([]), tf.TensorShape([None]))
     return tf.while_loop(lambda start, _: start < end, add_window, (0, zeros), shapes)[1]
-
-
-def _num_tokens(ids: tf.RaggedTensor) -> tf.Tensor:
-    return tf.cast(ids.row_lengths(), tf.int32)
-
-
-def _prepend(tokens: Sequence[int], ids: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Ragged ids with `tokens` before each row."""
-    return tf.concat([_repeat(tokens, ids), ids], axis=1) if tokens else ids
-
-
-def _append(ids: tf.RaggedTensor, tokens: Sequence[int]) -> tf.RaggedTensor:
-    """Ragged ids with `tokens` after each row."""
-    return tf.concat([ids, _repeat(tokens, ids)], axis=1)
-
-
-def _repeat(tokens: Sequence[int], ids: tf.RaggedTensor) -> tf.RaggedTensor:
-    """`tokens` in as many rows as `ids` has."""
-    row = tf.constant([list(tokens)], tf.int32)
-    return tf.RaggedTensor.from_tensor(tf.tile(row, [ids.nrows(), 1]), ragged_rank=1)

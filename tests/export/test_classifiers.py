@@ -1,0 +1,112 @@
+"""A classifier in each format that can hold one gives the scores of `kgpt classify predict`."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tokenizers import Tokenizer as InnerTokenizer
+from tokenizers import normalizers
+
+from kgpt import backend
+from kgpt.checkpoints.classifiers import load_classifier
+from kgpt.checkpoints.convert import export_hugging_face, quantize_model
+from kgpt.cli.export import FORMATS
+from kgpt.errors import UsageError
+from kgpt.export.keras_file import export_keras
+from kgpt.export.perplexity import validation_tokens
+from kgpt.export.savedmodel.classifier import ServedClassifier
+from kgpt.export.savedmodel.export import write_saved_model
+from kgpt.text.tokenizer import Tokenizer
+from tests.cli.running import kgpt as run_kgpt
+from tests.generation.test_text_classifier import LABELS, TEXTS, write_classifier
+
+on_tensorflow = pytest.mark.skipif(backend.name != "tensorflow", reason="traces a TF graph")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "classifier"
+    write_classifier(folder)
+    return folder
+
+
+def ranked(scores):
+    """Labels and scores, the most probable first."""
+    return sorted(scores.items(), key=lambda entry: -entry[1])
+
+
+@on_tensorflow
+def test_the_saved_model_classifies_as_the_command_does(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KGPT_RESTARTED", "1")
+    target = tmp_path / "moods" / "1"
+    target.mkdir(parents=True)
+    assert write_saved_model(folder, target) == {}
+    served = tf.saved_model.load(str(target)).signatures
+    assert set(served) == {"serving_default", "classify", "classify_ids", "tokenize"}
+    given = [word for text in TEXTS for word in ("--text", text)]
+    code, out, _ = run_kgpt(capsys, "classify", "predict", "--model", folder, *given)
+    assert code == 0
+    ids = [list(text.encode())[:32] for text in TEXTS if text]
+    padded = [row + [-1] * (32 - len(row)) for row in ids]
+    by_text = served["classify"](texts=tf.constant(TEXTS))
+    by_ids = served["classify_ids"](ids=tf.constant(padded))
+    for row, line in enumerate(out.splitlines()):
+        wanted = ranked(json.loads(line)["scores"])
+        labels = [name.decode() for name in by_text["labels"][row].numpy()]
+        assert labels == [name for name, _ in wanted]
+        np.testing.assert_allclose(by_text["scores"][row], [p for _, p in wanted], atol=1e-5)
+    filled = [row for row, text in enumerate(TEXTS) if text]
+    np.testing.assert_allclose(by_ids["scores"], by_text["scores"].numpy()[filled], atol=1e-6)
+    body = json.loads((target / "assets.extra" / "requests" / "rest.json").read_text())
+    assert body["signature_name"] == "classify"
+    assert "`classify`: texts" in (target / "assets.extra" / "README.md").read_text()
+
+
+@on_tensorflow
+def test_without_a_tokenizer_in_the_graph_ids_are_classified(folder):
+    inner = InnerTokenizer.from_str(Tokenizer.load(folder).to_json())
+    inner.normalizer = normalizers.NFC()
+    served = ServedClassifier(load_classifier(folder), Tokenizer(inner))
+    assert set(served.signatures) == {"serving_default", "classify_ids"}
+    assert "it normalises text (NFC)" in served.missing["classify"]
+
+
+@pytest.mark.backend
+def test_other_formats_hold_the_same_classifier(folder, tmp_path):
+    ids = np.array([list(TEXTS[3].encode()[:32])], "int32")
+
+    def logits(model):
+        return keras.ops.convert_to_numpy(model(ids))
+
+    wanted = logits(load_classifier(folder))
+    for name, write in {
+        "hf": export_hugging_face,
+        "keras": export_keras,
+        "int8": lambda source, out: quantize_model(source, out, 8),
+        "int4": lambda source, out: quantize_model(source, out, 4),
+    }.items():
+        (tmp_path / name).mkdir()
+        write(folder, tmp_path / name)
+        if name == "keras":
+            model = keras.saving.load_model(tmp_path / name / "model.keras")
+        else:
+            model = load_classifier(tmp_path / name)
+        assert list(model.labels) == LABELS
+        close = {"int8": 0.05, "int4": 0.5}.get(name, 1e-6)
+        np.testing.assert_allclose(logits(model), wanted, atol=close * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("format", ["gguf", "onnx"])
+def test_formats_that_hold_none_refuse_it(format, folder, tmp_path):
+    module, name = FORMATS[format].split(":")
+    pytest.importorskip(format)
+    with pytest.raises(UsageError, match=r"is a classifier, .*give the format savedmodel"):
+        getattr(__import__(module, fromlist=[name]), name)(folder, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_has_no_perplexity(folder):
+    with pytest.raises(UsageError, match="is a classifier, which has no perplexity"):
+        validation_tokens("text.txt", folder)
