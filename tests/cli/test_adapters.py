@@ -1,6 +1,7 @@
 """--adapter: an adapter by its name and folder."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,3 +50,31 @@ def test_generate_answers_by_the_adapter(own_folder, base, folders, tmp_path, ca
     assert json.loads(target.read_text())["text"] == answer
     prompts.write_text("To be\nO\n")
     assert run("second", *files)[0] == 2  # completions of two adapters do not mix
+
+
+def test_serve_loads_the_adapters_that_it_is_given(base, folders, capsys, monkeypatch):
+    for name in ("prepare_process", "silence_native_code"):  # which take standard error away
+        monkeypatch.setattr(f"kgpt.cli.serve.{name}", lambda *_: None)
+    served = []
+
+    def state_of(name, config, load):
+        return SimpleNamespace(load=load, is_loading=False)
+
+    def run_server(state, listener, keys):
+        listener.close()
+        with state.load() as generator:
+            served.append({a.name: str(a.folder) for a in generator.adapters.loaded})
+        return 0
+
+    monkeypatch.setattr("kgpt.serving.state.ServerState", state_of)
+    monkeypatch.setattr("kgpt.serving.server.run_server", run_server)
+
+    def serve(*options):
+        return cli(capsys, "serve", "--model", base, "--name", "fox", "--port", 0, *options)
+
+    poet = ("--adapter", f"poet={folders['first']}")
+    code, _, err = serve(*poet, "--adapter", folders["second"])
+    assert code == 0, err
+    assert served == [{"poet": str(folders["first"]), "second": str(folders["second"])}]
+    code, _, err = serve(*poet, "--alias", "poet")
+    assert code == 2 and "'poet' is the name of the model" in err

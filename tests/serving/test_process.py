@@ -98,20 +98,35 @@ def test_wrong_commands_are_one_sentence(tmp_path, options, says):
 @pytest.mark.slow
 @pytest.mark.backend
 def test_kgpt_serve(process, tmp_path):
+    """With an adapter, which answers as the model that it is merged into does."""
+    import kgpt
+    from tests.generation.adapters import write_adapter
     from tests.tiny import write_tiny_model
 
-    write_tiny_model(tmp_path / "tiny", max_length=64)
+    base = write_tiny_model(tmp_path / "tiny", max_length=64, noise=0.2)
+    poet = write_adapter(tmp_path / "poet", base, rank=2)
     (tmp_path / "keys").write_text("open-sesame\n")
     child, url = process(
-        *(sys.executable, "-m", "kgpt", "serve", "--model", str(tmp_path / "tiny"), "--port", "0"),
+        *(sys.executable, "-m", "kgpt", "serve", "--model", str(base), "--port", "0"),
         *("--max-num-seqs", "2", "--api-key-file", str(tmp_path / "keys")),
+        *("--adapter", str(poet)),
     )
     keys = {"authorization": "Bearer open-sesame"}
     with httpx.Client(base_url=url, headers=keys, timeout=60) as http:
-        (model,) = http.get("/v1/models").json()["data"]
+        model, adapter = http.get("/v1/models").json()["data"]
+        assert (adapter["id"], adapter["parent"]) == ("tiny:poet", "tiny")
         assert model["id"] == "tiny" and model["kgpt"]["backend"] == os.environ["KERAS_BACKEND"]
         ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
         assert http.post("/v1/chat/completions", json=ask).status_code == 200
+        ask = {"prompt": "To be", "max_tokens": 8, "temperature": 0}
+        texts = [
+            http.post("/v1/completions", json=ask | {"model": name}).json()["choices"][0]["text"]
+            for name in ("tiny", "tiny:poet")
+        ]
+    for source, text in zip((base, poet), texts, strict=True):
+        with kgpt.load(source) as generator:
+            assert generator.generate("To be", temperature=0, max_tokens=8).text == text
+    assert texts[0] != texts[1]
     child.send_signal(signal.SIGTERM)
     assert child.wait(60) == 0
     assert child.stdout.read() == ""
