@@ -45,6 +45,7 @@ ELSEWHERE = {
     "serve": "tests/serving/test_process.py",
     "bench serve": "tests/serving/test_load.py",
     "bench train": "tests/training/test_bench.py",
+    "verify": "tests/verification: runs processes of every backend",
     "bench draft": "tests/cli/test_distill.py",
     "bench generate": "tests/generation/test_bench.py",
     "data get": "tests/data/test_download.py: needs a network",
