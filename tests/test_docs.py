@@ -201,7 +201,7 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
         if words[0] != "kgpt" or len(words) == 1:
             continue
         _, name, _ = command_of(words[1:])
-        if name in ELSEWHERE:
+        if name in ELSEWHERE or (name == "eval" and "--server" in words):
             continue
         words = words[1:]
         if name == "distill":

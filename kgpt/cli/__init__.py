@@ -78,6 +78,9 @@ app.command(
     "kgpt.cli.distill:distill", help="Train a student or a draft model to predict as its teacher."
 )
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
+app.command(
+    "kgpt.cli.eval:evaluate", name="eval", help="Measure how good models are, and compare them."
+)
 app.command("kgpt.cli.export:export", help="Convert a model to the format of other software.")
 app.command(
     "kgpt.cli.import_:import_model", name="import", help="Convert a model of other software."

@@ -1,7 +1,7 @@
 """Every option of runs, sampling and the server, declared once.
 
 `ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig`, `FinetuneConfig`, `LoraConfig`,
-`GRPOConfig`, `StructuredOutputConfig` and `ServeConfig` are pydantic models.
+`GRPOConfig`, `StructuredOutputConfig`, `ServeConfig` and `EvaluationConfig` are pydantic models.
 Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema are generated
 from them, so an invalid value gives the same error everywhere. What only one command needs, such as
 an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
@@ -9,6 +9,7 @@ an output file, is a parameter of that command in `kgpt.cli`. Nothing here impor
 
 from kgpt.config.classification import ClassificationConfig
 from kgpt.config.distillation import DistillConfig, draft_of
+from kgpt.config.evaluation import EvaluationConfig
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.loading import Config, parse_yaml, preset_path, presets, read_yaml
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DistillConfig",
+    "EvaluationConfig",
     "FinetuneConfig",
     "GRPOConfig",
     "InferenceDtype",

@@ -13,7 +13,7 @@ from typing import Any, Self
 from kgpt import __version__
 from kgpt.errors import DataError
 from kgpt.evaluation.statistic import Statistic
-from kgpt.files import describe_damage, os_errors_as_kgpt, write_json
+from kgpt.files import describe_damage, os_errors_as_kgpt, write_text
 
 FORMAT = 1
 PACKAGES = ("keras", "jax", "tensorflow", "torch", "numpy", "tokenizers")
@@ -96,7 +96,7 @@ def save_results(results: Sequence[EvaluationResult], file: Path) -> None:
     """Write results as one JSON file."""
     values = {"format": FORMAT, "results": [result.as_dict() for result in results]}
     with os_errors_as_kgpt(f"write {file}"):
-        write_json(file, values)
+        write_text(file, json.dumps(values, ensure_ascii=False) + "\n")
 
 
 def load_results(file: Path) -> list[EvaluationResult]:

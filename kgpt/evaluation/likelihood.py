@@ -1,0 +1,138 @@
+"""Log-likelihoods of windows of text, many at a time, with never more logits than a chunk holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from keras import ops
+
+from kgpt import backend
+from kgpt.config import default_loss_chunk
+from kgpt.evaluation.windows import Window
+from kgpt.model.gpt import GPT
+from kgpt.model.hidden_state_loss import HIDDEN_STATES_OF
+from kgpt.training.losses import token_losses
+
+Tensor = Any
+SHORTEST = 32  # tokens of the shortest batches
+Progress = Callable[[int], None]  # called with a number of tokens
+
+
+class Scorer(Protocol):
+    """Something that gives texts likelihoods: a model here or behind a server.
+
+    Attributes:
+        context: tokens of a window, at most.
+    """
+
+    @property
+    def context(self) -> int: ...
+
+    def losses(self, windows: Sequence[Window], progress: Progress = ...) -> np.ndarray:
+        """(W,) float64: the sum of each window's -log p of the targets that count, in nats."""
+
+
+class ModelScorer:
+    """The likelihoods of a model in this process.
+
+    Args:
+        model: its weights may change between calls.
+        batch_tokens: tokens of a forward pass; windows of similar length share one.
+        chunk: tokens whose logits are in memory at a time; as in training when not given.
+    """
+
+    def __init__(self, model: GPT, batch_tokens: int = 4096, chunk: int | None = None):
+        self.model, self.batch_tokens = model, batch_tokens
+        vocab_size = model.config.known_vocab_size
+        memory = backend.device_memory()
+        self.chunk = chunk or default_loss_chunk(vocab_size, "float32", memory)
+        self._forward = backend.jit(self._window_losses, model.variables)
+
+    @property
+    def context(self) -> int:
+        return self.model.config.max_length
+
+    def losses(self, windows: Sequence[Window], progress: Progress = lambda _: None) -> np.ndarray:
+        """See `Scorer.losses`."""
+        found = np.zeros(len(windows))
+        sizes = [len(window) for window in windows]
+        lengths = bucket_lengths(max(sizes, default=1), self.context)
+        waiting: tuple[list[int], Tensor] | None = None
+        for rows, length in batches(sizes, lengths, self.batch_tokens):
+            size = max(1, self.batch_tokens // length)
+            losses = self._forward(*padded([windows[row] for row in rows], size, length))
+            if waiting is not None:  # the device computes one batch while another is read
+                self._read(found, windows, *waiting, progress)
+            waiting = rows, losses
+        if waiting is not None:
+            self._read(found, windows, *waiting, progress)
+        return found
+
+    def _read(
+        self,
+        found: np.ndarray,
+        windows: Sequence[Window],
+        rows: list[int],
+        losses: Tensor,
+        progress: Progress,
+    ) -> None:
+        found[rows] = backend.to_host(losses)[: len(rows)]
+        progress(sum(len(windows[row]) for row in rows))
+
+    def _window_losses(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """(B,) weighted sums of the losses of targets (B, T)."""
+        hidden = self.model({HIDDEN_STATES_OF: inputs})  # (B, T, D)
+        hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))  # (M, D), M = B * T
+        flat, rows = ops.reshape(targets, (-1,)), hidden.shape[0]
+        parts = [slice(i, min(i + self.chunk, rows)) for i in range(0, rows, self.chunk)]
+        losses = [token_losses(self.model.unembed(hidden[p]), flat[p])[0] for p in parts]
+        by_row = ops.reshape(ops.concatenate(losses, axis=0), ops.shape(targets))
+        return ops.sum(by_row * weights, axis=1)
+
+
+def bucket_lengths(longest: int, context: int) -> list[int]:
+    """The lengths that batches are padded to, each at most half as long again as the one before.
+
+    >>> bucket_lengths(180, 1024)
+    [32, 48, 64, 96, 128, 192]
+    """
+    lengths, step = [], SHORTEST
+    while step < longest:
+        lengths += [step, step * 3 // 2]
+        step *= 2
+    last = min(-(-longest // SHORTEST) * SHORTEST, context)
+    return [*(length for length in lengths if length < last), last]
+
+
+def batches(
+    sizes: Sequence[int], lengths: Sequence[int], batch_tokens: int
+) -> Iterator[tuple[list[int], int]]:
+    """Rows of similar size, as many as `batch_tokens` allow, and the length they are padded to.
+
+    What is left of a bucket goes with the next longer one, so that only the last batch is not full.
+
+    Args:
+        sizes: (rows,) tokens of each, none above the last of the `lengths`.
+    """
+    order = np.argsort(sizes, kind="stable")
+    first, ends = 0, np.searchsorted(np.asarray(sizes)[order], lengths, side="right")
+    for length, end in zip(lengths, ends.tolist(), strict=True):
+        count = max(1, batch_tokens // length)
+        while end - first >= count or (length == lengths[-1] and first < end):
+            yield order[first : min(first + count, end)].tolist(), length
+            first += count
+
+
+def padded(
+    windows: Sequence[Window], rows: int, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, targets and weights (rows, length) of windows; padding has the weight 0."""
+    inputs, targets = (np.zeros((rows, length), "int32") for _ in range(2))
+    weights = np.zeros((rows, length), "float32")
+    for row, window in enumerate(windows):
+        inputs[row, : len(window)] = window.inputs
+        targets[row, : len(window)] = window.targets
+        weights[row, : len(window)] = window.weights
+    return inputs, targets, weights

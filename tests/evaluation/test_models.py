@@ -1,0 +1,93 @@
+"""`kgpt eval`: models and servers on one set of documents, compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kgpt.errors import KgptError, UsageError
+from kgpt.evaluation.result import load_results
+from kgpt.evaluation.server import ServerScorer
+from kgpt.evaluation.windows import Window
+from tests.cli.running import kgpt
+from tests.serving.harness import start
+from tests.tiny import write_tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("prepare_process", "silence_native_code"):
+        monkeypatch.setattr(f"kgpt.cli.eval.{name}", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of one shape, and documents."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("one", "two")):
+        write_tiny_model(folder / name, "gpt2", seed=seed, noise=0.3 * seed, num_layers=1)
+    rows = [{"text": f"Anna went home {i} times."} for i in range(12)]
+    (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_models_are_compared_on_the_same_documents(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["--model", folder / "one", "--model", folder / "two"]
+    words = ["eval", *models, "--data", folder / "docs.jsonl", "--out", folder / "out"]
+    code, out, _ = kgpt(capsys, *words)
+    assert code == 0
+    said = " ".join(out.split())
+    assert "12 documents" in said and "is better than" in said
+    one, two = load_results(folder / "out" / "results.json")
+    better, worse = sorted((one, two), key=lambda found: found.metrics["bits_per_byte"].value)
+    assert f"{better.name} is better than {worse.name}: bits per byte is" in said
+    for name, found in one.metrics.items():
+        assert found.low <= found.value <= found.high
+        assert len(one.statistics[name].rows) == 12
+    assert one.model["sha256"] != two.model["sha256"] and one.data == two.data
+    code, out, _ = kgpt(capsys, *words, "--json")  # read from what is finished
+    again = json.loads(out)
+    assert [found["metrics"] for found in again] == [
+        found.as_dict(with_statistics=False)["metrics"] for found in (one, two)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "x"], "No model is named"),
+        (["--model", "x"], "No data is named"),
+        (["--server", "http://x", "--data", "x"], "belong together"),
+    ],
+)
+def test_what_is_missing_is_named(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = kgpt(capsys, "eval", *words)
+    assert code == 2 and message in err
+
+
+def test_a_server_scores_token_ids() -> None:
+    """The fake engine's log-probability of a token is minus a hundredth of its id."""
+    running = start()
+    try:
+        scorer = ServerScorer(running.url + "/v1")
+        ids = np.arange(10, 60, dtype="int32")
+        cut = [
+            Window(0, ids[: 20 + i], ids[1 : 21 + i], (np.arange(20 + i) > 3).astype("float32"))
+            for i in range(20)
+        ]
+        expected = [(w.targets * w.weights).sum() / 100 for w in cut]
+        assert scorer.losses(cut) == pytest.approx(expected, rel=1e-5)
+        assert scorer.context > 20
+        with pytest.raises(UsageError, match="has no model 'other'"):
+            ServerScorer(running.url, model="other")
+    finally:
+        running.stop()
+    with pytest.raises(KgptError, match="does not answer"):
+        ServerScorer(running.url)
