@@ -45,7 +45,7 @@ lint: $(VENV)/.dev
 
 # Four workers, since many of these tests wait for a screen to come to rest.
 test-any: $(VENV)/.dev
-	$(PYTEST) -n 4 -m "not backend and not slow and not proof"
+	KERAS_BACKEND=torch $(PYTEST) -n 4 -m "not backend and not slow and not proof"
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/.dev
 	KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow and not proof"

@@ -28,6 +28,7 @@ settings.load_profile("kgpt")
 
 ROOT = Path(__file__).parent.parent
 COMPUTES = [ROOT / "kgpt" / name for name in ("backend", "model", "training", "generation")]
+QUICKEST = "torch"  # compiles nothing here: `portable` tests run on it, and on the others when slow
 BACKENDS = ("jax", "tensorflow", "torch")  # a module is named for its backend: torch_transfer.py
 
 
@@ -41,10 +42,13 @@ def pytest_ignore_collect(collection_path, config):
     return True if inside and not collection_path.name.startswith("test_") else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items):
     for item in items:
         if isinstance(item, pytest.DoctestItem) and set(COMPUTES) & set(item.path.parents):
             item.add_marker(pytest.mark.backend)
+        if item.get_closest_marker("portable") and os.environ["KERAS_BACKEND"] != QUICKEST:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -209,6 +209,7 @@ def test_folders_and_models_without_adapters(base, adapter, tmp_path, capsys):
 
 
 @pytest.mark.backend
+@pytest.mark.portable
 def test_a_resumed_adapter_repeats_the_losses_of_one_that_went_on(base, tmp_path):
     """A checkpoint has the adapter, not the base model, and is a model argument itself."""
 

@@ -16,7 +16,7 @@ from kgpt.errors import CheckpointError, KgptError, UsageError
 from kgpt.text.tokenizer import Tokenizer
 from tests.tiny import write_tiny_model
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 IDS = np.random.default_rng(0).integers(0, 259, (2, 12))
 
 

@@ -21,7 +21,7 @@ from kgpt.errors import CheckpointError, UsageError
 from kgpt.model.gpt import GPT
 from kgpt.text.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 SMALL = {"vocab_size": 259, "max_length": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 8}
 LLAMA = {"position": "rotary", "norm": "rms", "activation": "swiglu", "bias": False}

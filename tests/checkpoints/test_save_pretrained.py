@@ -18,7 +18,7 @@ from kgpt.model.gpt import GPT
 from kgpt.runs import Run
 from kgpt.text.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 IDS = np.arange(10)[None]
 
 

@@ -75,6 +75,7 @@ def test_a_draft_has_the_architecture_of_its_model():
 
 
 @pytest.mark.backend
+@pytest.mark.portable
 def test_a_wrong_draft_is_counted_as_such():
     model, other = tiny_model("gpt2", noise=0.5), tiny_model("gpt2", seed=2, noise=0.0)
     figures = measure_draft(model, other, [[1, 2, 3]], 12)

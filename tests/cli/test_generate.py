@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kgpt.cli import main
 from tests.tiny import write_tiny_model
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 CONTEXT = 32
 SENSIBLE = {

@@ -13,7 +13,7 @@ from kgpt.data.sources import Corpus
 from kgpt.runs import Run
 from kgpt.text.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 TINY = """
 model: {num_layers: 1, num_heads: 2, hidden_dim: 16, max_length: 16}

@@ -14,7 +14,7 @@ from kgpt.export.perplexity import perplexity
 from kgpt.text.tokenizer import Tokenizer
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 
 

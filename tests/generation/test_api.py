@@ -11,7 +11,7 @@ from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError, RunError, UsageError
 from tests.generation.models import KINDS, greedy, greedy_without_cache, model_of, prompts
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 BOAT = [{"role": "user", "content": "Where is the boat?"}]
 

@@ -11,7 +11,7 @@ from kgpt.config import ModelConfig
 from kgpt.generation.bench import measure, shares
 from kgpt.model.gpt import GPT
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 CONFIG = ModelConfig(vocab_size=40, num_layers=1, num_heads=2, hidden_dim=16, max_length=64)
 

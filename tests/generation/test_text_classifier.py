@@ -9,7 +9,7 @@ from kgpt.checkpoints.pretrained import save_model
 from kgpt.errors import UsageError
 from tests.tiny import tiny_config, write_tiny_model
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 LABELS = ["calm", "angry", "naïve 🙂"]
 TEXTS = ["a", "", "some words", "x" * 40, "O, speak again, bright angel!"]

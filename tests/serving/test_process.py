@@ -97,6 +97,7 @@ def test_wrong_commands_are_one_sentence(tmp_path, options, says):
 
 @pytest.mark.slow
 @pytest.mark.backend
+@pytest.mark.portable
 def test_kgpt_serve(process, tmp_path):
     """With an adapter, which answers as the model that it is merged into does."""
     import kgpt

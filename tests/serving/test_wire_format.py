@@ -73,7 +73,10 @@ def tiny_generator(folder: Path) -> Any:
     return generator
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("real", marks=pytest.mark.backend)])
+@pytest.fixture(
+    scope="module",
+    params=["fake", pytest.param("real", marks=[pytest.mark.backend, pytest.mark.portable])],
+)
 def recorder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Recorder]:

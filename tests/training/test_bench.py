@@ -11,7 +11,7 @@ from kgpt.cli.bench_train import _show
 from kgpt.config import Config, ModelConfig
 from kgpt.training.bench import describe
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 TINY = {
     "model": {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "max_length": 16},

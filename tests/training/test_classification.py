@@ -13,7 +13,7 @@ from kgpt.errors import DataError, RunError, UsageError
 from tests.tiny import write_tiny_model
 from tests.training.tiny_runs import TINY, Trained
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 WORDS = {
     "fruit": ["apple", "pear", "plum"],

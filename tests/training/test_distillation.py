@@ -50,6 +50,7 @@ def config_with(data, teacher, **changes):
     return make_config(data, train=train, **(sections | changes))
 
 
+@pytest.mark.portable
 def test_a_resumed_run_goes_on_as_if_never_stopped(data, teacher):
     whole = Trained(config_with(data, teacher), "whole")
     Trained(config_with(data, teacher, train={"max_steps": 2, "decay_steps": 4}), "parts")

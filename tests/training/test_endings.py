@@ -13,7 +13,7 @@ from kgpt.training import pretraining, trainer
 from tests.training.children import start
 from tests.training.tiny_runs import Trained, make_config
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data, monkeypatch, capfd, tmp_path):

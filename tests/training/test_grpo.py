@@ -62,6 +62,7 @@ def rows_of(run):
 
 
 @pytest.mark.backend
+@pytest.mark.portable
 def test_a_resumed_run_repeats_its_completions_and_losses(files):
     """Also amid two updates with the same completions, whose model generated them is gone."""
     config = make_config(

@@ -120,6 +120,7 @@ def _torch_tensors():
 
 
 @pytest.mark.backend
+@pytest.mark.portable
 def test_several_updates_with_adapters_and_their_reference():
     model, data = policy(0.2, lora=True, num_iterations=2, beta=0.01)
     rollouts, rows = fit(model, data, 4)
@@ -131,6 +132,7 @@ def test_several_updates_with_adapters_and_their_reference():
 
 
 @pytest.mark.backend
+@pytest.mark.portable
 def test_log_probs_of_the_policy_and_of_what_it_was():
     """With new adapters both are those of the logits; then only the policy's change."""
     model, _ = policy(lora=True)

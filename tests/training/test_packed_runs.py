@@ -10,7 +10,7 @@ from kgpt.data.sources import Corpus
 from kgpt.text.tokenizer import Tokenizer
 from tests.training.tiny_runs import Trained, make_config
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 OPTIONS = {"max_steps": 4, "checkpoint_every": 2, "eval_every": 4, "batch_size": 2}
 
 

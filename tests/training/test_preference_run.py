@@ -58,6 +58,7 @@ def prepared(base, tmp_path, objective, method="lora", rows=None, **changes) -> 
 
 
 @pytest.mark.backend
+@pytest.mark.portable
 @pytest.mark.parametrize(
     ("objective", "method"), [("dpo", "full"), ("dpo", "lora")], ids=["full", "adapters"]
 )

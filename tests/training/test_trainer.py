@@ -19,7 +19,7 @@ from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.checkpoint import copy_state, verify, write_checkpoint
 from tests.training.tiny_runs import DROPOUT, Trained, contents, flip_a_byte, make_config
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
 
 @pytest.fixture(scope="module")
