@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from kgpt.evaluation.corpus_scores import bleu, chrf, ter
+
 Better = Literal["lower", "higher"]
 Formula = Callable[[np.ndarray], np.ndarray]  # sums (..., K) to values (...)
 MAX_EXPONENT = 700.0  # exp(710) overflows
@@ -23,8 +25,13 @@ def _exp_ratio(sums: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(_ratio(sums), MAX_EXPONENT))
 
 
-# A metric that is no ratio, such as BLEU, adds its formula here, under the name of the metric.
-FORMULAS: dict[str, Formula] = {"ratio": _ratio, "exp_ratio": _exp_ratio}
+FORMULAS: dict[str, Formula] = {
+    "ratio": _ratio,
+    "exp_ratio": _exp_ratio,
+    "bleu": bleu,
+    "chrf": chrf,
+    "ter": ter,
+}
 
 
 @dataclass(frozen=True)
