@@ -95,8 +95,7 @@ class System:
         return answer.get("ms")
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.close()
+        self.process.kill()
         self.process.wait()
 
     def _answer(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kgpt.data.corruption import InputCorruption
 from kgpt.data.sampler import MIN_BUCKET_LENGTH, feistel_permutation
 from kgpt.errors import DataError
 from kgpt.text.tokenizer import Tokenizer
@@ -32,6 +33,7 @@ class LabelledDataset(keras.utils.PyDataset):
         num_batches: how many batches there are.
         seed: of the order.
         start_batch: number of the first; not 0 when a run is resumed.
+        corruption: of the token ids, padding left out.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class LabelledDataset(keras.utils.PyDataset):
         num_batches: int,
         seed: int = 0,
         start_batch: int = 0,
+        corruption: InputCorruption | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -52,16 +55,22 @@ class LabelledDataset(keras.utils.PyDataset):
         self.token_ids, self.targets, self.pad_id = token_ids, targets, pad_id
         self.batch_size, self.length, self.seed = batch_size, length, seed
         self._num_batches, self.start_batch = num_batches, start_batch
+        self.corruption = corruption
         self._sorted = functools.lru_cache(2)(self._sort)
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        group, place = divmod(self.start_batch + index, SORTED_BATCHES)
+        number = self.start_batch + index
+        group, place = divmod(number, SORTED_BATCHES)
         chosen = self._sorted(group)[place]
         rows = [self.token_ids[i] for i in chosen.tolist()]
-        return pad_batch(rows, self.length, self.pad_id), self.targets[chosen]
+        ids = pad_batch(rows, self.length, self.pad_id)
+        if self.corruption is not None:
+            corrupted = self.corruption(ids, self.seed, number)
+            ids = np.where(ids == self.pad_id, ids, corrupted)
+        return ids, self.targets[chosen]
 
     def _sort(self, group: int) -> np.ndarray:
         """The texts of a group of batches, (SORTED_BATCHES, B), in the order of the batches."""

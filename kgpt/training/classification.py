@@ -14,6 +14,7 @@ from kgpt.checkpoints.classifiers import new_classifier, padding_id
 from kgpt.checkpoints.hub import resolve_source
 from kgpt.checkpoints.pretrained import load_tokenizer
 from kgpt.config import Config
+from kgpt.data.corruption import InputCorruption
 from kgpt.data.labelled_dataset import LabelledDataset, encode_texts, evaluation_batches
 from kgpt.data.labels import LabelledTexts, class_weights, read_labelled, stratified_split
 from kgpt.errors import UsageError
@@ -159,7 +160,16 @@ class Classification(Task):
             num_batches=(tc.max_steps - start_step) * tc.grad_accumulation,
             seed=tc.seed,
             start_batch=start_step * tc.grad_accumulation,
+            corruption=self._corruption(),
         )
+
+    def _corruption(self) -> InputCorruption | None:
+        """Of the training texts: what is masked is an end-of-text token."""
+        dropout, replacement = self.config.data.token_dropout, self.config.data.token_replacement
+        if not dropout and not replacement:
+            return None
+        mask_id, vocab_size = self.tokenizer.eos_id or 0, self.tokenizer.vocab_size
+        return InputCorruption(dropout, replacement, mask_id, vocab_size)
 
     def validation(self, status: StatusWriter) -> StepCallback | None:
         if not self.val.texts:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
+from kgpt.data.corruption import InputCorruption
 from kgpt.data.labelled_dataset import (
     SORTED_BATCHES,
     LabelledDataset,
@@ -133,9 +134,9 @@ RNG = np.random.default_rng(0)
 IDS = [RNG.integers(1, 9, n).tolist() for n in RNG.integers(1, 90, 101)]
 
 
-def batches(start=0, count=60):
+def batches(start=0, count=60, **options):
     targets = np.arange(len(IDS))
-    return LabelledDataset(IDS, targets, 4, 64, 0, count, seed=3, start_batch=start)
+    return LabelledDataset(IDS, targets, 4, 64, 0, count, seed=3, start_batch=start, **options)
 
 
 def test_an_epoch_has_every_text_once():
@@ -158,6 +159,20 @@ def test_a_resumed_run_sees_the_same_batches():
     for i in range(40):
         for one, other in zip(batches(20)[i], batches()[20 + i], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_corruption_changes_tokens_and_no_padding():
+    mask = InputCorruption(0.3, 0.0, mask_id=9, vocab_size=10)
+    masked = []
+    for i in range(16):
+        (clean, targets), (noisy, same) = batches()[i], batches(corruption=mask)[i]
+        np.testing.assert_array_equal(targets, same)
+        is_token = clean != 0
+        np.testing.assert_array_equal(clean[~is_token], noisy[~is_token])
+        assert set(noisy[is_token][noisy[is_token] != clean[is_token]]) <= {9}
+        masked.extend(noisy[is_token] == 9)
+    assert np.mean(masked) == pytest.approx(0.3, abs=0.05)
+    np.testing.assert_array_equal(batches(5, corruption=mask)[2][0], batches(corruption=mask)[7][0])
 
 
 def test_evaluation_sees_every_text_once():
