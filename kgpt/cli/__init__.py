@@ -121,6 +121,9 @@ for name, help_text in {
     "sample": "Generate a sample now.",
 }.items():
     runs.command(f"kgpt.cli.runs:{name}_run", name=name, help=help_text)
+runs.command(
+    "kgpt.cli.runs_trace:trace", name="trace", help="When a text was learned, or what is copied."
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,13 +14,8 @@ import keras
 
 from kgpt.config.training import Packing
 from kgpt.data.corruption import InputCorruption
-from kgpt.data.packing import PackedDocumentSampler
-from kgpt.data.sampler import (
-    LengthBucketSampler,
-    PackedSampler,
-    evaluation_batch,
-    num_evaluation_batches,
-)
+from kgpt.data.packing import Sampler, make_sampler
+from kgpt.data.sampler import PackedSampler, evaluation_batch, num_evaluation_batches
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import DataError
 
@@ -75,13 +70,8 @@ class TrainDataset(keras.utils.PyDataset):
                 mask_id=data.tokenizer.eos_id or 0,
                 vocab_size=data.manifest.vocab_size,
             )
-        self.sampler: PackedSampler | PackedDocumentSampler | LengthBucketSampler
-        if packing == "stream":
-            loss_mask = data.loss_mask("train") if assistant_only_loss else None
-            self.sampler = PackedSampler(data.tokens("train"), length, batch_size, seed, loss_mask)
-        else:
-            options = (length, batch_size, seed, assistant_only_loss)
-            self.sampler = _document_sampler(data, "train", packing, *options)
+        options = (length, batch_size, seed, assistant_only_loss)
+        self.sampler: Sampler = make_sampler(data, "train", packing, *options)
         self._num_batches, self.start_batch, self.seed = num_batches, start_batch, seed
         self.vocab_size, self.length = data.manifest.vocab_size, length
 
@@ -140,7 +130,8 @@ class EvaluationDataset(keras.utils.PyDataset):
             )
         else:
             options = (length, batch_size, 0, assistant_only_loss)
-            sampler = _document_sampler(data, split, packing, *options)
+            sampler = make_sampler(data, split, packing, *options)
+            assert not isinstance(sampler, PackedSampler)
             whole, self._batch = sampler.num_evaluation_batches, sampler.evaluation_batch
         self._num_batches = min(whole, limit or whole)
 
@@ -153,19 +144,3 @@ class EvaluationDataset(keras.utils.PyDataset):
 
 def _opened(data: TokenDataset | Path | str) -> TokenDataset:
     return data if isinstance(data, TokenDataset) else TokenDataset(data)
-
-
-def _document_sampler(
-    data: TokenDataset,
-    split: str,
-    packing: Packing,
-    length: int,
-    batch_size: int,
-    seed: int,
-    assistant_only_loss: bool,
-) -> PackedDocumentSampler | LengthBucketSampler:
-    """The sampler of whole documents for `packing`."""
-    loss_mask = data.loss_mask(split) if assistant_only_loss else None
-    kind = PackedDocumentSampler if packing == "documents" else LengthBucketSampler
-    offsets = data.document_offsets(split)
-    return kind(data.tokens(split), offsets, length, batch_size, seed, loss_mask)

@@ -12,13 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kgpt.config.training import Packing
 from kgpt.data.sampler import (
+    LengthBucketSampler,
+    PackedSampler,
     document_sizes,
     feistel_permutation,
     nothing_to_learn_from,
     splitmix64,
 )
-from kgpt.data.shards import TokenStream
+from kgpt.data.shards import TokenDataset, TokenStream
 
 PackedBatch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
@@ -48,6 +51,7 @@ class PackedDocumentSampler:
         per_epoch: rows in an epoch.
         num_truncated: documents that are longer than a row; see `document_sizes`.
         utilization: share of the tokens of an epoch that are not padding.
+        places_by_size: (documents,) int32 places in rows, those of shorter documents first.
 
     Raises `DataError` if there is nothing to learn from.
     """
@@ -74,7 +78,7 @@ class PackedDocumentSampler:
             [np.tile(np.array(rows.sizes, np.int32), rows.num_rows) for rows in packed]
         )
         self.row_offsets = np.concatenate([[0], np.cumsum(counts)])
-        self._places_by_size = np.argsort(places, kind="stable").astype(np.int32)
+        self.places_by_size = np.argsort(places, kind="stable").astype(np.int32)
         self.per_epoch = len(self.row_offsets) - 1
         self.utilization = float(self.sizes[self.documents].sum()) / self.tokens_per_epoch
         self._placed = functools.lru_cache(maxsize=2)(self._place)
@@ -112,11 +116,15 @@ class PackedDocumentSampler:
 
     def _place(self, epoch: int) -> np.ndarray:
         """(documents,) int32: which document takes which place in an epoch."""
-        noise = splitmix64(self.documents, self.seed, (epoch << 8) + 0xD0C)
+        noise = self.noise(self.documents, epoch)
         by_size = np.lexsort((noise, self.sizes[self.documents]))
         placed = np.empty_like(self.documents)
-        placed[self._places_by_size] = self.documents[by_size]
+        placed[self.places_by_size] = self.documents[by_size]
         return placed
+
+    def noise(self, documents: np.ndarray, epochs: np.ndarray | int) -> np.ndarray:
+        """What orders documents of equal size among the places for them: uint64."""
+        return splitmix64(documents, self.seed, (epochs << 8) + 0xD0C)
 
     def _padded(self, rows: list[np.ndarray]) -> PackedBatch:
         """A batch of rows of documents; what is left of it is padding, of segment 0."""
@@ -189,3 +197,25 @@ class _RowsByRoom:
         rows = self.rows[room].pop()
         self._has_rows[room] = bool(self.rows[room])
         return room, rows
+
+
+Sampler = PackedSampler | PackedDocumentSampler | LengthBucketSampler
+
+
+def make_sampler(
+    data: TokenDataset,
+    split: str,
+    packing: Packing,
+    length: int,
+    batch_size: int,
+    seed: int,
+    assistant_only_loss: bool,
+) -> Sampler:
+    """What makes the batches of a split of a data set; see `TrainDataset`."""
+    stream = data.tokens(split)
+    loss_mask = data.loss_mask(split) if assistant_only_loss else None
+    if packing == "stream":
+        return PackedSampler(stream, length, batch_size, seed, loss_mask)
+    kind = PackedDocumentSampler if packing == "documents" else LengthBucketSampler
+    offsets = data.document_offsets(split)
+    return kind(stream, offsets, length, batch_size, seed, loss_mask)

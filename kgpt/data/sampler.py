@@ -72,20 +72,18 @@ class PackedSampler:
         for epoch in np.unique(epochs).tolist():
             rows = epochs == epoch
             order = feistel_permutation(indices[rows], self.per_epoch, self.seed, epoch)
-            starts[rows] = order * self.length + self._offset(epoch)
+            starts[rows] = order * self.length + self.offsets(np.uint64(epoch))
         windows = self.stream.windows(starts, self.length + 1)  # (B, T + 1)
         inputs, targets = windows[:, :-1], windows[:, 1:]
         if self.loss_mask is None:
             return inputs, targets
         return inputs, targets, self.loss_mask.windows(starts + 1, self.length).astype(np.float32)
 
-    def _offset(self, epoch: int) -> int:
-        """Where the first window of an epoch starts, from 0 to T."""
+    def offsets(self, epochs: np.ndarray | np.uint64) -> np.ndarray:
+        """Where the first window of each epoch starts, from 0 to T: int64."""
         spare = len(self.stream) - 1 - self.per_epoch * self.length
-        return int(
-            splitmix64(np.uint64(epoch), self.seed, 0x0FF5E7)
-            % np.uint64(min(spare, self.length) + 1)
-        )
+        noise = splitmix64(epochs, self.seed, 0x0FF5E7)
+        return (noise % np.uint64(min(spare, self.length) + 1)).astype(np.int64)
 
 
 class LengthBuckets:
@@ -302,11 +300,31 @@ def feistel_permutation(indices: np.ndarray, size: int, seed: int, epoch: int) -
     return result.astype(np.int64)
 
 
-def splitmix64(value: np.ndarray | np.uint64, seed: int, salt: int) -> np.ndarray:
+def inverse_feistel_permutation(
+    images: np.ndarray, size: int, seed: int, epochs: np.ndarray | int
+) -> np.ndarray:
+    """The indices whose images `feistel_permutation` gives, each in its own epoch: int64."""
+    half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    result = images.astype(np.uint64)
+    salts = np.broadcast_to(np.asarray(epochs, np.uint64) * np.uint64(ROUNDS), result.shape)
+    pending = np.ones(len(result), dtype=bool)
+    while pending.any():
+        left, right = result[pending] >> np.uint64(half), result[pending] & mask
+        for round_ in reversed(range(ROUNDS)):
+            salt = salts[pending] + np.uint64(round_)
+            left, right = right ^ (splitmix64(left, seed, salt) & mask), left
+        result[pending] = (left << np.uint64(half)) | right
+        pending &= result >= size
+    return result.astype(np.int64)
+
+
+def splitmix64(value: np.ndarray | np.uint64, seed: int, salt: int | np.ndarray) -> np.ndarray:
     """A 64-bit hash of (value, seed, salt): SplitMix64's finaliser (Steele et al., 2014)."""
-    key = (seed * 0x9E3779B97F4A7C15 + salt * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) % 2**64
+    seeded = np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
     with np.errstate(over="ignore"):
-        z = (np.asarray(value, dtype=np.uint64) + np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)
+        key = seeded + np.asarray(salt, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        z = (np.asarray(value, dtype=np.uint64) + key) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

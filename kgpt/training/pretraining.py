@@ -7,8 +7,8 @@ from functools import cached_property
 from kgpt import backend
 from kgpt.config import Config
 from kgpt.data.dataset import EvaluationDataset, TrainDataset
-from kgpt.data.packing import PackedDocumentSampler
-from kgpt.data.sampler import LengthBucketSampler, PackedSampler
+from kgpt.data.packing import Sampler
+from kgpt.data.sampler import PackedSampler
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import UsageError
 from kgpt.model.gpt import GPT
@@ -40,7 +40,7 @@ class TokenDatasetTask(Task):
         return self._train_dataset(start_step)
 
     @cached_property
-    def sampler(self) -> PackedSampler | PackedDocumentSampler | LengthBucketSampler:
+    def sampler(self) -> Sampler:
         """What makes the batches."""
         return self._train_dataset(0).sampler
 

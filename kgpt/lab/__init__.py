@@ -1,0 +1,1 @@
+"""A laboratory for runs: what they saw and when, what they did at a step, and how they compare."""
