@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from kgpt.training.distiller import Distiller as Distiller
     from kgpt.training.grpo_loss import GRPOLoss as GRPOLoss
     from kgpt.training.losses import NextTokenLoss as NextTokenLoss
+    from kgpt.training.metrics import BitsPerByte as BitsPerByte
+    from kgpt.training.metrics import Perplexity as Perplexity
     from kgpt.training.optimizers import AdamW as AdamW
     from kgpt.training.optimizers import Lion as Lion
     from kgpt.training.optimizers import Muon as Muon
@@ -97,6 +99,7 @@ _MODULES = {
     "kgpt.training.grpo_loss": ("GRPOLoss",),
     "kgpt.training.distiller": ("Distiller",),
     "kgpt.training.losses": ("NextTokenLoss",),
+    "kgpt.training.metrics": ("BitsPerByte", "Perplexity"),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
     "kgpt.training.reference": ("reference_log_probs",),

@@ -26,6 +26,7 @@ CLASSES = {  # the names under which the classes of each module are registered
     "kgpt.training.classification_loss": ("ClassificationLoss",),
     "kgpt.training.grpo_loss": ("GRPOLoss",),
     "kgpt.training.losses": ("NextTokenLoss",),
+    "kgpt.training.metrics": ("BitsPerByte", "Perplexity"),
     "kgpt.training.preference_losses": ("DPOLoss", "IPOLoss", "KTOLoss", "ORPOLoss"),
     "kgpt.training.optimizers": ("AdamW", "Lion", "Muon"),
 }

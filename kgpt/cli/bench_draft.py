@@ -83,7 +83,7 @@ def draft_figures(
     """
     import numpy as np
 
-    from kgpt.export.perplexity import validation_tokens
+    from kgpt.evaluation.perplexity import validation_tokens
     from kgpt.generation.bench_draft import measure_draft
     from kgpt.generation.loading import load_for_inference
 

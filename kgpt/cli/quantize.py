@@ -58,7 +58,7 @@ def quantize(
     from kgpt.checkpoints.classifier_head import ClassifierHead
     from kgpt.checkpoints.convert import quantize_model
     from kgpt.checkpoints.pretrained import load_config
-    from kgpt.export.perplexity import perplexity, validation_tokens
+    from kgpt.evaluation.perplexity import perplexity, validation_tokens
 
     console = Console(quiet=quiet)
     evaluation = validation_tokens(data, folder) if data else None

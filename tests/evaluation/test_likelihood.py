@@ -155,6 +155,7 @@ def test_a_data_set_holds_the_documents_of_its_files(
     prepared, documents = read_documents(whole), read_documents(config)
     assert sorted(d.text for d in prepared) == sorted(d.text for d in documents)
     assert 0 < len(read_documents(whole.model_copy(update={"split": "val"}))) < len(documents)
+    assert all(len(d.token_ids) == d.num_bytes for d in prepared)  # without the end-of-text token
     for own in (tokenizer, Tokenizer.of_characters(["abc"])):  # the same, or another
         encoder = DocumentEncoder(own)
         texts = {own.decode(e.token_ids.tolist(), True) for e in encoder.encode(prepared)}

@@ -10,7 +10,7 @@ from kgpt.checkpoints.pretrained import save_model
 from kgpt.cli import main
 from kgpt.config import ModelConfig
 from kgpt.data.shards import TokenStream
-from kgpt.export.perplexity import perplexity
+from kgpt.evaluation.perplexity import perplexity
 from kgpt.text.tokenizer import Tokenizer
 from tests.tiny import tiny_model
 

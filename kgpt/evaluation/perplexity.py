@@ -7,17 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kgpt.data.sampler import evaluation_batch, num_evaluation_batches
 from kgpt.data.shards import TokenDataset, TokenStream
 from kgpt.errors import UsageError
+from kgpt.evaluation.documents import EncodedDocument
+from kgpt.evaluation.statistic import MAX_EXPONENT
+from kgpt.evaluation.windows import windows
 
 
 def perplexity(
-    folder: Path,
-    stream: TokenStream,
-    max_tokens: int,
-    loss_mask: TokenStream | None = None,
-    batch_size: int = 4,
+    folder: Path, stream: TokenStream, max_tokens: int, loss_mask: TokenStream | None = None
 ) -> float:
     """exp(mean loss) of a model directory over the first `max_tokens` tokens of `stream`.
 
@@ -25,19 +23,14 @@ def perplexity(
     `loss_mask`, only the tokens it marks count.
     """
     from kgpt.checkpoints.pretrained import load_model
-    from kgpt.training.losses import NextTokenLoss
+    from kgpt.evaluation.likelihood import ModelScorer
 
-    model = load_model(folder)
-    model.compile(loss=NextTokenLoss())
-    length = min(model.config.max_length, max(1, len(stream) - 1))
-    wanted = -(-max_tokens // (length * batch_size))
-    total = tokens = 0.0
-    for index in range(min(num_evaluation_batches(stream, length, batch_size), wanted)):
-        inputs, targets, weights = evaluation_batch(stream, length, batch_size, index, loss_mask)
-        loss = model.test_on_batch(inputs, targets, sample_weight=weights, return_dict=True)["loss"]
-        model.reset_metrics()
-        total, tokens = total + float(loss) * weights.sum(), tokens + weights.sum()
-    return math.exp(min(total / max(1.0, tokens), 700.0))
+    places = np.arange(min(len(stream), max_tokens + 1))
+    mask = places > 0 if loss_mask is None else (places > 0) & (loss_mask.take(places) > 0)
+    document = EncodedDocument(stream.take(places), mask, 0, 0)
+    scorer = ModelScorer(load_model(folder))
+    losses = scorer.losses(list(windows(document, 0, scorer.context)))
+    return math.exp(min(losses.sum() / max(1, mask.sum()), MAX_EXPONENT))
 
 
 def validation_tokens(source: str, folder: Path) -> tuple[TokenStream, TokenStream | None]:
