@@ -176,7 +176,7 @@ def _table(rows: list[tuple[Piece | None, Occurrence]], step: int) -> Table:
     for column in ("split", "document", "token", "seen at steps", "later", "in part"):
         table.add_column(column, justify="right" if column in ("document", "token") else "left")
     for piece, one in rows:
-        first = []
+        first: list[Text | str] = []
         if piece:
             shown = repr(piece.text[:SHOWN_CHARACTERS]) + "…" * (len(piece.text) > SHOWN_CHARACTERS)
             first = [Text(shown), f"{piece.tokens:,}", f"{piece.count:,}"]
