@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "content_filter", "cancelled", "deadline", "error"]
 
@@ -62,6 +62,7 @@ class GenerationChunk:
         out_of_memory: whether it failed because memory ran out.
         no_token_allowed: whether it failed because its grammar allowed no further token.
         context_shifted: the text outgrew the model's context, so its oldest tokens were dropped.
+        receipt: what decided the text, for `kgpt replay`, where it was asked for.
         left_out: earlier messages of the conversation that the prompt does not have.
         index: which completion of a request with several this belongs to.
     """
@@ -76,6 +77,7 @@ class GenerationChunk:
     out_of_memory: bool = False
     no_token_allowed: bool = False
     context_shifted: bool = False
+    receipt: dict[str, Any] | None = None
     left_out: int = 0
     index: int = 0
 

@@ -91,6 +91,7 @@ app.command("kgpt.cli.push:push", help="Upload a model to the Hugging Face hub."
 app.command("kgpt.cli.quantize:quantize", help="Quantize a model to int8 or int4.")
 app.command("kgpt.cli.verify:verify", help="Certify that a model is one model everywhere.")
 app.command("kgpt.cli.generate:generate", help="Generate text with a trained model.")
+app.command("kgpt.cli.replay:replay", help="Generate the text of a receipt again, and compare it.")
 app.command("kgpt.cli.chat:chat", help="Chat with a model in a plain terminal or a pipe.")
 bench.command("kgpt.cli.bench_train:bench_train", name="train", help="Training throughput.")
 bench.command(

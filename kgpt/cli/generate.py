@@ -82,7 +82,8 @@ def generate(
     stream
         Print the text as it is generated.
     json_lines
-        Print one JSON object per completion.
+        Print one JSON object per completion, with a receipt for `kgpt replay`; with --input-file,
+        add the receipts to --output-file.
     """
     folder = resolve_model(model)
     changes = options.given_flags(sampling)
@@ -117,11 +118,13 @@ def generate(
             about = {**identify_model(folder), "dtype": dtype, "structured_output": structure}
             if chosen:
                 about["adapter"] = identify_model(adapters[chosen])
-            complete_file(engine, params, input_file, str(output_file), about, overwrite, chosen)
+            target = str(output_file)
+            complete_file(engine, params, input_file, target, about, overwrite, chosen, json_lines)
         elif num_samples == 1 and stream and not json_lines:
             _print_stream(prompt, engine.stream(prompt, params, adapter=chosen, **structure))
         else:
             prompts = [prompt] * num_samples
+            structure |= {"receipt": json_lines}
             completions = engine.generate_batch(prompts, params, adapter=chosen, **structure)
             _print_completions(prompt, completions, json_lines)
 

@@ -33,6 +33,7 @@ def complete_file(
     about: dict[str, Any],
     overwrite: bool = False,
     adapter: str | None = None,
+    receipts: bool = False,
 ) -> None:
     """Complete the prompts of `source` in order, one JSON line each.
 
@@ -44,6 +45,7 @@ def complete_file(
             "structured_output" the fields of `StructuredOutputConfig` that they follow.
         overwrite: begin anew.
         adapter: the name of the engine's adapter that completes them.
+        receipts: add one to each completion.
 
     Raises:
         DataError: the source cannot be read.
@@ -76,7 +78,9 @@ def complete_file(
                 bar.advance(task)
 
             structured = about.get("structured_output", {})
-            engine.generate_batch(chunk, seeded, on_done=write, adapter=adapter, **structured)
+            engine.generate_batch(
+                chunk, seeded, on_done=write, adapter=adapter, receipt=receipts, **structured
+            )
 
 
 def settings_file(target: Path) -> Path:

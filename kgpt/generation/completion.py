@@ -46,6 +46,7 @@ class Completion:
     tokens: list[TokenInfo] = field(default_factory=list)
     stop: str | None = None
     context_shifted: bool = False
+    receipt: dict[str, Any] | None = None
 
     @classmethod
     def from_chunks(cls, chunks: Iterable[GenerationChunk]) -> Completion:
@@ -73,10 +74,12 @@ class Completion:
             tokens,
             chunk.stop,
             chunk.context_shifted,
+            chunk.receipt,
         )
 
     def as_dict(self, prompt: str) -> dict[str, Any]:
-        """What `kgpt generate --json` prints."""
+        """What `kgpt generate --json` prints; the receipt only where there is one."""
+        receipt = {"receipt": self.receipt} if self.receipt else {}
         return {
             "prompt": prompt,
             "text": self.text,
@@ -87,4 +90,5 @@ class Completion:
                 "completion_tokens": self.usage.completion_tokens,
                 "cached_tokens": self.usage.cached_tokens,
             },
+            **receipt,
         }

@@ -24,14 +24,14 @@ from kgpt.generation.grammar import CompiledGrammar
 from kgpt.generation.grammar_compiler import GrammarCompiler
 from kgpt.generation.handle import Handle, OnChunk
 from kgpt.generation.loading import load_for_inference
+from kgpt.generation.prompt_ids import Prompt, all_prompt_ids, prompt_ids
+from kgpt.generation.receipt import ReceiptWriter
 from kgpt.generation.scoring import ScoredPrompt, embed, score
 from kgpt.generation.seeds import seed_of, with_seed
 from kgpt.generation.sequence import Request
 from kgpt.generation.speculative import DraftSource
 from kgpt.protocol import EngineStats, GenerationChunk
 from kgpt.text.chat_template import Chat, load_chat_template
-
-Prompt = str | Sequence[int]
 
 
 class TextGenerator:
@@ -75,6 +75,9 @@ class TextGenerator:
         self.engine = Engine(self.model, max_num_seqs, max_queue, self.max_context, draft_model)
         self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self._bad_words = BadWords(self.tokenizer)
+        self._receipts = ReceiptWriter(
+            self.folder, self.tokenizer, self.config, self.max_context, dtype
+        )
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compile what requests will need; `progress` is called with (done, total)."""
@@ -90,6 +93,7 @@ class TextGenerator:
         top_logprobs: int | None = None,
         timeout: float | None = None,
         adapter: str | None = None,
+        receipt: bool = False,
         **overrides: Any,
     ) -> Completion:
         """Continue a prompt and wait for the whole completion.
@@ -100,6 +104,7 @@ class TextGenerator:
             top_logprobs: report each token with this many candidates.
             timeout: seconds after which it ends with "deadline".
             adapter: the name of one of `adapters`; the model alone when not given.
+            receipt: give the completion a `receipt`, with which `kgpt replay` repeats it.
             overrides: fields of `SamplingConfig`, such as `temperature=0.8`, and one of
                 `StructuredOutputConfig`, such as `json_schema={...}`, `regex=` or `choices=`.
 
@@ -108,8 +113,8 @@ class TextGenerator:
             GenerationFailed: the engine failed, or a grammar allowed no further token.
         """
         sampling, options = self._options(sampling, overrides, adapter)
-        options |= {"top_logprobs": top_logprobs, "timeout": timeout}
-        return Completion.from_chunks(self._start(prompt, sampling, **options))
+        options |= {"top_logprobs": top_logprobs, "timeout": timeout, "receipt": receipt}
+        return Completion.from_chunks(self.start(prompt, sampling, **options))
 
     def stream(
         self,
@@ -119,6 +124,7 @@ class TextGenerator:
         top_logprobs: int | None = None,
         timeout: float | None = None,
         adapter: str | None = None,
+        receipt: bool = False,
         **overrides: Any,
     ) -> Iterator[GenerationChunk]:
         """The chunks of a completion as they come; closing the iterator cancels it.
@@ -127,7 +133,7 @@ class TextGenerator:
         """
         chunks: queue.SimpleQueue[GenerationChunk] = queue.SimpleQueue()
         sampling, options = self._options(sampling, overrides, adapter)
-        options |= {"top_logprobs": top_logprobs, "timeout": timeout}
+        options |= {"top_logprobs": top_logprobs, "timeout": timeout, "receipt": receipt}
         handle = self.submit(prompt, sampling, chunks.put, **options)
         try:
             while True:
@@ -189,6 +195,7 @@ class TextGenerator:
         sampling: SamplingConfig | None = None,
         on_done: Callable[[int, Completion], None] | None = None,
         adapter: str | None = None,
+        receipt: bool = False,
         **overrides: Any,
     ) -> list[Completion]:
         """Continue every prompt, many at a time; seeds count up from `sampling.seed`.
@@ -197,14 +204,14 @@ class TextGenerator:
             on_done: called with (index, completion) as each is ready, in the order of prompts.
         """
         sampling, options = self._options(sampling, overrides, adapter)
-        sampling = with_seed(sampling)
+        sampling, options["receipt"] = with_seed(sampling), receipt
         started: list[Iterator[GenerationChunk]] = []
         done: list[Completion] = []
         for index in range(len(prompts)):
             while len(started) < min(len(prompts), index + self.engine.capacity):
                 seed = seed_of(sampling, len(started))
                 seeded = sampling.model_copy(update={"seed": seed})
-                started.append(self._start(prompts[len(started)], seeded, **options))
+                started.append(self.start(prompts[len(started)], seeded, **options))
             done.append(Completion.from_chunks(started[index]))
             if on_done is not None:
                 on_done(index, done[-1])
@@ -220,7 +227,7 @@ class TextGenerator:
         Raises:
             UsageError: a prompt is longer than the context. GenerationFailed: the engine failed.
         """
-        ids, chosen = self._all_ids(prompts), self.adapters.find(adapter)
+        ids, chosen = all_prompt_ids(self.tokenizer, prompts), self.adapters.find(adapter)
         return score(self.engine, self.tokenizer, ids, top_logprobs, chosen)
 
     def embed(self, prompts: Sequence[Prompt], adapter: str | None = None) -> np.ndarray:
@@ -229,7 +236,8 @@ class TextGenerator:
         Raises:
             UsageError: a prompt is longer than the context. GenerationFailed: the engine failed.
         """
-        return embed(self.engine, self._all_ids(prompts), self.adapters.find(adapter))
+        ids = all_prompt_ids(self.tokenizer, prompts)
+        return embed(self.engine, ids, self.adapters.find(adapter))
 
     def submit_forward(self, jobs: Sequence[ForwardJob]) -> None:
         """Queue prompts for a forward pass; see `Engine.submit_forward`."""
@@ -249,6 +257,7 @@ class TextGenerator:
         grammar: CompiledGrammar | None = None,
         keep_special: frozenset[str] = frozenset(),
         adapter: LoadedAdapter | None = None,
+        receipt: bool = False,
     ) -> Handle:
         """Start a completion and return at once; `on_chunk` is called in the engine's thread.
 
@@ -264,7 +273,8 @@ class TextGenerator:
         """
         request = self.request(prompt, sampling, top_logprobs is not None, grammar, adapter)
         detokenizer = IncrementalDetokenizer(self.tokenizer, request, top_logprobs, keep_special)
-        handle = Handle(detokenizer, len(request.prompt_ids), on_chunk)
+        open_receipt = self._receipts.start(request, keep_special) if receipt else None
+        handle = Handle(detokenizer, len(request.prompt_ids), on_chunk, open_receipt)
         job = self.engine.submit(request, handle.on_tokens, stream=stream, timeout=timeout)
         handle.cancel = lambda: self.engine.cancel(job)
         return handle
@@ -299,7 +309,7 @@ class TextGenerator:
         sampling = with_seed(sampling)
         tokenizer = adapter.tokenizer if adapter and adapter.tokenizer else self.tokenizer
         return Request(
-            self._prompt_ids(prompt),
+            prompt_ids(self.tokenizer, prompt),
             sampling,
             stop_ids=tokenizer.stop_ids,
             bad_words_ids=self._bad_words.ids(sampling.bad_words),
@@ -308,18 +318,6 @@ class TextGenerator:
             grammar=grammar,
             adapter=adapter,
         )
-
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            ids = self.tokenizer.encode_prompt(prompt)
-        else:
-            ids = [int(token) for token in prompt]
-        return ids or [self.tokenizer.eos_id or 0]  # a new document begins
-
-    def _all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        if isinstance(prompts, str):
-            raise UsageError("Give a list of texts, not one text.")
-        return [self._prompt_ids(prompt) for prompt in prompts]
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Load an adapter while requests are running; see `Adapters.load`."""
@@ -339,7 +337,7 @@ class TextGenerator:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def _start(
+    def start(
         self, prompt: Prompt, sampling: SamplingConfig, **options: Any
     ) -> Iterator[GenerationChunk]:
         """Submit now, with the options of `submit`; the chunks as they are read."""

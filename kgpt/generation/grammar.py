@@ -77,6 +77,7 @@ class CompiledGrammar:
     """
 
     def __init__(self, tokenizer: LLTokenizer, vocab_size: int, options: StructuredOutputConfig):
+        self.options = options
         kind, text = to_llguidance(options)
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
         if matcher.is_error():

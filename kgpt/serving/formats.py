@@ -115,10 +115,11 @@ def text_logprobs(tokens: Sequence[TokenInfo], offsets: Sequence[int]) -> dict[s
 
 
 def finish_fields(chunk: GenerationChunk) -> dict[str, Any]:
-    """`finish_reason`, and `stop_reason`: the stop string found, or "deadline"."""
+    """`finish_reason`; `stop_reason`: the stop string found, or "deadline"; and the receipt."""
     if chunk.finish_reason == "deadline":
         return {"finish_reason": "length", "stop_reason": "deadline"}
-    return {"finish_reason": chunk.finish_reason, "stop_reason": chunk.stop}
+    receipt = {"kgpt_receipt": chunk.receipt} if chunk.receipt else {}
+    return {"finish_reason": chunk.finish_reason, "stop_reason": chunk.stop, **receipt}
 
 
 def token_entry(token: TokenInfo) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class RequestStream:
         stream: bool = False,
         grammar: CompiledGrammar | None = None,
         keep_special: frozenset[str] = frozenset(),
+        receipts: bool = False,
     ) -> None:
         """Submit n completions of each prompt to the engine: all of them, or `QueueFull`.
 
@@ -70,10 +71,12 @@ class RequestStream:
             stream: the client wants chunks as soon as possible, at some cost in throughput.
             grammar: what each completion must follow.
             keep_special: special tokens that are part of the text.
+            receipts: the last chunk of each has a receipt.
         """
         config, generator = self._state.config, self._state.generator
         self._start(len(prompts), n)
         check_logprobs(self._state, top_logprobs)
+        check_receipts(self._state, receipts)
         seeds = [None if sampling.seed is None else (sampling.seed + i) % 2**31 for i in range(n)]
         self._state.active_streams.add(self)
 
@@ -90,6 +93,7 @@ class RequestStream:
                         grammar=grammar,
                         keep_special=keep_special,
                         adapter=self._adapter,
+                        receipt=receipts,
                     )
                     self._handles.append(handle)
 
@@ -197,6 +201,10 @@ class RequestStream:
             if not self._num_open:
                 self._state.active_streams.discard(self)
             metrics.observe_completion(chunk.finish_reason, elapsed)
+        if chunk.receipt is not None:  # the API tells no folders
+            adapter = self._adapter.name if self._adapter else None
+            named = chunk.receipt | {"model": self._state.name, "adapter": adapter}
+            chunk = replace(chunk, receipt=named)
         return replace(chunk, text=self._filters[chunk.index].feed(chunk.text, last=is_last))
 
 
@@ -205,6 +213,14 @@ def check_logprobs(state: ServerState, top_logprobs: int | None) -> None:
     if state.filters and top_logprobs is not None:
         raise APIError(
             400, "This server filters its output, so logprobs are not available; leave it out."
+        )
+
+
+def check_receipts(state: ServerState, wanted: bool) -> None:
+    """Reject a request for receipts where output is filtered, so that no replay can equal it."""
+    if state.filters and wanted:
+        raise APIError(
+            400, "This server filters its output, so it gives no kgpt_receipt; leave it out."
         )
 
 

@@ -104,7 +104,16 @@ async def _respond(
         grammar = await state.compile_grammar(asked)
         n, is_streamed = body.n or 1, bool(body.stream)
         keep_special = tool_use.keep_special if tool_use else frozenset()
-        await stream.submit(prompts, sampling, n, top_logprobs, is_streamed, grammar, keep_special)
+        await stream.submit(
+            prompts,
+            sampling,
+            n,
+            top_logprobs,
+            is_streamed,
+            grammar,
+            keep_special,
+            receipts=bool(body.kgpt_receipt),
+        )
     builder = ResponseBuilder(state, response_format, stream)
     if body.stream:
         options = body.stream_options

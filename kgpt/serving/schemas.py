@@ -49,6 +49,10 @@ class GenerationRequest(StructuredOutputFields, SamplingFields):
         None, description="Send the text as it is generated, as server-sent events."
     )
     stream_options: StreamOptions | None = None
+    kgpt_receipt: bool | None = Field(
+        None,
+        description="Give each choice a kgpt_receipt, with which `kgpt replay` repeats it.",
+    )
     truncate: Literal["auto"] | None = Field(
         None,
         description="auto: leave out the oldest turns of a conversation, or the beginning of a "

@@ -60,6 +60,7 @@ class Job:
         self.bytes = story(prompt, 0 if sampling.temperature == 0 else sampling.seed)
         self.stream = generator.tokenizer.stream()
         self.num_tokens, self.buffer = 0, ""
+        self.receipt: dict[str, Any] | None = None
 
     def is_over(self) -> bool:
         """End a completion, also a queued one, if it is cancelled or past its deadline."""
@@ -106,7 +107,15 @@ class Job:
         out_of_memory = (error or "").startswith("Out of memory;")
         self.on_chunk(
             GenerationChunk(
-                self.buffer, tuple(tokens), (), reason, stop, usage, error, out_of_memory
+                self.buffer,
+                tuple(tokens),
+                (),
+                reason,
+                stop,
+                usage,
+                error,
+                out_of_memory,
+                receipt=self.receipt if reason in ("stop", "length") else None,
             )
         )
         self.handle.done.set()
@@ -251,9 +260,11 @@ class FakeGenerator:
         grammar: CompiledGrammar | None = None,
         keep_special: frozenset[str] = frozenset(),
         adapter: Any = None,
+        receipt: bool = False,
     ) -> Handle:
         self.adapters_used.append(adapter and adapter.name)
         job = Job(self, prompt, sampling, on_chunk, top_logprobs, timeout)
+        job.receipt = {"kgpt_receipt": 1, "model": "/folder"} if receipt else None
         if grammar is not None:
             job.bytes = text_of(grammar, sampling.seed or 0)
         with self._changed:

@@ -172,6 +172,25 @@ def test_an_output_filter_sees_every_answer(censored, client):
         assert whole == streamed == expected != plain
         refused = http.post("/v1/completions", json={**asked, "logprobs": 1})
         assert refused.status_code == 400 and "filters" in refused.json()["error"]["message"]
+        refused = http.post("/v1/completions", json={**asked, "kgpt_receipt": True})
+        assert refused.status_code == 400 and "kgpt_receipt" in refused.json()["error"]["message"]
+
+
+def test_each_choice_has_a_receipt_where_it_is_asked_for(client):
+    asked = {"prompt": "a", "n": 2, "max_tokens": 5}
+    named = {"kgpt_receipt": 1, "model": "fake", "adapter": None}
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        body = asked | {"messages": [{"role": "user", "content": "a"}]}
+        del body["prompt" if "chat" in path else "messages"]
+        for wanted, expected in ((True, [named] * 2), (False, [None] * 2)):
+            plain = client.post(path, json=body | {"kgpt_receipt": wanted}).json()["choices"]
+            assert [choice.get("kgpt_receipt") for choice in plain] == expected
+        streamed = client.post(path, json=body | {"kgpt_receipt": True, "stream": True}).text
+        events = [json.loads(line[6:]) for line in streamed.splitlines() if line[:7] == "data: {"]
+        choices = [choice for event in events for choice in event["choices"]]
+        receipts = [choice["kgpt_receipt"] for choice in choices if choice["finish_reason"]]
+        assert receipts == [named] * 2
+        assert sum("kgpt_receipt" in choice for choice in choices) == 2
 
 
 def test_a_filter_that_fails_lets_nothing_through(serve, monkeypatch):

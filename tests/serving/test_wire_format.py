@@ -91,7 +91,9 @@ def recorder(
 
 def as_sent(emitted: list[GenerationChunk]) -> GenerationChunk:
     """All that was emitted of one completion, less what the API has no field for."""
-    return replace(merge_chunks(emitted), token_ids=())
+    whole = merge_chunks(emitted)
+    receipt = whole.receipt and whole.receipt | {"model": "fake", "adapter": None}
+    return replace(whole, token_ids=(), receipt=receipt)
 
 
 def as_received(received: list[GenerationChunk]) -> GenerationChunk:

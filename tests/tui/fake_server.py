@@ -152,7 +152,8 @@ class FakeServer:
             self._event(path, writer, text, logprobs, None)
             await writer.drain()
             await asyncio.sleep(self.pause)
-        self._event(path, writer, "", None, "stop")
+        receipt = {"kgpt_receipt": 1} if body.get("kgpt_receipt") else None
+        self._event(path, writer, "", None, "stop", receipt)
         usage = {"prompt_tokens": 12, "completion_tokens": len(tokens)}
         writer.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
         writer.write(b"data: [DONE]\n\n")
@@ -166,8 +167,14 @@ class FakeServer:
         text: str,
         logprobs: dict[str, Any] | None,
         reason: str | None,
+        receipt: dict[str, Any] | None = None,
     ) -> None:
-        choice = {"index": 0, "logprobs": logprobs, "finish_reason": reason}
+        choice = {
+            "index": 0,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+            "kgpt_receipt": receipt,
+        }
         choice |= {"delta": {"content": text}} if "chat" in path else {"text": text}
         writer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
 

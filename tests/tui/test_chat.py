@@ -163,6 +163,26 @@ def test_slash_commands_are_completed_and_run(tmp_path: Path) -> None:
     chat(script, tmp_path)
 
 
+def test_the_receipt_of_an_answer_is_kept_copied_and_written(tmp_path: Path) -> None:
+    async def script(chat: Chat) -> None:
+        await chat.ask()
+        await chat.write("/receipt")
+        await chat.until(lambda: chat.app.clipboard == '{"kgpt_receipt": 1}')
+        file = tmp_path / "receipt.json"
+        await chat.write(f"/receipt {file}")
+        await chat.until(lambda: "Written to" in said(chat.app))
+        assert file.read_text() == '{"kgpt_receipt": 1}\n'
+        await chat.write(f"/receipt {file}")
+        await chat.until(lambda: "exists" in said(chat.app))
+        stored = chat.session.store.load(chat.session.conversation.id)
+        assert [message.receipt for message in stored.path] == ["", '{"kgpt_receipt": 1}']
+        chat.path[-1].receipt = ""
+        await chat.write("/receipt")
+        await chat.until(lambda: "has no receipt" in said(chat.app))
+
+    chat(script, tmp_path)
+
+
 def test_a_model_without_chat_template_goes_on_with_the_text(tmp_path: Path) -> None:
     async def script(chat: Chat) -> None:
         await chat.ask("Once upon a time")

@@ -174,6 +174,18 @@ def copy(host: CommandHost, argument: str) -> None:
     host.view.copy(host.controller.last_message())
 
 
+@command("[file.json]")
+def receipt(host: CommandHost, argument: str) -> None:
+    """Copy the receipt of the last answer for kgpt replay, or write it to a new file."""
+    answer = host.controller.last_message()
+    if not answer.receipt:
+        raise UsageError("This answer has no receipt: kgpt serve gives one to a finished answer.")
+    if argument:
+        host.controller.write_receipt(answer, Path(argument).expanduser())
+    else:
+        host.view.copy_text(answer.receipt)
+
+
 @command()
 def tokens(host: CommandHost, argument: str) -> None:
     """Inspect the tokens of the last answer."""

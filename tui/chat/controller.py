@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kgpt.config import SamplingConfig
 from kgpt.errors import KgptError, UsageError
+from kgpt.files import os_errors_as_kgpt
 from kgpt.protocol import TopLogprob
 from kgpt_tui.chat.connection import ConnectionListener, ModelConnection, cancel, start_task
 from kgpt_tui.chat.conversation import Conversation, Message, Mode
@@ -291,6 +292,12 @@ class ChatController:
         """Write the open conversation to a .md or .json file."""
         export(self.conversation, path, replace)
         self._listener.say(f"Written to {path}.")
+
+    def write_receipt(self, answer: Message, path: Path) -> None:
+        """Write the receipt of an answer to a new file."""
+        with os_errors_as_kgpt(f"write {path}"), path.open("x", encoding="utf-8") as file:
+            file.write(answer.receipt + "\n")
+        self._listener.say(f"Written to {path}; kgpt replay reads it.")
 
     async def import_file(self, path: Path) -> None:
         await self.adopt(read_conversation(path))

@@ -38,6 +38,7 @@ class Message:
     seconds: float = 0.0
     prompt_tokens: int = 0
     left_out: int = 0  # of the messages before it, where they exceeded the context
+    receipt: str = ""  # JSON for `kgpt replay`; "" where the server gave none
     prefix: str = ""  # the beginning that was given, before the first of `tokens`
     tokens: list[TokenInfo] = field(default_factory=list)
 

@@ -127,7 +127,8 @@ def _append(conversation: Conversation, role: Any, content: str) -> None:
 
 
 def _checked(message: Message) -> Message:
-    texts = (message.content, message.prefix, message.finish, message.error, message.model)
+    names = ("content", "prefix", "finish", "error", "model", "receipt")
+    texts = [getattr(message, name) for name in names]
     if message.role not in NAMES or not all(isinstance(text, str) for text in texts):
         raise ValueError("not a message")
     message.created, message.seconds = float(message.created), float(message.seconds)

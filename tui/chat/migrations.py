@@ -48,6 +48,7 @@ STEPS = [
     UPDATE conversations SET sampling = renamed_sampling_fields(sampling);
     UPDATE messages SET tokens = renamed_token_fields(tokens);
     """,
+    "ALTER TABLE messages ADD COLUMN receipt TEXT NOT NULL DEFAULT '';",
 ]
 
 

@@ -6,6 +6,7 @@ The screen calls these and redraws; `flush` writes what changed, and keeps it wh
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterable
 
@@ -163,7 +164,7 @@ class ChatSession:
         """
         started = time.monotonic() - answer.seconds
         first: float | None = None
-        answer.finish, answer.error, answer.left_out = "", "", 0
+        answer.finish, answer.error, answer.left_out, answer.receipt = "", "", 0, ""
         answer.model = self.info.id if self.info else ""
         try:
             async for chunk in self._chunks(answer):
@@ -173,6 +174,7 @@ class ChatSession:
                 answer.tokens += chunk.tokens
                 answer.finish = chunk.finish_reason or answer.finish
                 answer.left_out = chunk.left_out or answer.left_out
+                answer.receipt = json.dumps(chunk.receipt) if chunk.receipt else answer.receipt
                 if chunk.usage is not None:
                     answer.prompt_tokens = chunk.usage.prompt_tokens
                 answer.seconds = time.monotonic() - (first or started)

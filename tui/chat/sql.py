@@ -10,11 +10,12 @@ ON CONFLICT (id) DO UPDATE SET title = excluded.title, system = excluded.system,
 """
 SAVE_MESSAGE = """
 INSERT INTO messages (id, conversation, parent, role, content, created, model, finish, error,
-  seconds, prompt_tokens, prefix, tokens)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  seconds, prompt_tokens, prefix, tokens, receipt)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET content = excluded.content, finish = excluded.finish,
   error = excluded.error, seconds = excluded.seconds, prompt_tokens = excluded.prompt_tokens,
-  model = excluded.model, prefix = excluded.prefix, tokens = excluded.tokens
+  model = excluded.model, prefix = excluded.prefix, tokens = excluded.tokens,
+  receipt = excluded.receipt
 """
 LIST = """
 SELECT id, title, updated, pinned, '' FROM conversations
@@ -36,7 +37,7 @@ FROM conversations WHERE id = ?
 """
 LOAD_MESSAGES = """
 SELECT id, parent, role, content, created, model, finish, error, seconds, prompt_tokens, prefix,
-  tokens
+  tokens, receipt
 FROM messages WHERE conversation = ?
 """
 PROMPTS = """

@@ -183,7 +183,7 @@ def _message_row(conversation: Conversation, m: Message) -> tuple[Any, ...]:
     tokens = encode_tokens(m.tokens)
     return (
         m.id, conversation.id, m.parent, m.role, _clean(m.content), m.created, m.model, m.finish,
-        m.error, m.seconds, m.prompt_tokens, _clean(m.prefix), tokens,
+        m.error, m.seconds, m.prompt_tokens, _clean(m.prefix), tokens, m.receipt,
     )  # fmt: skip
 
 
@@ -204,5 +204,5 @@ def _read_message(row: tuple[Any, ...]) -> Message:
     return Message(
         id=row[0], parent=row[1], role=row[2], content=row[3], created=row[4], model=row[5],
         finish=row[6], error=row[7], seconds=row[8], prompt_tokens=row[9], prefix=row[10],
-        tokens=decode_tokens(row[11]),
+        tokens=decode_tokens(row[11]), receipt=row[12],
     )  # fmt: skip

@@ -159,8 +159,12 @@ class ChatView:
 
     def copy(self, message: Message) -> None:
         """Copy the text of `message` to the clipboard."""
-        self._screen.app.copy_to_clipboard(message.content.encode("utf-8", "replace").decode())
-        self.say(f"Copied {len(message.content)} characters{copy_outside(message.content)}.")
+        self.copy_text(message.content)
+
+    def copy_text(self, text: str) -> None:
+        """Copy a text to the clipboard, and say so."""
+        self._screen.app.copy_to_clipboard(text.encode("utf-8", "replace").decode())
+        self.say(f"Copied {len(text)} characters{copy_outside(text)}.")
 
     async def toggle_markdown(self) -> None:
         wanted = "plain" if self.uses_markdown else "markdown"

@@ -133,7 +133,7 @@ class Client:
         if self.info.id:
             body["model"] = self.info.id
         if self.info.is_kgpt:
-            return body | request(sampling) | {"truncate": "auto"}
+            return body | request(sampling) | {"truncate": "auto", "kgpt_receipt": True}
         usual = request(SamplingConfig())
         changed = {k: v for k, v in request(sampling).items() if v != usual.get(k)}
         return body | changed | {"max_tokens": sampling.max_tokens}
@@ -212,6 +212,7 @@ def decode_chunk(body: dict[str, Any]) -> GenerationChunk:
         finish_reason=reason,
         stop=stop if reason == "stop" and isinstance(stop, str) else None,
         usage=usage,
+        receipt=choice.get("kgpt_receipt"),
         index=int(choice.get("index") or 0),
     )
 
