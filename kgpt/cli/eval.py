@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,7 @@ def evaluate(
         EvaluationConfig | None, Parameter(name="*", negative_iterable=(), negative_none=())
     ] = None,
     out: str | None = None,
+    report: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     memory_fraction: MemoryFraction = None,
@@ -59,6 +62,8 @@ def evaluate(
     out
         A folder for results.json, with the values of each document, and for what is finished: the
         same command goes on where it was interrupted.
+    report
+        A file for a report in HTML: figures, plots, samples and settings; it needs no network.
     as_json
         Print one JSON object.
     quiet
@@ -80,6 +85,10 @@ def evaluate(
     if server is not None and tokenizer is not None:
         openers.append(partial(open_server, server, tokenizer))
     results = _evaluate(openers, config, Path(out) if out else None, Console(stderr=True))
+    if report is not None:
+        from kgpt.evaluation.report import write_report
+
+        write_report(results, Path(report), shlex.join(["kgpt", *sys.argv[1:]]))
     if as_json:
         print(json.dumps([result.as_dict(False) for result in results], ensure_ascii=False))
     else:
