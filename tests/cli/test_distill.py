@@ -1,11 +1,15 @@
 """`kgpt distill` and `kgpt bench draft`: students of three kinds, and what a draft gains."""
 
 import json
+import re
 
 import pytest
 
-from kgpt.config import Config, ModelConfig, draft_of
+from kgpt.config import Config, ModelConfig, SamplingConfig, draft_of
+from kgpt.errors import UsageError
 from kgpt.generation.bench_draft import measure_draft
+from kgpt.generation.sequence import Request
+from kgpt.generation.speculative import DraftStats, speculative_decode
 from kgpt.runs import new_run
 from tests.cli.running import kgpt
 from tests.tiny import tiny_config, tiny_model, write_tiny_model
@@ -74,10 +78,41 @@ def test_a_draft_has_the_architecture_of_its_model():
         assert (draft.vocab_size, draft.norm) == (model.vocab_size, model.norm)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--prompt-tokens", "30"), "The context of .* is 32 tokens; lower --prompt-tokens"),
+        (("--prompt-tokens", "9999"), "set has .* tokens to take prompts from; 9999 needed"),
+        (("--new-tokens", "1"), "--new-tokens 2"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(options, sentence, teacher, capsys, monkeypatch):
+    for name in ("prepare_process", "silence_native_code"):  # which take standard error away
+        monkeypatch.setattr(f"kgpt.cli.bench_draft.{name}", lambda *_: None)
+    pair = ("--model", teacher, "--draft-model", teacher, "--data", "set")
+    code, _, err = kgpt(capsys, "bench", "draft", *pair, *options)
+    assert code == 2 and re.search(sentence, err) and err.count("\n") == 1
+
+
+def test_a_draft_of_another_vocabulary_is_refused():
+    with pytest.raises(UsageError, match="draft has 99 tokens, but the model 259"):
+        measure_draft(tiny_model(), tiny_model(vocab_size=99), [[1]], 2)
+
+
 @pytest.mark.backend
 @pytest.mark.portable
-def test_a_wrong_draft_is_counted_as_such():
+def test_drafts_are_counted_by_what_the_model_accepts():
+    """All of those of the model itself: 7 tokens a verification, its own one among them."""
     model, other = tiny_model("gpt2", noise=0.5), tiny_model("gpt2", seed=2, noise=0.0)
-    figures = measure_draft(model, other, [[1, 2, 3]], 12)
-    assert figures["acceptance_rate"] < 1 and figures["tokens"] == 12
-    assert 1 <= figures["tokens_per_verification"] < 7
+    prompts = [[1, 2, 3], [9, 8]]
+    figures = measure_draft(model, model, prompts, 14, temperature=0.7)
+    assert (figures["acceptance_rate"], figures["tokens_per_verification"]) == (1, 7)
+    assert figures["tokens"] == 28
+    ratio = figures["tokens_per_s_with_draft"] / figures["tokens_per_s"]
+    assert figures["speedup"] == pytest.approx(ratio)
+    wrong, stats = measure_draft(model, other, prompts, 14, temperature=0.7), DraftStats()
+    for seed, ids in enumerate(prompts):
+        sampling = SamplingConfig(temperature=0.7, max_tokens=14)
+        list(speculative_decode(model, Request(ids, sampling, seed=seed), other, stats=stats))
+    assert wrong["acceptance_rate"] == stats.accepted / stats.drafted < 1
+    assert wrong["tokens_per_verification"] == 1 + stats.accepted / stats.steps < 7

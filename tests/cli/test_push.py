@@ -1,6 +1,7 @@
 """`kgpt push` against a hub of the test's own."""
 
 import hashlib
+import json
 
 import huggingface_hub
 import pytest
@@ -88,6 +89,26 @@ def test_without_a_network_or_a_token(hub, model, capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     code, _, err = kgpt(capsys, "push", model, "owner/name", "--yes")
     assert code == 1 and "hf auth login" in err
+
+
+@pytest.mark.parametrize(("answer", "uploaded"), [("y", 1), ("", 0), ("no", 0)])
+def test_in_a_terminal_one_is_asked(answer, uploaded, hub, model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    code, _, _ = kgpt(capsys, "push", model, "owner/name")
+    assert (code, len(hub.commits)) == (1 - uploaded, uploaded)
+
+
+def test_the_local_base_of_an_adapter_is_named(hub, model, tmp_path, capsys):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(model)})
+    )
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    code, out, _ = kgpt(capsys, "push", adapter, "owner/name", "--yes")
+    assert code == 0 and f"Its base model is the local folder {model}" in out
+    assert "kgpt merge" in out
 
 
 def test_what_cannot_be_pushed(model, capsys, tmp_path):

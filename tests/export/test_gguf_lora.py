@@ -1,5 +1,7 @@
 """An adapter as GGUF: with the base model's GGUF file it is the merged model's."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,10 @@ def test_base_and_adapter_are_the_merged_model(architecture, tmp_path):
     _, weights = exported(export_gguf, base, tmp_path / "1")
     _, merged = exported(export_gguf, adapter, tmp_path / "2")
     reader, lora = exported(export_gguf_lora, adapter, tmp_path / "3")
+    half = partial(export_gguf_lora, dtype="float16")
+    for name, value in exported(half, adapter, tmp_path / "4")[1].items():
+        assert value.dtype == "float16"
+        np.testing.assert_allclose(value, lora[name], rtol=1e-3, atol=1e-4)
     fields = {name: reader.get_field(name).contents() for name in (
         "general.type", "adapter.type", "adapter.lora.alpha", "general.architecture",
     )}  # fmt: skip
@@ -63,4 +69,8 @@ def test_what_llama_cpp_cannot_apply_is_refused(tmp_path):
         export_gguf_lora(dora, tmp_path / "out")
     with pytest.raises(UsageError, match="for a model the format is gguf"):
         export_gguf_lora(base, tmp_path / "out")
+    mixed = write_tiny_model(tmp_path / "mixed", "sinusoidal")
+    adapter = write_adapter(tmp_path / "adapter", mixed, rank=1)
+    with pytest.raises(CheckpointError, match="base model of .* cannot be written as GGUF"):
+        export_gguf_lora(adapter, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
