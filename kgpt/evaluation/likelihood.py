@@ -16,7 +16,7 @@ from kgpt.model.hidden_state_loss import HIDDEN_STATES_OF
 from kgpt.training.losses import token_losses
 
 Tensor = Any
-SHORTEST = 32  # tokens of the shortest batches
+MIN_LENGTH = 32  # tokens of the shortest batches
 Progress = Callable[[int], None]  # called with a number of tokens
 
 
@@ -98,11 +98,11 @@ def bucket_lengths(longest: int, context: int) -> list[int]:
     >>> bucket_lengths(180, 1024)
     [32, 48, 64, 96, 128, 192]
     """
-    lengths, step = [], SHORTEST
+    lengths, step = [], MIN_LENGTH
     while step < longest:
         lengths += [step, step * 3 // 2]
         step *= 2
-    last = min(-(-longest // SHORTEST) * SHORTEST, context)
+    last = min(-(-longest // MIN_LENGTH) * MIN_LENGTH, context)
     return [*(length for length in lengths if length < last), last]
 
 

@@ -13,6 +13,7 @@ from kgpt.evaluation.result import Estimate
 Point = tuple[float, float]
 MAX_BINS = 24
 MARGIN = 44.0  # px, for the labels of the axes
+ZERO = 1e-12  # what is shown as 0
 ROW_HEIGHT = 16.0  # px, of one model in a plot of intervals
 
 
@@ -38,8 +39,11 @@ class Axis:
         """An axis that holds all finite values, with room for a tick where they are all equal."""
         finite = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)
-        if low == high:
-            low, high = (low - abs(low) / 20, high + abs(high) / 20) if low else (0.0, 1.0)
+        size = max(abs(low), abs(high))
+        if size < ZERO:
+            low, high = 0.0, 1.0
+        elif high - low < size / 1e9:
+            low, high = low - size / 20, high + size / 20
         return cls(low, high, start, end)
 
     def at(self, value: float) -> float:
@@ -59,7 +63,8 @@ class Axis:
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         places = [(self.at(index * step), index * step) for index in range(first, last + 1)]
-        form = f",.{digits}f" if max(abs(self.low), abs(self.high)) < 1e6 else ".3g"
+        size = max(abs(self.low), abs(self.high))
+        form = f",.{digits}f" if size < 1e6 else f".{math.ceil(math.log10(size / step)) + 1}g"
         return [Tick(at, format(value, form)) for at, value in places]
 
 

@@ -113,7 +113,8 @@ def same_data(results: Sequence[EvaluationResult]) -> list[list[EvaluationResult
     """The results by what they were measured on, in the order in which the data first occur."""
     groups: dict[str, list[EvaluationResult]] = {}
     for result in results:
-        groups.setdefault(json.dumps(result.data, sort_keys=True, default=str), []).append(result)
+        measured_on = result.data.get("sha256") or json.dumps(result.data, default=str)
+        groups.setdefault(measured_on, []).append(result)
     return list(groups.values())
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kgpt.evaluation.bootstrap import estimate
@@ -19,7 +19,7 @@ HOSTILE = (
     "<script>document.title='run'</script><img src=http://example.com/x onerror=alert(1)>"
     "</div></article></section><style>*{display:none}</style>&lt;\"'{{ 7*7 }}<!--"
 )
-finite = st.floats(-1e6, 1e6)
+finite = st.floats(-1e9, 1e9)
 
 
 def result(name="A", losses=(3.0, 2.0, 4.0), text="some text", **changes):
@@ -123,6 +123,10 @@ def test_models_on_the_same_data_are_compared():
     assert length.cells[1].verdict == "" and length.better is None
     assert compare([b, a]).rows[0].cells[1].verdict == "worse"
     assert "B is better than A: loss is 1.0000 lower" in compare([a, b]).verdicts[0]
+    counts = [
+        result(n, data={"sources": ["x"], "sha256": "y", "words": len(n)}) for n in ("A", "BB")
+    ]
+    assert len(same_data(counts)) == 1  # the same text, of which one model counts more
     text = Page(render([a, other, b])).text
     assert text.count("Evaluation on") == 2
 
@@ -137,6 +141,9 @@ def test_a_model_without_a_metric_or_a_sample_has_an_empty_place():
 
 
 @given(st.lists(finite, min_size=1, max_size=6))
+@example([5e-324])
+@example([1e9, 1e9 - 10])
+@example([3.0, 3.0 + 1e-15])
 def test_an_axis_keeps_the_order_and_labels_what_it_shows(values):
     axis = Axis.around(values, 10, 200)
     places = [axis.at(value) for value in sorted(values)]
