@@ -9,7 +9,7 @@ an output file, is a parameter of that command in `kgpt.cli`. Nothing here impor
 
 from kgpt.config.classification import ClassificationConfig
 from kgpt.config.distillation import DistillConfig, draft_of
-from kgpt.config.evaluation import EvaluationConfig
+from kgpt.config.evaluation import EvaluationConfig, EvaluationSuite, SuiteEntry
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.loading import Config, parse_yaml, preset_path, presets, read_yaml
@@ -34,6 +34,7 @@ __all__ = [
     "DataConfig",
     "DistillConfig",
     "EvaluationConfig",
+    "EvaluationSuite",
     "FinetuneConfig",
     "GRPOConfig",
     "InferenceDtype",
@@ -46,6 +47,7 @@ __all__ = [
     "Section",
     "ServeConfig",
     "StructuredOutputConfig",
+    "SuiteEntry",
     "TrainConfig",
     "allows_tf32",
     "compute_dtype",

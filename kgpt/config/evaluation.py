@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from kgpt.config.loading import read_yaml
 from kgpt.config.precision import InferenceDtype
+from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, TextList
+from kgpt.errors import UsageError
 
 
 class EvaluationConfig(Section):
@@ -17,6 +21,16 @@ class EvaluationConfig(Section):
         [],
         description="A data set made by `kgpt data prepare`, or files of documents: .txt, .md, "
         ".jsonl, .json, .csv or .parquet. May be given repeatedly.",
+    )
+    prompts: str | None = Field(
+        None,
+        description="A file of prompts to continue, whose completions are scored: one a line, or "
+        ".jsonl with prompt or messages, and reference, references or answer.",
+    )
+    judge: str | None = Field(
+        None,
+        description="The model under whose likelihood completions are coherent; the model itself "
+        "when not given.",
     )
     split: Literal["val", "train", "all"] = Field(
         "val", description="The split of a data set that is evaluated; files are used whole."
@@ -52,3 +66,36 @@ class EvaluationConfig(Section):
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="Of the intervals.")
     bootstrap_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the bootstrap.")
+
+
+class SuiteEntry(EvaluationConfig):
+    """One evaluation of a suite."""
+
+    name: str = Field(pattern=r"^[\w-]+$", description="Of its figures: letters, digits, - and _.")
+    sampling: dict[str, Any] = Field({}, description="Sampling of the completions of prompts.")
+
+
+class EvaluationSuite(Section):
+    """A list of evaluations, as a YAML file: `kgpt eval --suite`, `train.eval_suite`."""
+
+    evaluations: list[SuiteEntry] = Field(min_length=1, description="The evaluations, in order.")
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read a file; raises `UsageError` if it is no suite."""
+        values = read_yaml(file, sections=False)
+        if isinstance(rows := values.get("evaluations"), list):  # which names a row in an error
+            rows = [row if isinstance(row, dict) else {} for row in rows]
+            values["evaluations"] = [
+                SuiteEntry.parse(row, str(row.get("name", f"evaluation {number}")))
+                for number, row in enumerate(rows, 1)
+            ]
+        suite = cls.parse(values)
+        names = [entry.name for entry in suite.evaluations]
+        for entry in suite.evaluations:
+            SamplingConfig.parse(entry.sampling, f"{entry.name}.sampling")
+            if not entry.data and entry.prompts is None:
+                raise UsageError(f"The evaluation {entry.name} of {file} has no data or prompts.")
+        if len(set(names)) < len(names):
+            raise UsageError(f"Two evaluations of {file} have one name; rename one.")
+        return suite

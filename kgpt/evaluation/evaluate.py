@@ -18,7 +18,15 @@ from kgpt.evaluation.statistic import Statistic
 from kgpt.evaluation.windows import Window, windows
 
 WINDOWS_AT_ONCE = 2048  # scored, and then saved, together
-DO_NOT_CHANGE_ITEMS = ("batch_tokens", "resamples", "confidence", "bootstrap_seed", "limit")
+DO_NOT_CHANGE_ITEMS = (
+    "batch_tokens",
+    "resamples",
+    "confidence",
+    "bootstrap_seed",
+    "limit",
+    "prompts",
+    "judge",
+)
 
 
 @dataclass(frozen=True)

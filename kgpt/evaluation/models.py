@@ -11,6 +11,12 @@ from typing import Any
 from kgpt import backend
 from kgpt.checkpoints.pretrained import load_model, load_tokenizer, resolve_source
 from kgpt.config import EvaluationConfig, compute_dtype
+from kgpt.evaluation.completions import (
+    coherence,
+    completion_statistics,
+    generate_completions,
+    make_samples,
+)
 from kgpt.evaluation.documents import Document, DocumentEncoder, fingerprint
 from kgpt.evaluation.evaluate import (
     estimates,
@@ -19,8 +25,9 @@ from kgpt.evaluation.evaluate import (
     score_documents,
 )
 from kgpt.evaluation.identity import model_identity
-from kgpt.evaluation.journal import Journal
+from kgpt.evaluation.journal import Journal, settings_hash
 from kgpt.evaluation.likelihood import ModelScorer, Progress, Scorer
+from kgpt.evaluation.prompts import Prompt
 from kgpt.evaluation.result import EvaluationResult, versions
 from kgpt.evaluation.server import ServerScorer
 from kgpt.model.gpt import GPT
@@ -126,4 +133,44 @@ def evaluate_likelihood(
         estimates(statistics, config),
         statistics,
         versions=versions(backend.name),
+    )
+
+
+@out_of_memory_as_kgpt(LESS_MEMORY)
+def evaluate_completions(
+    name: str,
+    prompts: Sequence[Prompt],
+    config: EvaluationConfig,
+    sampling: dict[str, Any],
+    out: Path | None = None,
+    show_progress: ShowProgress = _no_progress,
+) -> EvaluationResult:
+    """Completions of prompts by the model called `name`, and their quality.
+
+    Args:
+        sampling: changes of the model's own sampling.
+            The others are those of `evaluate_likelihood`; progress counts prompts.
+
+    Raises:
+        KgptError: there is no such model, or an option is invalid.
+    """
+    identity = model_identity(resolve_source(name))
+    rows = [[p.text, [dict(m) for m in p.messages or ()], list(p.references)] for p in prompts]
+    data = {"sources": [config.prompts], "sha256": settings_hash({"prompts": rows})}
+    key = {"weights": identity["sha256"], "data": data["sha256"], "sampling": sampling}
+    journal = Journal(out, key | {"dtype": config.dtype, "backend": backend.name})
+    with show_progress(f"completions of {name}", len(prompts)) as progress:
+        texts = generate_completions(name, prompts, config, sampling, journal, progress)
+    statistics = completion_statistics(prompts, texts)
+    judge = open_model(config.judge or name, config)
+    statistics["coherence"] = coherence(judge.scorer, judge.tokenizer, prompts, texts, config)
+    return EvaluationResult(
+        name,
+        identity,
+        {**data, "prompts": len(prompts)},
+        config.model_dump() | {"sampling": sampling},
+        estimates(statistics, config),
+        statistics,
+        make_samples(prompts, texts, statistics),
+        versions(backend.name),
     )

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,6 +78,17 @@ class EvaluationResult:
             rows = {name: statistic.as_dict() for name, statistic in self.statistics.items()}
             values["statistics"] = rows
         return values
+
+    def joined(self, other: Self) -> Self:
+        """This result with the figures and samples of another evaluation of the same model."""
+        return replace(
+            self,
+            data=self.data | other.data | {"sources": self.data["sources"] + other.data["sources"]},
+            settings=self.settings | other.settings,
+            metrics=self.metrics | other.metrics,
+            statistics=self.statistics | other.statistics,
+            samples=self.samples + other.samples,
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kgpt.errors import KgptError, UsageError
+from kgpt.config import EvaluationSuite
+from kgpt.errors import DataError, KgptError, UsageError
+from kgpt.evaluation.prompts import read_prompts
 from kgpt.evaluation.result import load_results
 from kgpt.evaluation.server import ServerScorer
 from kgpt.evaluation.windows import Window
@@ -51,7 +53,7 @@ def test_models_are_compared_on_the_same_documents(
         assert len(one.statistics[name].rows) == 12
     assert one.model["sha256"] != two.model["sha256"] and one.data == two.data
     code, out, _ = kgpt(capsys, *words, "--json")  # read from what is finished
-    again = json.loads(out)
+    again = json.loads(out)["results"]
     assert [found["metrics"] for found in again] == [
         found.as_dict(with_statistics=False)["metrics"] for found in (one, two)
     ]
@@ -61,7 +63,9 @@ def test_models_are_compared_on_the_same_documents(
     ("words", "message"),
     [
         (["--data", "x"], "No model is named"),
-        (["--model", "x"], "No data is named"),
+        (["--model", "x"], "Nothing to evaluate on is named"),
+        (["--model", "x", "--suite", "x.yaml", "--stride", "2"], "leave the other options out"),
+        (["--server", "http://x", "--tokenizer", "x", "--prompts", "x"], "on data alone"),
         (["--server", "http://x", "--data", "x"], "belong together"),
     ],
 )
@@ -70,6 +74,76 @@ def test_what_is_missing_is_named(
 ) -> None:
     code, _, err = kgpt(capsys, "eval", *words)
     assert code == 2 and message in err
+
+
+SUITE = """
+evaluations:
+- name: docs
+  data: docs.jsonl
+- name: stories
+  prompts: prompts.jsonl
+  sampling: {max_tokens: 4, temperature: 1.0}
+"""
+
+
+def test_a_suite_predicts_documents_and_scores_completions(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "suite.yaml").write_text(SUITE)
+    rows = [{"prompt": f"Anna went {place}"} for place in ("home", "away", "up")]
+    chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna"}]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["eval", "--model", "one", "--suite", "suite.yaml", "--out", "found", "--json"]
+    code, out, _ = kgpt(capsys, *words)
+    assert code == 0
+    docs, stories = map(json.loads, out.splitlines())
+    assert (docs["name"], stories["name"]) == ("docs", "stories")
+    assert docs["results"][0]["data"]["documents"] == 12
+    (result,) = load_results(folder / "found" / "stories" / "results.json")
+    texts = [sample.text for sample in result.samples]
+    assert len(texts) == 3 and {"coherence", "rep_4", "distinct_2"} <= result.metrics.keys()
+    assert result.samples[0].prompt == "Anna went home" and result.settings["sampling"]
+    # Killed after the first completion: the others are the same, with the seeds that they had.
+    (file,) = (folder / "found" / "stories").glob("finished-*.jsonl")
+    file.write_text(json.dumps([0, "kept"]) + "\n")
+    kgpt(capsys, *words)
+    (again,) = load_results(folder / "found" / "stories" / "results.json")
+    assert [sample.text for sample in again.samples] == ["kept", *texts[1:]]
+    (folder / "prompts.jsonl").write_text(json.dumps({"messages": chat}))
+    (prompt,) = read_prompts("prompts.jsonl")
+    assert prompt.messages == chat[:1] and prompt.references == ["Anna"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["{}"], "Line 1 of .* is not a JSON object with a prompt"),
+        (['{"prompt": "a"}', '{"prompt": "b", "reference": "c"}'], "for some prompts only"),
+        ([""], "has no prompts"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused(
+    lines: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=message):
+        read_prompts(str(tmp_path / "prompts.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("evaluations: [{name: a}]", "has no data or prompts"),
+        ("evaluations: [{name: a, data: x}, {name: a, data: y}]", "have one name"),
+        ("evaluations: [{name: a, data: x, strid: 3}]", "did you mean"),
+        ("evaluations: [{name: a, prompts: x, sampling: {top_k: -3}}]", "a.sampling.top_k"),
+    ],
+)
+def test_a_suite_that_says_nothing_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        EvaluationSuite.load(tmp_path / "suite.yaml")
 
 
 def test_a_server_scores_token_ids() -> None:
