@@ -145,8 +145,10 @@ def _greedy_fault(
         return f"generation goes on after the stop token {expected[-1]} at {where}"
     if index >= len(expected):
         return f"there is a {where}, beyond those asked for"
-    found = "missing" if token is None else str(token)
-    return f"{where} is {found} instead of {expected[index]}"
+    if token is None:
+        before = f"after the token {expected[index - 1]}, " if index else ""
+        return f"generation ends or differs {before}at {where}, which should be {expected[index]}"
+    return f"{where} is {token} instead of {expected[index]}"
 
 
 def _first_token(

@@ -51,8 +51,9 @@ def _exported(case: Case) -> Path:
     if case.export is not None:
         return case.export
     target = case.work / "hugging-face"
-    target.mkdir()
-    export_hugging_face(case.folder, target)
+    if not target.is_dir():
+        target.mkdir()
+        export_hugging_face(case.folder, target)
     return target
 
 

@@ -206,7 +206,8 @@ def test_greedy_text_is_equal_up_to_ties_and_stops_where_it_should(folder, probe
     rows[second] = rows.max() - 1e-6
     assert not sentences([[*right[0][:2], second, 7], *right[1:]])
     # A stop token ends the text: a text that ends without one is a fault, and one that goes on.
-    assert "greedy token 1 of prompt 0 is missing" in sentences([right[0][:1], *right[1:]])[0]
+    ends = sentences([right[0][:1], *right[1:]])[0]
+    assert f"after the token {right[0][0]}, at greedy token 1 of prompt 0, which should be" in ends
     first = right[1][0]
     expected.tokens[1][:] = [first, stop]
     assert not sentences([right[0], [first, stop], *right[2:]])
