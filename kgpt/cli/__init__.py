@@ -114,7 +114,6 @@ classify.command(
 for name, help_text in {
     "list": "All runs, the latest first.",
     "show": "One run: its state and latest metrics.",
-    "compare": "Several runs side by side, where their configurations differ.",
     "pause": "Pause a training run.",
     "resume": "Resume a paused run.",
     "stop": "Save and stop a training run.",
@@ -122,6 +121,9 @@ for name, help_text in {
     "sample": "Generate a sample now.",
 }.items():
     runs.command(f"kgpt.cli.runs:{name}_run", name=name, help=help_text)
+runs.command(
+    "kgpt.cli.runs_compare:compare", name="compare", help="Configurations and curves of several."
+)
 runs.command(
     "kgpt.cli.runs_trace:trace", name="trace", help="When a text was learned, or what is copied."
 )

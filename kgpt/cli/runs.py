@@ -1,4 +1,4 @@
-"""`kgpt runs`: list, compare and control runs from any terminal on the machine. No Keras."""
+"""`kgpt runs`: list and control runs from any terminal on the machine. No Keras."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kgpt.config import read_yaml
-from kgpt.errors import UsageError
 from kgpt.formatting import NONE, hardware, number
 from kgpt.runs import Command, Run, all_runs, find_run, runs_folder
 
@@ -70,33 +68,6 @@ def show_run(run: str) -> None:
         latest = samples[-1]
         console.print(Text(f"Latest sample, step {latest['step']}:", style="dim"))
         console.print(Text(latest["prompt"] + latest["text"]))
-
-
-def compare_run(*runs: str) -> None:
-    """Several runs side by side, where their configurations differ.
-
-    Parameters
-    ----------
-    runs
-        The names of at least two runs.
-    """
-    if len(runs) < 2:
-        raise UsageError("Name at least two runs to compare.")
-    found = [find_run(name) for name in runs]
-    table = Table()
-    table.add_column("")
-    for run in found:
-        table.add_column(Text(run.name))
-    configs = [_flat(read_yaml(run.path / "run.yaml")) for run in found]
-    for key in sorted({key for config in configs for key in config}):
-        values = [str(config.get(key, "")) for config in configs]
-        if len(set(values)) > 1:
-            table.add_row(key, *map(Text, values))
-    table.add_section()
-    table.add_row("step", *[str(run.status().step) for run in found])
-    table.add_row("loss", *[number(_last(run.metrics(), "loss")) for run in found])
-    table.add_row("best validation", *[number(_best(run.metrics())) for run in found])
-    console.print(table)
 
 
 def pause_run(run: str) -> None:
@@ -175,7 +146,3 @@ def _last(rows: list[dict[str, Any]], name: str) -> float | None:
 
 def _best(rows: list[dict[str, Any]]) -> float | None:
     return min((row["val_loss"] for row in rows if "val_loss" in row), default=None)
-
-
-def _flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {f"{s}.{key}": value for s, keys in config.items() for key, value in keys.items()}
