@@ -11,7 +11,7 @@ from functools import cached_property
 
 from kgpt.model.gpt import GPT
 from kgpt.text.chat_template import CHATML_TEMPLATE, load_chat_template
-from kgpt.text.tokenizer import Tokenizer
+from kgpt.text.tokenizer import TURN_END, Tokenizer
 from kgpt.training.base_model import (
     adapter_config,
     check_tokenizer,
@@ -36,11 +36,19 @@ class SupervisedFineTuning(TokenDatasetTask):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:  # type: ignore[override]
-        """That of the data; one without a chat template has ChatML, of which conversations are."""
+        """That of the data; one without a chat template has ChatML, of which conversations are.
+
+        Generation then ends with the assistant's turn, too.
+        """
         tokenizer = self.data.tokenizer
         special = tokenizer.special_tokens
         if self.data.has_conversations and special.chat_template is None:
-            tokenizer.special_tokens = replace(special, chat_template=CHATML_TEMPLATE)
+            turn_end = tokenizer.token_to_id(TURN_END)
+            tokenizer.special_tokens = replace(
+                special,
+                chat_template=CHATML_TEMPLATE,
+                stop_ids=special.stop_ids | ({turn_end} if turn_end is not None else set()),
+            )
         return tokenizer
 
     def encode_prompt(self, prompt: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from kgpt.data.shards import TokenDataset
 from kgpt.errors import DataError, UsageError
 from kgpt.runs import find_run
 from kgpt.text.chat_template import load_chat_template
-from kgpt.text.tokenizer import Tokenizer
+from kgpt.text.tokenizer import TURN_END, Tokenizer
 from kgpt.training.task import make_task
 from tests.cli.running import kgpt as run_kgpt
 from tests.tiny import write_tiny_model
@@ -147,7 +148,11 @@ def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
     """From files to a merged model; the data set, the loss mask and the base are in run.yaml."""
     monkeypatch.setenv("KGPT_RESTARTED", "1")
     shape = {**LLAMA, "max_length": 64}
-    folder = write_tiny_model(tmp_path / "base", "llama", Tokenizer.of_bytes(), **shape)
+    plain = Tokenizer.of_bytes()
+    plain.special_tokens = replace(
+        plain.special_tokens, chat_template=None, stop_ids=frozenset({plain.eos_id})
+    )  # as that of a model of texts
+    folder = write_tiny_model(tmp_path / "base", "llama", plain, **shape)
     rows = [{"prompt": f"{n}?", "completion": f"{n + 1}!"} for n in range(20)]
     file = tmp_path / "chat.jsonl"
     rows += [{"prompt": "?", "completion": n * "long"} for n in (0, 50, 60)]
@@ -170,7 +175,9 @@ def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
         18,
         2,
     ]
-    assert load_chat_template(Tokenizer.load(run.checkpoint_path(2))) is not None
+    tuned = Tokenizer.load(run.checkpoint_path(2))
+    assert load_chat_template(tuned) is not None
+    assert tuned.stop_ids == {tuned.eos_id, tuned.token_to_id(TURN_END)}
     code, _, _ = run_kgpt(capfd, "finetune", "--run", "tuned", "--resume")
     assert code == 0
     assert run_kgpt(capfd, "merge", "tuned", tmp_path / "merged")[0] == 0
