@@ -37,7 +37,7 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
         a LoRA adapter alone, for llama-server --lora. onnx: a decoder with
         KV cache for onnxruntime; it needs the extra "onnx". keras: a .keras file. savedmodel:
         the whole text generator for TensorFlow Serving; OUT is then a numbered version, such as
-        my-model/1. A classifier goes to hf, keras and savedmodel.
+        my-model/1. A classifier goes to hf, keras, onnx and savedmodel.
     out
         The output folder, which must be empty or not exist.
     dtype

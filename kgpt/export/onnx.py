@@ -6,7 +6,8 @@ Names and shapes are those of Optimum and transformers.js for a decoder with pas
     past_key_values.0.key, .value, ... (B, K, S, H)   ->   logits (B, T, V)
                                                            present.0.key, .value (B, K, S + T, H)
 
-S = 0 is the whole forward pass, T = 1 a decode step. The graph needs opset 17.
+S = 0 is the whole forward pass, T = 1 a decode step. The graph needs opset 17. A classifier has no
+cache: input_ids and attention_mask (B, T), padded at the end, give logits (B, labels).
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
         raise UsageError('The format onnx needs onnx; `pip install "kgpt[onnx]"`.') from None
     if dtype == "bfloat16":
         raise UsageError("Few ONNX runtimes support bfloat16; give --dtype float32 or float16.")
-    ClassifierHead.refuse(
-        folder, "but kgpt's ONNX graph generates text; give the format savedmodel, hf or keras."
-    )
-    config = load_config(folder)
-    graph = GraphBuilder(config, Weights(folder, config), dtype or "float32")
+    config, head = load_config(folder), ClassifierHead.load(folder)
+    weights = Weights(folder, config, head.num_labels if head else None)
+    builder = ClassifierGraphBuilder if head else GraphBuilder
+    graph = builder(config, weights, dtype or "float32")
     model = graph.build()
     large = graph.weight_bytes > MAX_INLINE_BYTES
     onnx.save(
@@ -54,7 +54,8 @@ def export_onnx(folder: Path, out: Path, dtype: str | None = None) -> None:
     )
     onnx.checker.check_model(str(out / "model.onnx"))
     kept = read_json_object(generation_file(folder))
-    write_config(out, config, load_tokenizer(folder), None, dtype or "float32", kept)
+    values = head.as_config(config) if head else {}
+    write_config(out, config, load_tokenizer(folder), None, dtype or "float32", kept, **values)
 
 
 class GraphBuilder:
@@ -112,25 +113,9 @@ class GraphBuilder:
 
     def build(self) -> Any:
         """The whole model as an ONNX `ModelProto`."""
-        from onnx import TensorProto, helper
+        from onnx import helper
 
-        config = self.config
-        past = ["batch", config.num_kv_heads, "past", config.head_dim]
-        present = ["batch", config.num_kv_heads, "total", config.head_dim]
-
-        def tensor(name: str, shape: list[Any], dtype: int = TensorProto.FLOAT) -> Any:
-            return helper.make_tensor_value_info(name, dtype, shape)
-
-        inputs = [
-            tensor("input_ids", ["batch", "tokens"], TensorProto.INT64),
-            tensor("attention_mask", ["batch", "total"], TensorProto.INT64),
-            tensor("position_ids", ["batch", "tokens"], TensorProto.INT64),
-        ]
-        outputs = [tensor("logits", ["batch", "tokens", config.known_vocab_size])]
-        for i in range(config.num_layers):
-            for part in ("key", "value"):
-                inputs.append(tensor(f"past_key_values.{i}.{part}", past))
-                outputs.append(tensor(f"present.{i}.{part}", present))
+        inputs, outputs = self.interface()
         self._forward()
         graph = helper.make_graph(self.nodes, "kgpt", inputs, outputs, self.initializers)
         return helper.make_model(
@@ -139,6 +124,34 @@ class GraphBuilder:
             producer_name="kgpt",
             ir_version=8,
         )
+
+    def interface(self) -> tuple[list[Any], list[Any]]:
+        """The graph's inputs and outputs."""
+        config = self.config
+        past = ["batch", config.num_kv_heads, "past", config.head_dim]
+        present = ["batch", config.num_kv_heads, "total", config.head_dim]
+        inputs = [
+            tensor("input_ids", ["batch", "tokens"], "int64"),
+            tensor("attention_mask", ["batch", "total"], "int64"),
+            tensor("position_ids", ["batch", "tokens"], "int64"),
+        ]
+        outputs = [tensor("logits", ["batch", "tokens", config.known_vocab_size])]
+        for i in range(config.num_layers):
+            for part in ("key", "value"):
+                inputs.append(tensor(f"past_key_values.{i}.{part}", past))
+                outputs.append(tensor(f"present.{i}.{part}", present))
+        return inputs, outputs
+
+    def cached(self, part: str, x: str, layer: int) -> str:
+        """Keys or values (B, K, S + T, H): those of the cache and `x`."""
+        whole = self.op("Concat", f"past_key_values.{layer}.{part}", x, axis=2)
+        self.rename(whole, f"present.{layer}.{part}")
+        return whole
+
+    def logits(self, x: str, table: str) -> str:
+        """The logits of hidden states (B, T, D); `table` is the token embedding."""
+        head = table if self.config.tie_embeddings else self.weight("head")
+        return self.op("MatMul", x, self.op("Transpose", head, perm=[1, 0]))
 
     def _forward(self) -> None:
         config = self.config
@@ -158,8 +171,7 @@ class GraphBuilder:
             normed = self._norm(x, f"block_{i}/mlp_norm")
             x = self.op("Add", x, self._mlp(normed, f"block_{i}/mlp"))
         x = self._norm(x, "final_norm")
-        head = table if config.tie_embeddings else self.weight("head")
-        self.rename(self.op("MatMul", x, self.op("Transpose", head, perm=[1, 0])), "logits")
+        self.rename(self.logits(x, table), "logits")
 
     def _mask_bias(self) -> str:
         """(B, 1, 1, T, S + T): 0 where a query attends to a key, -1e9 elsewhere."""
@@ -229,10 +241,7 @@ class GraphBuilder:
         )
         if angles is not None:
             query, key = self._rotated(query, *angles), self._rotated(key, *angles)
-        key = self.op("Concat", f"past_key_values.{layer}.key", key, axis=2)  # (B, K, S + T, H)
-        value = self.op("Concat", f"past_key_values.{layer}.value", value, axis=2)
-        self.rename(key, f"present.{layer}.key")
-        self.rename(value, f"present.{layer}.value")
+        key, value = self.cached("key", key, layer), self.cached("value", value, layer)
         query = self.op("Mul", query, self.constant(h**-0.5, "float32"))
         query = self.op("Reshape", query, self.constant([0, k, n // k, -1, h]))  # (B, K, G, T, H)
         key, value = (self.op("Unsqueeze", part, self.constant([2])) for part in (key, value))
@@ -274,3 +283,31 @@ class GraphBuilder:
             cdf = self.op("Tanh", self.op("Mul", inner, number((2 / np.pi) ** 0.5)))
         cdf = self.op("Mul", self.op("Add", cdf, number(1.0)), number(0.5))
         return self.op("Mul", x, cdf)
+
+
+class ClassifierGraphBuilder(GraphBuilder):
+    """Builds the graph of a classifier, whose head is applied to the last token of each text."""
+
+    def interface(self) -> tuple[list[Any], list[Any]]:
+        tokens = self.op("Squeeze", self.op("Shape", "input_ids", start=1, end=2))
+        positions = self.op("Range", self.constant(0), tokens, self.constant(1))
+        self.rename(self.op("Unsqueeze", positions, self.constant([0])), "position_ids")  # (1, T)
+        names = ("input_ids", "attention_mask")
+        inputs = [tensor(name, ["batch", "tokens"], "int64") for name in names]
+        return inputs, [tensor("logits", ["batch", self.weights.shapes["score"][0]])]
+
+    def cached(self, part: str, x: str, layer: int) -> str:
+        return x
+
+    def logits(self, x: str, table: str) -> str:
+        length = self.op("ReduceSum", "attention_mask", self.constant([1]), keepdims=1)  # (B, 1)
+        last = self.op("GatherND", x, self.op("Sub", length, self.constant(1)), batch_dims=1)
+        return self.op("MatMul", last, self.op("Transpose", self.weight("score"), perm=[1, 0]))
+
+
+def tensor(name: str, shape: list[Any], dtype: str = "float32") -> Any:
+    """An input or output of the graph."""
+    from onnx import helper
+
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return helper.make_tensor_value_info(name, kind, shape)

@@ -12,10 +12,11 @@ from tokenizers import normalizers
 from kgpt import backend
 from kgpt.checkpoints.classifiers import load_classifier
 from kgpt.checkpoints.convert import export_hugging_face, quantize_model
-from kgpt.cli.export import FORMATS
 from kgpt.errors import UsageError
+from kgpt.evaluation.perplexity import validation_tokens
+from kgpt.export.gguf import export_gguf
 from kgpt.export.keras_file import export_keras
-from kgpt.export.perplexity import validation_tokens
+from kgpt.export.onnx import export_onnx
 from kgpt.export.savedmodel.classifier import ServedClassifier
 from kgpt.export.savedmodel.export import write_saved_model
 from kgpt.text.tokenizer import Tokenizer
@@ -74,6 +75,7 @@ def test_without_a_tokenizer_in_the_graph_ids_are_classified(folder):
 
 
 @pytest.mark.backend
+@pytest.mark.portable
 def test_other_formats_hold_the_same_classifier(folder, tmp_path):
     ids = np.array([list(TEXTS[3].encode()[:32])], "int32")
 
@@ -98,12 +100,28 @@ def test_other_formats_hold_the_same_classifier(folder, tmp_path):
         np.testing.assert_allclose(logits(model), wanted, atol=close * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("format", ["gguf", "onnx"])
-def test_formats_that_hold_none_refuse_it(format, folder, tmp_path):
-    module, name = FORMATS[format].split(":")
-    pytest.importorskip(format)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_onnx_graph_has_its_logits(architecture, tmp_path):
+    pytest.importorskip("onnx")
+    session_of = pytest.importorskip("onnxruntime").InferenceSession
+    model = write_classifier(tmp_path / "model", architecture=architecture)
+    (tmp_path / "out").mkdir()
+    export_onnx(tmp_path / "model", tmp_path / "out")
+    ids = np.random.default_rng(0).integers(1, 250, (2, 9))
+    mask = np.arange(9) < np.array([[9], [4]])
+    session = session_of(str(tmp_path / "out" / "model.onnx"))
+    given = {"input_ids": ids, "attention_mask": mask.astype("int64")}
+    padded = np.where(mask, ids, model.pad_id).astype("int32")
+    wanted = keras.ops.convert_to_numpy(model(padded))
+    np.testing.assert_allclose(session.run(["logits"], given)[0], wanted, atol=1e-4)
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert list(values["id2label"].values()) == LABELS
+
+
+def test_gguf_refuses_it(folder, tmp_path):
+    pytest.importorskip("gguf")
     with pytest.raises(UsageError, match=r"is a classifier, .*give the format savedmodel"):
-        getattr(__import__(module, fromlist=[name]), name)(folder, tmp_path)
+        export_gguf(folder, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
