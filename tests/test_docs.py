@@ -213,6 +213,10 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
             words = [*with_data(words), *TINY, "--quiet"]
             if "--resume" in words:
                 words += ["--train.max-steps", "3"]
+            if "--from" in words:  # the steps there are
+                source = words.index("--from") + 1
+                words[source] = re.sub(r"@\d+", "@latest", words[source])
+                words += ["--train.max-steps", "4"]
         if name in ("finetune", "classify train"):
             words += [*TINY[: TINY.index("--model.num-layers")], "--quiet"]
             words += [] if words[1] == "dpo" else ["--train.sequence-length", "32"]

@@ -9,13 +9,22 @@ from rich.table import Table
 from rich.text import Text
 
 from kgpt.formatting import NONE, hardware, number
-from kgpt.runs import Command, Run, all_runs, find_run, runs_folder
+from kgpt.runs import (
+    Command,
+    Run,
+    all_runs,
+    family_order,
+    find_run,
+    fork_mark,
+    parent_of,
+    runs_folder,
+)
 
 console = Console()
 
 
 def list_run() -> None:
-    """All runs, the latest first."""
+    """All runs, the latest first; forks follow the runs that they were forked from."""
     found = all_runs()
     if not found:
         console.print(f"No runs in {runs_folder()} yet; start one with `kgpt train`.")
@@ -23,10 +32,10 @@ def list_run() -> None:
     table = Table()
     for column in ("run", "state", "step", "loss", "best val", "backend"):
         table.add_column(column, justify="right" if column in ("step", "loss") else "left")
-    for run in found:
+    for run, depth in family_order(found):
         status, rows = run.status(), run.metrics()
         table.add_row(
-            Text(run.name),
+            Text(fork_mark(depth) + run.name),
             _state(run),
             f"{status.step}/{status.total_steps}",
             number(_last(rows, "loss")),
@@ -59,6 +68,8 @@ def show_run(run: str) -> None:
         "checkpoints": ", ".join(map(str, found.checkpoint_steps())) or "none",
         "folder": str(found.path),
     }
+    if parent := parent_of(found):
+        fields["forked from"] = str(parent)
     if status.error:
         fields["error"] = status.error
     for name, value in fields.items():

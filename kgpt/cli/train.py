@@ -17,9 +17,18 @@ from kgpt.cli.environment import prepare_process
 from kgpt.cli.options import MemoryFraction
 from kgpt.config import PREFERENCE_OBJECTIVES, Config, parse_overrides, preset_path, presets
 from kgpt.errors import RunError, UsageError
-from kgpt.runs import Run, new_run
+from kgpt.runs import Run, new_run, resolve_checkpoint
 
-FLAGS = ("--data", "--run", "--resume", "--memory-fraction", "--quiet", "--debug")
+FLAGS = (
+    "--data",
+    "--run",
+    "--resume",
+    "--from",
+    "--skip-steps",
+    "--memory-fraction",
+    "--quiet",
+    "--debug",
+)
 
 
 def train(
@@ -28,10 +37,12 @@ def train(
     data: str | None = None,
     run: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    fork_of: Annotated[str | None, Parameter(name="--from")] = None,
+    skip_steps: str | None = None,
     memory_fraction: MemoryFraction = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Train a model, or resume a run.
+    """Train a model, resume a run, or fork one.
 
     Parameters
     ----------
@@ -44,6 +55,12 @@ def train(
     resume
         Resume the run from its latest valid checkpoint, as its run.yaml says. What CONFIG and
         flags state changes it, where it may change.
+    fork_of
+        Go on from a checkpoint of another run as a new run: RUN@STEP, RUN@best, or RUN for its
+        latest. Its run.yaml is the configuration; CONFIG, --data and flags change it, where it may
+        change.
+    skip_steps
+        Leave out the data of these steps, such as 1200-1230; the same as --train.skip-steps.
     quiet
         Print nothing.
     """
@@ -51,14 +68,22 @@ def train(
     changes = parse_overrides(flags, FLAGS)
     if data is not None:
         changes["data.dir"] = data
-    if resume:
+    if skip_steps is not None:
+        changes["train.skip_steps"] = skip_steps
+    if resume and fork_of is not None:
+        raise UsageError("--from starts a new run; leave --resume out.")
+    if fork_of is not None:
+        parent = Run(resolve_checkpoint(fork_of).parent.parent)
+        directory = new_run(run or f"{parent.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        resolved = Config.resume(parent.path / "run.yaml", config, changes)
+    elif resume:
         directory = run_to_resume(run)
         resolved = Config.resume(directory.path / "run.yaml", config, changes)
     else:
         directory, resolved = named_run(run, config), Config.load(config or "", changes)
     if resolved.data.dir is None:
         raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
-    return run_training(resolved, directory, resume, quiet, memory_fraction)
+    return run_training(resolved, directory, resume, quiet, memory_fraction, fork_of=fork_of)
 
 
 def split_flags(config: str | None, overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -94,12 +119,14 @@ def run_training(
     quiet: bool,
     memory_fraction: float | None = None,
     prepare: Callable[[Console], Config] | None = None,
+    fork_of: str | None = None,
 ) -> int:
     """Train in this process; returns the exit code.
 
     Args:
         prepare: makes what is in the run's directory before training, and returns the
             configuration with it; called with the console, once the run is locked.
+        fork_of: the checkpoint that a new run goes on from.
     """
     prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
@@ -119,7 +146,7 @@ def run_training(
 
             console.quiet = quiet
             task = make_task(prepare(console) if prepare else config)
-            result = fit(task, run, resume, console, quiet)
+            result = fit(task, run, resume, console, quiet, fork_of)
     finally:
         run.unlock()
     return 130 if result.interrupted else 0

@@ -19,16 +19,18 @@ from kgpt.config.model import ModelConfig, RopeScaling
 from kgpt.config.overrides import options, parse_overrides
 from kgpt.config.precision import InferenceDtype, Precision, allows_tf32, compute_dtype
 from kgpt.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
-from kgpt.config.resume import config_changes, is_fixed
+from kgpt.config.resume import Changes, config_changes, is_fixed
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean, sentence
 from kgpt.config.serving import ServeConfig
+from kgpt.config.skipped_steps import SkippedSteps
 from kgpt.config.structured_output import StructuredOutputConfig
 from kgpt.config.training import DataConfig, TrainConfig
 
 __all__ = [
     "MEMORY_FRACTION",
     "PREFERENCE_OBJECTIVES",
+    "Changes",
     "ClassificationConfig",
     "Config",
     "DataConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "SamplingConfig",
     "Section",
     "ServeConfig",
+    "SkippedSteps",
     "StructuredOutputConfig",
     "SuiteEntry",
     "TrainConfig",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kgpt.config.precision import Precision, compute_dtype
 from kgpt.config.section import Section, TextList
+from kgpt.config.skipped_steps import SkippedSteps
 
 Packing = Literal["stream", "documents", "none"]
 
@@ -43,6 +44,11 @@ class TrainConfig(Section):
     batch_size: int = Field(12, ge=1, description="Sequences per forward pass.")
     grad_accumulation: int = Field(
         1, ge=1, description="Forward passes per update, their gradients averaged."
+    )
+    skip_steps: str | None = Field(
+        None,
+        description="Steps whose data is left out, such as 1200-1230,1500: from the first on, that "
+        "of later steps is trained on.",
     )
     sequence_length: int | None = Field(
         None, ge=1, description="Tokens per training sequence; model.max_length when not given."
@@ -105,6 +111,12 @@ class TrainConfig(Section):
     tracker: Literal["wandb", "trackio"] | None = Field(
         None, description="Also log to this tracker, which must be installed."
     )
+
+    @field_validator("skip_steps")
+    @classmethod
+    def _steps_are_listed(cls, value: str | None) -> str | None:
+        SkippedSteps(value)
+        return value
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Self:

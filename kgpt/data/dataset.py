@@ -44,6 +44,7 @@ class TrainDataset(keras.utils.PyDataset):
         token_replacement: share of inputs replaced by random tokens.
         assistant_only_loss: of conversations, learn only the assistant's turns.
         packing: see above.
+        source_batch: the number of the batch that is made as the nth; n if not given.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class TrainDataset(keras.utils.PyDataset):
         token_replacement: float = 0.0,
         assistant_only_loss: bool = False,
         packing: Packing = "stream",
+        source_batch: Callable[[int], int] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         data = _opened(data)
+        self.source_batch = source_batch or (lambda number: number)
         self.corruption: InputCorruption | None = None
         if token_dropout or token_replacement:
             self.corruption = InputCorruption(
@@ -79,14 +82,14 @@ class TrainDataset(keras.utils.PyDataset):
         return self._num_batches
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        step = self.start_batch + index
-        inputs, *rest = self.sampler.batch(step)
+        number = self.source_batch(self.start_batch + index)
+        inputs, *rest = self.sampler.batch(number)
         if self.corruption is None:
             return inputs, *rest
         if isinstance(inputs, dict):
-            corrupted = self.corruption(inputs["token_ids"], self.seed, step)
+            corrupted = self.corruption(inputs["token_ids"], self.seed, number)
             return {**inputs, "token_ids": corrupted}, *rest
-        return self.corruption(inputs, self.seed, step), *rest
+        return self.corruption(inputs, self.seed, number), *rest
 
 
 class EvaluationDataset(keras.utils.PyDataset):

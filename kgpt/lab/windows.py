@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kgpt.config import Config
+from kgpt.config import Config, SkippedSteps
 from kgpt.data.packing import PackedDocumentSampler, Sampler, make_sampler
 from kgpt.data.sampler import LengthBucketSampler, PackedSampler, inverse_feistel_permutation
 from kgpt.data.shards import TokenDataset
@@ -53,7 +53,8 @@ class Windows:
             bool(options.assistant_only_loss),
         )  # fmt: skip
         self.accumulation = train.grad_accumulation
-        self.num_batches = train.max_steps * train.grad_accumulation
+        self.skipped = SkippedSteps(train.skip_steps)
+        self.num_batches = self.skipped.data_step(train.max_steps) * train.grad_accumulation
         if isinstance(self.sampler, LengthBucketSampler):
             passes = self.num_batches
         else:
@@ -114,13 +115,15 @@ class Windows:
         sizes: np.ndarray,
         whole: np.ndarray,
     ) -> list[Window]:
-        """Of (K,) arrays, those before the end of the run."""
+        """Of (K,) arrays, those before the end of the run whose steps it does not skip."""
         arrays = (batches, rows, starts, starts + sizes + 1, whole)
-        return [
-            Window(batch // self.accumulation + 1, batch, *rest)
-            for batch, *rest in zip(*(array.tolist() for array in arrays), strict=True)
-            if batch < self.num_batches
-        ]
+        found = []
+        for batch, *rest in zip(*(array.tolist() for array in arrays), strict=True):
+            step = self.skipped.step_of(batch // self.accumulation + 1)
+            if batch < self.num_batches and step is not None:
+                number = (step - 1) * self.accumulation + batch % self.accumulation
+                found.append(Window(step, number, *rest))
+        return found
 
 
 def _overlap(starts: np.ndarray, size: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:

@@ -79,6 +79,17 @@ def resolve_model(source: str) -> Path:
     return run.checkpoint_path(chosen)
 
 
+def resolve_checkpoint(source: str) -> Path:
+    """The checkpoint that `RUN@step`, `RUN@best`, `RUN@latest` or `RUN`, its latest, names.
+
+    Raises `RunError` if there is none.
+    """
+    folder = resolve_model(source if _run_and_step(source)[1] else f"{source}@latest")
+    if folder.parent.name != "checkpoints":
+        raise RunError(f"{source} is no checkpoint of a run; name one as RUN@STEP.")
+    return folder
+
+
 def _run_and_step(source: str) -> tuple[str, str]:
     """A run's name or path, and what is named of it: a step, "best", "latest" or nothing."""
     path = Path(source)

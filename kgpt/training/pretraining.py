@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from kgpt import backend
-from kgpt.config import Config
+from kgpt.config import Config, SkippedSteps
 from kgpt.data.dataset import EvaluationDataset, TrainDataset
 from kgpt.data.packing import Sampler
 from kgpt.data.sampler import PackedSampler
@@ -24,6 +24,8 @@ class TokenDatasetTask(Task):
 
     Raises `DataError` if there is no data set in `data.dir`.
     """
+
+    can_skip_steps = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -57,7 +59,14 @@ class TokenDatasetTask(Task):
             token_replacement=dc.token_replacement,
             assistant_only_loss=bool(dc.assistant_only_loss),
             packing=dc.packing or "stream",
+            source_batch=self._source_batch,
         )
+
+    def _source_batch(self, number: int) -> int:
+        """The number of a batch without the steps that are skipped."""
+        step, within = divmod(number, self.config.train.grad_accumulation)
+        step = SkippedSteps(self.config.train.skip_steps).data_step(step + 1) - 1
+        return step * self.config.train.grad_accumulation + within
 
     def validation(self, status: StatusWriter) -> Validation:
         tc, dc = self.config.train, self.config.data

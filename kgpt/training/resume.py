@@ -13,9 +13,9 @@ from typing import Any
 
 import keras
 
-from kgpt.config import Config, config_changes, is_fixed
+from kgpt.config import Changes, Config, SkippedSteps, config_changes, is_fixed
 from kgpt.errors import CheckpointError, DataError, RunError
-from kgpt.runs import Run, RunData
+from kgpt.runs import Parent, Run, RunData, parent_of
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.checkpoint import check_fits, load_checkpoint, read_trainer_state, verify
 from kgpt.training.stored_weights import StoredWeights
@@ -30,12 +30,14 @@ class ResumePoint:
         state: the contents of its trainer_state.json.
         damaged: later checkpoints, which cannot be used.
         notes: lines to print.
+        parent: what the checkpoint is of, if a fork begins there.
     """
 
     checkpoint: Path | None = None
     state: dict[str, Any] | None = None
     damaged: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    parent: Parent | None = None
 
     @property
     def step(self) -> int:
@@ -57,7 +59,10 @@ class ResumePoint:
 
 
 def find_resume_point(run: Run) -> ResumePoint:
-    """The last undamaged checkpoint of a run; raises `RunError` if all of them are damaged."""
+    """The last undamaged checkpoint of a run.
+
+    Raises `RunError` if all of them are damaged, or it is a fork without any.
+    """
     damaged: list[Path] = []
     notes: list[str] = []
     for step in reversed(run.checkpoint_steps()):
@@ -75,6 +80,11 @@ def find_resume_point(run: Run) -> ResumePoint:
         raise RunError(
             f"No checkpoint of the run {run.name} is undamaged; start again without --resume."
         )
+    if parent := parent_of(run):
+        raise RunError(
+            f"The run {run.name} lacks the checkpoint that it was forked from; start it again with "
+            f"`kgpt train --from {parent} --run {run.name}`."
+        )
     return ResumePoint(notes=("no checkpoint yet: starting from the beginning",))
 
 
@@ -85,7 +95,7 @@ def check_config(run: Run, point: ResumePoint, config: Config) -> ResumePoint:
         RunError: an option changed that the checkpoint depends on.
         CheckpointError: the checkpoint is of another architecture or optimizer than run.yaml says.
     """
-    changes = {}
+    changes: Changes = {}
     if run.exists:
         changes = config_changes(Config.load(str(run.path / "run.yaml")), config)
     if point.checkpoint is not None:
@@ -93,18 +103,38 @@ def check_config(run: Run, point: ResumePoint, config: Config) -> ResumePoint:
             if is_fixed(key, before, after):
                 raise RunError(
                     f"The run {run.name} has {key} {before}, which cannot change to {after} when "
-                    "it is resumed; leave it out, or start a new run with another --run."
+                    f"it is {'forked' if point.parent else 'resumed'}; leave it out, or start a "
+                    "new run with another --run."
                 )
+        _check_skipped_steps(run, point, *changes.get("train.skip_steps", (None, None)))
         check_fits(point.checkpoint, config.model, config.train.optimizer)
     lines = (f"{key} {before} → {after}" for key, (before, after) in changes.items())
     return replace(point, notes=(*point.notes, *lines))
 
 
+def _check_skipped_steps(
+    run: Run, point: ResumePoint, before: str | None, after: str | None
+) -> None:
+    """Raise `RunError` if data is to be skipped that the checkpoint was trained on, or not to be.
+
+    Both are values of `train.skip_steps`.
+    """
+    old, new = SkippedSteps(before), SkippedSteps(after)
+    last = old.data_step(point.step) if point.step else 0
+    if old.before(last) != new.before(last):
+        raise RunError(
+            f"train.skip_steps {before} cannot change to {after} after step {point.step} of the "
+            f"run {run.name}, which was trained on data of these steps; fork it with "
+            "`kgpt train --from RUN@STEP` from a checkpoint before them."
+        )
+
+
 def check_data(run: Run, point: ResumePoint, now: RunData) -> ResumePoint:
-    """`point` with a note if the data set, `now`, could not be compared.
+    """`point` with a note if the data set, `now`, could not be compared, or a fork has another.
 
     Raises:
-        DataError: it is not the one that the run was trained on, or has another tokenizer.
+        DataError: it is not the one that the run to be resumed was trained on, or has another
+            tokenizer.
     """
     if point.checkpoint is None:
         return point
@@ -119,6 +149,9 @@ def check_data(run: Run, point: ResumePoint, now: RunData) -> ResumePoint:
     if recorded.tokenizer_sha256 != now.tokenizer_sha256:
         raise _other_tokenizer(run, now, recorded.vocab_size)
     if recorded.sha256 != now.sha256:
+        if point.parent is not None:
+            change = f"data set {recorded.path} → {now.path}"
+            return replace(point, notes=(*point.notes, change))
         raise DataError(
             f"The data set {now.path} ({_counts(now)}) is not the one that the run {run.name} "
             f"was trained on ({_counts(recorded)}); give that one with --data, or start a new run."

@@ -16,6 +16,7 @@ import keras
 
 from kgpt import backend
 from kgpt.config import PREFERENCE_OBJECTIVES, Config, TrainConfig, default_loss_chunk
+from kgpt.errors import UsageError
 from kgpt.runs import RunData
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.callbacks.status_writer import StatusWriter
@@ -46,12 +47,14 @@ class Task(ABC):
             as well, each the value of the last batch of a step.
         prefetches: whether a thread makes batches ahead of their step; not if they depend on the
             model.
+        can_skip_steps: whether `train.skip_steps` has a meaning for its batches.
     """
 
     tokenizer: Tokenizer
     stored_weights = StoredWeights()
     metric_names: tuple[str, ...] = ()
     prefetches = True
+    can_skip_steps = False
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -143,7 +146,15 @@ def loss_chunk(config: Config) -> int:
 
 
 def make_task(config: Config) -> Task:
-    """The task that a configuration asks for; fails if its data cannot be read."""
+    """The task that a configuration asks for; fails if its data cannot be read.
+
+    Raises `UsageError` for an option that has no meaning for it.
+    """
     module, _, name = TASKS[config.finetune.objective].partition(":")
-    task: Task = getattr(import_module(module), name)(config)
-    return task
+    task_class: type[Task] = getattr(import_module(module), name)
+    if config.train.skip_steps and not task_class.can_skip_steps:
+        raise UsageError(
+            f"train.skip_steps has no meaning for finetune.objective {config.finetune.objective}; "
+            "leave it out."
+        )
+    return task_class(config)

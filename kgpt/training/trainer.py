@@ -17,10 +17,11 @@ from rich.console import Console
 
 from kgpt import backend
 from kgpt.backend.peak import matmul_peak
-from kgpt.config import Config
+from kgpt.config import Config, SkippedSteps
 from kgpt.errors import KgptError
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
+from kgpt.training import fork
 from kgpt.training.callbacks.callback_list import CallbackList
 from kgpt.training.callbacks.checkpointing import CheckpointSaver
 from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
@@ -31,6 +32,7 @@ from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.callbacks.trackers import make_trackers
+from kgpt.training.fork import find_fork_point
 from kgpt.training.hardware import HardwareMonitor
 from kgpt.training.resume import ResumePoint, check_config, check_data, find_resume_point
 from kgpt.training.schedule import LRSchedule
@@ -77,7 +79,14 @@ class RunCallbacks:
                 yield from callback if field.name == "of_task" else (callback,)
 
 
-def train(task: Task, run: Run, resume: bool, console: Console, quiet: bool = False) -> TrainResult:
+def train(
+    task: Task,
+    run: Run,
+    resume: bool,
+    console: Console,
+    quiet: bool = False,
+    fork_of: str | None = None,
+) -> TrainResult:
     """Train what `task` says in the run directory `run`, which the caller has locked.
 
     Args:
@@ -85,13 +94,15 @@ def train(task: Task, run: Run, resume: bool, console: Console, quiet: bool = Fa
             changed may differ in the task's configuration, and is reported.
         console: where progress is shown.
         quiet: show nothing; log and metrics are written all the same.
+        fork_of: for a new run, the checkpoint of another run that it goes on from, such as
+            `demo@1000`; what may be changed may differ, and the data set as well.
 
     Raises:
-        RunError, CheckpointError, DataError: the run cannot be resumed with this configuration or
-            this data set; nothing is written then.
+        RunError, CheckpointError, DataError: the run cannot be resumed or forked with this
+            configuration or this data set; nothing is written then.
         OutOfMemoryError: the model or its batches do not fit.
     """
-    point = _starting_point(task, run, resume)
+    point = _starting_point(task, run, resume, fork_of)
     if point.checkpoint is not None and point.step >= task.config.train.max_steps:
         return _nothing_to_do(task.config, run, point, console, quiet)
     platform, device = backend.device()
@@ -108,8 +119,13 @@ def train(task: Task, run: Run, resume: bool, console: Console, quiet: bool = Fa
             raise
 
 
-def _starting_point(task: Task, run: Run, resume: bool) -> ResumePoint:
-    """The checkpoint to resume from; completes the task's configuration, and writes nothing."""
+def _starting_point(task: Task, run: Run, resume: bool, fork_of: str | None) -> ResumePoint:
+    """The checkpoint to go on from; completes the task's configuration, and writes nothing."""
+    if fork_of is not None:
+        parent, point = find_fork_point(fork_of)
+        point = check_data(parent, point, task.describe_data())
+        task.complete()
+        return check_config(parent, point, task.config)
     if not resume:
         task.complete()
         return ResumePoint()
@@ -141,8 +157,7 @@ def _train(
 ) -> TrainResult:
     config, model = task.config, task.build_model()
     point.load(model, task.stored_weights)
-    run.truncate_after(point.step)
-    run.write_config(config.to_yaml())
+    fork.begin(run, point, config)
     run.write_data(task.describe_data())
     for line in (*point.notes, summary(task, status), *warnings(config)):
         reporter.print(line)
@@ -241,11 +256,19 @@ def summary(task: Task, status: StatusWriter) -> str:
 
 
 def warnings(config: Config) -> list[str]:
-    """What is probably not meant, a sentence each."""
+    """What is skipped, and what is probably not meant, a sentence each."""
     steps, warmup = config.train.max_steps, config.train.warmup_steps
+    found = []
+    if skipped := SkippedSteps(config.train.skip_steps):
+        first = skipped.ranges[0].start
+        found.append(
+            f"the data of the steps {config.train.skip_steps} is skipped: {len(skipped)} steps of "
+            f"data, from step {first} on"
+        )
     if warmup < steps:
-        return []
+        return found
     return [
+        *found,
         f"train.warmup_steps is {warmup}, but train.max_steps {steps}: the learning rate ends at "
-        f"{steps / (warmup + 1):.0%} of its maximum; lower train.warmup_steps to reach it"
+        f"{steps / (warmup + 1):.0%} of its maximum; lower train.warmup_steps to reach it",
     ]

@@ -1,11 +1,12 @@
 """Texts are found where they stand in a data set, and at the steps whose batches have them."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from kgpt.config import Config
+from kgpt.config import Config, SkippedSteps
 from kgpt.data.prepare import prepare
 from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
@@ -103,6 +104,23 @@ def test_windows_are_those_of_the_batches(tmp_path, data, packing):
                 expected.append((batch // 2 + 1, batch, row, tokens[0], tokens[-1] + 1, whole))
         got = [(w.step, w.batch, w.row, w.start, w.end, w.whole) for w in several]
         assert got == sorted(expected, key=lambda window: (window[1], window[2]))
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents", "none"])
+def test_windows_of_skipped_steps_are_not_seen_and_later_ones_earlier(tmp_path, data, packing):
+    options = {"packing": packing, "grad_accumulation": 2, "batch_size": 9}
+    plain = make_run(tmp_path / "plain", data, **options, max_steps=47)
+    run = make_run(tmp_path / "skips", data, **options, skip_steps="3-7,20-21", max_steps=40)
+    windows, usual = (Windows(data, Config.load(str(r.path / "run.yaml"))) for r in (run, plain))
+    skipped, total = SkippedSteps("3-7,20-21"), len(windows.sampler.stream)
+    for begin in range(0, total - 9, 97):
+        expected = []
+        for window in usual.find(begin, begin + 9):
+            step = skipped.step_of(window.step)
+            if step is not None:
+                moved = window.batch - 2 * (window.step - step)
+                expected.append(replace(window, step=step, batch=moved))
+        assert windows.find(begin, begin + 9) == expected
 
 
 def test_texts_are_found_however_they_are_tokenized(tmp_path, data):

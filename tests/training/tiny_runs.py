@@ -32,7 +32,7 @@ def make_config(data: Path, /, **changes) -> Config:
 class Trained:
     """A run that was trained in this process: its directory, its outcome, what was shown."""
 
-    def __init__(self, config: Config, name="run", resume=False, quiet=False):
+    def __init__(self, config: Config, name="run", resume=False, quiet=False, fork_of=None):
         from kgpt.training.task import make_task
         from kgpt.training.trainer import train
 
@@ -41,7 +41,7 @@ class Trained:
         self.output = io.StringIO()
         console = Console(file=self.output, width=200)
         self.task = make_task(config)
-        self.outcome = train(self.task, self.run, resume, console, quiet)
+        self.outcome = train(self.task, self.run, resume, console, quiet, fork_of)
 
     @property
     def losses(self) -> dict[int, float]:

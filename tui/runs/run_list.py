@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kgpt.runs import Run, RunStatus, all_runs
+from kgpt.runs import Run, RunStatus, all_runs, family_order
 from kgpt_tui.runs.metrics import RunSummary
 from kgpt_tui.runs.run_config import flat_config
 from kgpt_tui.runs.run_state import ACTIVE_STATES, effective_state
@@ -28,6 +28,7 @@ class RunRow:
     summary: RunSummary
     config: dict[str, Any]
     modified: float  # seconds since 1970
+    depth: int = 0  # in the tree of forks
 
     @property
     def is_active(self) -> bool:
@@ -39,7 +40,10 @@ class RunRow:
 
 
 class RunList:
-    """The runs of the runs folder, active ones first; `refresh` brings it up to date."""
+    """The runs of the runs folder: active ones first, forks after their parents.
+
+    `refresh` brings it up to date.
+    """
 
     def __init__(self) -> None:
         self.rows: list[RunRow] = []
@@ -64,7 +68,7 @@ class RunList:
                 rows.append(RunRow(run, status, state, summary, config, run.last_modified))
             await asyncio.sleep(0)
         self._summaries = {row.run.path: row.summary for row in rows}
-        self.rows = sorted(rows, key=lambda row: not row.is_active)
+        self.rows = _in_families(sorted(rows, key=lambda row: not row.is_active))
 
     def _find(self) -> list[Run]:
         try:
@@ -83,6 +87,15 @@ class RunList:
         if known is None or known[0] != modified:
             known = self._configs[run.path] = (modified, flat_config(run))
         return known[1]
+
+
+def _in_families(rows: list[RunRow]) -> list[RunRow]:
+    """Forks after the runs that they were forked from."""
+    by_path = {row.run.path: row for row in rows}
+    return [
+        replace(by_path[run.path], depth=depth)
+        for run, depth in family_order([row.run for row in rows])
+    ]
 
 
 def differing_keys(configs: list[dict[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ from textual.widgets import DataTable, Input, Static
 from kgpt.errors import KgptError
 from kgpt.files import os_errors_as_kgpt
 from kgpt.formatting import age, count, number
-from kgpt.runs import Run, runs_folder
+from kgpt.runs import Run, fork_mark, runs_folder
 from kgpt_tui.runs.chart import PALETTE
 from kgpt_tui.runs.compare import CompareScreen
 from kgpt_tui.runs.multi_run_chart import MultiRunChart
@@ -110,7 +110,7 @@ class RunsScreen(LiveScreen):
         pin = self._color(row.run.path)
         cells = {
             "pin": Content.styled("━━━" if pin else "   ", pin or "$foreground"),
-            "run": Content.styled(one_line(row.run.name, 28), "bold"),
+            "run": Content.styled(one_line(fork_mark(row.depth) + row.run.name, 28), "bold"),
             "state": state_badge(row.state),
             "step": Content(f"{count(step)}{total}"),
             "loss": Content(number(last.get("loss"))),
