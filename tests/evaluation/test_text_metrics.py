@@ -165,6 +165,13 @@ def test_bleu_chrf_and_ter_are_sacrebleus(cases):
         assert scores[name].value == pytest.approx(corpus(texts, [first, second]).score), name
 
 
+def test_ter_is_left_out_of_long_texts():
+    short, long = "a " * 60, "a " * 61
+    assert "ter" in sacrebleu_scores([short], [[short]])
+    assert "ter" not in sacrebleu_scores([long], [["b"]])
+    assert "ter" not in sacrebleu_scores(["b"], [["b", long]])
+
+
 def test_rouge_by_hand_and_of_the_best_reference():
     scores = rouge_scores(["The cat sat.", ""], [["a dog", "The cat lay down."], ["x"]])
     # "the cat" of 3 words and of 4: precision 2/3, recall 2/4; pairs: 1/2, 1/3.

@@ -6,7 +6,7 @@ Each takes one list of references a text; the lists may differ in length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from kgpt.errors import UsageError
 from kgpt.evaluation.statistic import Statistic
 
 References = Sequence[Sequence[str]]
+MAX_TER_WORDS = 60
 NEEDS_EXTRA = '{} {}; `pip install "kgpt[eval]"`, or give no references.'
 
 
@@ -21,7 +22,8 @@ def sacrebleu_scores(texts: Sequence[str], references: References) -> dict[str, 
     """`bleu`, `chrf` and `ter` by sacrebleu with its default settings, from 0 to 100.
 
     Over all texts they are corpus scores, not means. For TER less is better, and more than 100 is
-    possible. Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
+    possible; it is left out if a text or reference has more than 60 words, since its search takes
+    over a second for 100. Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
 
     Raises:
         UsageError: sacrebleu is not installed.
@@ -37,11 +39,13 @@ def sacrebleu_scores(texts: Sequence[str], references: References) -> dict[str, 
     def rows(metric: BLEU | CHRF | TER) -> np.ndarray:
         return np.array(metric._extract_corpus_statistics(texts, transposed), "float64")
 
-    return {
+    scores = {
         "bleu": Statistic(rows(BLEU(force=True)), "bleu", "higher"),
         "chrf": Statistic(rows(CHRF()), "chrf", "higher"),
-        "ter": Statistic(rows(TER()), "ter", "lower"),
     }
+    if max(len(text.split()) for text in chain(texts, *references)) <= MAX_TER_WORDS:
+        scores["ter"] = Statistic(rows(TER()), "ter", "lower")
+    return scores
 
 
 def rouge_scores(texts: Sequence[str], references: References) -> dict[str, Statistic]:
