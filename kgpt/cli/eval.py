@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import NO_FLAGS, MemoryFraction, SamplingFlags, given_flags
+from kgpt.cli.options import NO_FLAGS, MemoryFraction, SamplingFlags, StrictInt, given_flags
 from kgpt.config import EvaluationConfig, EvaluationSuite, SuiteEntry
 from kgpt.errors import UsageError
 
@@ -39,6 +39,9 @@ def evaluate(
     sampling: SamplingFlags = NO_FLAGS,
     out: str | None = None,
     report: str | None = None,
+    tasks: str | None = None,
+    num_fewshot: StrictInt | None = None,
+    apply_chat_template: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     memory_fraction: MemoryFraction = None,
@@ -68,6 +71,13 @@ def evaluate(
     report
         A file for a report in HTML: figures, plots, samples and settings; it needs no network,
         and with a suite there is one for each evaluation.
+    tasks
+        Benchmarks of lm-eval in place of --data, by name or as YAML files, separated by commas:
+        hellaswag,arc_easy,local.yaml.
+    num_fewshot
+        Examples before each question of a task; as the task says when not given.
+    apply_chat_template
+        Ask the questions of tasks as a user in a conversation.
     as_json
         Print one JSON object for each evaluation.
     quiet
@@ -77,6 +87,21 @@ def evaluate(
         raise UsageError("No model is named; give one with --model, or a server with --server.")
     if (server is None) != (tokenizer is None):
         raise UsageError("--server and --tokenizer belong together; give both.")
+    if tasks is not None:
+        if server or suite or report or given_flags(sampling):
+            raise UsageError(
+                "--tasks runs models here; leave --server, --suite, --report and sampling out."
+            )
+        prepare_process(memory_fraction)
+        silence_native_code()
+        from kgpt.cli.eval_tasks import evaluate_tasks, show_tasks
+
+        config, target = config or EvaluationConfig(), Path(out) if out else None
+        answers = evaluate_tasks(
+            model or [], tasks, config, num_fewshot, apply_chat_template, target
+        )
+        show_tasks(answers, as_json, Console(quiet=quiet))
+        return
     entries = _entries(suite, config, given_flags(sampling))
     if server is not None and any(entry.prompts for entry in entries):
         raise UsageError("A server is evaluated on data alone; leave the prompts or --server out.")
