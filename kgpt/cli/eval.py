@@ -67,7 +67,7 @@ def evaluate(
         A YAML file of several evaluations, in place of --data, --prompts and their options.
     out
         A folder for results.json, with the values of each document and prompt, and for what is
-        finished: the same command goes on where it was interrupted.
+        finished: the same command goes on where it was interrupted. Of --tasks, for tasks.json.
     report
         A file for a report in HTML: figures, plots, samples and settings; it needs no network,
         and with a suite there is one for each evaluation.
@@ -147,7 +147,9 @@ def _entries(
         return EvaluationSuite.load(Path(suite)).evaluations
     config = config or EvaluationConfig()
     if not config.data and config.prompts is None:
-        raise UsageError("Nothing to evaluate on is named; give --data, --prompts, or --suite.")
+        raise UsageError(
+            "Nothing to evaluate on is named; give --data, --prompts, --tasks or --suite."
+        )
     return [SuiteEntry(name="evaluation", sampling=sampling, **config.model_dump())]
 
 
