@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer as InnerTokenizer
 from tokenizers import normalizers
 
@@ -98,6 +99,10 @@ def test_other_formats_hold_the_same_classifier(folder, tmp_path):
         assert list(model.labels) == LABELS
         close = {"int8": 0.05, "int4": 0.5}.get(name, 1e-6)
         np.testing.assert_allclose(logits(model), wanted, atol=close * np.abs(wanted).max())
+    stored = load_file(tmp_path / "int4" / "model.int4.safetensors")
+    assert {name for name in stored if "score" in name} == {
+        "score.weight.int8", "score.weight.int8.scale",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
