@@ -54,7 +54,9 @@ class SuffixArray:
         self.stream, self.order = stream, order
         self._begins = np.arange(0, len(order), block_tokens, dtype=np.int64)
         self._sizes = np.diff(self._begins, append=len(order))
-        self._ranges = functools.lru_cache(maxsize=4)(self._search)  # counted, then found
+        # What is counted is mostly looked for next.
+        self._ranges = functools.lru_cache(maxsize=4)(self._search)
+        self._beyond_depth = functools.lru_cache(maxsize=1)(self._filter)
 
     def count(self, ids: np.ndarray) -> int:
         """How often `ids` (N,) stand in the split; occurrences may overlap."""
@@ -65,13 +67,12 @@ class SuffixArray:
 
     def find(self, ids: np.ndarray, limit: int | None = None) -> np.ndarray:
         """The positions of `ids` (N,) in the split, int64 in order; the first `limit` of them."""
+        if len(ids) > DEPTH:
+            return self._beyond_depth(tuple(ids))[:limit]
         found: list[np.ndarray] = []
         wanted = limit
-        for block, (low, high) in enumerate(zip(*self._ranges(tuple(ids[:DEPTH])), strict=True)):
+        for block, (low, high) in enumerate(zip(*self._ranges(tuple(ids)), strict=True)):
             positions = self._positions(block, int(low), int(high))
-            if len(ids) > DEPTH:
-                lengths = self._common(positions, np.asarray(ids))
-                positions = positions[lengths == len(ids)]
             if wanted is not None:
                 positions = _smallest(positions, wanted)
                 wanted -= len(positions)
@@ -79,6 +80,14 @@ class SuffixArray:
             if wanted == 0:
                 break
         return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def _filter(self, ids: tuple[int, ...]) -> np.ndarray:
+        """The positions of more than `DEPTH` tokens: of those of the first, where the rest follows.
+
+        The array is cached and not to be changed.
+        """
+        positions, rest = self.find(np.array(ids[:DEPTH])), np.array(ids[DEPTH:])
+        return positions[self._common(positions + DEPTH, rest) == len(rest)]
 
     def longest_matches(self, ids: np.ndarray) -> list[Match]:
         """For each of `ids` (N,) the longest match that begins with it."""

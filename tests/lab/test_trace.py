@@ -1,11 +1,14 @@
 """Texts are found where they stand in a data set, and at the steps whose batches have them."""
 
+import dataclasses
+import json
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from kgpt.cli import main
 from kgpt.config import Config, SkippedSteps
 from kgpt.data.prepare import prepare
 from kgpt.data.shards import TokenDataset
@@ -192,6 +195,22 @@ def test_a_text_that_is_not_there_is_absent_and_its_parts_are_found(tmp_path, da
     assert trace.longest.occurrences[0].split in ("train", "val")
     copied = tracer.copied(document, min_tokens=8)
     assert copied.novelty.copied == 1 and copied.longest.text == document
+
+
+def test_the_command_prints_the_trace_as_json(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setenv("KGPT_RUNS", str(tmp_path))
+    tracer = Tracer(make_run(tmp_path, data))
+    text = documents(150)[7]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["runs", "trace", "run", "--text", text, "--generated", f"{tmp_path}/rows.jsonl",
+              "--no-loss", "--json"])  # fmt: skip
+    printed = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and printed["found"] and printed["max_steps"] == 40
+    expected = [dataclasses.asdict(one) for one in tracer.trace(text).occurrences]
+    assert printed["occurrences"] == expected
+    assert printed["generated"][0]["copied"] == 1
+    assert printed["generated"][0]["longest"]["text"] == text
 
 
 def test_a_data_set_that_has_changed_and_a_run_without_one_are_refused(tmp_path, data):
