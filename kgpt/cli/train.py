@@ -8,16 +8,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
 from kgpt.cli.options import MemoryFraction
-from kgpt.config import PREFERENCE_OBJECTIVES, Config, parse_overrides, preset_path, presets
+from kgpt.config import (
+    PREFERENCE_OBJECTIVES,
+    Config,
+    EvaluationSuite,
+    parse_overrides,
+    preset_path,
+    presets,
+)
 from kgpt.errors import RunError, UsageError
 from kgpt.runs import Run, new_run, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from kgpt.training.callbacks.status_writer import StatusWriter
+    from kgpt.training.callbacks.step_callback import StepCallback
+    from kgpt.training.task import Task
 
 FLAGS = (
     "--data",
@@ -131,6 +143,8 @@ def run_training(
     prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
 
+    if config.train.eval_suite is not None:
+        EvaluationSuite.load(Path(config.train.eval_suite))  # fails before the run is created
     if config.data.dir is not None and config.finetune.objective not in PREFERENCE_OBJECTIVES:
         TokenDataset(config.data.dir)  # fails before the run directory is created
     if run.is_taken and not resume:
@@ -146,10 +160,21 @@ def run_training(
 
             console.quiet = quiet
             task = make_task(prepare(console) if prepare else config)
-            result = fit(task, run, resume, console, quiet, fork_of)
+            result = fit(task, run, resume, console, quiet, fork_of, more_callbacks=_suite_callback)
     finally:
         run.unlock()
     return 130 if result.interrupted else 0
+
+
+def _suite_callback(task: Task, status: StatusWriter) -> list[StepCallback]:
+    """The evaluations of `train.eval_suite`, if any."""
+    train = task.config.train
+    if train.eval_suite is None or not train.eval_every:
+        return []
+    from kgpt.evaluation.suite_callback import SuiteCallback
+
+    suite = EvaluationSuite.load(Path(train.eval_suite))
+    return [SuiteCallback(suite, task.tokenizer, train.eval_every, train.max_steps, status)]
 
 
 @contextlib.contextmanager

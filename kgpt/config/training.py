@@ -100,6 +100,11 @@ class TrainConfig(Section):
     eval_batches: int | None = Field(
         None, ge=1, description="Batches per validation; the whole validation set when not given."
     )
+    eval_suite: str | None = Field(
+        None,
+        description="A YAML file of evaluations, as of `kgpt eval --suite`, made at each "
+        "validation; their figures are in metrics.jsonl as val_NAME_METRIC.",
+    )
     checkpoint_every: int = Field(250, ge=0, description="Steps between checkpoints; 0: the end.")
     keep_checkpoints: int = Field(3, ge=1, description="Number of checkpoints to keep.")
     sample_every: int = Field(250, ge=0, description="Steps between samples; 0: never.")

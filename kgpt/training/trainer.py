@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,6 +37,8 @@ from kgpt.training.hardware import HardwareMonitor
 from kgpt.training.resume import ResumePoint, check_config, check_data, find_resume_point
 from kgpt.training.schedule import LRSchedule
 from kgpt.training.task import Task
+
+MoreCallbacks = Callable[[Task, StatusWriter], Sequence[StepCallback]]
 
 LESS_MEMORY = (
     "halve train.batch_size and double train.grad_accumulation, shorten train.sequence_length, "
@@ -86,6 +88,7 @@ def train(
     console: Console,
     quiet: bool = False,
     fork_of: str | None = None,
+    more_callbacks: MoreCallbacks = lambda *_: (),
 ) -> TrainResult:
     """Train what `task` says in the run directory `run`, which the caller has locked.
 
@@ -96,6 +99,7 @@ def train(
         quiet: show nothing; log and metrics are written all the same.
         fork_of: for a new run, the checkpoint of another run that it goes on from, such as
             `demo@1000`; what may be changed may differ, and the data set as well.
+        more_callbacks: makes callbacks that run after the task's own; see `Task.callbacks`.
 
     Raises:
         RunError, CheckpointError, DataError: the run cannot be resumed or forked with this
@@ -111,7 +115,7 @@ def train(
     with ProgressReporter(console, status, run.log, quiet) as reporter:
         try:
             with out_of_memory_as_kgpt(LESS_MEMORY):
-                return _train(task, run, point, status, reporter)
+                return _train(task, run, point, status, reporter, more_callbacks)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
             status.end(status.status.state_before_resume or "failed", message)
@@ -153,7 +157,12 @@ def _nothing_to_do(
 
 
 def _train(
-    task: Task, run: Run, point: ResumePoint, status: StatusWriter, reporter: ProgressReporter
+    task: Task,
+    run: Run,
+    point: ResumePoint,
+    status: StatusWriter,
+    reporter: ProgressReporter,
+    more_callbacks: MoreCallbacks,
 ) -> TrainResult:
     config, model = task.config, task.build_model()
     point.load(model, task.stored_weights)
@@ -164,6 +173,7 @@ def _train(
     status.update(state_before_resume=None)
     with contextlib.ExitStack() as cleanup:
         callbacks = make_callbacks(task, run, status, reporter, point, cleanup)
+        callbacks.of_task = [*callbacks.of_task, *more_callbacks(task, status)]
         batches = task.batches(model, point.step)
         if task.prefetches:
             batches = backend.prefetch(batches)
