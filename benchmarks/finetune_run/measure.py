@@ -44,7 +44,7 @@ def right_answers(model: str, count: int = QUESTIONS) -> float:
 def story_perplexity(model: str, data: str) -> float:
     """Perplexity of stories that no model has learned: the validation split of a data set."""
     from kgpt.data.shards import TokenDataset
-    from kgpt.export.perplexity import perplexity
+    from kgpt.evaluation.perplexity import perplexity
     from kgpt.runs import resolve_model
 
     return perplexity(resolve_model(model), TokenDataset(data).tokens("val"), STORY_TOKENS)

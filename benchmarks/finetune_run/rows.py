@@ -104,10 +104,10 @@ ROWS = (
     ),
     Row(
         "full",
-        f"""finetune full {TALKS} --train.max-steps 1500 --train.batch-size 16
+        f"""finetune full {TALKS} --train.max-steps 1200 --train.batch-size 16
         --train.optimizer muon --train.learning-rate 0.002 --train.min-learning-rate 0.0001
-        --train.warmup-steps 50 --train.beta-2 0.98 --train.eval-every 500
-        --train.checkpoint-every 500 --train.sample-every 0""",
+        --train.warmup-steps 50 --train.weight-decay 0.1 --train.beta-2 0.98
+        --train.eval-every 400 --train.checkpoint-every 400 --train.sample-every 0""",
         (STORIES,),
         "base",
         (Goal("right", "value", at_least=90),),
@@ -119,8 +119,8 @@ ROWS = (
     ),
     Row(
         "dpo",
-        f"finetune dpo --data {PAIRS} --train.max-steps 200 --train.batch-size 16 "
-        "--train.learning-rate 0.0005 --train.sample-every 0",
+        f"finetune dpo --data {PAIRS} --train.max-steps 300 --train.batch-size 16 "
+        "--train.learning-rate 0.003 --train.min-learning-rate 0.0003 --train.sample-every 0",
         ("tinyworld-preferences",),
         "half",
         (Goal("chosen", "value", at_least=80),),

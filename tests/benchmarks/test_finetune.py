@@ -1,6 +1,9 @@
 """`benchmarks/finetune.py`: its commands are kgpt's, and its goals are judged rightly."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +84,11 @@ def test_a_held_out_question_in_training_data_is_found(tmp_path):
     assert asked_in_training(tmp_path) == []
     file.write_text(json.dumps({"messages": [{"role": "user", "content": question}]}))
     assert asked_in_training(tmp_path) == [question]
+
+
+def test_the_guide_shows_the_commands_of_the_rows():
+    text = (Path(__file__).parents[2] / "docs/guides/finetune.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```text\n(kgpt data get.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = [sorted(shlex.split(line)[1:]) for line in block.replace("\\\n", "").splitlines()]
+    for row in rows("base", "lora", "full"):
+        assert sorted(row.words) in shown
