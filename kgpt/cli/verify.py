@@ -145,21 +145,16 @@ def _cell(value: float | str) -> str:
 
 def _bounds(results: list[PlaceResult]) -> list[str]:
     """The bounds of each precision that was observed, as lines."""
-    lines = []
-    for precision in dict.fromkeys(result.precision for result in results):
-        found = {
-            check.name: check.bound
-            for result in results if result.precision == precision
-            for check in result.checks if check.bound is not None
-        }  # fmt: skip
-        if "logits" in found:
-            lines.append(
-                f"{precision}: logits within {found['logits']:.3g}, bits per byte within "
-                f"{found['bits_per_byte']:.3g}, greedy tokens equal unless the reference's logits "
-                f"of the two are within {found['greedy']:.3g}."
-                if "greedy" in found
-                else f"{precision}: logits within {found['logits']:.3g}, bits per byte within "
-                f"{found['bits_per_byte']:.3g}."
-            )
-    lines.append("Token ids, chat template, stop tokens and weights of exports must be equal.")
-    return lines
+    from kgpt.verification.bounds import BOUNDS
+
+    lines = [
+        f"{precision}: logits within {BOUNDS[precision].logits:g} of the reference's largest, "
+        f"bits per byte within {BOUNDS[precision].bits_per_byte:.2%}."
+        for precision in dict.fromkeys(result.precision for result in results)
+    ]
+    return [
+        *lines,
+        "Greedy tokens are equal where the reference's logits of the two differ by more than "
+        "twice the bound.",
+        "Token ids, chat template, stop tokens and weights of exports must be equal.",
+    ]

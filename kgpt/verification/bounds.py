@@ -23,5 +23,5 @@ BOUNDS = {
     "float32": Bounds(logits=1e-4, bits_per_byte=1e-4),
     "bfloat16": Bounds(logits=0.03, bits_per_byte=0.01),
     "int8": Bounds(logits=0.15, bits_per_byte=0.02),
-    "int4": Bounds(logits=0.3, bits_per_byte=0.1),
+    "int4": Bounds(logits=0.5, bits_per_byte=0.1),
 }
