@@ -114,7 +114,8 @@ ROWS = (
     ),
     Row(
         "half",
-        "train tinyworld --train.max-steps 1500 --train.eval-every 500 --train.sample-every 0",
+        "train tinyworld --train.max-steps 900 --train.decay-steps 1500 --train.eval-every 300 "
+        "--train.checkpoint-every 300 --train.sample-every 0",
         ("tinyworld",),
     ),
     Row(
@@ -128,7 +129,8 @@ ROWS = (
     Row(
         "grpo",
         f"finetune grpo --data {PROMPTS} --reward tinyworld --train.max-steps 150 "
-        "--train.batch-size 256 --grpo.max-num-seqs 256 --train.sample-every 0",
+        "--train.batch-size 256 --grpo.max-num-seqs 256 --train.learning-rate 0.0005 "
+        "--train.warmup-steps 3 --train.sample-every 0",
         ("tinyworld-prompts",),
         "half",
         (Goal("right", "gain", at_least=15),),
