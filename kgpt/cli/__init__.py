@@ -125,6 +125,9 @@ runs.command(
     "kgpt.cli.runs_compare:compare", name="compare", help="Configurations and curves of several."
 )
 runs.command(
+    "kgpt.cli.runs_reproduce:reproduce", name="reproduce", help="Train a run again, and compare."
+)
+runs.command(
     "kgpt.cli.runs_trace:trace", name="trace", help="When a text was learned, or what is copied."
 )
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kgpt import __version__
 from kgpt.errors import DataError
 from kgpt.evaluation.statistic import Statistic
 from kgpt.files import describe_damage, os_errors_as_kgpt, write_text
+from kgpt.versions import installed_versions
 
 FORMAT = 1
 PACKAGES = ("keras", "jax", "tensorflow", "torch", "numpy", "tokenizers")
@@ -123,10 +121,4 @@ def load_results(file: Path) -> list[EvaluationResult]:
 
 def versions(backend: str | None = None) -> dict[str, str]:
     """Of kgpt, the libraries that are installed, and Python; with the name of the backend."""
-    found = {"kgpt": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found | ({"backend": backend} if backend else {})
+    return installed_versions(*PACKAGES) | ({"backend": backend} if backend else {})

@@ -6,6 +6,7 @@ data.json      the data set: path, checksums and counts, to be compared when the
 status.json    replaced atomically: state, step, heartbeat, error, ...
 metrics.jsonl  one row per logged step, appended; the last line may be incomplete
 samples.jsonl  text generated during training
+environment.jsonl   versions, device and command line of each start
 completions.jsonl   GRPO: completions and their rewards
 train.log      the trainer's output
 control/       one file per command: pause, resume, stop, checkpoint, sample

@@ -20,7 +20,7 @@ from kgpt.runs.status import FINAL_STATES, RunStatus
 
 Command = Literal["pause", "resume", "stop", "checkpoint", "sample"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
-Rows = Literal["metrics", "samples", "completions"]  # files of rows
+Rows = Literal["metrics", "samples", "completions", "environment"]  # files of rows
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -114,7 +114,7 @@ class Run:
             self.write_status(status.as_before_resume())
 
     def append(self, kind: Rows, row: dict[str, Any]) -> None:
-        """Append one row to metrics.jsonl, samples.jsonl or completions.jsonl and flush it."""
+        """Append one row to metrics.jsonl or another file of rows, and flush it."""
         with (self.path / f"{kind}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -196,6 +196,10 @@ class Run:
     def completions(self) -> list[dict[str, Any]]:
         """Completions of the model in training with their rewards, where it learns by these."""
         return list(self._rows("completions"))
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Where the run was trained: a row for each time it was started or resumed."""
+        return list(self._rows("environment"))
 
     def _rows(self, kind: Rows) -> Iterator[dict[str, Any]]:
         return read_rows(self.path / f"{kind}.jsonl")

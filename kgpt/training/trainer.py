@@ -32,6 +32,7 @@ from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.callbacks.trackers import make_trackers
+from kgpt.training.environment import environment
 from kgpt.training.fork import find_fork_point
 from kgpt.training.hardware import HardwareMonitor
 from kgpt.training.resume import ResumePoint, check_config, check_data, find_resume_point
@@ -168,6 +169,7 @@ def _train(
     point.load(model, task.stored_weights)
     fork.begin(run, point, config)
     run.write_data(task.describe_data())
+    run.append("environment", {"step": point.step} | environment())
     for line in (*point.notes, summary(task, status), *warnings(config)):
         reporter.print(line)
     status.update(state_before_resume=None)
