@@ -179,14 +179,14 @@ def checkpoint_losses(run: Run, ids: list[int]) -> list[CheckpointLoss]:
     Raises `UsageError` if the text has fewer than two tokens, of which the first has no loss.
     """
     from kgpt.data.shards import TokenStream
-    from kgpt.export.perplexity import perplexity
+    from kgpt.evaluation.perplexity import perplexity
 
     if len(ids) < 2:
         raise UsageError("A text of one token has no loss; give a longer one, or --no-loss.")
     stream = TokenStream([np.array(ids, np.int64)])
     steps = run.checkpoint_steps()
     folders = (run.checkpoint_path(step) for step in steps)
-    losses = (math.log(perplexity(folder, stream, len(ids), batch_size=1)) for folder in folders)
+    losses = (math.log(perplexity(folder, stream, len(ids))) for folder in folders)
     return [CheckpointLoss(*pair) for pair in zip(steps, losses, strict=True)]
 
 
