@@ -125,6 +125,9 @@ runs.command(
     "kgpt.cli.runs_compare:compare", name="compare", help="Configurations and curves of several."
 )
 runs.command(
+    "kgpt.cli.runs_inspect:inspect", name="inspect", help="The batch of a step, token by token."
+)
+runs.command(
     "kgpt.cli.runs_reproduce:reproduce", name="reproduce", help="Train a run again, and compare."
 )
 runs.command(

@@ -37,6 +37,7 @@ class DecayMaskEMAMixin:
     def __init__(self, *args: Any, no_decay: Sequence[str] = (), **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.no_decay = tuple(no_decay)
+        self.gradient_norms: Variable | None = None
 
     def build(self, variables: list[Variable]) -> None:
         if self.built:
@@ -44,6 +45,7 @@ class DecayMaskEMAMixin:
         excluded = [variable for variable in variables if not self.decays(variable)]
         self.exclude_from_weight_decay(var_list=excluded)
         super().build(variables)
+        self.num_variables = len(variables)
         self.gradient_norm = self.add_variable(
             shape=(), initializer="zeros", dtype="float32", name="gradient_norm"
         )
@@ -53,8 +55,23 @@ class DecayMaskEMAMixin:
         excluded = any(re.search(pattern, variable.path) for pattern in self.no_decay)
         return len(variable.shape) >= 2 and not excluded
 
+    def record_gradient_norms(self) -> None:
+        """Keep the norm of each variable's last gradient, before clipping, in `gradient_norms`.
+
+        Call it before `fit`, on a built optimizer whose state no checkpoint is to hold.
+        """
+        self.gradient_norms = self.add_variable(
+            shape=(self.num_variables,),
+            initializer="zeros",
+            dtype="float32",
+            name="gradient_norms",
+        )
+
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         grads = [ops.convert_to_tensor(grad) for grad in grads]
+        if self.gradient_norms is not None:
+            squares = [ops.sum(ops.square(ops.cast(grad, "float32"))) for grad in grads]
+            self.gradient_norms.assign(ops.sqrt(ops.stack(squares)))
         grads, norm = self.clip_to_global_norm(grads, self.global_clipnorm)
         self.gradient_norm.assign(keep_nonfinite(self.gradient_norm, norm))
         return grads if self.global_clipnorm else list(super()._clip_gradients(grads))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import keras
 
 from kgpt import backend
 from kgpt.backend import keras_internals
@@ -77,7 +79,7 @@ class MetricsLogger(StepCallback):
         if not (is_first or is_due or "val_loss" in logs):
             return
         others = {name: logs[name] for name in self.metric_names if name in logs}
-        values = self._read(losses, others)  # waits until the step is done
+        values = read_step(self.model, losses, others)  # waits until the step is done
         if is_first:
             self._last_row = (step, self._training_time())
             self.status.update(state="training")
@@ -95,21 +97,6 @@ class MetricsLogger(StepCallback):
     def _training_time(self) -> float:
         """Seconds on a clock that stands still while validating, sampling, saving or paused."""
         return time.perf_counter() - self.status.non_training_s
-
-    def _read(self, losses: list[Tensor], others: dict[str, Tensor]) -> MetricsRow:
-        """The mean loss over the batches of one update, the learning rate and the gradient norm.
-
-        `others` are read with them.
-        """
-        optimizer = unwrap_optimizer(self.model.optimizer)
-        rate = keras_internals.learning_rate(optimizer)
-        tensors = {"loss": losses, "lr": backend.read_optimizer_var(self.model, rate)} | others
-        norm = getattr(optimizer, "gradient_norm", None)
-        if norm is not None:
-            tensors["grad_norm"] = backend.read_optimizer_var(self.model, norm)
-        values = backend.to_host(tensors)
-        values["loss"] = sum(map(float, values["loss"])) / len(losses)
-        return {name: float(value) for name, value in values.items()}
 
     def _throughput(self, step: int) -> MetricsRow:
         """Tokens a second since the last row, and the MFU; empty where no time was measured."""
@@ -132,3 +119,24 @@ class MetricsLogger(StepCallback):
             self.status.run.append("metrics", row)
         for listener in self.listeners:
             listener(row)
+
+
+def read_step(
+    model: keras.Model, losses: Sequence[Tensor], others: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
+    """The mean loss over the batches of one update, the learning rate and the gradient norm.
+
+    Args:
+        model: in training.
+        losses: of the batches of the update.
+        others: read with them, if any.
+    """
+    optimizer = unwrap_optimizer(model.optimizer)
+    rate = keras_internals.learning_rate(optimizer)
+    tensors = {"loss": losses, "lr": backend.read_optimizer_var(model, rate)}
+    norm = getattr(optimizer, "gradient_norm", None)
+    if norm is not None:
+        tensors["grad_norm"] = backend.read_optimizer_var(model, norm)
+    values = backend.to_host(tensors | dict(others or {}))
+    values["loss"] = sum(map(float, values["loss"])) / len(losses)
+    return {name: float(value) for name, value in values.items()}
