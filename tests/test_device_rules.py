@@ -30,6 +30,8 @@ ON_THE_HOST = {
     ("backend/torch_transfer.py", "tensor"),  # `to_device`
     ("checkpoints/importers.py", "numpy"),
     ("export/savedmodel/tokenizer.py", "numpy"),
+    ("verification/hugging_face.py", "numpy"),  # transformers, on the CPU
+    ("verification/savedmodel.py", "numpy"),  # TensorFlow's, of a SavedModel
 }
 
 

@@ -45,11 +45,6 @@ class TrainConfig(Section):
     grad_accumulation: int = Field(
         1, ge=1, description="Forward passes per update, their gradients averaged."
     )
-    skip_steps: str | None = Field(
-        None,
-        description="Steps whose data is left out, such as 1200-1230,1500: from the first on, that "
-        "of later steps is trained on.",
-    )
     sequence_length: int | None = Field(
         None, ge=1, description="Tokens per training sequence; model.max_length when not given."
     )
@@ -111,6 +106,11 @@ class TrainConfig(Section):
     sample_prompts: TextList = Field(["\n"], description="Prompts of the samples.")
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many validations without improvement."
+    )
+    skip_steps: str | None = Field(
+        None,
+        description="Steps whose data is left out, such as 1200-1230,1500: from the first on, that "
+        "of later steps is trained on.",
     )
     tensorboard: bool = Field(False, description="Write TensorBoard event files.")
     tracker: Literal["wandb", "trackio"] | None = Field(

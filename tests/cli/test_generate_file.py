@@ -21,7 +21,7 @@ class Engine:
     def __init__(self, ends_after=ALL):
         self.left, self.asked = ends_after, []
 
-    def generate_batch(self, prompts, sampling, on_done, adapter=None):
+    def generate_batch(self, prompts, sampling, on_done, adapter=None, receipt=False):
         for number, prompt in enumerate(prompts):
             if not self.left:
                 raise KeyboardInterrupt
