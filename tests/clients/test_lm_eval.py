@@ -45,6 +45,14 @@ doc_to_target: "{{choices[0]}}"
 generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 12, do_sample: false}
 metric_list: [{metric: exact_match}]
 """
+ROLLING = """
+task: tiny_rolling
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{question}}{{choices[1]}}"
+metric_list: [{metric: bits_per_byte}]
+"""
+TASKS = {"tiny_choice": CHOICE, "tiny_generation": GENERATION, "tiny_rolling": ROLLING}
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +81,14 @@ def samples(url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm_eval")
     data = folder / "data.jsonl"
     data.write_text("\n".join(map(json.dumps, QUESTIONS)), encoding="utf-8")
-    for name, task in (("tiny_choice", CHOICE), ("tiny_generation", GENERATION)):
+    for name, task in TASKS.items():
         text = (SOURCE + task).replace("DATA", str(data))
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     model_args = f"model=tiny,base_url={url}/v1/completions,max_length={CONTEXT}"
     command = [
         *(sys.executable, "-m", "lm_eval", "--model", "local-completions"),
         *("--model_args", model_args, "--batch_size", "4", "--log_samples"),
-        *("--tasks", "tiny_choice,tiny_generation", "--include_path", str(folder)),
+        *("--tasks", ",".join(TASKS), "--include_path", str(folder)),
         *("--output_path", str(folder / "out")),
     ]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
@@ -91,28 +99,45 @@ def samples(url, tmp_path_factory):
     found = {}
     for path in folder.rglob("samples_*.jsonl"):
         logged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        found["choice" if "choice" in path.name else "generation"] = sorted(
-            logged, key=lambda sample: sample["doc_id"]
-        )
+        kind = next(name.removeprefix("tiny_") for name in TASKS if name in path.name)
+        found[kind] = sorted(logged, key=lambda sample: sample["doc_id"])
     return found
 
 
-def test_loglikelihoods_are_those_of_the_model(model, samples):
+def scorer(folder):
+    """A function of context and continuation: the log-probability, and whether it is greedy."""
     from kgpt import GPT, backend
 
-    gpt = GPT.from_pretrained(model)
+    gpt = GPT.from_pretrained(folder)
+
+    def logprobs_of(context, answer):
+        ids = np.array([[*context, *answer]], "int32")
+        logits = backend.to_host(gpt(ids))[0].astype("float64")[len(context) - 1 : -1]
+        logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        is_greedy = (logits.argmax(-1) == answer).all()
+        return logprobs[np.arange(len(answer)), answer].sum(), bool(is_greedy)
+
+    return logprobs_of
+
+
+def test_loglikelihoods_are_those_of_the_model(model, samples):
+    logprobs_of = scorer(model)
     assert len(samples["choice"]) == len(QUESTIONS)
     for question, sample in zip(QUESTIONS, samples["choice"], strict=True):
         context = list(question["question"].encode()) or [256]  # <|endoftext|> before nothing
         for choice, (logged, *_) in zip(question["choices"], sample["resps"], strict=True):
-            answer = list(choice.encode())
-            ids = np.array([[*context, *answer]], "int32")
-            logits = backend.to_host(gpt(ids))[0].astype("float64")[len(context) - 1 : -1]
-            logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-            expected = logprobs[np.arange(len(answer)), answer].sum()
-            is_greedy = (logits.argmax(-1) == answer).all()
+            expected, is_greedy = logprobs_of(context, list(choice.encode()))
             assert float(logged[0]) == pytest.approx(expected, abs=1e-3)
-            assert str(logged[1]) == str(bool(is_greedy))
+            assert str(logged[1]) == str(is_greedy)
+
+
+def test_rolling_loglikelihoods_are_those_of_the_model(model, samples):
+    logprobs_of = scorer(model)
+    assert len(samples["rolling"]) == len(QUESTIONS)
+    for question, sample in zip(QUESTIONS, samples["rolling"], strict=True):
+        text = f"{question['question']}{question['choices'][1]}".encode()
+        expected, _ = logprobs_of([256], list(text))
+        assert float(sample["resps"][0][0]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_generated_texts_are_those_of_the_model(url, samples):
