@@ -11,10 +11,11 @@ import numpy as np
 from kgpt.config import Config
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import DataError, UsageError
+from kgpt.lab.lineage import Lineage
 from kgpt.lab.novelty import Novelty, Span, longest_spans, novelty, separate_spans
 from kgpt.lab.passages import Place, TextSearch
 from kgpt.lab.suffix_array import Progress, open_suffix_arrays
-from kgpt.lab.windows import Window, Windows
+from kgpt.lab.windows import Window
 from kgpt.runs import Run
 
 OBJECTIVES = (None, "sft", "distill")  # those that learn the tokens of a prepared data set
@@ -123,7 +124,7 @@ class Tracer:
         self.tokenizer = self.data.tokenizer
         self.arrays = open_suffix_arrays(self.data, index, progress)
         self.texts = TextSearch(self.arrays, self.tokenizer)
-        self.windows = Windows(self.data, self.config)
+        self.windows = Lineage(run, self.data)
         self._documents = {split: self.data.document_offsets(split) for split in self.arrays}
 
     def trace(self, text: str, limit: int = 10) -> Trace:

@@ -15,6 +15,7 @@ from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, UsageError
 from kgpt.lab import suffix_array
+from kgpt.lab.lineage import Lineage
 from kgpt.lab.trace import Tracer
 from kgpt.lab.windows import Windows
 from kgpt.runs import Run, RunData
@@ -124,6 +125,22 @@ def test_windows_of_skipped_steps_are_not_seen_and_later_ones_earlier(tmp_path, 
                 moved = window.batch - 2 * (window.step - step)
                 expected.append(replace(window, step=step, batch=moved))
         assert windows.find(begin, begin + 9) == expected
+
+
+def test_a_fork_has_the_steps_of_its_parent_before_its_own(tmp_path, data):
+    make_run(tmp_path / "parent", data, batch_size=9, seed=1)
+    fork = make_run(tmp_path / "fork", data, batch_size=5, seed=2)
+    about = {"run": "run", "path": str(tmp_path / "parent" / "run"), "step": 10}
+    (fork.path / "parent.json").write_text(json.dumps(about))
+    own, before = Tracer(fork).windows, Lineage(Run(tmp_path / "parent" / "run"), data)
+    by_its_options = Windows(data, Config.load(str(fork.path / "run.yaml")))
+    for begin in range(0, 2000, 97):
+        early = [w for w in before.find(begin, begin + 9) if w.step <= 10]
+        late = [w for w in by_its_options.find(begin, begin + 9) if w.step > 10]
+        assert own.find(begin, begin + 9) == early + late
+    about["path"] = str(tmp_path / "gone")
+    (fork.path / "parent.json").write_text(json.dumps(about))
+    assert Lineage(fork, data).find(0, 9) == by_its_options.find(0, 9)
 
 
 def test_texts_are_found_however_they_are_tokenized(tmp_path, data):
