@@ -262,6 +262,7 @@ def run_scripts(page: Path) -> None:
             exec(code, namespace)
 
 
+@pytest.mark.portable
 @pytest.mark.backend
 def test_the_road_from_fit_to_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -95,6 +95,7 @@ def test_info_tells_the_step(run, capsys):
     assert provenance["val_loss"] == pytest.approx(3.7136, abs=1e-4)
 
 
+@pytest.mark.portable
 def test_training_resumes_with_the_recorded_losses(run):
     recorded = {row["step"]: row for row in run.metrics()}
     shutil.rmtree(run.checkpoint_path(20))

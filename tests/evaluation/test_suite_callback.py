@@ -37,6 +37,7 @@ def rows_of_a_run(tmp_path: Path, entry: str, steps: int) -> tuple[dict[int, Any
     return {row["step"]: row for row in run.metrics() if "val_loss" in row}, run
 
 
+@pytest.mark.portable
 @pytest.mark.backend
 def test_a_suite_at_each_validation_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     entry = f"name: docs, data: {tmp_path}/docs.jsonl, limit: 5"

@@ -74,6 +74,7 @@ def test_a_cached_prefix_is_of_one_adapter(generator, reference):
         assert completion.token_ids == reference(name, prompt, greedy())
 
 
+@pytest.mark.portable
 def test_searches_and_drafts_are_by_the_adapter(generator, base, folders):
     """Beam search, contrastive search and speculative decoding, as if the adapter were merged."""
     ids = [97, 98, 99, 97, 98, 99, 97, 98]

@@ -21,6 +21,7 @@ def folder(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("model"), noise=0.3, max_length=64)
 
 
+@pytest.mark.portable
 @pytest.mark.backend
 def test_seeded_answers_of_a_batch_replay_alone(folder):
     from kgpt.generation.generator import TextGenerator

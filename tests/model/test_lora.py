@@ -199,6 +199,7 @@ def test_merged_equals_unmerged_and_trains_whole(form, ids):
         kgpt.merge_lora(model)
 
 
+@pytest.mark.portable
 def test_text_is_generated_with_the_adapter():
     model = adapted("llama")
     kgpt.merge_lora(merged := adapted("llama"))

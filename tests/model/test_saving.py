@@ -41,6 +41,7 @@ def test_keras_file_round_trip(kind, ids, tmp_path):
     np.testing.assert_array_equal(run(again, ids), run(model, ids))
 
 
+@pytest.mark.portable
 def test_a_trained_keras_file_goes_on_training(tmp_path):
     """Compiled state, optimizer and dropout counter included: the next loss is the same."""
     from kgpt import AdamW
@@ -70,6 +71,7 @@ print(model.generate([1, 2], max_tokens=3, temperature=0), type(model.optimizer)
 """
 
 
+@pytest.mark.portable
 def test_a_keras_file_opens_in_a_fresh_process(tmp_path):
     from kgpt import AdamW
 

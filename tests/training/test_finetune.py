@@ -141,6 +141,7 @@ def test_dropout_may_differ_from_the_base_models(base, data):
     assert (task.config.model.dropout, task.config.model.num_layers) == (0.25, 2)
 
 
+@pytest.mark.portable
 @pytest.mark.backend
 def test_conversations_are_prepared_into_the_run_with_the_models_tokenizer(
     tmp_path, monkeypatch, capfd

@@ -87,6 +87,7 @@ def changed(config, key, value):
     return Config.parse(values)
 
 
+@pytest.mark.portable
 def test_what_may_change_is_said_and_trains_on(data, run):
     """All at once, which is one run: each change in a line, the steps counted on."""
     config = make_config(data, train=SHORT | LONGER)
