@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from kgpt.checkpoints.pretrained import load_config
 from kgpt.config import ServeConfig
 from kgpt.errors import KgptError
 from kgpt.generation.generator import TextGenerator
@@ -19,6 +21,7 @@ from kgpt.verification.case import Case
 from kgpt.verification.observation import Observation
 
 START_TIMEOUT_S = 120
+TEMPLATE_TOKENS = 40  # of a message, at most
 NUM_STRINGS = 200  # of the fuzzed, one request each
 
 
@@ -34,9 +37,19 @@ def observe_server(case: Case) -> Observation:
         strings = [{"text": text} for text in probe.strings[:NUM_STRINGS]]
         seen.string_ids = [_post(client, "/v1/tokenize", body)["ids"] for body in strings]
         if client.get("/tokenizer_info").json().get("chat_template"):
-            chats = [{"messages": chat} for chat in probe.chats]
+            longest = load_config(case.folder).max_length
+            fitting = itertools.takewhile(lambda chat: _most_tokens(chat) < longest, probe.chats)
+            chats = [{"messages": chat} for chat in fitting]
             seen.chat_ids = [_post(client, "/v1/tokenize", body)["ids"] for body in chats]
     return seen
+
+
+def _most_tokens(chat: list[dict[str, str]]) -> int:
+    """More than a conversation takes: one for each byte, and what a template adds to messages.
+
+    The server refuses one that is longer than the model's context.
+    """
+    return sum(len(message["content"].encode()) + TEMPLATE_TOKENS for message in chat)
 
 
 @contextlib.contextmanager
