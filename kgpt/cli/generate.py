@@ -91,10 +91,7 @@ def generate(
     _check_prompts(prompt, template, input_file, output_file)
     if num_samples < 1 or max_num_seqs < 1:
         raise UsageError("--num-samples and --max-num-seqs must be at least 1.")
-    if template is not None:
-        from kgpt.text.prompts import fill_template
-
-        prompt = fill_template(template, field or [])
+    prompt = _filled(template, field) if template is not None else prompt
     adapters = parse_adapters([adapter] if adapter else [])
     draft_folder = resolve_model(draft_model) if draft_model else None
     prompt = check_text(prompt or "", "The prompt")
@@ -127,6 +124,13 @@ def generate(
             structure |= {"receipt": json_lines}
             completions = engine.generate_batch(prompts, params, adapter=chosen, **structure)
             _print_completions(prompt, completions, json_lines)
+
+
+def _filled(template: str, fields: list[str] | None) -> str:
+    """The prompt that a template makes of fields, as name=value."""
+    from kgpt.text.prompts import fill_template
+
+    return fill_template(template, fields or [])
 
 
 def _check_prompts(

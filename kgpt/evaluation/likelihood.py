@@ -83,13 +83,21 @@ class ModelScorer:
 
     def _window_losses(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """(B,) weighted sums of the losses of targets (B, T)."""
-        hidden = self.model({HIDDEN_STATES_OF: inputs})  # (B, T, D)
-        hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))  # (M, D), M = B * T
-        flat, rows = ops.reshape(targets, (-1,)), hidden.shape[0]
-        parts = [slice(i, min(i + self.chunk, rows)) for i in range(0, rows, self.chunk)]
-        losses = [token_losses(self.model.unembed(hidden[p]), flat[p])[0] for p in parts]
-        by_row = ops.reshape(ops.concatenate(losses, axis=0), ops.shape(targets))
-        return ops.sum(by_row * weights, axis=1)
+        losses = losses_of_targets(self.model, inputs, targets, self.chunk)  # (B, T)
+        return ops.sum(losses * weights, axis=1)
+
+
+def losses_of_targets(
+    model: GPT, inputs: Any, targets: Tensor, chunk: int, training: bool = False
+) -> Tensor:
+    """(B, T) losses in nats of targets (B, T), with the logits of `chunk` tokens in memory."""
+    hidden = model({HIDDEN_STATES_OF: inputs}, training=training)  # (B, T, D)
+    hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))  # (M, D), M = B * T
+    flat, rows = ops.reshape(targets, (-1,)), hidden.shape[0]
+    parts = [slice(i, min(i + chunk, rows)) for i in range(0, rows, chunk)]
+    logits = (ops.cast(model.unembed(hidden[part]), "float32") for part in parts)
+    losses = [token_losses(some, flat[part])[0] for some, part in zip(logits, parts, strict=True)]
+    return ops.reshape(ops.concatenate(losses, axis=0), ops.shape(targets))
 
 
 def bucket_lengths(longest: int, context: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,12 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.checkpoints.pretrained import path_below
-from kgpt.lab.replay import Batch, Batches, Replay, replay, scratch_folder
-from kgpt.model.gpt import GPT
-from kgpt.model.hidden_state_loss import HIDDEN_STATES_OF
+from kgpt.evaluation.likelihood import losses_of_targets
+from kgpt.lab.replay import Batch, Batches, Replay, replay
 from kgpt.runs import Run
-from kgpt.training.losses import token_losses
 from kgpt.training.optimizers import unwrap_optimizer
 from kgpt.training.stored_weights import gpt_of
-
-CHUNK = 4096  # tokens whose logits are in memory at a time
+from kgpt.training.task import loss_chunk
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def inspect_step(run: Run, step: int) -> InspectedStep:
     state = replay(run, step)
     batches = state.batches()
     tokens = _token_losses(state, batches)
-    with scratch_folder() as scratch:
+    with tempfile.TemporaryDirectory(prefix="kgpt-inspect-") as scratch:
         state.save(Path(scratch) / "state")
         row = state.train(Batches(batches))
         state.load(Path(scratch) / "state")
@@ -106,7 +104,13 @@ def _ids(batch: Batch) -> list[list[int]]:
 def _token_losses(state: Replay, batches: Sequence[Batch]) -> list[TokenLoss]:
     """The loss of each target that counts, with the dropout that the step is about to draw."""
     model = gpt_of(state.model)
-    count, compute = model.dropout_key.count, backend.jit(_losses_of(model), model.variables)
+    chunk = loss_chunk(state.task.config)
+
+    def losses_in_training(ids: Any, targets: Any) -> Any:
+        return losses_of_targets(model, ids, targets, chunk, training=True)
+
+    compute = backend.jit(backend.without_gradient(losses_in_training), model.variables)
+    count = model.dropout_key.count
     drawn = np.array(backend.to_host(count))  # a copy: on a CPU it is a view
     found: list[TokenLoss] = []
     first = 0
@@ -123,21 +127,6 @@ def _token_losses(state: Replay, batches: Sequence[Batch]) -> list[TokenLoss]:
         first += len(targets)
     count.assign(drawn)
     return found
-
-
-def _losses_of(model: GPT) -> Callable[[Any, Any], Any]:
-    """A function of ids and targets (B, T): the losses (B, T) in training."""
-
-    def compute(ids: Any, targets: Any) -> Any:
-        hidden = model({HIDDEN_STATES_OF: ids}, training=True)
-        hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))  # (M, D)
-        flat = ops.reshape(targets, (-1,))  # (M,)
-        parts = [slice(i, i + CHUNK) for i in range(0, hidden.shape[0], CHUNK)]
-        logits = (ops.cast(model.unembed(hidden[part]), "float32") for part in parts)
-        losses = [token_losses(some, flat[p])[0] for some, p in zip(logits, parts, strict=True)]
-        return ops.reshape(ops.concatenate(losses, axis=0), ops.shape(targets))
-
-    return backend.without_gradient(compute)
 
 
 def _gradient_norms(state: Replay, batches: Sequence[Batch]) -> dict[str, float]:

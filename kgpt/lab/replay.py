@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from kgpt.training.callbacks.metrics_logger import read_step
 from kgpt.training.callbacks.step_callback import Logs, StepCallback
 from kgpt.training.checkpoint import copy_state, load_checkpoint, verify, write_checkpoint
 from kgpt.training.pretraining import TokenDatasetTask
-from kgpt.training.schedule import LRSchedule
+from kgpt.training.schedule import make_schedule
 from kgpt.training.task import make_task
 
 Batch = tuple[Any, ...]
@@ -74,14 +73,7 @@ class Replay:
 
     def train(self, batches: keras.utils.PyDataset) -> dict[str, float]:
         """Train on batches with the run's learning rates; returns what a run logs of the last."""
-        config, last = self.task.config.train, LastStep()
-        schedule = LRSchedule(
-            config.learning_rate,
-            config.warmup_steps,
-            config.decay_steps or config.max_steps,
-            config.min_learning_rate,
-            config.schedule,
-        )
+        schedule, last = make_schedule(self.task.config.train), LastStep()
         self.model.fit(batches, callbacks=[schedule, last], shuffle=False, verbose=0)
         return last.values
 
@@ -142,8 +134,3 @@ class _First(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> Batch:
         batch: Batch = self.dataset[index]
         return batch
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """Where a state is kept while the model is trained on."""
-    return tempfile.TemporaryDirectory(prefix="kgpt-replay-")

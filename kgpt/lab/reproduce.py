@@ -70,8 +70,8 @@ def changes_since(run: Run) -> dict[str, Any]:
         )
     changes = environment_changes(starts[0], environment())
     for start in starts[1:]:
-        for name, (_, later) in environment_changes(starts[0], start).items():
-            changes[f"{name}, when it was resumed"] = starts[0].get(name), later
+        for name, change in environment_changes(starts[0], start).items():
+            changes[f"{name}, when it was resumed"] = change
     recorded, folder = run.data(), run.data_path()
     if recorded is not None and folder is not None:
         now = TokenDataset(folder).manifest.content_sha256

@@ -43,12 +43,14 @@ def begin(run: Run, point: ResumePoint, config: Config) -> None:
     """
     if point.parent is None:
         if point.checkpoint is None:
-            (run.path / "parent.json").unlink(missing_ok=True)
+            for name in ("parent.json", "environment.jsonl"):
+                (run.path / name).unlink(missing_ok=True)
         run.truncate_after(point.step)
         run.write_config(config.to_yaml())
         return
     write_json(run.path / "parent.json", point.parent.model_dump())
     run.write_config(config.to_yaml())
+    (run.path / "environment.jsonl").unlink(missing_ok=True)
     for name in ("metrics.jsonl", "samples.jsonl", "completions.jsonl"):
         (run.path / name).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):

@@ -62,10 +62,14 @@ class TokenDatasetTask(Task):
             source_batch=self._source_batch,
         )
 
+    @cached_property
+    def _skipped_steps(self) -> SkippedSteps:
+        return SkippedSteps(self.config.train.skip_steps)
+
     def _source_batch(self, number: int) -> int:
         """The number of a batch without the steps that are skipped."""
         step, within = divmod(number, self.config.train.grad_accumulation)
-        step = SkippedSteps(self.config.train.skip_steps).data_step(step + 1) - 1
+        step = self._skipped_steps.data_step(step + 1) - 1
         return step * self.config.train.grad_accumulation + within
 
     def validation(self, status: StatusWriter) -> Validation:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from kgpt import backend
 from kgpt.backend import keras_internals
+from kgpt.config import TrainConfig
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.optimizers import unwrap_optimizer
 
@@ -60,6 +61,17 @@ class LRSchedule(StepCallback):
     def on_step_begin(self, step: int) -> None:
         rate = keras_internals.learning_rate(unwrap_optimizer(self.model.optimizer))
         backend.assign_optimizer_var(self.model, rate, self.at(step - 1))
+
+
+def make_schedule(config: TrainConfig) -> LRSchedule:
+    """The schedule of a configuration."""
+    return LRSchedule(
+        config.learning_rate,
+        config.warmup_steps,
+        config.decay_steps or config.max_steps,
+        config.min_learning_rate,
+        config.schedule,
+    )
 
 
 class WarmupCosine(LRSchedule):

@@ -21,7 +21,6 @@ from kgpt.config import Config, SkippedSteps
 from kgpt.errors import KgptError
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
-from kgpt.training import fork
 from kgpt.training.callbacks.callback_list import CallbackList
 from kgpt.training.callbacks.checkpointing import CheckpointSaver
 from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
@@ -33,10 +32,10 @@ from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.callbacks.trackers import make_trackers
 from kgpt.training.environment import environment
-from kgpt.training.fork import find_fork_point
+from kgpt.training.fork import begin, find_fork_point
 from kgpt.training.hardware import HardwareMonitor
 from kgpt.training.resume import ResumePoint, check_config, check_data, find_resume_point
-from kgpt.training.schedule import LRSchedule
+from kgpt.training.schedule import LRSchedule, make_schedule
 from kgpt.training.task import Task
 
 MoreCallbacks = Callable[[Task, StatusWriter], Sequence[StepCallback]]
@@ -167,7 +166,7 @@ def _train(
 ) -> TrainResult:
     config, model = task.config, task.build_model()
     point.load(model, task.stored_weights)
-    fork.begin(run, point, config)
+    begin(run, point, config)
     run.write_data(task.describe_data())
     run.append("environment", {"step": point.step} | environment())
     for line in (*point.notes, summary(task, status), *warnings(config)):
@@ -224,13 +223,7 @@ def make_callbacks(
         cleanup.callback(tracker.close)
     history = [row["val_loss"] for row in run.metrics() if "val_loss" in row]
     return RunCallbacks(
-        schedule=LRSchedule(
-            tc.learning_rate,
-            tc.warmup_steps,
-            tc.decay_steps or tc.max_steps,
-            tc.min_learning_rate,
-            tc.schedule,
-        ),
+        schedule=make_schedule(tc),
         stop_on_nan=stop_on_nan,
         validation=task.validation(status) if tc.eval_every else None,
         of_task=task.callbacks(status),

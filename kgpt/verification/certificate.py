@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import kgpt
 from kgpt.checkpoints.peft_format import base_folder
 from kgpt.files import sha256
 from kgpt.verification.bounds import BOUNDS
 from kgpt.verification.checks import Check
+from kgpt.versions import installed_versions
 
 HASHED = (
     "config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
@@ -71,16 +70,11 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """The certificate as JSON values, with the versions and the bounds that it holds for."""
-        packages = ("keras", "numpy", "tokenizers")
         return {
             "model": self.model,
             "passed": self.passed,
             "hashes": self.hashes,
-            "versions": {
-                "kgpt": kgpt.__version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in packages},
-            },
+            "versions": installed_versions("keras", "numpy", "tokenizers"),
             "machine": platform.platform(),
             "probe": self.probe,
             "bounds": {name: asdict(bounds) for name, bounds in BOUNDS.items()},

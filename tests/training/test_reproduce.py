@@ -55,6 +55,9 @@ def test_what_differs_here_is_said(run, monkeypatch):
     assert changes_since(run) == {
         "keras": (start["versions"]["keras"], "9"), "device": (start["device"], "gpu (H100)"),
     }  # fmt: skip
+    run.append("environment", {**start, "step": 2, "versions": {**start["versions"], "keras": "8"}})
+    changed = changes_since(run)["keras, when it was resumed"]
+    assert changed == (start["versions"]["keras"], "8")
     (run.path / "environment.jsonl").unlink()
     with pytest.raises(RunError, match="does not say where it was trained"):
         reproduction.changes_since(run)
