@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from kgpt import backend
 from kgpt.errors import RunError
 from kgpt.lab import reproduce as reproduction
 from kgpt.lab.reproduce import changes_since, compare_losses
-from kgpt.runs import new_run
+from kgpt.runs import new_run, parent_of
 from tests.cli.running import kgpt
 from tests.training.tiny_runs import DROPOUT, Trained, make_config
 
@@ -45,6 +46,16 @@ def test_losses_that_differ_are_found(run, data):
     assert compare_losses(run, changed).max_difference == pytest.approx(0.5)
     assert compare_losses(run, other).first_difference == 1
     assert not compare_losses(run, new_run("nothing")).is_equal
+
+
+def test_what_a_failed_start_has_left_is_not_of_the_run(data):
+    left = new_run("again")
+    left.path.mkdir(parents=True)
+    left.append("environment", {"step": 0, "backend": "another"})
+    (left.path / "parent.json").write_text('{"run": "x", "path": "/x", "step": 1}')
+    run = Trained(make_config(data, train=SHORT), "again").run
+    assert parent_of(run) is None
+    assert [start["backend"] for start in run.environments()] == [backend.name]
 
 
 def test_what_differs_here_is_said(run, monkeypatch):
