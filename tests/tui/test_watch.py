@@ -104,12 +104,13 @@ def test_nothing_is_updated_while_the_app_closes(tmp_path, monkeypatch):
 
     def gone(board):
         asked.append(board.screen)
+        monkeypatch.setattr(board.screen, "update_view", lambda: drawn.append(board))
         board.screen.update_if_visible()
 
     monkeypatch.setattr(ChartBoard, "on_unmount", gone, raising=False)
 
     async def script(app, pilot, screen, run):
-        monkeypatch.setattr(screen, "update_view", lambda: drawn.append(app))
+        pass
 
     watch(script, tmp_path)
     assert asked and not drawn
