@@ -28,6 +28,7 @@ def compare(
     axis: Literal["step", "tokens", "time", "flops"] = "step",
     smoothing: float = 0.0,
     html: str | None = None,
+    png: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Several runs side by side: where their configurations differ, and their curves.
@@ -44,10 +45,13 @@ def compare(
         The weight of the moving average, from 0 to below 1, as in TensorBoard.
     html
         Also write the comparison to this file, which needs no other.
+    png
+        Also draw the curves to this file (extra `plots`).
     json_
         Print one JSON object.
     """
     from kgpt.lab.compare import compare as compare_runs
+    from kgpt.lab.compare_figure import write_figure
     from kgpt.lab.compare_page import write_page
 
     if len(runs) < 2:
@@ -55,6 +59,8 @@ def compare(
     comparison = compare_runs([find_run(name) for name in runs], metric, axis, smoothing)
     if html is not None:
         write_page(comparison, Path(html))
+    if png is not None:
+        write_figure(comparison, Path(png))
     if json_:
         print(json.dumps(asdict(comparison), ensure_ascii=False))
         return

@@ -9,8 +9,8 @@ from pathlib import Path
 from kgpt.files import os_errors_as_kgpt, write_text
 from kgpt.formatting import NONE, count, number
 from kgpt.lab.compare import AXIS_LABELS, Comparison, Curve
+from kgpt.lab.figures import color
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 860, 420, 70, 40, 12
 TICKS = 5
 STYLE = """
@@ -36,7 +36,7 @@ def page(comparison: Comparison) -> str:
     names = [summary.run for summary in comparison.runs]
     title = f"{comparison.metric}: {', '.join(names)}"
     heads = [
-        f'<span class="key" style="background:{_color(i)}"></span>{escape(name)}'
+        f'<span class="key" style="background:{color(i)}"></span>{escape(name)}'
         for i, name in enumerate(names)
     ]
     summary = [
@@ -83,7 +83,7 @@ def _svg(comparison: Comparison) -> str:
             f'<text x="{scale.x(x)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
             f"{count(x)}</text>",
         ]
-    parts += [_paths(curve, scale, _color(i)) for i, curve in enumerate(comparison.curves)]
+    parts += [_paths(curve, scale, color(i)) for i, curve in enumerate(comparison.curves)]
     label = AXIS_LABELS[comparison.axis]
     parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 4}" text-anchor="middle">{label}</text>')
     return f'<svg viewBox="0 0 {WIDTH + 30} {HEIGHT}" role="img">\n' + "\n".join(parts) + "\n</svg>"
@@ -104,15 +104,11 @@ class _Scale:
         return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
 
 
-def _paths(curve: Curve, scale: _Scale, color: str) -> str:
+def _paths(curve: Curve, scale: _Scale, stroke: str) -> str:
     kinds = [("raw", curve.raw), ("line", curve.y)] if curve.y != curve.raw else [("line", curve.y)]
     paths = []
     for kind, values in kinds:
         points = [f"{scale.x(x)} {scale.y(y)}" for x, y in zip(curve.x, values, strict=True)]
         if points:
-            paths.append(f'<path class="{kind}" stroke="{color}" d="M{" L".join(points)}"/>')
+            paths.append(f'<path class="{kind}" stroke="{stroke}" d="M{" L".join(points)}"/>')
     return "".join(paths)
-
-
-def _color(index: int) -> str:
-    return COLORS[index % len(COLORS)]

@@ -1,6 +1,8 @@
 """Runs are compared on their configurations, and on curves over several axes."""
 
 import re
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from kgpt.config import Config
 from kgpt.errors import UsageError
 from kgpt.lab.compare import compare, smooth
+from kgpt.lab.compare_figure import write_figure
 from kgpt.lab.compare_page import page
+from kgpt.lab.figures import save_png
 from kgpt.lab.terminal_plot import BLANK, plot
 from kgpt.runs import Run, RunStatus
 
@@ -83,6 +87,26 @@ def test_the_page_names_every_run_and_loads_nothing(runs):
     lines = [attributes["d"] for tag, attributes in tags if tag == "path"]
     assert len(lines) == 4 and all(line.count("L") == 2 for line in lines)
     assert "&lt;two&gt;" in html and "train.learning_rate" in html
+
+
+def test_the_figure_is_a_png_that_names_every_run(runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("kgpt.lab.compare_figure.save_png", lambda axes, _: drawn.append(axes))
+    comparison = compare(runs, smoothing=0.5)
+    names = [replace(comparison.curves[0], run="_$a$"), comparison.curves[1]]
+    write_figure(replace(comparison, curves=names), tmp_path / "unused")
+    (axes,) = drawn
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [r" _\$a\$", "<two>"]
+    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [names[0].raw, names[0].y]
+    assert "matplotlib.pyplot" not in sys.modules
+    save_png(axes, tmp_path / "new" / "figure.png")
+    assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_without_matplotlib_names_the_extra(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match=re.escape("kgpt[plots]")):
+        write_figure(compare(runs), tmp_path / "figure.png")
 
 
 def test_a_falling_line_goes_from_the_upper_left_to_the_lower_right():
