@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
-from kgpt.cli.options import MemoryFraction
+from kgpt.cli.options import MemoryFraction, StrictInt
 from kgpt.config import (
     PREFERENCE_OBJECTIVES,
     Config,
@@ -37,6 +38,7 @@ FLAGS = (
     "--resume",
     "--from",
     "--skip-steps",
+    "--stop-at",
     "--memory-fraction",
     "--quiet",
     "--debug",
@@ -51,6 +53,7 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     fork_of: Annotated[str | None, Parameter(name="--from")] = None,
     skip_steps: str | None = None,
+    stop_at: Annotated[StrictInt | None, Parameter(validator=Number(gte=1))] = None,
     memory_fraction: MemoryFraction = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -73,6 +76,9 @@ def train(
         change.
     skip_steps
         Leave out the data of these steps, such as 1200-1230; the same as --train.skip-steps.
+    stop_at
+        Save and stop after this step. The schedule stays that of train.max_steps, so the run can be
+        resumed as if it had never stopped.
     quiet
         Print nothing.
     """
@@ -95,7 +101,9 @@ def train(
         directory, resolved = named_run(run, config), Config.load(config or "", changes)
     if resolved.data.dir is None:
         raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
-    return run_training(resolved, directory, resume, quiet, memory_fraction, fork_of=fork_of)
+    return run_training(
+        resolved, directory, resume, quiet, memory_fraction, fork_of=fork_of, stop_at=stop_at
+    )
 
 
 def split_flags(config: str | None, overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -132,6 +140,7 @@ def run_training(
     memory_fraction: float | None = None,
     prepare: Callable[[Console], Config] | None = None,
     fork_of: str | None = None,
+    stop_at: int | None = None,
 ) -> int:
     """Train in this process; returns the exit code.
 
@@ -139,6 +148,7 @@ def run_training(
         prepare: makes what is in the run's directory before training, and returns the
             configuration with it; called with the console, once the run is locked.
         fork_of: the checkpoint that a new run goes on from.
+        stop_at: the step after which it is saved and stopped; None for the last one.
     """
     prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
@@ -160,7 +170,7 @@ def run_training(
 
             console.quiet = quiet
             task = make_task(prepare(console) if prepare else config)
-            result = fit(task, run, resume, console, quiet, fork_of, more_callbacks=_suite_callback)
+            result = fit(task, run, resume, console, quiet, fork_of, _suite_callback, stop_at)
     finally:
         run.unlock()
     return 130 if result.interrupted else 0

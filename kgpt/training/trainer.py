@@ -89,6 +89,7 @@ def train(
     quiet: bool = False,
     fork_of: str | None = None,
     more_callbacks: MoreCallbacks = lambda *_: (),
+    stop_at: int | None = None,
 ) -> TrainResult:
     """Train what `task` says in the run directory `run`, which the caller has locked.
 
@@ -100,6 +101,7 @@ def train(
         fork_of: for a new run, the checkpoint of another run that it goes on from, such as
             `demo@1000`; what may be changed may differ, and the data set as well.
         more_callbacks: makes callbacks that run after the task's own; see `Task.callbacks`.
+        stop_at: save and stop after this step; the schedule is that of all steps.
 
     Raises:
         RunError, CheckpointError, DataError: the run cannot be resumed or forked with this
@@ -107,7 +109,9 @@ def train(
         OutOfMemoryError: the model or its batches do not fit.
     """
     point = _starting_point(task, run, resume, fork_of)
-    if point.checkpoint is not None and point.step >= task.config.train.max_steps:
+    if point.checkpoint is not None and point.step >= min(
+        task.config.train.max_steps, stop_at or math.inf
+    ):
         return _nothing_to_do(task.config, run, point, console, quiet)
     platform, device = backend.device()
     before = run.status().before_resume() if resume else {}
@@ -115,7 +119,7 @@ def train(
     with ProgressReporter(console, status, run.log, quiet) as reporter:
         try:
             with out_of_memory_as_kgpt(LESS_MEMORY):
-                return _train(task, run, point, status, reporter, more_callbacks)
+                return _train(task, run, point, status, reporter, more_callbacks, stop_at)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
             status.end(status.status.state_before_resume or "failed", message)
@@ -145,12 +149,13 @@ def _starting_point(task: Task, run: Run, resume: bool, fork_of: str | None) -> 
 def _nothing_to_do(
     config: Config, run: Run, point: ResumePoint, console: Console, quiet: bool
 ) -> TrainResult:
-    """Say that all steps are made, and leave the run as it is."""
+    """Say that all steps that are asked for are made, and leave the run as it is."""
     run.undo_starting()
     if not quiet:
+        limit = "--train.max-steps" if point.step >= config.train.max_steps else "--stop-at"
         console.print(
             f"nothing to do: the run {run.name} has {point.step} of {config.train.max_steps} "
-            "steps; raise --train.max-steps to train it longer",
+            f"steps; raise {limit} to train it longer",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
     return TrainResult(run.status().state, point.step, point.best_val_loss)
@@ -163,6 +168,7 @@ def _train(
     status: StatusWriter,
     reporter: ProgressReporter,
     more_callbacks: MoreCallbacks,
+    stop_at: int | None,
 ) -> TrainResult:
     config, model = task.config, task.build_model()
     point.load(model, task.stored_weights)
@@ -174,6 +180,7 @@ def _train(
     status.update(state_before_resume=None)
     with contextlib.ExitStack() as cleanup:
         callbacks = make_callbacks(task, run, status, reporter, point, cleanup)
+        callbacks.control.stop_at = stop_at if stop_at != config.train.max_steps else None
         callbacks.of_task = [*callbacks.of_task, *more_callbacks(task, status)]
         batches = task.batches(model, point.step)
         if task.prefetches:

@@ -11,7 +11,7 @@ from kgpt.cli import main
 from kgpt.runs import Run, find_run, resolve_model
 from kgpt.training import pretraining, trainer
 from tests.training.children import start
-from tests.training.tiny_runs import Trained, make_config
+from tests.training.tiny_runs import DROPOUT, Trained, make_config
 
 pytestmark = [pytest.mark.backend, pytest.mark.portable]
 
@@ -58,6 +58,24 @@ def test_early_stopping_ends_a_run(data):
     stopped = Trained(make_config(data, train=train))
     assert stopped.outcome.step < 50
     assert stopped.run.checkpoint_steps()[-1] == stopped.outcome.step
+
+
+def test_stopped_at_a_step_and_resumed_it_equals_a_run_that_never_stopped(data):
+    """Checkpoint, losses and the schedule; stopped between two checkpoints, and stopped again."""
+    config = make_config(
+        data, train={"checkpoint_every": 4, "eval_every": 2}, model=DROPOUT["model"]
+    )
+    whole = Trained(config, "whole")
+    first = Trained(config, "paused", stop_at=3)
+    assert (first.outcome.state, first.outcome.step, first.run.status().total_steps) == (
+        "stopped", 3, 6,
+    )  # fmt: skip
+    again = Trained(config, "paused", resume=True, stop_at=3)
+    assert "the run paused has 3 of 6 steps; raise --stop-at" in again.shown
+    last = Trained(config, "paused", resume=True, stop_at=6)
+    assert last.outcome.state == "finished" and last.losses == whole.losses
+    lowest = [trained.outcome.best_val_loss for trained in (last, whole)]
+    assert lowest[0] == lowest[1] is not None
 
 
 def test_samples_with_averaged_weights_leave_the_weights_alone(data):

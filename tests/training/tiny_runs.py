@@ -32,7 +32,9 @@ def make_config(data: Path, /, **changes) -> Config:
 class Trained:
     """A run that was trained in this process: its directory, its outcome, what was shown."""
 
-    def __init__(self, config: Config, name="run", resume=False, quiet=False, fork_of=None):
+    def __init__(
+        self, config: Config, name="run", resume=False, quiet=False, fork_of=None, stop_at=None
+    ):
         from kgpt.training.task import make_task
         from kgpt.training.trainer import train
 
@@ -41,7 +43,8 @@ class Trained:
         self.output = io.StringIO()
         console = Console(file=self.output, width=200)
         self.task = make_task(config)
-        self.outcome = train(self.task, self.run, resume, console, quiet, fork_of)
+        options = {"fork_of": fork_of, "stop_at": stop_at}
+        self.outcome = train(self.task, self.run, resume, console, quiet, **options)
 
     @property
     def losses(self) -> dict[int, float]:

@@ -24,7 +24,9 @@ class RunControl(StepCallback):
     `KeyboardInterrupt` at once.
 
     Attributes:
-        stopped: why training ended early: "command", a signal's name, or None if it did not.
+        stop_at: save and stop after this step; None for the last one.
+        stopped: why training ended early: "command", "step", a signal's name, or None if it did
+            not.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class RunControl(StepCallback):
     ):
         super().__init__()
         self.run, self.checkpoints, self.samples, self.status = run, checkpoints, samples, status
+        self.stop_at: int | None = None
         self.stopped: str | None = None
         self._old_handlers: dict[int, Any] = {}
 
@@ -52,6 +55,8 @@ class RunControl(StepCallback):
 
     def on_step_end(self, step: int, logs: Logs) -> None:
         self._poll_commands(step)
+        if step == self.stop_at and not self.model.stop_training:
+            self.stopped = self.stopped or "step"
         if self.stopped:
             self.checkpoints.save(step)
             self.model.stop_training = True
