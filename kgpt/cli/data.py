@@ -53,8 +53,9 @@ def prepare(
     Parameters
     ----------
     sources
-        .txt, .md, .jsonl, .json, .csv and .parquet files, also gzipped; folders; globs; - for
-        standard input; hf:owner/name for a data set of the Hugging Face Hub. Rows are texts, or
+        .txt, .md, .jsonl, .json, .csv and .parquet files, also gzipped; folders; globs; these at an
+        address (s3://, gs://, hf://, https://); - for standard input; hf:owner/name for a data set
+        of the Hugging Face Hub. Rows are texts, or
         conversations in the format of OpenAI (messages), ShareGPT (conversations), Alpaca
         (instruction, input, output), or prompt and completion; their text and loss mask follow
         the chat template of the tokenizer.

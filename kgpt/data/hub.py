@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kgpt.errors import DataError, UsageError
 from kgpt.files import os_errors_as_kgpt
 
-PREFIXES = ("hf:", "hf://datasets/")  # the longer one is how huggingface_hub writes a path
+PREFIX, ADDRESS = "hf:", "hf://datasets/"  # the longer one is how huggingface_hub writes a path
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,12 @@ def hub_name(source: str) -> str | None:
 
     >>> hub_name("hf:karpathy/tiny_shakespeare"), hub_name("hf://datasets/a/b"), hub_name("a/b")
     ('karpathy/tiny_shakespeare', 'a/b', None)
+    >>> hub_name("hf://datasets/a/b/train.jsonl")  # a file in its repository
     """
-    prefix = max((p for p in PREFIXES if source.startswith(p)), key=len, default=None)
-    return None if prefix is None else source[len(prefix) :]
+    if source.startswith("hf://"):
+        name = source.removeprefix(ADDRESS)
+        return name if name != source and len(PurePosixPath(name).parts) <= 2 else None
+    return source[len(PREFIX) :] if source.startswith(PREFIX) else None
 
 
 def write_parquet(name: str, options: HubOptions, folder: Path) -> Path:

@@ -1,6 +1,7 @@
-"""Find the files that sources name: files, gzipped or not, folders, globs, standard input, the Hub.
+"""Find the files that sources name: paths, folders, globs, addresses, standard input, the Hub.
 
-Gzipped files and files in another encoding than UTF-8 are first written to a temporary file.
+Gzipped and remote files, and those in another encoding than UTF-8, are first written to a temporary
+file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from kgpt.data.encodings import check_encoding, detect_encoding, open_file, transcode
 from kgpt.data.hub import HubOptions, hub_name, write_parquet
 from kgpt.data.invalid_rows import InvalidRows
+from kgpt.data.remote import fetch, find_remote, is_remote, name_of, shown_address
 from kgpt.data.rows import ROW_FORMATS, Row, read_rows
 from kgpt.errors import DataError, UsageError
 from kgpt.files import os_errors_as_kgpt
@@ -31,8 +33,8 @@ class SourceFiles:
     """The files of a list of sources, in a fixed order; iterated, each with its name.
 
     Args:
-        sources: files, folders, globs, "-" for standard input, or "hf:owner/name" for a data set
-            of the Hugging Face Hub.
+        sources: files, folders and globs, also at an address (s3://, gs://, hf://, https://), "-"
+            for standard input, or "hf:owner/name" for a data set of the Hugging Face Hub.
         encoding: of all text files; None detects it for each.
         hub: what is loaded of a data set of the Hub.
 
@@ -78,9 +80,23 @@ class SourceFiles:
             folder = Path(tempfile.mkdtemp(dir=self._spool.name))
             self.files.append(write_parquet(hub, self._hub, folder))
             return
+        if is_remote(source):
+            for address in _find_remote(source):
+                self._read(self._fetched(address), shown_address(address))
+            return
         for path in _expand(source):
-            self.names.append(str(path))
-            self.files.append(self._as_utf8(self._decompress(path), str(path)))
+            self._read(path, str(path))
+
+    def _read(self, path: Path, name: str) -> None:
+        self.names.append(name)
+        self.files.append(self._as_utf8(self._decompress(path), name))
+
+    def _fetched(self, address: str) -> Path:
+        """A temporary copy of a remote file."""
+        target = Path(tempfile.mkdtemp(dir=self._spool.name)) / name_of(address)
+        with os_errors_as_kgpt(f"copy {shown_address(address)} into {self._spool.name}"):
+            fetch(address, target)
+        return target
 
     def _decompress(self, path: Path) -> Path:
         """`path` itself, or a temporary file with the contents of a gzipped file or stdin."""
@@ -128,6 +144,20 @@ def format_of(file: Path) -> str:
     return suffixes[-1][1:] if suffixes and suffixes[-1] in SUFFIXES else ""
 
 
+def _find_remote(source: str) -> list[str]:
+    """The addresses of the files that a source names."""
+    addresses = find_remote(source, lambda name: bool(format_of(Path(name))))
+    for address in addresses:
+        if not format_of(Path(name_of(address))):
+            raise _unknown_format(shown_address(address))
+    return addresses
+
+
+def _unknown_format(name: str) -> UsageError:
+    known = ", ".join(SUFFIXES)
+    return UsageError(f"kgpt cannot read {name}; it reads {known}, and these gzipped.")
+
+
 def _expand(source: str) -> list[Path]:
     """The files that a source names; Path("-") for standard input."""
     if source == "-":
@@ -140,6 +170,5 @@ def _expand(source: str) -> list[Path]:
         raise UsageError(f"{source} does not exist; name a file, a folder, a glob or '-'.")
     for file in paths:
         if file.is_file() and not format_of(file):
-            known = ", ".join(SUFFIXES)
-            raise UsageError(f"kgpt cannot read {file}; it reads {known}, and these gzipped.")
+            raise _unknown_format(str(file))
     return [file for file in paths if file.is_file()]

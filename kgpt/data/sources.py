@@ -46,8 +46,7 @@ class Corpus:
     """The documents of a list of sources, in a fixed order.
 
     Args:
-        sources: files, folders, globs, "-" for standard input, or "hf:owner/name" for a data set
-            of the Hugging Face Hub.
+        sources: see `SourceFiles`.
         text_field: the field or column of rows with the text. A row without it may be a
             conversation: see `kgpt.conversations`.
         separator: string between documents in .txt and .md files; None: one document a file.

@@ -45,9 +45,10 @@ def test_get_offline_is_one_sentence(monkeypatch, capsys):
         "http://127.0.0.1:9/x", source.sha256, source.path, "set", "char", source.preset
     )
     monkeypatch.setitem(download.DOWNLOADS, "shakespeare", nowhere)
+    monkeypatch.setattr("kgpt.data.remote.WAIT_S", 0)
     code, _, error = kgpt(capsys, "data", "get", "shakespeare")
     assert code == 1
-    assert "cannot be reached" in error and "data/shakespeare.txt" in error
+    assert "cannot be read" in error and "data/shakespeare.txt" in error
 
 
 def test_a_reader_that_leaves_early_causes_no_noise(data):

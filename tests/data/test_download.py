@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from kgpt.data import remote
 from kgpt.data.download import DOWNLOADS, Download, download
 from kgpt.errors import DataError
 
@@ -29,6 +30,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting(monkeypatch):
+    monkeypatch.setattr(remote, "WAIT_S", 0)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +71,17 @@ def test_a_changed_copy_is_fetched_anew(server, tmp_path):
 
 
 def test_another_text_than_expected_is_refused(server, tmp_path):
-    with pytest.raises(DataError, match=r"did not give the expected text .*; try again"):
+    with pytest.raises(DataError, match=r"has not the expected bytes .*: try again"):
         download(source(f"{server}/text", tmp_path, sha256="0" * 64), nothing)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", ["/broken", "/missing"])
-def test_a_failed_transfer_leaves_nothing(server, tmp_path, path):
-    with pytest.raises(DataError, match="cannot be reached .*; check the network"):
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [("/broken", "cannot be read .*; check the network"), ("/missing", "does not exist")],
+)
+def test_a_failed_transfer_leaves_nothing(server, tmp_path, path, sentence):
+    with pytest.raises(DataError, match=sentence):
         download(source(f"{server}{path}", tmp_path), nothing)
     assert not list(tmp_path.iterdir())
 
@@ -84,7 +93,7 @@ def test_offline_is_one_sentence_with_the_remedy(tmp_path):
     with pytest.raises(DataError) as caught:
         download(source(f"http://127.0.0.1:{port}/text", tmp_path), nothing)
     sentence = str(caught.value)
-    assert "check the network, or save the text as" in sentence
+    assert "check the network and the address; or save the text as" in sentence
     assert str(tmp_path / "text.txt") in sentence
     assert "\n" not in sentence
 
