@@ -48,6 +48,13 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     sync_model_state    bring a model's variables up to date during `fit`
     read_optimizer_var  read an optimizer variable during `fit`
     assign_optimizer_var    assign an optimizer variable during `fit`
+    distribution        many devices and processes, each of these a function of it:
+        distribute          spread the models made from now on over a mesh of devices
+        batch_shards        among how many devices a batch is divided
+        constrain           how a tensor is sharded over the mesh
+        place_shards, assign_shards     put on each device its shard of an array
+        gather              an array sharded over processes, whole in each
+        process_index, process_count, is_primary    this process in its group
 """
 
 import importlib
@@ -109,6 +116,7 @@ JIT_TRAINING = _chosen.JIT_TRAINING
 sync_model_state = _chosen.sync_model_state
 read_optimizer_var = _chosen.read_optimizer_var
 assign_optimizer_var = _chosen.assign_optimizer_var
+distribution = _chosen.distribution
 
 if fraction := memory_fraction():  # before the first tensor
     limit_memory(fraction)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgpt.backend import keras_internals
+from kgpt.backend import jax_distribution, keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.jax_attention import causal_attention as causal_attention
@@ -32,6 +32,7 @@ remat = jax.checkpoint
 custom_gradient = jax.custom_gradient
 cond = ops.cond
 device_scope = keras.device
+distribution = jax_distribution
 JIT_TRAINING = True  # the default of `compile(jit_compile=...)`
 MIN_INT8_ROWS = 2
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)

@@ -152,7 +152,9 @@ def run_training(
     """
     prepare_process(memory_fraction)
     from kgpt.data.shards import TokenDataset
+    from kgpt.training.distribute import distribute
 
+    distribute(config)  # fails before the run directory is created
     if config.train.eval_suite is not None:
         EvaluationSuite.load(Path(config.train.eval_suite))  # fails before the run is created
     if config.data.dir is not None and config.finetune.objective not in PREFERENCE_OBJECTIVES:

@@ -9,6 +9,7 @@ an output file, is a parameter of that command in `kgpt.cli`. Nothing here impor
 
 from kgpt.config.classification import ClassificationConfig
 from kgpt.config.distillation import DistillConfig, draft_of
+from kgpt.config.distribute import DistributeConfig
 from kgpt.config.evaluation import EvaluationConfig, EvaluationSuite, SuiteEntry
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
@@ -35,6 +36,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DistillConfig",
+    "DistributeConfig",
     "EvaluationConfig",
     "EvaluationSuite",
     "FinetuneConfig",

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from kgpt.config.classification import ClassificationConfig
 from kgpt.config.distillation import DistillConfig
+from kgpt.config.distribute import DistributeConfig
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
 from kgpt.config.lora import LoraConfig
@@ -37,6 +38,7 @@ class Config(Section):
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
     classification: ClassificationConfig = Field(default_factory=ClassificationConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
+    distribute: DistributeConfig = Field(default_factory=DistributeConfig)
 
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kgpt import backend
+
 Tensor = Any
 
 
@@ -30,10 +32,18 @@ class Normal(keras.initializers.Initializer):
         self.stddev = stddev
         self.seed = seed
 
-    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None, layout: Any = None) -> Tensor:
+        """The values as a tensor; with the layout of a mesh each device gets its shard alone."""
+        values = self.values(shape, dtype)
+        if layout is None:
+            return keras.ops.convert_to_tensor(values, dtype=dtype)
+        return backend.distribution.place_shards(values.__getitem__, shape, layout)
+
+    def values(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+        """The values in host memory."""
         noise = np.random.Generator(np.random.Philox(self.seed))
         values = noise.standard_normal(shape, dtype="float32") * np.float32(self.stddev)
-        return keras.ops.convert_to_tensor(values, dtype=dtype)
+        return values.astype(keras.backend.standardize_dtype(dtype), copy=False)
 
     def named(self, path: str, scale: float = 1.0) -> Normal:
         """The initializer for the variable at `path`, relative to this one's layer.
@@ -72,9 +82,9 @@ class CheckpointInitializer(Normal):
         super().__init__(stddev, seed)
         self.weights, self.path, self.new = weights, path, new
 
-    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
-        value = self.weights.read(self.path, keras.backend.standardize_dtype(dtype))
-        return keras.ops.convert_to_tensor(value, dtype=dtype)
+    def values(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+        value: np.ndarray = self.weights.read(self.path, keras.backend.standardize_dtype(dtype))
+        return value
 
     def named(self, path: str, scale: float = 1.0) -> Normal:
         below = f"{self.path}/{path}" if self.path else path

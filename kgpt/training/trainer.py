@@ -31,6 +31,7 @@ from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.callbacks.trackers import make_trackers
+from kgpt.training.distribute import distribute
 from kgpt.training.environment import environment
 from kgpt.training.fork import begin, find_fork_point
 from kgpt.training.hardware import HardwareMonitor
@@ -106,9 +107,12 @@ def train(
     Raises:
         RunError, CheckpointError, DataError: the run cannot be resumed or forked with this
             configuration or this data set; nothing is written then.
+        UsageError: it cannot be distributed as `distribute` says.
         OutOfMemoryError: the model or its batches do not fit.
     """
+    distribute(task.config)
     point = _starting_point(task, run, resume, fork_of)
+    task.config.distribute.check_model(task.config.model)
     if point.checkpoint is not None and point.step >= min(
         task.config.train.max_steps, stop_at or math.inf
     ):

@@ -1,0 +1,135 @@
+"""Many devices on JAX: a mesh of `keras.distribution`, and arrays sharded over it.
+
+The variables of a model that is made after `distribute` are sharded as `kgpt.config.distribute`
+says; XLA divides the computation accordingly (Xu et al., 2021: GSPMD) and inserts the collectives.
+The mesh spans the devices of all processes of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from keras.distribution import DeviceMesh, LayoutMap, ModelParallel, TensorLayout
+
+from kgpt.config.distribute import DATA, MODEL, Axes, DistributeConfig, sharded_axes
+from kgpt.errors import UsageError
+
+Tensor = Any
+_mesh: jax.sharding.Mesh | None = None  # None on one device
+
+
+class Distribution(ModelParallel):
+    """Shards each variable by its path and shape, and each batch along `data`."""
+
+    def __init__(self, config: DistributeConfig, devices: list[str]) -> None:
+        mesh = DeviceMesh((config.data, config.model), [DATA, MODEL], devices)
+        super().__init__(layout_map=LayoutMap(mesh), batch_dim_name=DATA, auto_shard_dataset=False)
+        self.config = config
+
+    def get_variable_layout(self, variable: keras.Variable) -> TensorLayout:
+        given = getattr(variable, "_layout", None)  # of the weight that it is the momentum of
+        if given is not None:
+            return given
+        axes = sharded_axes(variable.path, tuple(variable.shape), self.config)
+        return TensorLayout(axes, self.device_mesh)
+
+
+def distribute(config: DistributeConfig) -> None:
+    """Spread the models that are made from now on over a mesh of devices; or over one device.
+
+    Raises `UsageError` if there are not so many devices, or not all processes have a part of them.
+    """
+    global _mesh
+    if config.num_devices == 1:
+        keras.distribution.set_distribution(None)
+        _mesh = None
+        return
+    devices = keras.distribution.list_devices()
+    _check_devices(config, len(devices))
+    distribution = Distribution(config, devices[: config.num_devices])
+    keras.distribution.set_distribution(distribution)
+    _mesh = distribution.device_mesh.backend_mesh
+
+
+def _check_devices(config: DistributeConfig, available: int) -> None:
+    needed, wanted = config.num_devices, f"distribute.data {config.data}"
+    wanted += f" times distribute.model {config.model}" if config.model > 1 else ""
+    if needed > available:
+        raise UsageError(
+            f"{wanted} takes {needed} devices, but JAX has {available}; lower them, or on a CPU "
+            f"set XLA_FLAGS=--xla_force_host_platform_device_count={needed}."
+        )
+    if jax.process_count() > 1 and needed < available:
+        raise UsageError(
+            f"{wanted} takes {needed} devices, but the {jax.process_count()} processes have "
+            f"{available}; use them all."
+        )
+
+
+def batch_shards() -> int:
+    """Among how many devices a batch is divided: `distribute.data`."""
+    return 1 if _mesh is None else int(_mesh.shape[DATA])
+
+
+def constrain(x: Tensor, axes: Axes) -> Tensor:
+    """x, sharded along these axes of the mesh: one or None for each of its first dimensions.
+
+    A dimension that cannot be divided is not sharded. On one device it is x.
+    """
+    if _mesh is None:
+        return x
+    sizes = _mesh.shape
+    kept = [axis if axis and size % sizes[axis] == 0 else None for axis, size in zip(axes, x.shape)]  # noqa: B905
+    return jax.lax.with_sharding_constraint(x, NamedSharding(_mesh, PartitionSpec(*kept)))
+
+
+def place_shards(read: Callable[[Any], np.ndarray], shape: tuple[int, ...], layout: Any) -> Tensor:
+    """An array of which each device gets its own shard alone, from host memory.
+
+    Args:
+        read: the values at an index, a tuple of slices.
+        layout: what Keras gives to an initializer; only its `spec` is used.
+    """
+    assert _mesh is not None, "Keras gives a layout to variables of a distribution alone"
+    return jax.make_array_from_callback(shape, NamedSharding(_mesh, layout.spec), read)
+
+
+def assign_shards(variable: keras.Variable, value: np.ndarray) -> None:
+    """Assign an array of host memory, of which each device gets its own shard alone."""
+    if _mesh is None:
+        variable.assign(value)
+        return
+    value = np.asarray(value, dtype=variable.dtype)
+    sharding = variable.value.sharding
+    variable.assign(jax.make_array_from_callback(value.shape, sharding, value.__getitem__))
+
+
+def process_index() -> int:
+    """The number of this process in its group."""
+    return jax.process_index()
+
+
+def process_count() -> int:
+    """How many processes the group has; 1 without a group."""
+    return jax.process_count()
+
+
+def is_primary() -> bool:
+    """Is this the process that writes the run directory?"""
+    return jax.process_index() == 0
+
+
+def gather(value: Tensor) -> Tensor:
+    """An array that is sharded over processes as one that each process has whole.
+
+    All processes must call it, in the same order. Other arrays are returned as they are.
+    """
+    if not isinstance(value, jax.Array) or value.is_fully_addressable or value.is_fully_replicated:
+        return value
+    whole = NamedSharding(value.sharding.mesh, PartitionSpec())
+    return jax.jit(lambda x: x, out_shardings=whole)(value)
