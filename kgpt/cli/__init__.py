@@ -74,6 +74,7 @@ app.command(
     help_epilogue=_options_help(finetune=True),
     help_format="markdown",
 )
+app.command("kgpt.cli.launch:launch", help="Train one model in many processes, on many machines.")
 app.command(
     "kgpt.cli.distill:distill", help="Train a student or a draft model to predict as its teacher."
 )
