@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from kgpt.data.sampler import ALL
+
 
 class InputCorruption:
     """Masks and replaces input tokens with given probabilities.
@@ -22,11 +24,24 @@ class InputCorruption:
         self.dropout, self.replacement = dropout, replacement
         self.mask_id, self.vocab_size = mask_id, vocab_size
 
-    def __call__(self, inputs: np.ndarray, seed: int, step: int) -> np.ndarray:
-        """Corrupted (B, T) inputs: a function of the inputs, the seed and the step alone."""
+    def __call__(
+        self,
+        inputs: np.ndarray,
+        seed: int,
+        step: int,
+        batch_size: int | None = None,
+        rows: slice = ALL,
+    ) -> np.ndarray:
+        """Corrupted inputs: a function of the batch, the seed and the step alone.
+
+        Args:
+            inputs: (B, T), or `rows` of them.
+            batch_size: B; by default `inputs` are the whole batch.
+        """
         rng = np.random.Generator(np.random.Philox(key=[seed, step]))
-        draw = rng.random(inputs.shape, dtype=np.float32)
-        random_ids = rng.integers(0, self.vocab_size, inputs.shape, dtype=np.int32)
+        shape = (batch_size or len(inputs), *inputs.shape[1:])
+        draw = rng.random(shape, dtype=np.float32)[rows]
+        random_ids = rng.integers(0, self.vocab_size, shape, dtype=np.int32)[rows]
         masked = np.where(draw < self.dropout, np.int32(self.mask_id), inputs)
         is_replaced = (draw >= self.dropout) & (draw < self.dropout + self.replacement)
         return np.where(is_replaced, random_ids, masked).astype(np.int32)

@@ -6,16 +6,18 @@ not needed. Pass them to `fit` with `shuffle=False`: their order is already rand
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kgpt.config.training import Packing
 from kgpt.data.corruption import InputCorruption
 from kgpt.data.packing import Sampler, make_sampler
-from kgpt.data.sampler import PackedSampler, evaluation_batch, num_evaluation_batches
+from kgpt.data.sampler import ALL, PackedSampler, evaluation_batch, num_evaluation_batches
 from kgpt.data.shards import TokenDataset
 from kgpt.errors import DataError
 
@@ -45,6 +47,7 @@ class TrainDataset(keras.utils.PyDataset):
         assistant_only_loss: of conversations, learn only the assistant's turns.
         packing: see above.
         source_batch: the number of the batch that is made as the nth; n if not given.
+        rows: the rows of each batch that are made; the others are made by other processes.
     """
 
     def __init__(
@@ -60,11 +63,12 @@ class TrainDataset(keras.utils.PyDataset):
         assistant_only_loss: bool = False,
         packing: Packing = "stream",
         source_batch: Callable[[int], int] | None = None,
+        rows: slice = ALL,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         data = _opened(data)
-        self.source_batch = source_batch or (lambda number: number)
+        self.source_batch, self.rows = source_batch or (lambda number: number), rows
         self.corruption: InputCorruption | None = None
         if token_dropout or token_replacement:
             self.corruption = InputCorruption(
@@ -83,13 +87,16 @@ class TrainDataset(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         number = self.source_batch(self.start_batch + index)
-        inputs, *rest = self.sampler.batch(number)
+        inputs, *rest = self.sampler.batch(number, self.rows)
         if self.corruption is None:
             return inputs, *rest
         if isinstance(inputs, dict):
-            corrupted = self.corruption(inputs["token_ids"], self.seed, number)
-            return {**inputs, "token_ids": corrupted}, *rest
-        return self.corruption(inputs, self.seed, number), *rest
+            return {**inputs, "token_ids": self._corrupted(inputs["token_ids"], number)}, *rest
+        return self._corrupted(inputs, number), *rest
+
+    def _corrupted(self, inputs: np.ndarray, number: int) -> np.ndarray:
+        assert self.corruption is not None
+        return self.corruption(inputs, self.seed, number, self.sampler.batch_size, self.rows)
 
 
 class EvaluationDataset(keras.utils.PyDataset):
@@ -98,7 +105,7 @@ class EvaluationDataset(keras.utils.PyDataset):
     With packing "stream" every token but the first is a target once, in order; otherwise every
     token of a document but its first, up to `length` tokens of each, in an order that is always the
     same. Padding has weight 0, and with `assistant_only_loss` so has everything but the assistant's
-    turns.
+    turns. `rows` is as in `TrainDataset`.
 
     Raises `DataError` if the split is empty.
     """
@@ -112,6 +119,7 @@ class EvaluationDataset(keras.utils.PyDataset):
         limit: int | None = None,
         assistant_only_loss: bool = False,
         packing: Packing = "stream",
+        rows: slice = ALL,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -129,13 +137,14 @@ class EvaluationDataset(keras.utils.PyDataset):
             loss_mask = data.loss_mask(split) if assistant_only_loss else None
             whole = num_evaluation_batches(stream, length, batch_size)
             self._batch = lambda index: evaluation_batch(
-                stream, length, batch_size, index, loss_mask
+                stream, length, batch_size, index, loss_mask, rows
             )
         else:
             options = (length, batch_size, 0, assistant_only_loss)
             sampler = make_sampler(data, split, packing, *options)
             assert not isinstance(sampler, PackedSampler)
-            whole, self._batch = sampler.num_evaluation_batches, sampler.evaluation_batch
+            whole = sampler.num_evaluation_batches
+            self._batch = functools.partial(sampler.evaluation_batch, rows=rows)
         self._num_batches = min(whole, limit or whole)
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from kgpt.config.training import Packing
 from kgpt.data.sampler import (
+    ALL,
     LengthBucketSampler,
     PackedSampler,
     document_sizes,
@@ -98,16 +99,17 @@ class PackedDocumentSampler:
         """How many batches `evaluation_batch` makes of the whole split."""
         return -(-self.per_epoch // self.batch_size)
 
-    def batch(self, step: int) -> PackedBatch:
+    def batch(self, step: int, rows: slice = ALL) -> PackedBatch:
         """Inputs {"token_ids", "segment_ids"} and targets (B, T) int32, weights (B, T) float32."""
-        samples = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return self._padded([self._row(*divmod(sample, self.per_epoch)) for sample in samples])
+        samples = range(step * self.batch_size, (step + 1) * self.batch_size)[rows]
+        packed = [self._row(*divmod(sample, self.per_epoch)) for sample in samples]
+        return self._padded(packed, len(samples))
 
-    def evaluation_batch(self, index: int) -> PackedBatch:
+    def evaluation_batch(self, index: int, rows: slice = ALL) -> PackedBatch:
         """Like `batch`, of one epoch: the last is filled up with rows of padding."""
-        first = index * self.batch_size
-        rows = range(first, min(first + self.batch_size, self.per_epoch))
-        return self._padded([self._row(0, row) for row in rows])
+        wanted = range(index * self.batch_size, (index + 1) * self.batch_size)[rows]
+        packed = [self._row(0, row) for row in wanted if row < self.per_epoch]
+        return self._padded(packed, len(wanted))
 
     def _row(self, epoch: int, index: int) -> np.ndarray:
         """The documents of row `index` of an epoch."""
@@ -126,9 +128,9 @@ class PackedDocumentSampler:
         """What orders documents of equal size among the places for them: uint64."""
         return splitmix64(documents, self.seed, (epochs << 8) + 0xD0C)
 
-    def _padded(self, rows: list[np.ndarray]) -> PackedBatch:
+    def _padded(self, rows: list[np.ndarray], num_rows: int) -> PackedBatch:
         """A batch of rows of documents; what is left of it is padding, of segment 0."""
-        shape = (self.batch_size, self.length)
+        shape = (num_rows, self.length)
         segment_ids, indices = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
         for row, documents in enumerate(rows):
             sizes = self.sizes[documents]

@@ -1,7 +1,7 @@
 """The tokens of each batch: a pure function of (seed, step), in plain NumPy.
 
-Samplers keep no state between batches, so resuming is exact, tests are deterministic and hosts can
-share the work.
+Samplers keep no state between batches, so resuming is exact, tests are deterministic and processes
+can share the work: each makes some rows of a batch alone, `rows`, and the batch is the same.
 
 - `PackedSampler`: in each epoch the token stream is cut, from a random offset on, into adjacent
   windows, visited in random order: every token is seen once an epoch, in changing windows.
@@ -21,6 +21,7 @@ from kgpt.errors import DataError
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 ROUNDS = 4  # of the Feistel network; four make a pseudorandom permutation
 MIN_BUCKET_LENGTH = 16  # each further bucket is twice as long
+ALL = slice(None)  # rows of a batch
 
 
 class PackedSampler:
@@ -64,15 +65,15 @@ class PackedSampler:
     def tokens_per_batch(self) -> int:
         return self.batch_size * self.length
 
-    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+    def batch(self, step: int, rows: slice = ALL) -> tuple[np.ndarray, ...]:
         """Inputs and targets of `step`, each (B, T) int32; weights (B, T) with a loss mask."""
-        samples = np.arange(self.batch_size, dtype=np.int64) + step * self.batch_size
+        samples = np.arange(self.batch_size, dtype=np.int64)[rows] + step * self.batch_size
         epochs, indices = np.divmod(samples, self.per_epoch)
-        starts = np.empty(self.batch_size, dtype=np.int64)
+        starts = np.empty(len(samples), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
-            rows = epochs == epoch
-            order = feistel_permutation(indices[rows], self.per_epoch, self.seed, epoch)
-            starts[rows] = order * self.length + self.offsets(np.uint64(epoch))
+            here = epochs == epoch
+            order = feistel_permutation(indices[here], self.per_epoch, self.seed, epoch)
+            starts[here] = order * self.length + self.offsets(np.uint64(epoch))
         windows = self.stream.windows(starts, self.length + 1)  # (B, T + 1)
         inputs, targets = windows[:, :-1], windows[:, 1:]
         if self.loss_mask is None:
@@ -182,17 +183,17 @@ class LengthBucketSampler:
     def num_evaluation_batches(self) -> int:
         return self.per_epoch
 
-    def evaluation_batch(self, index: int) -> Batch:
+    def evaluation_batch(self, index: int, rows: slice = ALL) -> Batch:
         """Like `batch`, of one epoch."""
-        return self.batch(index)
+        return self.batch(index, rows)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice = ALL) -> Batch:
         """Inputs and targets (B, L) int32, weights (B, L) float32; L is the bucket's length."""
-        return self._padded(*self.buckets.batch(step))
+        documents, length = self.buckets.batch(step)
+        return self._padded(documents[rows], (len(range(self.batch_size)[rows]), length))
 
-    def _padded(self, documents: np.ndarray, length: int) -> Batch:
-        """Inputs, targets and weights (B, length); rows without a document are padding."""
-        shape = (self.batch_size, length)
+    def _padded(self, documents: np.ndarray, shape: tuple[int, int]) -> Batch:
+        """Inputs, targets and weights of this shape; rows without a document are padding."""
         inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         weights = np.zeros(shape, np.float32)
         for row, document in enumerate(documents):
@@ -254,17 +255,18 @@ def evaluation_batch(
     batch_size: int,
     index: int,
     loss_mask: TokenStream | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows: slice = ALL,
+) -> Batch:
     """Batch `index` of a whole split: inputs, targets (B, T) int32, weights (B, T) float32.
 
     Windows are adjacent: each token but the first is a target exactly once. Padding at the end has
     weight 0, and so have targets outside `loss_mask`.
     """
-    inputs = np.zeros((batch_size, length), dtype=np.int32)
-    targets = np.zeros((batch_size, length), dtype=np.int32)
-    weights = np.zeros((batch_size, length), dtype=np.float32)
-    for row in range(batch_size):
-        start = (index * batch_size + row) * length
+    windows = range(index * batch_size, (index + 1) * batch_size)[rows]
+    inputs = np.zeros((len(windows), length), dtype=np.int32)
+    targets = np.zeros((len(windows), length), dtype=np.int32)
+    weights = np.zeros((len(windows), length), dtype=np.float32)
+    for row, start in enumerate(window * length for window in windows):
         size = min(length, len(stream) - 1 - start)
         if size <= 0:
             break

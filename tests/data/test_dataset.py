@@ -46,6 +46,32 @@ def test_resumed_at_any_step_the_batches_go_on_as_before(data, packing, options)
         assert all(equal(rest[i], whole[first + i]) for i in range(0, len(rest), 17))
 
 
+@pytest.mark.parametrize("options", [{"token_dropout": 0.2, "token_replacement": 0.1}, {}])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_processes_make_the_rows_of_one_global_batch(data, packing, options):
+    """Of 1, 2, 4 or 8 processes each makes its rows alone; together they are the same batch."""
+    options = {**options, "assistant_only_loss": not options, "packing": packing}
+
+    def train(rows):
+        return TrainDataset(data, 8, 32, 40, seed=5, start_batch=90, rows=rows, **options)
+
+    def evaluate(rows):
+        options = {"assistant_only_loss": True, "packing": packing}
+        return EvaluationDataset(data, 8, 32, split="val", rows=rows, **options)
+
+    for make in (train, evaluate):
+        whole = make(slice(None))
+        indices = {0, len(whole) // 2, len(whole) - 1}  # the last is filled up with padding
+        for processes in (1, 2, 4, 8):
+            size = 8 // processes
+            parts = [make(slice(i * size, (i + 1) * size)) for i in range(processes)]
+            for index in indices:
+                made = [arrays(part[index]) for part in parts]
+                assert {len(array) for part in made for array in part} == {size}
+                joined = [np.concatenate(pieces) for pieces in zip(*made, strict=True)]
+                assert all(map(np.array_equal, joined, arrays(whole[index])))
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_hidden_tokens_are_the_end_of_text_and_targets_stay_true(data, packing):
     options = {"num_batches": 1, "packing": packing}
