@@ -126,6 +126,12 @@ runs.command(
     "kgpt.cli.runs_compare:compare", name="compare", help="Configurations and curves of several."
 )
 runs.command(
+    "kgpt.cli.runs_export:export", name="export", help="Runs for TensorBoard, W&B or trackio."
+)
+runs.command(
+    "kgpt.cli.runs_import:import_", name="import", help="Runs of TensorBoard, W&B or trackio."
+)
+runs.command(
     "kgpt.cli.runs_inspect:inspect", name="inspect", help="The batch of a step, token by token."
 )
 runs.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from kgpt.config import Config, read_yaml
 from kgpt.errors import UsageError
+from kgpt.lab.trackers.tracked_run import flatten
 from kgpt.runs import Run
 
 Axis = Literal["step", "tokens", "time", "flops"]
@@ -69,8 +71,8 @@ def compare(
 
     Args:
         metric: a key of the rows of metrics.jsonl, such as loss or val_loss.
-        axis: "time" is that of training, without compilation, validation and pauses; "flops" are
-            of forward and backward pass.
+        axis: "time" is that of training, without compilation, validation and pauses (of a run
+            imported from other software all of it); "flops" are of forward and backward pass.
         smoothing: weight of the average so far against the next value, below 1; see `smooth`.
 
     Raises `UsageError` if no run has logged the metric, or an argument is out of range.
@@ -92,7 +94,7 @@ def compare(
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """For each option in which the configurations differ, its value in each; None: not given."""
-    configs = [_flat(read_yaml(run.path / "run.yaml")) for run in runs]
+    configs = [_flat(read_yaml(run.path / "run.yaml")) | _imported_config(run) for run in runs]
     values = {
         key: [config.get(key) for config in configs]
         for key in sorted({key for config in configs for key in config})
@@ -133,6 +135,8 @@ def _places(run: Run, rows: list[dict[str, Any]], axis: Axis) -> list[float]:
     tokens_per_step = status.tokens_seen / status.step if status.step else 0.0
     if axis == "step":
         return steps
+    if axis in ("tokens", "flops") and rows and not tokens_per_step:
+        raise UsageError(f"How many tokens {run.name} has seen is not known; compare by step.")
     if axis == "tokens":
         return [step * tokens_per_step for step in steps]
     if axis == "flops":
@@ -141,6 +145,8 @@ def _places(run: Run, rows: list[dict[str, Any]], axis: Axis) -> list[float]:
         # The gradients of frozen weights are not computed.
         share = 2 / 3 if config.finetune.has_adapters else 1.0
         return [step * tokens_per_step * per_token * share for step in steps]
+    if (run.path / "imported.json").exists() and not tokens_per_step:
+        return [row["time"] - rows[0]["time"] for row in rows]
     return _training_seconds(rows, tokens_per_step)
 
 
@@ -161,6 +167,15 @@ def _summary(run: Run, rows: list[dict[str, Any]]) -> Summary:
     last = next((row["loss"] for row in reversed(rows) if "loss" in row), None)
     best = min((row["val_loss"] for row in rows if "val_loss" in row), default=None)
     return Summary(run.name, run.status().step, last, best)
+
+
+def _imported_config(run: Run) -> dict[str, Any]:
+    """The configuration of a run of other software, by dotted name."""
+    try:
+        config = json.loads((run.path / "imported.json").read_bytes())["config"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return dict(flatten(config))
 
 
 def _flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class ExperimentTracker:
             tracker = import_module(package)
         except ImportError:
             raise UsageError(
-                f"train.tracker is {package}, which is not installed; `pip install {package}`."
+                f"train.tracker is {package}, which is not installed; "
+                '`pip install "kgpt[tracking]"` brings it.'
             ) from None
         self._session = tracker.init(project="kgpt", name=run.name, config=config)
 
