@@ -39,7 +39,7 @@ def nanogpt(job: dict[str, Any]) -> None:
     import torch
 
     from kgpt import ModelConfig
-    from kgpt.backend.datasheet import find_datasheet
+    from kgpt.datasheet import find_datasheet
 
     shapes, device = job["shapes"], job["shapes"]["device"]
     model = nanogpt_model(job).to(device)

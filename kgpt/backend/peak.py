@@ -1,4 +1,4 @@
-"""Peak matmul throughput of this machine, which training speed is compared with."""
+"""Peak matmul throughput and memory bandwidth of this machine: what training is compared with."""
 
 from __future__ import annotations
 
@@ -28,6 +28,24 @@ def matmul_peak(precision: Precision = "float32", repeats: int = 5) -> float:
             break
         size *= 2
     return best
+
+
+def memory_bandwidth(repeats: int = 5) -> float:
+    """The bytes per second that a sum of two vectors of 64 MiB reads and writes, the best of some.
+
+    As the "add" of STREAM (McCalpin, 1995).
+    """
+    x = ops.ones((1 << 24,), "float32")
+    add = backend.jit(lambda a, b: a + b)
+    backend.synchronize(add(x, x))
+    best = float("inf")
+    for _ in range(repeats):
+        y = x + 1.0
+        backend.synchronize(y)
+        start = time.perf_counter()
+        backend.synchronize(add(x, y))
+        best = min(best, time.perf_counter() - start)
+    return 3 * 4 * (1 << 24) / best
 
 
 def _fastest_product(size: int, dtype: str, repeats: int) -> float:

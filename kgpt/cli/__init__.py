@@ -88,6 +88,7 @@ app.command(
 )
 app.command("kgpt.cli.info:info", help="Show a model's architecture, size and memory use.")
 app.command("kgpt.cli.merge:merge", help="Merge a LoRA adapter into its base model.")
+app.command("kgpt.cli.plan:plan", help="What a training run takes: memory, time and cost.")
 app.command("kgpt.cli.push:push", help="Upload a model to the Hugging Face hub.")
 app.command("kgpt.cli.quantize:quantize", help="Quantize a model to int8 or int4.")
 app.command("kgpt.cli.verify:verify", help="Certify that a model is one model everywhere.")

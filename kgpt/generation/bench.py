@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 
 from kgpt import backend
-from kgpt.backend.datasheet import find_datasheet
 from kgpt.backend.peak import matmul_peak
 from kgpt.config import SamplingConfig
+from kgpt.datasheet import find_datasheet
 from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from kgpt import backend
-from kgpt.backend.datasheet import find_datasheet
 from kgpt.backend.peak import matmul_peak
 from kgpt.config import Config
+from kgpt.datasheet import find_datasheet
 from kgpt.training.pretraining import build_model, sequence_length
 
 WARMUP_STEPS = 3  # compilation

@@ -5,8 +5,8 @@ import pytest
 from keras import ops
 
 from kgpt import backend
-from kgpt.backend.datasheet import DATASHEETS, find_datasheet
 from kgpt.backend.peak import matmul_peak
+from kgpt.datasheet import DATASHEETS, find_datasheet
 
 # As torch.cuda.get_device_name and JAX's device_kind report them.
 REPORTED = {

@@ -1,9 +1,10 @@
-"""What vendors' datasheets say of common GPUs, found by the name that drivers report.
+"""What vendors' datasheets say of common accelerators, found by the name that drivers report.
 
 Sources are NVIDIA's datasheets of each product (H100, H200, HGX B200, A100, A10, L4, L40S, T4,
-V100) and, for GeForce cards, the appendices of its Ampere GA102, Ada and RTX Blackwell
-architecture papers. All are dense figures, half of those "with sparsity", and accumulate in
-float32. T4 and V100 have neither TF32 nor bfloat16.
+V100), for GeForce cards the appendices of its Ampere GA102, Ada and RTX Blackwell architecture
+papers, and Google's pages on Cloud TPU v5e and v5p, which state no figure for float32. All are
+dense figures, half of those "with sparsity", and accumulate in float32. T4 and V100 have neither
+TF32 nor bfloat16.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Datasheet:
-    """Peaks of one GPU: TFLOP/s by precision (None: not supported), GB/s, and GB of memory."""
+    """Peaks of one device: TFLOP/s by precision (None: no figure), GB/s, and GB of memory."""
 
-    float32: float
+    float32: float | None
     tensorfloat32: float | None
     bfloat16: float | None
-    float16: float
+    float16: float | None
     bandwidth_gb: float
     memory_gb: float
 
@@ -61,6 +62,8 @@ DATASHEETS: dict[str, Datasheet] = {
     "RTX 5090": Datasheet(104.8, 104.8, 209.5, 209.5, 1792, 32),
     "RTX 4090": Datasheet(82.6, 82.6, 165.2, 165.2, 1008, 24),
     "RTX 3090": Datasheet(35.6, 35.6, 71, 71, 936, 24),
+    "TPU v5 lite": Datasheet(None, None, 197, None, 819, 16),
+    "TPU v5": Datasheet(None, None, 459, None, 2765, 95),
 }
 
 

@@ -1,0 +1,37 @@
+"""This machine as an accelerator: its peaks are measured, its memory asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import psutil
+
+from kgpt import backend
+from kgpt.backend.peak import matmul_peak, memory_bandwidth
+from kgpt.config import Precision
+from kgpt.datasheet import find_datasheet
+from kgpt.lab.accelerators import CPU_NETWORK, PCIE, Accelerator, find_accelerator
+
+
+def this_machine(precision: Precision) -> Accelerator:
+    """The device that the backend computes on; takes seconds.
+
+    The GPU of a known datasheet is that of the datasheet, with the memory that this process may
+    use. Of every other device the peaks are measured.
+    """
+    platform, name = backend.device()
+    memory = backend.device_memory()
+    datasheet = find_datasheet(name)
+    if datasheet is not None and datasheet.peak_flops(precision):
+        known = find_accelerator(name, precision)
+        return replace(known, memory=memory or known.memory)
+    backend.set_precision(precision)
+    return Accelerator(
+        name=name,
+        kind=platform,
+        peak_flops=matmul_peak(precision),
+        efficiency=1.0,
+        bandwidth=memory_bandwidth(),
+        memory=memory or psutil.virtual_memory().total,
+        interconnect=CPU_NETWORK if platform == "cpu" else PCIE,
+    )
