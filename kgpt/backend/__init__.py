@@ -55,6 +55,12 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
         place_shards, assign_shards     put on each device its shard of an array
         gather              an array sharded over processes, whole in each
         process_index, process_count, is_primary    this process in its group
+    processes           a group of processes, each of these a function of it:
+        join, leave         meet the others at the coordinator; wait for them at the end
+        is_lost_process     did a step fail because another process is gone?
+        device_count        devices of all processes
+        batch_part          which part of a batch this process makes
+        computed_by_one     what process 0 computes with a model on one device
 """
 
 import importlib
@@ -117,6 +123,7 @@ sync_model_state = _chosen.sync_model_state
 read_optimizer_var = _chosen.read_optimizer_var
 assign_optimizer_var = _chosen.assign_optimizer_var
 distribution = _chosen.distribution
+processes = _chosen.processes
 
 if fraction := memory_fraction():  # before the first tensor
     limit_memory(fraction)

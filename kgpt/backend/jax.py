@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgpt.backend import jax_distribution, keras_internals
+from kgpt.backend import jax_distribution, jax_processes, keras_internals
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.jax_attention import causal_attention as causal_attention
@@ -33,6 +33,7 @@ custom_gradient = jax.custom_gradient
 cond = ops.cond
 device_scope = keras.device
 distribution = jax_distribution
+processes = jax_processes
 JIT_TRAINING = True  # the default of `compile(jit_compile=...)`
 MIN_INT8_ROWS = 2
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)
@@ -249,13 +250,13 @@ def synchronize(tensor: Any) -> None:
 
 def device() -> tuple[str, str]:
     """(platform, name): for example ("cpu", "cpu") or ("gpu", "NVIDIA H200")."""
-    first = jax.devices()[0]
+    first = jax.local_devices()[0]
     return first.platform, first.device_kind
 
 
 def peak_memory() -> int:
     """The most bytes of the device's memory in use so far; on a CPU, of the process's."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return int(stats["peak_bytes_in_use"]) if stats else peak_resident_bytes()
 
 

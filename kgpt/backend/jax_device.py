@@ -22,5 +22,5 @@ def limit_memory(fraction: float) -> None:
 
 def device_memory() -> int | None:
     """Bytes of the device's memory that this process may use; None on a CPU."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit")

@@ -7,7 +7,8 @@ The mesh spans the devices of all processes of a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -54,6 +55,20 @@ def distribute(config: DistributeConfig) -> None:
     distribution = Distribution(config, devices[: config.num_devices])
     keras.distribution.set_distribution(distribution)
     _mesh = distribution.device_mesh.backend_mesh
+
+
+@contextlib.contextmanager
+def suspended() -> Iterator[None]:
+    """A block in which this process computes on its own, as on one device."""
+    global _mesh
+    mesh, distribution = _mesh, keras.distribution.distribution()
+    _mesh = None
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        _mesh = mesh
+        keras.distribution.set_distribution(distribution)
 
 
 def _check_devices(config: DistributeConfig, available: int) -> None:

@@ -62,6 +62,11 @@ def stored(variable: keras.Variable) -> Any:
     return variable._value
 
 
+def store(variable: keras.Variable, value: Any) -> None:
+    """Make `value` that of a variable as it is, not placed on the variable's devices."""
+    variable._value = value
+
+
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
     """The metric that averages a compiled model's loss."""
     return model._loss_tracker

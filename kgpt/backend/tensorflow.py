@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
 
-from kgpt.backend import one_device
+from kgpt.backend import one_device, one_process
 from kgpt.backend.attention import attention_with_dropout, chunked_causal_attention
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
@@ -31,6 +31,7 @@ Function = Callable[..., Any]
 cond = ops.cond
 device_scope = keras.device
 distribution = one_device
+processes = one_process
 JIT_TRAINING = True  # the default of `compile(jit_compile=...)`
 MIN_INT8_ROWS = 2
 GELU_SCALE = 1.5957691216057308  # 2 * sqrt(2 / pi)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from keras import ops
 from torch.utils.checkpoint import checkpoint
 
-from kgpt.backend import keras_internals, one_device
+from kgpt.backend import keras_internals, one_device, one_process
 from kgpt.backend.one_batch_ahead import OneBatchAhead
 from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.torch_attention import cache_indices as cache_indices
@@ -40,6 +40,7 @@ Function = Callable[..., Any]
 _onednn_linear = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
 JIT_TRAINING = False
 distribution = one_device
+processes = one_process
 MIN_PACKED_ROWS = 4
 _mkldnn: Any = torch.backends.mkldnn  # not annotated
 _HAS_ONEDNN = _mkldnn.is_available() and _onednn_linear is not None

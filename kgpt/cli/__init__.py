@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from kgpt import __version__
+from kgpt.cli import process_group
 from kgpt.cli.arguments import attach_values
 from kgpt.cli.streams import escape_what_cannot_be_shown
 from kgpt.config import options as config_options
@@ -171,6 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
         kind = type(error).__name__
         hint = "this is a defect of kgpt; run again with --debug to see where"
         code = _failed(f"{kind}: {error} ({hint}).", 1, debug)
+    if process_group.ends_at_once:
+        _exit_at_once(code if isinstance(code, int) else 0)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -188,7 +191,11 @@ def _one_sentence(error: CycloptsError) -> str:
 
 
 def _exit_at_once(code: int) -> None:
-    """Exit and free nothing: TensorFlow frees twice what a step held that ran out of memory."""
+    """Exit and free nothing.
+
+    TensorFlow frees twice what a step held that ran out of memory; JAX waits for other processes,
+    which wait for this one.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

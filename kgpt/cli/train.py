@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kgpt.cli.environment import prepare_process
 from kgpt.cli.options import MemoryFraction, StrictInt
+from kgpt.cli.process_group import joined, prepared
 from kgpt.config import (
     PREFERENCE_OBJECTIVES,
     Config,
@@ -25,6 +26,7 @@ from kgpt.config import (
     presets,
 )
 from kgpt.errors import RunError, UsageError
+from kgpt.launch.process_group import ProcessGroup, find_process_group
 from kgpt.runs import Run, new_run, resolve_checkpoint
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ FLAGS = (
     "--from",
     "--skip-steps",
     "--stop-at",
+    "--coordinator",
+    "--num-processes",
+    "--process-id",
     "--memory-fraction",
     "--quiet",
     "--debug",
@@ -54,6 +59,9 @@ def train(
     fork_of: Annotated[str | None, Parameter(name="--from")] = None,
     skip_steps: str | None = None,
     stop_at: Annotated[StrictInt | None, Parameter(validator=Number(gte=1))] = None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     memory_fraction: MemoryFraction = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -79,11 +87,19 @@ def train(
     stop_at
         Save and stop after this step. The schedule stays that of train.max_steps, so the run can be
         resumed as if it had never stopped.
+    coordinator
+        HOST:PORT where the processes that train one model meet, if no launcher or scheduler says
+        so: process 0 listens there.
+    num_processes
+        How many processes train the model.
+    process_id
+        The rank of this process, from 0 on.
     quiet
         Print nothing.
     """
     config, flags = split_flags(config, overrides)
     changes = parse_overrides(flags, FLAGS)
+    group = find_process_group(coordinator, num_processes, process_id)
     if data is not None:
         changes["data.dir"] = data
     if skip_steps is not None:
@@ -102,7 +118,14 @@ def train(
     if resolved.data.dir is None:
         raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
     return run_training(
-        resolved, directory, resume, quiet, memory_fraction, fork_of=fork_of, stop_at=stop_at
+        resolved,
+        directory,
+        resume,
+        quiet,
+        memory_fraction,
+        fork_of=fork_of,
+        stop_at=stop_at,
+        group=group,
     )
 
 
@@ -141,6 +164,7 @@ def run_training(
     prepare: Callable[[Console], Config] | None = None,
     fork_of: str | None = None,
     stop_at: int | None = None,
+    group: ProcessGroup | None = None,
 ) -> int:
     """Train in this process; returns the exit code.
 
@@ -149,8 +173,25 @@ def run_training(
             configuration with it; called with the console, once the run is locked.
         fork_of: the checkpoint that a new run goes on from.
         stop_at: the step after which it is saved and stopped; None for the last one.
+        group: the processes that train it, of which this is one; found in the environment if None.
     """
     prepare_process(memory_fraction)
+    group = find_process_group() if group is None else group
+    with joined(group, run) as run:
+        interrupted = _train(config, run, resume, quiet, prepare, fork_of, stop_at)
+    return 130 if interrupted else 0
+
+
+def _train(
+    config: Config,
+    run: Run,
+    resume: bool,
+    quiet: bool,
+    prepare: Callable[[Console], Config] | None,
+    fork_of: str | None,
+    stop_at: int | None,
+) -> bool:
+    """Claim the run, and train it; returns whether it was interrupted."""
     from kgpt.data.shards import TokenDataset
     from kgpt.training.distribute import distribute
 
@@ -159,23 +200,25 @@ def run_training(
         EvaluationSuite.load(Path(config.train.eval_suite))  # fails before the run is created
     if config.data.dir is not None and config.finetune.objective not in PREFERENCE_OBJECTIVES:
         TokenDataset(config.data.dir)  # fails before the run directory is created
-    if run.is_taken and not resume:
-        raise RunError(
-            f"The run {run.name} exists already; resume it with --resume, "
-            "or give another --run name."
-        )
-    run.lock()
+    run.claim(resume)
+    quiet = quiet or not run.is_writer
     try:
-        with redirect_output(run.log) as console:
+        with redirect_output(run.log) if run.is_writer else _silent() as console:
             from kgpt.training.task import make_task
             from kgpt.training.trainer import train as fit
 
             console.quiet = quiet
-            task = make_task(prepare(console) if prepare else config)
+            task = make_task(prepared(run, prepare, console) if prepare else config)
             result = fit(task, run, resume, console, quiet, fork_of, _suite_callback, stop_at)
     finally:
         run.unlock()
-    return 130 if result.interrupted else 0
+    return result.interrupted
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[Console]:
+    """A console of a process that does not write the run; what native code prints stays."""
+    yield Console(quiet=True)
 
 
 def _suite_callback(task: Task, status: StatusWriter) -> list[StepCallback]:

@@ -69,6 +69,11 @@ class Member:
         """Whether it ended, of itself, with an error."""
         return self.exit_code not in (None, 0, INTERRUPTED) and not self.stopped
 
+    @property
+    def blames_another(self) -> bool:
+        """Whether it says that it ended because another process is lost."""
+        return any(line.startswith("kgpt: Process ") for line in self.last_lines)
+
     def interrupt(self) -> None:
         """Ask it to save and stop; a second time, to end at once."""
         with suppress(OSError):
@@ -155,9 +160,9 @@ def _interrupts(members: Sequence[Member]) -> Iterator[Callable[[], int]]:
 
 
 def _failure(members: Sequence[Member], show: Show) -> ProcessFailed:
-    """The error of the process that failed first: a killed one, else the lowest rank."""
+    """The error of the process that failed first: of a signal, or not because of another."""
     failed = [member for member in members if member.failed]
-    first = ([member for member in failed if _signal(member.exit_code)] or failed)[0]
+    first = min(failed, key=lambda member: (not _signal(member.exit_code), member.blames_another))
     name, code = first.command.name, first.exit_code or 1
     if first.last_lines:
         show(f"The last lines of {name}:")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -73,6 +73,29 @@ class Run:
         return latest
 
     # -- written by the trainer ----------------------------------------------------------------
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes the run directory; of several that train it, one does."""
+        return True
+
+    def shared(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns: where several processes train the run, in the one that writes it."""
+        return make()
+
+    @contextlib.contextmanager
+    def lost_process_as_kgpt(self, is_lost: Callable[[BaseException], bool]) -> Iterator[None]:
+        """A block whose errors that `is_lost` knows say which of several processes is lost."""
+        yield
+
+    def claim(self, resume: bool) -> None:
+        """`lock`; a `RunError` if a new run cannot have this name."""
+        if self.is_taken and not resume:
+            raise RunError(
+                f"The run {self.name} exists already; resume it with --resume, "
+                "or give another --run name."
+            )
+        self.lock()
 
     def lock(self) -> None:
         """Take the run's lock until `unlock` or exit; a `RunError` if it is taken.
@@ -142,6 +165,13 @@ class Run:
             file.unlink(missing_ok=True)
             taken.append((name, details if isinstance(details, dict) else {}))
         return taken
+
+    def poll(self, signal: str | None) -> tuple[list[tuple[Command, dict[str, Any]]], str | None]:
+        """The pending commands, and the signal to stop for, here the one that is given.
+
+        Where several processes train the run they all get the same.
+        """
+        return self.take_commands(), signal
 
     # -- used by everyone --------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ def begin(run: Run, point: ResumePoint, config: Config) -> None:
 
     The checkpoint of a fork comes last, whole or not at all: without one it cannot be resumed.
     """
+    if not run.is_writer:
+        return
     if point.parent is None:
         if point.checkpoint is None:
             for name in ("parent.json", "environment.jsonl"):

@@ -26,6 +26,7 @@ class TokenDatasetTask(Task):
     """
 
     can_skip_steps = True
+    divides_batches = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -60,6 +61,7 @@ class TokenDatasetTask(Task):
             assistant_only_loss=bool(dc.assistant_only_loss),
             packing=dc.packing or "stream",
             source_batch=self._source_batch,
+            rows=rows_of_process(tc.batch_size),
         )
 
     @cached_property
@@ -81,6 +83,7 @@ class TokenDatasetTask(Task):
             limit=tc.eval_batches,
             assistant_only_loss=bool(dc.assistant_only_loss),
             packing=dc.packing or "stream",
+            rows=rows_of_process(tc.batch_size),
         )
         whole = dc.packing in (None, "stream") and not dc.assistant_only_loss
         bytes_per_token = self.data.bytes_per_token("val") if whole else None
@@ -155,6 +158,12 @@ def with_data_options(config: Config, learns_answers: bool) -> Config:
         "packing": packing or ("documents" if learns_answers else "stream"),
     }
     return config.model_copy(update={"data": data.model_copy(update=changes)})
+
+
+def rows_of_process(batch_size: int) -> slice:
+    """The rows of a batch that this process makes."""
+    index, count = backend.processes.batch_part()
+    return slice(batch_size * index // count, batch_size * (index + 1) // count)
 
 
 def sequence_length(config: Config) -> int:

@@ -50,11 +50,13 @@ class ResumePoint:
         return (self.state or {}).get("best_val_loss")
 
     def load(self, model: keras.Model, stored: StoredWeights) -> None:
-        """Load the checkpoint, if there is one, and delete the damaged ones after it."""
-        if self.checkpoint is None:
-            return
-        load_checkpoint(self.checkpoint, model, stored)
-        for folder in self.damaged:  # so that they do not count among the latest that are kept
+        """Load the checkpoint, if there is one."""
+        if self.checkpoint is not None:
+            load_checkpoint(self.checkpoint, model, stored)
+
+    def delete_damaged(self) -> None:
+        """Delete the damaged checkpoints, which would count among the latest that are kept."""
+        for folder in self.damaged if self.checkpoint is not None else ():
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -63,6 +65,22 @@ def find_resume_point(run: Run) -> ResumePoint:
 
     Raises `RunError` if all of them are damaged, or it is a fork without any.
     """
+    found: list[ResumePoint] = []
+
+    def find() -> int:
+        found.append(_find_undamaged(run))
+        return found[0].step if found[0].checkpoint is not None else -1
+
+    step = run.shared(find)
+    if found:
+        return found[0]
+    if step < 0:
+        return ResumePoint()
+    folder = run.checkpoint_path(step)
+    return ResumePoint(folder, {"step": step} | read_trainer_state(folder))
+
+
+def _find_undamaged(run: Run) -> ResumePoint:
     damaged: list[Path] = []
     notes: list[str] = []
     for step in reversed(run.checkpoint_steps()):

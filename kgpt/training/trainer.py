@@ -18,7 +18,7 @@ from rich.console import Console
 from kgpt import backend
 from kgpt.backend.peak import matmul_peak
 from kgpt.config import Config, SkippedSteps
-from kgpt.errors import KgptError
+from kgpt.errors import KgptError, UsageError
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
 from kgpt.training.callbacks.callback_list import CallbackList
@@ -110,6 +110,7 @@ def train(
         UsageError: it cannot be distributed as `distribute` says.
         OutOfMemoryError: the model or its batches do not fit.
     """
+    _check_processes(task)
     distribute(task.config)
     point = _starting_point(task, run, resume, fork_of)
     task.config.distribute.check_model(task.config.model)
@@ -120,15 +121,33 @@ def train(
     platform, device = backend.device()
     before = run.status().before_resume() if resume else {}
     status = StatusWriter(run, backend=backend.name, device=f"{platform} ({device})", **before)
-    with ProgressReporter(console, status, run.log, quiet) as reporter:
+    log = run.log if run.is_writer else None
+    with ProgressReporter(console, status, log, quiet) as reporter:
         try:
-            with out_of_memory_as_kgpt(LESS_MEMORY):
+            is_lost = backend.processes.is_lost_process
+            with out_of_memory_as_kgpt(LESS_MEMORY), run.lost_process_as_kgpt(is_lost):
                 return _train(task, run, point, status, reporter, more_callbacks, stop_at)
         except BaseException as error:
             message = str(error) if isinstance(error, KgptError) else repr(error)
             status.end(status.status.state_before_resume or "failed", message)
             reporter.write_log(f"failed: {message}")
             raise
+
+
+def _check_processes(task: Task) -> None:
+    """Raise `UsageError` if there are several processes, and the task needs one."""
+    if backend.distribution.process_count() == 1:
+        return
+    if not task.divides_batches:
+        raise UsageError(
+            f"finetune.objective {task.config.finetune.objective} trains in one process, not in "
+            f"{backend.distribution.process_count()}; start one, with distribute.data for its "
+            "devices."
+        )
+    if task.config.train.eval_suite is not None:
+        raise UsageError(
+            "train.eval_suite needs one process; leave it out, and use `kgpt eval` afterwards."
+        )
 
 
 def _starting_point(task: Task, run: Run, resume: bool, fork_of: str | None) -> ResumePoint:
@@ -177,6 +196,8 @@ def _train(
     config, model = task.config, task.build_model()
     point.load(model, task.stored_weights)
     begin(run, point, config)
+    if run.is_writer:
+        point.delete_damaged()
     run.write_data(task.describe_data())
     run.append("environment", {"step": point.step} | environment())
     for line in (*point.notes, summary(task, status), *warnings(config)):
@@ -229,7 +250,7 @@ def make_callbacks(
     cleanup.push(checkpoints.wait_after)
     control = RunControl(run, checkpoints, samples, status)
     cleanup.callback(control.restore_signals)
-    trackers = make_trackers(config, run)
+    trackers = make_trackers(config, run) if run.is_writer else []
     for tracker in trackers:
         cleanup.callback(tracker.close)
     history = [row["val_loss"] for row in run.metrics() if "val_loss" in row]

@@ -104,6 +104,8 @@ class CheckpointSaver(StepCallback):
                 self.wait()
 
     def _write(self, step: int, state: TrainingState, is_best: bool) -> None:
+        if not self.run.is_writer:
+            return
         folder = self.run.checkpoint_path(step)
         write_checkpoint(folder, state, self.tokenizer, self.sampling)
         verify(folder)  # before older ones are deleted

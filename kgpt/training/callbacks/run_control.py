@@ -40,6 +40,7 @@ class RunControl(StepCallback):
         self.run, self.checkpoints, self.samples, self.status = run, checkpoints, samples, status
         self.stop_at: int | None = None
         self.stopped: str | None = None
+        self._signal: str | None = None  # that this process has received
         self._old_handlers: dict[int, Any] = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -62,11 +63,16 @@ class RunControl(StepCallback):
             self.model.stop_training = True
 
     def _poll_commands(self, step: int) -> None:
-        for command, arguments in self.run.take_commands():
+        for command, arguments in self._poll():
             if command == "pause":
                 self._pause(step)
             else:
                 self._execute(command, arguments, step)
+
+    def _poll(self) -> list[tuple[Command, dict[str, Any]]]:
+        commands, stopped_by = self.run.poll(self._signal)
+        self.stopped = self.stopped or stopped_by
+        return commands
 
     def _execute(self, command: Command, arguments: dict[str, Any], step: int) -> None:
         if command == "stop":
@@ -84,13 +90,13 @@ class RunControl(StepCallback):
         self.checkpoints.wait()
         with self.status.state("paused"):
             while not self.stopped:
-                for command, arguments in self.run.take_commands():
+                for command, arguments in self._poll():
                     if command == "resume":
                         return
                     self._execute(command, arguments, step)
                 time.sleep(POLL_S)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped:
+        if self._signal:
             raise KeyboardInterrupt
-        self.stopped = signal.Signals(number).name
+        self._signal = signal.Signals(number).name

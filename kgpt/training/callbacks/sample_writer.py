@@ -61,8 +61,11 @@ class SampleWriter(StepCallback):
             sampling = sampling.model_copy(update={"seed": step})
         requests = [self._request(prompt, sampling, i) for i, prompt in enumerate(prompts)]
         with self.status.state("sampling"), swap_in_ema_weights(self.model):
-            completions = [job.token_ids for job in generate(gpt_of(self.model), requests)]
-        for prompt, ids in zip(prompts, completions, strict=True):
+            completions = backend.processes.computed_by_one(
+                gpt_of(self.model),
+                lambda gpt: [job.token_ids for job in generate(gpt, requests)],
+            )
+        for prompt, ids in zip(prompts, completions or (), strict=completions is not None):
             self._write(step, prompt, ids, sampling)
 
     def _request(self, prompt: str, sampling: SamplingConfig, index: int) -> Request:
