@@ -217,6 +217,8 @@ def test_the_commands_run(page: Path, sandbox: Path, monkeypatch: pytest.MonkeyP
                 source = words.index("--from") + 1
                 words[source] = re.sub(r"@\d+", "@latest", words[source])
                 words += ["--train.max-steps", "4"]
+        if name == "lr-find":
+            words += [*TINY, "--steps", "10"]
         if name in ("finetune", "classify train"):
             words += [*TINY[: TINY.index("--model.num-layers")], "--quiet"]
             words += [] if words[1] == "dpo" else ["--train.sequence-length", "32"]

@@ -79,6 +79,9 @@ app.command("kgpt.cli.launch:launch", help="Train one model in many processes, o
 app.command(
     "kgpt.cli.distill:distill", help="Train a student or a draft model to predict as its teacher."
 )
+app.command(
+    "kgpt.cli.lr_find:lr_find", name="lr-find", help="Find a learning rate by a range test."
+)
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
 app.command(
     "kgpt.cli.eval:evaluate", name="eval", help="Measure how good models are, and compare them."

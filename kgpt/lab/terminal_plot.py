@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from rich.text import Text
@@ -16,13 +16,19 @@ LABEL = 9  # characters left of the plot
 Points = tuple[Sequence[float], Sequence[float]]
 
 
-def plot(curves: Sequence[Points], width: int = 72, height: int = 14) -> Text:
+def plot(
+    curves: Sequence[Points],
+    width: int = 72,
+    height: int = 14,
+    x_label: Callable[[float], str] = count,
+) -> Text:
     """The curves, each (x, y), with the limits of both axes; empty without points.
 
     The color of curve n is `STYLES[n % 6]`. Where curves cross, the last is on top.
 
     Args:
         width, height: in characters, labels included.
+        x_label: the limits of the x axis as text.
     """
     xs = np.concatenate([np.asarray(x, float) for x, _ in curves] or [np.zeros(0)])
     ys = np.concatenate([np.asarray(y, float) for _, y in curves] or [np.zeros(0)])
@@ -43,7 +49,7 @@ def plot(curves: Sequence[Points], width: int = 72, height: int = 14) -> Text:
         for cell, style in zip(cells[line].tolist(), styles[line].tolist(), strict=True):
             text.append(chr(BLANK + cell), style=STYLES[style % len(STYLES)] if cell else "")
         text.append("\n")
-    first, last = count(float(xs.min())), count(float(xs.max()))
+    first, last = x_label(float(xs.min())), x_label(float(xs.max()))
     return text.append(" " * (LABEL + 2) + first + last.rjust(columns - len(first)), style="dim")
 
 
