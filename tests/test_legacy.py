@@ -51,6 +51,7 @@ def kgpt(*arguments):
     return caught.value.code
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_generates_the_recorded_tokens(name):
     recorded = json.loads((LEGACY / "generated.json").read_text())[name]

@@ -65,6 +65,7 @@ def test_a_batch_of_adapters_is_each_of_them_alone(generator, reference):
         assert len({tuple(ids) for ids in texts.values()}) == len(names)
 
 
+@pytest.mark.portable
 def test_a_cached_prefix_is_of_one_adapter(generator, reference):
     """The same prompt by turns: its cache is reused within an adapter alone."""
     prompt, names = "the same long prompt", ["first", "first", "second", None, None, "second"]
@@ -95,6 +96,7 @@ def test_searches_and_drafts_are_by_the_adapter(generator, base, folders):
             assert [t.id for part in ours for t in part] == [t.id for part in its for t in part]
 
 
+@pytest.mark.portable
 def test_prompts_are_scored_and_embedded_by_an_adapter(generator, folders):
     prompts = ["To be", "O"]
     with TextGenerator(folders["dora"], max_num_seqs=2) as merged:

@@ -18,7 +18,7 @@ def expected(kind, context, continuation):
     return logprobs[np.arange(len(continuation)), continuation].sum(), bool(greedy)
 
 
-@pytest.mark.parametrize("kind", ["llama", "window"])
+@pytest.mark.parametrize("kind", ["llama", pytest.param("window", marks=pytest.mark.portable)])
 def test_scores_are_those_of_whole_texts(kind, monkeypatch):
     from kgpt.generation import continuations as module
 

@@ -134,6 +134,7 @@ def test_a_full_queue_refuses(engine):
     assert all(handle.done.wait(30) for handle in handles)
 
 
+@pytest.mark.portable
 def test_a_batch_larger_than_an_engine_without_queue_is_generated(folder):
     from kgpt.generation.generator import TextGenerator
 

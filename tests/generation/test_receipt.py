@@ -42,6 +42,7 @@ def test_seeded_answers_of_a_batch_replay_alone(folder):
         assert now == then and differing_parts(then, now) == []
 
 
+@pytest.mark.portable
 @pytest.mark.backend
 def test_a_receipt_is_given_where_it_is_asked_for_and_no_clock_ended_the_text(folder):
     from kgpt.generation.generator import TextGenerator

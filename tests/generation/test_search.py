@@ -41,6 +41,7 @@ def test_beams_find_what_a_search_without_cache_finds(kind):
     assert (job.token_ids, job.finish_reason) == (list(beams[0][0]), "length")
 
 
+@pytest.mark.portable
 def test_contrastive_search_is_its_formula():
     import keras
 
@@ -63,6 +64,7 @@ def test_contrastive_search_is_its_formula():
     assert generate(model, [Request(prompt, config)])[0].token_ids == text[len(prompt) :]
 
 
+@pytest.mark.portable
 def test_searches_and_texts_share_an_engine():
     model, prompt = model_of("llama"), prompts(8)[0]
     beam = Request(prompt, SamplingConfig(beam_size=2, max_tokens=5))

@@ -229,6 +229,7 @@ def test_a_client_that_leaves_midway_frees_its_slot(generator):
     assert generator.generate("x", config(), regex="[a-f]{3}").finish_reason == "stop"
 
 
+@pytest.mark.portable
 def test_search_is_refused_and_drafts_are_left_out(generator, folder):
     from kgpt.generation.generator import TextGenerator
 

@@ -133,6 +133,7 @@ def test_dropout_is_off_in_inference_and_repeated_by_checkpointing(ids):
     assert losses[0] != losses[1], "each step draws a mask of its own"
 
 
+@pytest.mark.portable
 def test_recomputed_blocks_of_int8_weights_train_in_bfloat16(ids):
     model = int8_model("llama", gradient_checkpointing=True, dtype="mixed_bfloat16")
     kgpt.add_lora(model, **OF_LLAMA)
@@ -157,7 +158,7 @@ def dequantized(model, kind):
     return twin
 
 
-@pytest.mark.parametrize("form", ["llama", "gpt2-dora"])
+@pytest.mark.parametrize("form", ["llama", pytest.param("gpt2-dora", marks=pytest.mark.portable)])
 def test_int8_weights_train_adapters_as_their_float_values_do(form, ids):
     kind, options = form.partition("-")[0], FORMS[form]
     model = int8_model(kind)

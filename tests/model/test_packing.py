@@ -86,6 +86,7 @@ def test_with_dropout_a_segment_does_not_see_another():
     assert same[0, 7:].all() and same[1, 11:].all() and not same[:, :7].any()
 
 
+@pytest.mark.portable
 def test_any_keras_loss_and_metric_takes_packed_inputs(tmp_path):
     """Logits in place of hidden states; the model is then saved and loaded."""
     config = ModelConfig(**{**KINDS["gpt2"], "num_layers": 1})

@@ -46,6 +46,7 @@ def test_our_loss_reports_what_the_stock_loss_reports():
     assert ours == pytest.approx((losses * weights).sum() / weights.sum(), rel=1e-5)
 
 
+@pytest.mark.portable
 def test_our_loss_with_a_metric_of_keras():
     """A metric needs logits, so the loss is computed from them, and is the same."""
     x, y = alphabet()

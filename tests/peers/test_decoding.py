@@ -102,6 +102,7 @@ def test_greedy_is_identical_for_200_tokens(both):
     assert generate(model, [request])[0].token_ids == want
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("beams", [1, 3, 5])
 @pytest.mark.parametrize(
     ("penalty", "early"), [(1.0, False), (0.0, False), (2.0, False), (0.5, True)]

@@ -142,6 +142,7 @@ def test_and_the_same_text_there_and_back(name, tmp_path, complaints):
         assert torch.equal(mine, original)
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("name", OURS)
 def test_a_model_of_kgpt_is_read_without_a_warning(name, tmp_path, complaints):
     values = OURS[name] if name.startswith("gpt2") else ROTARY | OURS[name]

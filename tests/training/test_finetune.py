@@ -52,7 +52,12 @@ def weights(folder):
 @pytest.mark.parametrize(
     ("finetune", "lora", "precision"),
     [
-        ({"method": "lora"}, {"rank": 2, "dropout": 0.2, "target_modules": "v_proj"}, "bfloat16"),
+        pytest.param(
+            {"method": "lora"},
+            {"rank": 2, "dropout": 0.2, "target_modules": "v_proj"},
+            "bfloat16",
+            marks=pytest.mark.portable,
+        ),
         (
             {"method": "dora", "base_precision": "int8"},
             {"rank": 3, "target_modules": "down_proj"},

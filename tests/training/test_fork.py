@@ -35,6 +35,7 @@ def fork(parent, data, monkeypatch):
     return make
 
 
+@pytest.mark.portable
 @pytest.mark.backend
 def test_an_unchanged_fork_repeats_its_parent(parent, fork):
     before = contents(parent.run)

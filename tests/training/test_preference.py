@@ -142,7 +142,7 @@ def test_the_reference_of_adapters_is_the_model_without_them():
     np.testing.assert_allclose(without[: len(rows)], own[rows], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["dpo", "kto"])
+@pytest.mark.parametrize("kind", ["dpo", pytest.param("kto", marks=pytest.mark.portable)])
 def test_training_with_the_reference_in_the_step_or_before_it(kind):
     """The same losses and metrics, and they are those of `from_model`."""
     found = []

@@ -118,6 +118,7 @@ def resumed_config(config, run):
     return changed(config, "model.vocab_size", run.data().vocab_size)
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize(("key", "value"), FIXED.items())
 def test_what_is_fixed_is_refused_and_the_run_stays_as_it_was(data, run, key, value):
     before = contents(run)
@@ -131,6 +132,7 @@ def test_averages_may_be_dropped_and_their_decay_changed():
     assert not is_fixed("train.ema_decay", 0.9, 0.0) and not is_fixed("train.ema_decay", 0.9, 0.99)
 
 
+@pytest.mark.portable
 def test_another_data_set_is_refused_by_its_content(data, run, tmp_path):
     other, before = another(data, tmp_path), contents(run)
     config = make_config(other, train=SHORT | LONGER)
@@ -139,6 +141,7 @@ def test_another_data_set_is_refused_by_its_content(data, run, tmp_path):
     assert contents(run) == before
 
 
+@pytest.mark.portable
 def test_a_data_set_that_was_moved_is_the_same(data, run, tmp_path):
     shutil.copytree(data, tmp_path / "moved")
     resumed = Trained(make_config(tmp_path / "moved", train=SHORT | LONGER), "one", resume=True)
@@ -164,6 +167,7 @@ def test_another_tokenizer_is_refused_even_of_a_run_that_did_not_note_its_data(
     assert contents(run) == before
 
 
+@pytest.mark.portable
 def test_a_run_that_did_not_note_its_data_says_so(data, run):
     (run.path / "data.json").unlink()
     resumed = Trained(make_config(data, train=SHORT | LONGER), "one", resume=True)
@@ -197,6 +201,7 @@ def test_with_nothing_to_do_it_says_so_and_leaves_the_run(data, run, state):
     assert contents(run) == before
 
 
+@pytest.mark.portable
 def test_a_warm_up_longer_than_the_run_is_said(data):
     config = make_config(data, train={"max_steps": 1, "warmup_steps": 9, "checkpoint_every": 0})
     shown = Trained(config, "short").shown

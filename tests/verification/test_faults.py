@@ -81,6 +81,7 @@ def change_rotary_base(model):
     model.blocks[0].attention.rotary = Rotary(backend.constant(frequencies))
 
 
+@pytest.mark.portable
 @pytest.mark.backend
 @pytest.mark.parametrize(
     ("change", "layer"),
