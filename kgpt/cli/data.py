@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from kgpt.cli.options import MaxLength, StrictInt, Truncate
+from kgpt.cli.options import MaxLength, StrictInt, Truncate, Workers
 from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
 from kgpt.formatting import size
@@ -26,7 +26,7 @@ KINDS = ("bpe", "char", "byte")
 FLAGS = (
     "--out", "--tokenizer", "--vocab-size", "--min-frequency", "--field", "--separator",
     "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--skip-invalid",
-    "--max-length", "--truncate", "--overwrite", "--quiet", "--debug",
+    "--max-length", "--truncate", "--workers", "--overwrite", "--quiet", "--debug",
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def prepare(
     skip_invalid: Annotated[bool, Parameter(negative="")] = False,
     max_length: MaxLength = None,
     truncate: Truncate = "keep-start",
+    workers: Workers = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -85,6 +86,8 @@ def prepare(
         The longest conversation, in tokens, such as the context of the model; any if not given.
     truncate
         What happens to a longer one: keep-start cuts it at its end, skip leaves it out.
+    workers
+        Processes that tokenize; without it, threads of one process do. The data set is the same.
     overwrite
         Replace the data set even if there are runs on it, which then cannot be resumed.
     quiet
@@ -117,7 +120,7 @@ def prepare(
         task = bar.add_task("tokens", total=corpus.total_bytes)
         write_data_set(
             corpus, made, Path(out), val_fraction, lambda read: bar.update(task, completed=read),
-            overwrite, max_length, truncate,
+            overwrite, max_length, truncate, workers,
         )  # fmt: skip
     for note in corpus.invalid.notes:
         console.print(Text(note), soft_wrap=True)

@@ -48,6 +48,7 @@ def _strict_int(_: Any, tokens: Sequence[Token]) -> int:
 
 StrictInt = Annotated[int, Parameter(converter=_strict_int)]
 MaxLength = Annotated[int | None, Parameter(converter=_strict_int, validator=Number(gte=2))]
+Workers = Annotated[int | None, Parameter(converter=_strict_int, validator=Number(gte=1))]
 Truncate = Literal["keep-start", "skip"]
 Flags: Any = _flags()
 SamplingFlags: Any = Annotated[Flags, Parameter(name="*")]

@@ -13,11 +13,11 @@ from kgpt.conversations import Message
 from kgpt.data.conversation_encoder import ConversationEncoder, Truncate
 from kgpt.data.invalid_rows import InvalidRows
 from kgpt.data.packing import PackedBatch, PackedDocumentSampler
-from kgpt.data.prepare import validation_documents
 from kgpt.data.recognition import conversation_of
 from kgpt.data.sampler import Batch, LengthBucketSampler
 from kgpt.data.shards import TokenStream
 from kgpt.data.source_files import SourceFiles
+from kgpt.data.split_assembly import validation_documents
 from kgpt.errors import DataError
 from kgpt.text.tokenizer import Tokenizer
 

@@ -72,6 +72,12 @@ class ConversationEncoder:
             return [*ids, self._end], [*mask, False]
         return ids, mask
 
+    def take_counts(self) -> dict[str, int]:
+        """`truncated` and `too_long`, which begin at 0 again."""
+        counts = {"truncated": self.truncated, "too_long": self.too_long}
+        self.truncated = self.too_long = 0
+        return counts
+
     def _truncated(
         self, ids: list[int], mask: list[bool], size: int
     ) -> tuple[list[int], list[bool]] | None:

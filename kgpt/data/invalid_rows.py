@@ -35,6 +35,12 @@ class InvalidRows:
         if len(self.first) < SHOWN:
             self.first.append(str(error))
 
+    def take(self, other: InvalidRows) -> None:
+        """Add the rows that `other` has counted, which forgets them."""
+        self.count += other.count
+        self.first = [*self.first, *other.first][:SHOWN]
+        other.clear()
+
     @property
     def notes(self) -> list[str]:
         """Lines for people: how many rows were left out, and why the first five were."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgpt.cli import main
-from kgpt.data import prepare as module
-from kgpt.data.prepare import prepare, train_tokenizer, validation_documents
+from kgpt.data.prepare import prepare, train_tokenizer
 from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
+from kgpt.data.split_assembly import validation_documents
 from kgpt.errors import DataError, KgptError, RunError, UsageError
 from kgpt.runs import RunData, RunStatus, new_run
 from kgpt.text.tokenizer import Tokenizer
@@ -38,6 +39,11 @@ def prepared(tmp_path, source, tokenizer=None, val_fraction=0.1, name="out"):
     return TokenDataset(tmp_path / name)
 
 
+def files_of(folder):
+    """The bytes of every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def documents(data, split):
     """The text of each document of a split, end-of-text removed."""
     stream = data.tokens(split)
@@ -49,7 +55,7 @@ def documents(data, split):
 
 @pytest.mark.parametrize("batch_characters", [1, 100, 1 << 20])
 def test_every_document_is_in_one_split_word_for_word(tmp_path, monkeypatch, batch_characters):
-    monkeypatch.setattr(module, "BATCH_CHARACTERS", batch_characters)
+    monkeypatch.setattr("kgpt.data.source_batches.BATCH_CHARACTERS", batch_characters)
     data = prepared(tmp_path, jsonl(tmp_path / "a.jsonl", [{"text": t} for t in STORIES]))
     data.verify()
     train, val = documents(data, "train"), documents(data, "val")
@@ -186,7 +192,7 @@ def test_many_ids_need_wider_integers(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from kgpt.data.prepare import prepare, train_tokenizer, validation_documents
+from kgpt.data.prepare import prepare, train_tokenizer
 from kgpt.data.sources import Corpus
 source, out = sys.argv[1:]
 corpus = Corpus([source])
@@ -213,10 +219,48 @@ def test_in_parallel_and_alone_the_same_bytes(tmp_path):
         process = child(source, tmp_path / name, TOKENIZERS_PARALLELISM=parallel)
         process.communicate(timeout=120)
         assert process.returncode == 0
-    files = sorted(path.name for path in (tmp_path / "many").iterdir())
-    assert len(files) >= 6
-    for file in files:
-        assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+    assert len(files_of(tmp_path / "many")) >= 6
+    assert files_of(tmp_path / "many") == files_of(tmp_path / "one")
+
+
+@pytest.mark.parametrize("conversations", [False, True])
+def test_with_workers_and_without_the_same_bytes(tmp_path, monkeypatch, conversations):
+    monkeypatch.setattr("kgpt.data.source_batches.BATCH_CHARACTERS", 1000)
+    rows = [{"messages": TALK}, {"messages": TALK[:1]}] if conversations else []
+    source = jsonl(tmp_path / "a.jsonl", rows * 50 or [{"text": text} for text in STORIES])
+    for name, workers in (("none", None), ("two", 2)):
+        corpus = Corpus([source], skip_invalid=True)
+        prepare(corpus, Tokenizer.of_bytes(), tmp_path / name, workers=workers)
+        assert corpus.invalid.count == (50 if conversations else 0)
+    assert files_of(tmp_path / "none") == files_of(tmp_path / "two")
+
+
+def test_a_worker_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
+    dies = [sys.executable, "-c", "import os; os.read(0, 1)"]
+    monkeypatch.setattr("kgpt.data.encoding_worker.COMMAND", dies)
+    source = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in STORIES])
+    with pytest.raises(KgptError, match=r"A worker was killed.* fewer with --workers"):
+        prepare(Corpus([source]), Tokenizer.of_bytes(), tmp_path / "out", workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_of_several_faults_the_first_is_told(tmp_path, monkeypatch):
+    """What a template rejects, before a line that is not JSON, whoever is quicker."""
+    monkeypatch.setattr("kgpt.data.source_batches.BATCH_CHARACTERS", 1)
+    monkeypatch.setattr("kgpt.data.recognition.SAMPLE_ROWS", 1)
+    source = tmp_path / "a.jsonl"
+    system = [{"role": "system", "content": "Be brief."}, *TALK]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    Tokenizer.of_bytes(["<s>", "</s>"]).save(folder)
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + JINJA
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    jsonl(source, [{"messages": TALK}, {"messages": system}])
+    with source.open("a") as file:
+        file.write("{")
+    with pytest.raises(DataError, match="a.jsonl, line 2"):
+        prepare(Corpus([str(source)]), Tokenizer.load(folder), tmp_path / "out")
 
 
 @pytest.mark.parametrize("after", [0, 3, 9])
@@ -270,7 +314,7 @@ def test_no_text_is_no_data_set(tmp_path):
 def test_a_place_that_cannot_be_written_is_said_so(tmp_path):
     source = jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 30)
     with pytest.raises(KgptError, match=r"Could not write the data set /proc/nothing"):
-        prepare(Corpus([source]), Tokenizer.of_bytes(), module.Path("/proc/nothing"))
+        prepare(Corpus([source]), Tokenizer.of_bytes(), Path("/proc/nothing"))
 
 
 def test_progress_counts_bytes_up_to_the_end(tmp_path):
