@@ -10,7 +10,10 @@ from tests.training.tiny_runs import DROPOUT, Trained, flip_a_byte, make_config
 pytestmark = pytest.mark.backend
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.portable)])
+FLOAT16 = pytest.param("float16", marks=pytest.mark.portable)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", FLOAT16])
 def test_low_precision_learns_and_resumes(data, precision, monkeypatch):
     """float16 begins with a loss scale too high: the steps it skips are steps all the same."""
     train = {"precision": precision, "max_steps": 8, "checkpoint_every": 4, "sample_every": 8}
