@@ -44,6 +44,7 @@ ELSEWHERE = {
     "demo": "tests/cli/test_demo.py",
     "serve": "tests/serving/test_process.py",
     "bench serve": "tests/serving/test_load.py",
+    "launch": "tests/training/test_processes.py",
     "bench train": "tests/training/test_bench.py",
     "verify": "tests/verification: runs processes of every backend",
     "bench draft": "tests/cli/test_distill.py",
