@@ -121,6 +121,8 @@ def _memory_table(made: Plan) -> Table:
         table.add_row(part, size(value))
     table.add_section()
     table.add_row("peak", size(made.best.memory.peak))
+    if made.device.runtime:
+        table.add_row("of the process", size(made.best.memory.peak + made.device.runtime))
     if made.usable_memory is not None:
         table.add_row("usable", size(made.usable_memory))
     table.columns[1].justify = "right"

@@ -79,7 +79,11 @@ class Accelerator:
         bandwidth: bytes per second of its memory.
         memory: bytes of its memory; None if it is not known.
         interconnect: between several of them.
+        runtime: bytes that the process takes before there is a model; 0 where it is not known.
         flash_attention: attention never stores its weights.
+        recomputes: gradient checkpointing has an effect. On a CPU XLA merges what is computed
+            twice, and keeps it.
+        half_itemsize: bytes of a number in half precision, which XLA widens on a CPU.
     """
 
     name: str
@@ -89,7 +93,15 @@ class Accelerator:
     bandwidth: float
     memory: int | None
     interconnect: Interconnect
+    runtime: int = 0
     flash_attention: bool = False
+    recomputes: bool = True
+    half_itemsize: int = 2
+
+    @property
+    def loss_memory(self) -> int | None:
+        """The memory that decides the chunk of the loss; None on a CPU."""
+        return None if self.kind == "cpu" else self.memory
 
 
 # Large bfloat16 products reach about three quarters of the datasheet's figure: the published and

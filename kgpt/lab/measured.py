@@ -41,7 +41,7 @@ def read_measurement(
     Raises:
         UsageError: there is none of this device in this precision.
     """
-    with os_errors_as_kgpt(f"{file} cannot be read"):
+    with os_errors_as_kgpt(f"read {file}"):
         lines = file.read_text(encoding="utf-8").splitlines()
     found = [one for line in lines if line.strip() for one in _parse(file, line)]
     fitting = [one for one in found if one.precision == precision and _is_same(one.device, device)]

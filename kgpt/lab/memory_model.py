@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kgpt.config import Config, DistributeConfig, ModelConfig, compute_dtype, default_loss_chunk
 from kgpt.config.distribute import sharded_axes
 from kgpt.config.parameters import parameter_shapes
+from kgpt.lab.accelerators import Accelerator
 from kgpt.lab.trainable import trainable_shapes
 
 FLOAT32 = 4
@@ -21,8 +23,10 @@ ATTENTION_CHUNK = 128  # queries whose scores `kgpt.backend.attention` computes 
 # Moments that an optimizer keeps of a weight; Muon those of Adam for tables and vectors.
 MOMENTS = {"adamw": 2, "lion": 1, "muon": 1}
 MOMENTS_OF_TABLES = {"adamw": 2, "lion": 1, "muon": 2}
+SAVED_BY_ACTIVATION = {"gelu_tanh": 3, "gelu": 4, "swiglu": 5}  # in intermediate_dim
 FROZEN_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
-Shapes = Iterable[tuple[str, tuple[int, ...]]]
+Shape = tuple[str, tuple[int, ...]]  # path and shape of a parameter
+Shapes = Iterable[Shape]
 
 
 @dataclass(frozen=True)
@@ -57,32 +61,28 @@ class TrainingMemory:
         return self.weights + self.optimizer + self.working + max(at_loss, self.gradients)
 
 
-def training_memory(
-    config: Config, flash_attention: bool = False, memory: int | None = None
-) -> TrainingMemory:
+def training_memory(config: Config, device: Accelerator) -> TrainingMemory:
     """The memory of one device of the mesh of `config.distribute` while it trains.
 
     Args:
         config: with a known vocabulary; `train.batch_size` is that of the whole mesh.
-        flash_attention: the device never stores attention weights.
-        memory: of the device, which decides the chunk of the loss; None for a CPU.
     """
     model, train, mesh = config.model, config.train, config.distribute
     tokens = math.ceil(train.batch_size / mesh.data) * sequence_length(config)
-    itemsize = _itemsize(config)
-    layer = tokens * itemsize * saved_values(config, flash_attention)
-    if train.gradient_checkpointing:
+    itemsize = compute_itemsize(config, device)
+    layer = tokens * itemsize * saved_values(config, device.flash_attention)
+    if train.gradient_checkpointing and device.recomputes:
         activations = tokens * itemsize * model.hidden_dim * model.num_layers + layer
     else:
         activations = layer * model.num_layers
     trained, weights = [*trainable_shapes(config)], [*parameter_shapes(model)]
     gradients = sharded_bytes(trained, mesh)
     return TrainingMemory(
-        weights=_weight_bytes(config, weights, trained),
+        weights=_weight_bytes(config, weights, trained, itemsize),
         optimizer=_optimizer_bytes(config, trained),
         gradients=gradients,
         activations=round(activations),
-        logits=_logit_bytes(config, tokens, memory),
+        logits=_logit_bytes(config, tokens, itemsize, device.loss_memory),
         working=round(2 * tokens * itemsize * model.hidden_dim),
     )
 
@@ -94,8 +94,8 @@ def saved_values(config: Config, flash_attention: bool = False) -> float:
 
     - 5 D: the inputs and outputs of two norms, and what LayerNorm centers.
     - 2 (N + K) H: queries, keys, values and the output of attention.
-    - 3 F: input, output and slope of the activation; SwiGLU 5 F: gate, value, both halves once
-      more where they are split, and their product.
+    - 3 F of GPT-2's GELU: input, sigmoid and output; 4 F of the exact one; 5 F of SwiGLU: the gate
+      and the value, both once more where they are split, and their product.
     - 3 N T of attention weights: scores, exponentials and softmax, of the causal chunks that are
       computed; 5 N T with dropout, which computes all of them and keeps a mask. Flash attention
       (Dao et al., 2022) keeps one number a head.
@@ -103,9 +103,8 @@ def saved_values(config: Config, flash_attention: bool = False) -> float:
     Tensor parallelism divides heads and F, not D.
     """
     model, length = config.model, sequence_length(config)
-    gated = model.activation == "swiglu"
     heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
-    divided = heads + (5 if gated else 3) * model.intermediate_dim
+    divided = heads + SAVED_BY_ACTIVATION[model.activation] * model.intermediate_dim
     if model.dropout:
         divided += 5 * model.num_heads * length
     elif flash_attention:
@@ -127,15 +126,17 @@ def causal_share(length: int) -> float:
 
 def sharded_bytes(shapes: Shapes, mesh: DistributeConfig, itemsize: float = FLOAT32) -> int:
     """Bytes of one device's part of the parameters."""
-    return round(
-        sum(math.prod(shape) / shards(path, shape, mesh) for path, shape in shapes) * itemsize
-    )
+    sizes = mesh.data, mesh.model, mesh.fsdp
+    parts = (part_size(path.rpartition("/")[2], shape, *sizes) for path, shape in shapes)
+    return round(sum(parts) * itemsize)
 
 
-def shards(path: str, shape: tuple[int, ...], mesh: DistributeConfig) -> int:
-    """Parts that a parameter is divided into among the devices."""
-    sizes = {"data": mesh.data, "model": mesh.model, None: 1}
-    return math.prod(sizes[axis] for axis in sharded_axes(path, shape, mesh))
+@lru_cache(maxsize=10_000)
+def part_size(name: str, shape: tuple[int, ...], data: int, model: int, fsdp: bool) -> float:
+    """Numbers of the part of a parameter that one device of a data x model mesh holds."""
+    mesh = DistributeConfig(data=data, model=model, fsdp=fsdp)
+    sizes = {"data": data, "model": model, None: 1}
+    return math.prod(shape) / math.prod(sizes[axis] for axis in sharded_axes(name, shape, mesh))
 
 
 def cache_memory(model: ModelConfig, batch_size: int, itemsize: int = FLOAT32) -> int:
@@ -149,11 +150,13 @@ def sequence_length(config: Config) -> int:
     return config.train.sequence_length or config.model.max_length
 
 
-def _itemsize(config: Config) -> int:
-    return FLOAT32 if compute_dtype(config.train.precision) == "float32" else 2
+def compute_itemsize(config: Config, device: Accelerator) -> int:
+    """Bytes of an activation."""
+    half = compute_dtype(config.train.precision) != "float32"
+    return device.half_itemsize if half else FLOAT32
 
 
-def _weight_bytes(config: Config, weights: Shapes, trained: Shapes) -> int:
+def _weight_bytes(config: Config, weights: Shapes, trained: Shapes, itemsize: int) -> int:
     """The model's weights and adapters, and what is made of them while they are computed with.
 
     That are copies in half precision, and with FSDP the whole weights of one block at a time.
@@ -161,26 +164,28 @@ def _weight_bytes(config: Config, weights: Shapes, trained: Shapes) -> int:
     mesh, adapters = config.distribute, config.finetune.has_adapters
     size = FROZEN_BYTES[config.finetune.base_precision] if adapters else FLOAT32
     stored = sharded_bytes(weights, mesh, size) + (sharded_bytes(trained, mesh) if adapters else 0)
-    itemsize = min(size, _itemsize(config))
+    itemsize = min(itemsize, int(size))
     if itemsize == size and not mesh.fsdp:
         return stored
     whole = sharded_bytes(weights, mesh.model_copy(update={"fsdp": False}), itemsize)
     return stored + (whole // config.model.num_layers if mesh.fsdp else whole)
 
 
-def _optimizer_bytes(config: Config, trained: Shapes) -> int:
+def _optimizer_bytes(config: Config, trained: list[Shape]) -> int:
     train, mesh = config.train, config.distribute
-    total = 0
-    for path, shape in trained:
-        table = len(shape) < 2 or not path.startswith("block_")
-        moments = (MOMENTS_OF_TABLES if table else MOMENTS)[train.optimizer]
-        copies = moments + bool(train.ema_decay) + (train.grad_accumulation > 1)
-        total += copies * sharded_bytes([(path, shape)], mesh)
-    return total
+    matrices = [(path, shape) for path, shape in trained if _is_block_matrix(path, shape)]
+    others = [(path, shape) for path, shape in trained if not _is_block_matrix(path, shape)]
+    copies = bool(train.ema_decay) + (train.grad_accumulation > 1)
+    total = (MOMENTS[train.optimizer] + copies) * sharded_bytes(matrices, mesh)
+    return total + (MOMENTS_OF_TABLES[train.optimizer] + copies) * sharded_bytes(others, mesh)
 
 
-def _logit_bytes(config: Config, tokens: int, memory: int | None) -> int:
+def _is_block_matrix(path: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and path.startswith("block_")
+
+
+def _logit_bytes(config: Config, tokens: int, itemsize: int, memory: int | None) -> int:
     """Logits of one chunk and their gradient, (chunk, V), each in the compute dtype."""
     train, vocab_size = config.train, config.model.known_vocab_size
     chunk = train.loss_chunk or default_loss_chunk(vocab_size, train.precision, memory)
-    return 2 * min(chunk, tokens) * vocab_size * _itemsize(config) // config.distribute.model
+    return 2 * min(chunk, tokens) * vocab_size * itemsize // config.distribute.model

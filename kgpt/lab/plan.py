@@ -173,7 +173,7 @@ def plan_mesh(
     """Memory and times of `config` on one mesh."""
     config = config.model_copy(update={"distribute": mesh})
     train = config.train
-    memory = training_memory(config, device.flash_attention, device_memory(device))
+    memory = training_memory(config, device)
     compute = compute_time(config, device, memory)
     tokens, flops = train.batch_size * sequence_length(config), flops_per_token(config)
     seconds, update = compute.forward_backward, compute.update
@@ -202,12 +202,8 @@ def flops_per_token(config: Config) -> int:
 
 
 def usable_memory(device: Accelerator) -> int | None:
-    return None if device.memory is None else round(USABLE * device.memory)
-
-
-def device_memory(device: Accelerator) -> int | None:
-    """The memory that decides the chunk of the loss; None on a CPU."""
-    return None if device.kind == "cpu" else device.memory
+    """Bytes for a model and its training; None if the device's memory is not known."""
+    return None if device.memory is None else round(USABLE * device.memory) - device.runtime
 
 
 def largest_batch(config: Config, device: Accelerator) -> int | None:
@@ -241,8 +237,8 @@ def _largest(make: Callable[[int], Config], device: Accelerator, limit: int) -> 
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
-        memory = training_memory(make(middle), device.flash_attention, device_memory(device))
-        low, high = (middle, high) if memory.peak <= usable else (low, middle - 1)
+        fits = training_memory(make(middle), device).peak <= usable
+        low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 

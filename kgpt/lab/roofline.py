@@ -13,10 +13,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kgpt.config import Config, compute_dtype
+from kgpt.config import Config
 from kgpt.config.parameters import parameter_shapes
 from kgpt.lab.accelerators import Accelerator
-from kgpt.lab.memory_model import TrainingMemory, causal_share, saved_values, sequence_length
+from kgpt.lab.memory_model import (
+    TrainingMemory,
+    causal_share,
+    compute_itemsize,
+    saved_values,
+    sequence_length,
+)
 from kgpt.lab.trainable import trainable_shapes
 
 # How often the numbers that the backward pass needs go through memory in a step: written, and read
@@ -54,10 +60,11 @@ def compute_time(config: Config, device: Accelerator, memory: TrainingMemory) ->
         memory: of the same configuration.
     """
     model, mesh = config.model, config.distribute
-    repeated = RECOMPUTATION if config.train.gradient_checkpointing else 1.0
+    recomputes = config.train.gradient_checkpointing and device.recomputes
+    repeated = RECOMPUTATION if recomputes else 1.0
     tokens = config.train.batch_size * sequence_length(config) / mesh.data
     flops = tokens * matmul_flops(config, device.flash_attention) / mesh.model
-    itemsize = 4 if compute_dtype(config.train.precision) == "float32" else 2
+    itemsize = compute_itemsize(config, device)
     values = saved_values(config, device.flash_attention) * model.num_layers
     logits = model.known_vocab_size / mesh.model
     traffic = tokens * itemsize * (

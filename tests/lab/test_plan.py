@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,7 @@ def configuration(train=None, distribute=None, finetune=None, **model):
 
 
 def parts(config):
-    return training_memory(config, flash_attention=True)
+    return training_memory(config, H100)
 
 
 @pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("lion", 1)])
@@ -72,6 +73,12 @@ def test_activations_are_divided_along_data_and_grow_with_the_batch():
     assert parts(configuration(distribute={"data": 4})).activations * 4 == one
     assert parts(configuration({"batch_size": 16})).activations == 2 * one
     assert parts(configuration({"gradient_checkpointing": True})).activations < one
+
+
+def test_a_device_that_does_not_recompute_keeps_all():
+    recomputed = configuration({"gradient_checkpointing": True})
+    kept = training_memory(recomputed, replace(H100, recomputes=False))
+    assert kept.activations == parts(configuration()).activations
 
 
 def test_adapters_alone_have_gradients_and_moments():
@@ -147,7 +154,7 @@ def test_gradients_are_hidden_behind_the_backward_pass():
 def test_the_largest_sizes_fit_and_the_next_do_not():
     config = configuration(hidden_dim=1024, num_heads=16, num_layers=12)
     batch, usable = largest_batch(config, H100), usable_memory(H100)
-    fits = lambda changed: training_memory(changed, True, H100.memory).peak <= usable  # noqa: E731
+    fits = lambda changed: training_memory(changed, H100).peak <= usable  # noqa: E731
     assert fits(configuration({"batch_size": batch}, **config.model.model_dump()))
     assert not fits(configuration({"batch_size": batch + 1}, **config.model.model_dump()))
     context = longest_context(config, H100)
