@@ -47,8 +47,10 @@ lint: $(VENV)/.dev
 test-any: $(VENV)/.dev
 	KERAS_BACKEND=torch $(PYTEST) -n 4 -m "not backend and not slow and not proof"
 
+# XLA compiles hundreds of tiny programs here, each for a few calls: to optimize their machine code
+# would take a quarter of the time. The proofs run on optimized code.
 $(BACKENDS:%=test-%): test-%: $(VENV)/.dev
-	KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow and not proof"
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow and not proof"
 
 proofs: $(VENV)/.dev $(BACKENDS:%=proofs-%)
 	$(PYTEST) -m "proof and not backend"
