@@ -82,6 +82,7 @@ app.command(
 app.command(
     "kgpt.cli.lr_find:lr_find", name="lr-find", help="Find a learning rate by a range test."
 )
+app.command("kgpt.cli.sweep:sweep", help="Train many times with other options, and find the best.")
 app.command("kgpt.cli.serve:serve", help="Serve a model over HTTP, with a page to chat in.")
 app.command(
     "kgpt.cli.eval:evaluate", name="eval", help="Measure how good models are, and compare them."

@@ -18,13 +18,14 @@ from kgpt.runs import (
     fork_mark,
     parent_of,
     runs_folder,
+    trial_of,
 )
 
 console = Console()
 
 
 def list_run() -> None:
-    """All runs, the latest first; forks follow the runs that they were forked from."""
+    """All runs, the latest first; forks follow their parents, trials of a sweep each other."""
     found = all_runs()
     if not found:
         console.print(f"No runs in {runs_folder()} yet; start one with `kgpt train`.")
@@ -70,6 +71,8 @@ def show_run(run: str) -> None:
     }
     if parent := parent_of(found):
         fields["forked from"] = str(parent)
+    if trial := trial_of(found):
+        fields["sweep"] = str(trial)
     if status.error:
         fields["error"] = status.error
     for name, value in fields.items():

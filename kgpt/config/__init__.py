@@ -1,10 +1,11 @@
 """Every option of runs, sampling and the server, declared once.
 
 `ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig`, `FinetuneConfig`, `LoraConfig`,
-`GRPOConfig`, `StructuredOutputConfig`, `ServeConfig` and `EvaluationConfig` are pydantic models.
-Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema are generated
-from them, so an invalid value gives the same error everywhere. What only one command needs, such as
-an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
+`GRPOConfig`, `StructuredOutputConfig`, `ServeConfig`, `EvaluationConfig` and `SweepConfig` are
+pydantic models. Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema
+are generated from them, so an invalid value gives the same error everywhere. What only one command
+needs, such as an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports
+Keras.
 """
 
 from kgpt.config.classification import ClassificationConfig
@@ -26,6 +27,7 @@ from kgpt.config.section import Section, did_you_mean, sentence
 from kgpt.config.serving import ServeConfig
 from kgpt.config.skipped_steps import SkippedSteps
 from kgpt.config.structured_output import StructuredOutputConfig
+from kgpt.config.sweep import SweepConfig
 from kgpt.config.training import DataConfig, TrainConfig
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "SkippedSteps",
     "StructuredOutputConfig",
     "SuiteEntry",
+    "SweepConfig",
     "TrainConfig",
     "allows_tf32",
     "compute_dtype",

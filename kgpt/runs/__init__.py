@@ -2,6 +2,7 @@
 
 run.yaml       the resolved configuration: enough to start the same run again
 parent.json    of a fork: the run and the step that it goes on from
+sweep.json     of a trial: the sweep, and the options that it has set
 data.json      the data set: path, checksums and counts, to be compared when the run is resumed
 status.json    replaced atomically: state, step, heartbeat, error, ...
 metrics.jsonl  one row per logged step, appended; the last line may be incomplete
@@ -28,6 +29,7 @@ from kgpt.runs.find import (
 from kgpt.runs.fork import Parent, family_order, fork_mark, parent_of
 from kgpt.runs.run import COMMANDS, Command, Run, RunData, read_rows
 from kgpt.runs.status import FINAL_STATES, HEARTBEAT_INTERVAL_S, RunStatus, State
+from kgpt.runs.sweep import SweepTrial, trial_of, write_trial
 
 __all__ = [
     "COMMANDS",
@@ -39,6 +41,7 @@ __all__ = [
     "RunData",
     "RunStatus",
     "State",
+    "SweepTrial",
     "all_runs",
     "family_order",
     "find_run",
@@ -50,4 +53,6 @@ __all__ = [
     "resolve_model",
     "runs_folder",
     "runs_on",
+    "trial_of",
+    "write_trial",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from kgpt.runs.run import Run
+from kgpt.runs.sweep import trials_together
 
 
 class Parent(BaseModel):
@@ -41,9 +42,10 @@ def fork_mark(depth: int) -> str:
 def family_order(runs: Sequence[Run]) -> list[tuple[Run, int]]:
     """Each run with its depth in the tree of forks: forks follow their parents.
 
-    A fork whose parent is not among `runs` stands by itself. Otherwise the order is kept.
+    A fork whose parent is not among `runs` stands by itself. Trials of a sweep stand together.
+    Otherwise the order is kept.
     """
-    by_path = {run.path.resolve(): run for run in runs}
+    by_path = {run.path.resolve(): run for run in trials_together(runs)}
     children: dict[Path | None, list[Run]] = {}
     for path, run in by_path.items():
         parent = parent_of(run)
