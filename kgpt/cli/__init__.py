@@ -109,6 +109,7 @@ bench.command(
 )
 bench.command("kgpt.cli.bench:bench_serve", name="serve", help="Load-test a running server.")
 data.command("kgpt.cli.data:prepare", name="prepare", help="Tokenize text files into a data set.")
+data.command("kgpt.cli.data:merge", name="merge", help="Make a data set of its parts.")
 data.command("kgpt.cli.get_data:get", name="get", help="Download a well-known text and prepare it.")
 data.command("kgpt.cli.data:show", name="show", help="Show a data set.")
 classify.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -22,11 +22,16 @@ from kgpt.config import did_you_mean
 from kgpt.errors import UsageError
 from kgpt.formatting import size
 
+if TYPE_CHECKING:
+    from kgpt.data.sources import Corpus
+    from kgpt.text.tokenizer import Tokenizer
+
 KINDS = ("bpe", "char", "byte")
 FLAGS = (
     "--out", "--tokenizer", "--vocab-size", "--min-frequency", "--field", "--separator",
     "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--skip-invalid",
-    "--max-length", "--truncate", "--workers", "--overwrite", "--quiet", "--debug",
+    "--max-length", "--truncate", "--workers", "--part",
+    "--overwrite", "--quiet", "--debug",
 )  # fmt: skip
 
 
@@ -46,6 +51,7 @@ def prepare(
     max_length: MaxLength = None,
     truncate: Truncate = "keep-start",
     workers: Workers = None,
+    part: str | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -88,19 +94,23 @@ def prepare(
         What happens to a longer one: keep-start cuts it at its end, skip leaves it out.
     workers
         Processes that tokenize; without it, threads of one process do. The data set is the same.
+    part
+        Only one part of several, such as 2/3, into the folder --out, for `kgpt data merge`; an
+        interrupted one goes on. All parts have the same sources and options.
     overwrite
         Replace the data set even if there are runs on it, which then cannot be resumed.
     quiet
         Show no progress.
     """
     from kgpt.data.hub import HubOptions
-    from kgpt.data.prepare import check_replaceable, train_tokenizer
+    from kgpt.data.parts import parse_part
+    from kgpt.data.prepare import check_replaceable, prepare_part
     from kgpt.data.prepare import prepare as write_data_set
     from kgpt.data.sources import Corpus
-    from kgpt.text.tokenizer import Tokenizer
 
     _check_options(sources, tokenizer, val_fraction)
-    runs = check_replaceable(Path(out), overwrite)
+    share = part and parse_part(part)
+    runs = [] if share else check_replaceable(Path(out), overwrite)
     hub = HubOptions(dataset_config, dataset_split, show_progress=not quiet)
     corpus = Corpus(sources, field, separator, val_fraction, encoding, hub, skip_invalid)
     console = Console(stderr=True, quiet=quiet)
@@ -109,23 +119,71 @@ def prepare(
     if runs:
         console.print(Text(f"Replacing the data set of {', '.join(runs)}"), soft_wrap=True)
     with progress_bar(console) as bar:
-        if tokenizer in KINDS:
-            task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=tokenizer != "byte")
-            made = train_tokenizer(
-                corpus, tokenizer, vocab_size, min_frequency,
-                lambda read: bar.update(task, completed=read),
-            )  # fmt: skip
-        else:
-            made = Tokenizer.load(tokenizer)
+        made = _tokenizer(corpus, tokenizer, vocab_size, min_frequency, bar)
         task = bar.add_task("tokens", total=corpus.total_bytes)
-        write_data_set(
-            corpus, made, Path(out), val_fraction, lambda read: bar.update(task, completed=read),
-            overwrite, max_length, truncate, workers,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "val_fraction": val_fraction, "max_length": max_length, "truncate": truncate,
+            "workers": workers, "progress": lambda read: bar.update(task, completed=read),
+        }  # fmt: skip
+        if share:
+            prepare_part(corpus, made, Path(out), *share, **options)
+        else:
+            write_data_set(corpus, made, Path(out), overwrite=overwrite, **options)
     for note in corpus.invalid.notes:
         console.print(Text(note), soft_wrap=True)
+    if share:
+        console.print(Text(f"Part {part} is in {out}; next: kgpt data merge PARTS --out DIR"))
+    elif not quiet:
+        show(out)
+
+
+def merge(
+    *parts: str,
+    out: str,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Make a data set of its parts, which `kgpt data prepare --part` has made.
+
+    Parameters
+    ----------
+    parts
+        The folders of all parts.
+    out
+        The folder of the data set.
+    overwrite
+        Replace the data set even if there are runs on it, which then cannot be resumed.
+    quiet
+        Show no progress.
+    """
+    from kgpt.data.prepare import merge as merge_parts
+
+    if not parts:
+        raise UsageError("Name the folders of the parts, made by `kgpt data prepare --part`.")
+    console = Console(stderr=True, quiet=quiet)
+    with progress_bar(console) as bar:
+        task = bar.add_task("merge", total=None)
+        merge_parts(
+            [Path(folder) for folder in parts], Path(out), overwrite,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
     if not quiet:
         show(out)
+
+
+def _tokenizer(
+    corpus: Corpus, name: str, vocab_size: int, min_frequency: int, bar: Progress
+) -> Tokenizer:
+    """The tokenizer in the folder `name`, or a new one of that kind."""
+    from kgpt.data.prepare import train_tokenizer
+    from kgpt.text.tokenizer import Tokenizer
+
+    if name not in KINDS:
+        return Tokenizer.load(name)
+    task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=name != "byte")
+    return train_tokenizer(
+        corpus, name, vocab_size, min_frequency, lambda read: bar.update(task, completed=read)
+    )
 
 
 def _check_options(sources: tuple[str, ...], tokenizer: str, val_fraction: float) -> None:

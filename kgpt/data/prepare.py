@@ -7,18 +7,21 @@ complete.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kgpt.data.assembly import DataSetDescription, write_data_set
 from kgpt.data.batch_encoder import EncodingOptions
 from kgpt.data.conversation_encoder import Truncate
+from kgpt.data.encoded_batch import EncodedBatch
 from kgpt.data.parallel_encoding import encode_batches
+from kgpt.data.parts import PartDescription, PartWriter, ordered_parts, read_encoded
 from kgpt.data.shards import Manifest
 from kgpt.data.source_batches import SourceBatch, read_batches
 from kgpt.data.sources import Corpus, Document
 from kgpt.errors import RunError, UsageError
+from kgpt.files import os_errors_as_kgpt
 from kgpt.runs import runs_on
 from kgpt.text.tokenizer import Tokenizer
 
@@ -79,6 +82,76 @@ def prepare(
         manifest, invalid = write_data_set(encoded, tokenizer, description, out)
     corpus.invalid.take(invalid)
     return manifest
+
+
+def prepare_part(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    out: Path,
+    part: int,
+    num_parts: int,
+    val_fraction: float = 0.1,
+    progress: Progress = lambda read: None,
+    max_length: int | None = None,
+    truncate: Truncate = "keep-start",
+    workers: int | None = None,
+) -> PartDescription:
+    """Encode part `part` (from 1 on) of `num_parts` of `corpus` into the folder `out`.
+
+    If `out` has some of it, it goes on from there. The other arguments are those of `prepare`, and
+    must be the same for all parts, but for `workers`.
+
+    Raises:
+        UsageError: `out` has something else in it.
+        DataError: a source is damaged, or has changed since the part was begun.
+    """
+    data_set = describe_data_set(corpus, tokenizer, val_fraction, max_length)
+    options = encoding_options(corpus, data_set, truncate)
+    description = PartDescription(
+        part=part, num_parts=num_parts, data_set=data_set, encoding=options
+    )
+    with (
+        os_errors_as_kgpt(f"write the part {out}"),
+        PartWriter(out, description, tokenizer) as writer,
+    ):
+        batches = writer.missing(read_corpus(corpus, data_set, progress))
+        with contextlib.closing(encode_batches(batches, tokenizer, options, workers)) as encoded:
+            for batch in encoded:
+                writer.add(batch)
+        return writer.complete()
+
+
+def merge(
+    folders: Sequence[Path],
+    out: Path,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Manifest:
+    """Write the data set `out` of all its parts: the same bytes as `prepare` writes in one go.
+
+    Args:
+        folders: of the parts, in any order.
+        progress: is called with the number of batches written, and that of all.
+
+    Raises:
+        UsageError: the folders are not the parts of one data set.
+        DataError: a part is not complete, or damaged.
+    """
+    check_replaceable(out, overwrite)
+    first, ordered = ordered_parts(list(folders))
+    tokenizer = Tokenizer.load(ordered[0])
+    batches = _report_batches(read_encoded(ordered), first.num_batches or 0, progress)
+    manifest, _ = write_data_set(batches, tokenizer, first.data_set, out)
+    return manifest
+
+
+def _report_batches(
+    batches: Iterable[EncodedBatch], total: int, progress: Callable[[int, int], None]
+) -> Iterator[EncodedBatch]:
+    """Pass batches on, calling `progress` with how many of them there were."""
+    for number, batch in enumerate(batches, 1):
+        yield batch
+        progress(number, total)
 
 
 def describe_data_set(

@@ -19,7 +19,7 @@ LEFT_OUT = -1  # in place of a split
 class SplitAssembly:
     """Decides the split of each document and writes it.
 
-    What is written depends on the order of the documents alone, not on how they were encoded.
+    The result depends on the order of the documents alone, not on who encoded them.
 
     Args:
         folder: of the shards.
