@@ -54,11 +54,20 @@ class Group:
         return "".join(file.read_text() for file in self.files)
 
 
-def launch(folder, config, run, processes, *options):
+def launch(folder, config, run, processes, *options, launcher=None):
     file = folder / f"{run}.yaml"
     file.write_text(config.to_yaml())
     train = ["train", str(file), "--run", run, *options]
-    return Group(folder, run, [["launch", "--processes", str(processes), "--", *train]])
+    launcher = launcher or ["--processes", str(processes)]
+    return Group(folder, run, [["launch", *launcher, "--", *train]])
+
+
+def assert_close(whole, run):
+    """The losses of both, at each step, are within the bound."""
+    for loss in ("loss", "val_loss"):
+        pairs = zip(whole.metrics(), run.metrics(), strict=True)
+        apart = [abs(a[loss] - b[loss]) for a, b in pairs if loss in a]
+        assert max(apart) <= BOUND * losses(whole)[1], f"{loss} is {max(apart)} apart"
 
 
 def process_ids(parent):
@@ -92,14 +101,37 @@ def test_killed_with_2_processes_and_resumed_with_4_and_with_1(config, tmp_path)
     assert group.wait() == [0], group.output
     run = finish(tmp_path, config, "group", "jax", "--resume")
 
-    expected, found = losses(whole), losses(run)
-    assert list(found) == list(range(1, STEPS + 1)), "a step is lost, or there twice"
-    for loss in ("loss", "val_loss"):
-        pairs = zip(whole.metrics(), run.metrics(), strict=True)
-        apart = [abs(a[loss] - b[loss]) for a, b in pairs if loss in a]
-        assert max(apart) <= BOUND * expected[1], f"{loss} is {max(apart)} apart"
+    assert list(losses(run)) == list(range(1, STEPS + 1)), "a step is lost, or there twice"
+    assert_close(whole, run)
     assert [row["text"] for row in run.samples()] == [row["text"] for row in whole.samples()]
     assert run.checkpoint_steps()[-1] == STEPS
+
+
+def test_workers_of_ray_are_started_again_and_go_on(config, tmp_path):
+    """Through Ray Train's JaxTrainer, on a cluster of this machine."""
+    pytest.importorskip("ray")
+    whole = finish(tmp_path, config, "whole", "jax")
+    options = ["--ray", "--processes", "2", "--max-failures", "1"]
+    group = launch(tmp_path, config, "ray", 1, launcher=options)
+    group.wait_for_step(10)
+    os.kill(worker_process(tmp_path, rank=1), 9)
+    assert group.wait() == [0], group.output
+    run = group.run
+    assert list(losses(run)) == list(range(1, STEPS + 1))
+    assert_close(whole, run)
+    assert len(run.environments()) == 2, "it was not started again"
+
+
+def worker_process(folder, rank):
+    """The pid of the process of this rank that trains a run in `folder`."""
+    wanted = {f"KGPT_RUNS={folder / 'runs'}", f"KERAS_DISTRIBUTION_PROCESS_ID={rank}"}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted <= set((process / "environ").read_text().split("\0")):
+                return int(process.name)
+        except OSError:
+            continue  # it has ended, or is another user's
+    raise AssertionError("there is no such process")
 
 
 def start_alone(folder, config, run):
