@@ -48,6 +48,8 @@ ELSEWHERE = {
     "bench train": "tests/training/test_bench.py",
     "verify": "tests/verification: runs processes of every backend",
     "bench draft": "tests/cli/test_distill.py",
+    "scaling train": "tests/lab/test_scaling.py",
+    "scaling fit": "tests/lab/test_scaling.py",
     "bench generate": "tests/generation/test_bench.py",
     "data get": "tests/data/test_download.py: needs a network",
     "import": "tests/checkpoints/test_importers.py: the sources are downloads",

@@ -55,11 +55,13 @@ app = App(
 data = App(name="data", help="Prepare, download and inspect data sets.")
 runs = App(name="runs", help="List, compare and control training runs.")
 bench = App(name="bench", help="Measure kgpt, or another server, on this machine.")
+scaling = App(name="scaling", help="Train a family of sizes, fit a scaling law, size a model.")
 classify = App(name="classify", help="Give texts labels: train, apply and evaluate a classifier.")
 app.command(data)
 app.command(classify)
 app.command(runs)
 app.command(bench)
+app.command(scaling)
 app.command(
     "kgpt.cli.demo:demo", help="Generate a corpus, train on it, test and chat with the model."
 )
@@ -112,6 +114,10 @@ data.command("kgpt.cli.data:prepare", name="prepare", help="Tokenize text files 
 data.command("kgpt.cli.data:merge", name="merge", help="Make a data set of its parts.")
 data.command("kgpt.cli.get_data:get", name="get", help="Download a well-known text and prepare it.")
 data.command("kgpt.cli.data:show", name="show", help="Show a data set.")
+scaling.command(
+    "kgpt.cli.scaling:train", name="train", help="Train a family of sizes, and fit a law."
+)
+scaling.command("kgpt.cli.scaling:fit", name="fit", help="Fit a scaling law to runs.")
 classify.command(
     "kgpt.cli.classify_train:train", name="train", help="Train a classifier, or resume such a run."
 )

@@ -1,0 +1,1 @@
+"""Scaling laws: a family of models is trained, their losses fitted, and a size recommended."""
