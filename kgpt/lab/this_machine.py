@@ -14,7 +14,7 @@ from kgpt.lab.accelerators import CPU_NETWORK, PCIE, Accelerator, find_accelerat
 
 # Bytes that a training step adds to a process beside its tensors: the compiler and its programs on
 # JAX, kernels and their buffers on PyTorch. 90 to 190 MB for the presets.
-PROGRAMS = 120_000_000
+PROGRAMS = 140_000_000
 
 
 def this_machine(precision: Precision) -> Accelerator:
