@@ -25,6 +25,7 @@ import yaml
 
 from kgpt import GPT, add_lora, save_adapter
 from kgpt.cli import app, main
+from kgpt.cli.sweep import split_space
 from kgpt.config import Config, parse_overrides
 from kgpt.runs import resolve_model
 
@@ -47,6 +48,7 @@ ELSEWHERE = {
     "launch": "tests/training/test_processes.py",
     "bench train": "tests/training/test_bench.py",
     "verify": "tests/verification: runs processes of every backend",
+    "sweep": "tests/lab/test_sweep.py: processes that train",
     "bench draft": "tests/cli/test_distill.py",
     "scaling train": "tests/lab/test_scaling.py",
     "scaling fit": "tests/lab/test_scaling.py",
@@ -119,7 +121,7 @@ def test_every_command_is_accepted_as_it_stands(words: list[str]) -> None:
     first = bound.arguments.get("config")
     if isinstance(first, str) and first.startswith("--"):
         flags.insert(0, first)  # of a run that is resumed without a configuration
-    parse_overrides(flags)
+    parse_overrides(split_space(flags)[1] if name == "sweep" else flags)
 
 
 @pytest.mark.parametrize("words", cases(inline_commands))
@@ -167,6 +169,8 @@ def fill(folder: Path) -> None:
     (folder / "prompts.txt").write_text("Once\nAnna\n")
     (configuration,) = blocks(ROOT / "docs" / "guides" / "training.md", "yaml")
     (folder / "mine.yaml").write_text(configuration)
+    (folder / "runs" / "llama-tiny-sweep").mkdir(parents=True)
+    (folder / "runs" / "llama-tiny-sweep" / "best.yaml").write_text(configuration)
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]
     asked = {"prompt": turns[:1], "key": "Anna", "rivals": ["Ben"], "answer": "Anna"}
     for name in ("prompts.jsonl", "data/tinyworld-prompts.jsonl"):

@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kgpt.cli.environment import choose_backend
+from kgpt.cli.sweep_results import show
 from kgpt.cli.train import split_flags
 from kgpt.config import Config, SweepConfig, parse_overrides, read_yaml
 from kgpt.errors import RunError, UsageError
-from kgpt.formatting import NONE, count, number
 from kgpt.runs import new_run
 
 if TYPE_CHECKING:
-    from kgpt.lab.sweeps.results import SweepResult, TrialResult
     from kgpt.lab.sweeps.settings import SweepSettings
 
-FLAGS = ("--space", "--name", "--data", "--resume", "--json", "--quiet", "--debug")
-STYLES = {"complete": "green", "pruned": "dim", "failed": "red", "running": "yellow"}
+FLAGS = (
+    "--space", "--name", "--data", "--resume", "--png", "--html", "--json", "--quiet", "--debug",
+)  # fmt: skip
 
 
 def sweep(
@@ -37,6 +36,8 @@ def sweep(
     data: str | None = None,
     options: Annotated[SweepConfig | None, Parameter(name="*")] = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    png: str | None = None,
+    html: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -59,11 +60,17 @@ def sweep(
     resume
         Go on with the sweep NAME as it was started; --workers and, without --pruner halving,
         --trials may change.
+    png
+        Also write a figure of the results to this file.
+    html
+        Also write the results to this page, which needs no other file.
     as_json
         Print the results as one JSON object.
     quiet
         Print no progress.
     """
+    from kgpt.lab.sweeps.figure import write_figure
+    from kgpt.lab.sweeps.page import write_page
     from kgpt.lab.sweeps.results import read_results
     from kgpt.lab.sweeps.sweep import Sweep
 
@@ -81,6 +88,10 @@ def sweep(
     console = Console(stderr=as_json, quiet=quiet, highlight=False)
     done = Sweep(name, settings, lambda text: console.print(Text(text))).run()
     results = read_results(name)
+    if png is not None:
+        write_figure(results, Path(png))
+    if html is not None:
+        write_page(results, Path(html))
     if as_json:
         print(json.dumps(asdict(results), ensure_ascii=False))
     else:
@@ -107,7 +118,7 @@ def _settings(
 
     if config is None:
         raise UsageError("Name a preset or a YAML file, or a sweep with --name NAME --resume.")
-    domains, others = _split_space(flags)
+    domains, others = split_space(flags)
     changes = parse_overrides(others, FLAGS)
     if data is not None:
         changes["data.dir"] = data
@@ -120,7 +131,7 @@ def _settings(
     return SweepSettings(Config.load(config, changes), domains, options)
 
 
-def _split_space(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def split_space(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The domains of flags such as --space.train.seed 1,2, and the other flags."""
     domains: dict[str, Any] = {}
     others, pending = [], list(flags)
@@ -144,43 +155,3 @@ def _resumed(name: str, options: SweepConfig) -> SweepSettings:
     given = options.model_dump(include=options.model_fields_set)
     changed = settings.options.model_copy(update=given)
     return SweepSettings(settings.config, settings.space, changed)
-
-
-def show(results: SweepResult, console: Console) -> None:
-    """Print the trials, the best first, the importance of the options, and what to do next."""
-    table = Table()
-    keys = list(dict.fromkeys(key for trial in results.trials for key in trial.params))
-    for column in ("run", "state", "step", results.metric):
-        table.add_column(column, justify="right" if column in ("step", results.metric) else "left")
-    for key in keys:
-        table.add_column(key.partition(".")[2], justify="right")
-    for trial in results.in_order:
-        table.add_row(*_row(trial), *(_shown(trial.params.get(key)) for key in keys))
-    console.print(table)
-    for trial in results.trials:
-        if trial.error:
-            console.print(Text(f"{trial.run}: {trial.error}", style="red"))
-    if results.importance:
-        shares = ", ".join(f"{key} {share:.0%}" for key, share in results.importance.items())
-        console.print(
-            Text(f"Importance by {results.metric} at step {results.compared_at}: {shares}")
-        )
-    steps = f"{count(results.steps)} steps, {results.steps / results.full_steps:.0%} of all trials'"
-    console.print(Text(f"{len(results.trials)} of {results.total} trials; {steps} full length."))
-    if results.best_config:
-        console.print(Text(f"Train the best again with: kgpt train {results.best_config}"))
-
-
-def _row(trial: TrialResult) -> tuple[Text, ...]:
-    return (
-        Text(trial.run),
-        Text(trial.state, style=STYLES[trial.state]),
-        Text(str(trial.step)),
-        Text(number(trial.value)),
-    )
-
-
-def _shown(value: Any) -> Text:
-    if isinstance(value, float):
-        return Text(f"{value:.4g}")
-    return Text(NONE if value is None else str(value))

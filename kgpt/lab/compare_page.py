@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -10,19 +9,10 @@ from kgpt.files import os_errors_as_kgpt, write_text
 from kgpt.formatting import NONE, count, number
 from kgpt.lab.compare import AXIS_LABELS, Comparison, Curve
 from kgpt.lab.figures import color
+from kgpt.lab.html import document, table
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 860, 420, 70, 40, 12
 TICKS = 5
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
-  color: #222; background: #fff }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: left }
-svg { width: 100%; height: auto } text { font-size: 12px; fill: #555 }
-.grid { stroke: #e5e5e5 } .raw { opacity: .25 } path { fill: none; stroke-width: 1.6 }
-.key { display: inline-block; width: 1rem; height: .25rem; margin-right: .4rem;
-  vertical-align: 4px }
-"""
 
 
 def write_page(comparison: Comparison, file: Path) -> None:
@@ -49,21 +39,11 @@ def page(comparison: Comparison) -> str:
         for key, values in comparison.differences.items()
     ]
     smoothed = f", smoothed by {comparison.smoothing:g}" if comparison.smoothing else ""
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n<h1>{escape(title)}</h1>\n"
-        f"{_table(heads, summary)}\n<h2>{escape(comparison.metric)}{smoothed}</h2>\n"
-        f"{_svg(comparison)}\n<h2>Options that differ</h2>\n{_table(heads, options)}\n</html>\n"
+    return document(
+        title,
+        f"{table(heads, summary)}\n<h2>{escape(comparison.metric)}{smoothed}</h2>\n"
+        f"{_svg(comparison)}\n<h2>Options that differ</h2>\n{table(heads, options)}",
     )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; `heads` are HTML, the cells text."""
-    first = "".join(f"<th>{head}</th>" for head in ("", *heads))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
-    return f"<table>\n<tr>{first}</tr>\n{body}</table>"
 
 
 def _svg(comparison: Comparison) -> str:

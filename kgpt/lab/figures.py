@@ -1,7 +1,8 @@
-"""Figures as PNG files, by matplotlib; nothing of it needs a display."""
+"""Figures as PNG or SVG, by matplotlib; nothing of it needs a display."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,19 +38,40 @@ def new_figure(columns: int, title: str) -> list[Axes]:
 
     Raises `UsageError` where matplotlib is not installed.
     """
+    figure = _figure(SIZE[0] * max(1.0, columns * 0.7), SIZE[1], title)
+    axes: list[Axes] = list(figure.subplots(1, columns, squeeze=False)[0])
+    for one in axes:
+        _style(one)
+    return axes
+
+
+def new_panels(layout: str, title: str) -> dict[str, Axes]:
+    """The axes of a new figure by letter, in rows and columns as in "AB;CC".
+
+    Raises `UsageError` where matplotlib is not installed.
+    """
+    figure = _figure(SIZE[0] * 1.2, SIZE[1] * 0.8 * len(layout.split(";")), title)
+    axes: dict[str, Axes] = figure.subplot_mosaic(layout)
+    for one in axes.values():
+        _style(one)
+    return axes
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
-            'A PNG needs the package matplotlib; `pip install "kgpt[plots]"`.'
+            'A figure needs the package matplotlib; `pip install "kgpt[plots]"`.'
         ) from None
-    figure = Figure(figsize=(SIZE[0] * max(1.0, columns * 0.7), SIZE[1]), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(literal(title))
-    axes: list[Axes] = list(figure.subplots(1, columns, squeeze=False)[0])
-    for one in axes:
-        one.grid(color="#e5e5e5")
-        one.spines[["top", "right"]].set_visible(False)
-    return axes
+    return figure
+
+
+def _style(axes: Axes) -> None:
+    axes.grid(color="#e5e5e5")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def add_legend(axes: Axes) -> None:
@@ -64,6 +86,18 @@ def save_png(axes: Axes, file: Path) -> None:
     with os_errors_as_kgpt(f"write {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, format="png", dpi=DPI)
+
+
+def svg(axes: Axes) -> str:
+    """The figure of `axes` as SVG, the same each time."""
+    import matplotlib
+
+    figure: Figure = axes.get_figure(root=True)  # type: ignore[assignment]
+    text = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kgpt"}):
+        figure.savefig(text, format="svg", metadata=metadata)
+    return text.getvalue()
 
 
 def literal(text: str) -> str:

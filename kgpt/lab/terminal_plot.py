@@ -21,14 +21,17 @@ def plot(
     width: int = 72,
     height: int = 14,
     x_label: Callable[[float], str] = count,
+    y_label: Callable[[float], str] = number,
+    styles: Sequence[str] = STYLES,
 ) -> Text:
     """The curves, each (x, y), with the limits of both axes; empty without points.
 
-    The color of curve n is `STYLES[n % 6]`. Where curves cross, the last is on top.
+    Where curves cross, the last is on top.
 
     Args:
         width, height: in characters, labels included.
-        x_label: the limits of the x axis as text.
+        x_label, y_label: the limits of an axis as text.
+        styles: of the curves, from the first again where there are more.
     """
     xs = np.concatenate([np.asarray(x, float) for x, _ in curves] or [np.zeros(0)])
     ys = np.concatenate([np.asarray(y, float) for _, y in curves] or [np.zeros(0)])
@@ -36,18 +39,18 @@ def plot(
         return Text()
     columns, lines = max(2, width - LABEL - 2), max(2, height - 1)
     cells = np.zeros((lines, columns), int)
-    styles = np.full((lines, columns), -1)
+    owners = np.full((lines, columns), -1)
     for index, (x, y) in enumerate(curves):
         dots = _dots(_scaled(x, xs, 2 * columns), _scaled(y, ys, 4 * lines), 2 * columns, 4 * lines)
         here = (dots.reshape(lines, 4, columns, 2) * DOTS[:, None, :]).sum(axis=(1, 3))
-        styles[here > 0] = index
+        owners[here > 0] = index
         cells |= here
     text = Text(no_wrap=True)
     for line in range(lines):
         label = {0: ys.max(), lines - 1: ys.min()}.get(line)
-        text.append(f"{'' if label is None else number(float(label)):>{LABEL}} │", style="dim")
-        for cell, style in zip(cells[line].tolist(), styles[line].tolist(), strict=True):
-            text.append(chr(BLANK + cell), style=STYLES[style % len(STYLES)] if cell else "")
+        text.append(f"{'' if label is None else y_label(float(label)):>{LABEL}} │", style="dim")
+        for cell, owner in zip(cells[line].tolist(), owners[line].tolist(), strict=True):
+            text.append(chr(BLANK + cell), style=styles[owner % len(styles)] if cell else "")
         text.append("\n")
     first, last = x_label(float(xs.min())), x_label(float(xs.max()))
     return text.append(" " * (LABEL + 2) + first + last.rjust(columns - len(first)), style="dim")

@@ -7,6 +7,7 @@ real one.
 import itertools
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ import pytest
 from kgpt.config import Config, SweepConfig
 from kgpt.errors import RunError, UsageError
 from kgpt.lab.sweeps import sweep as sweep_module
+from kgpt.lab.sweeps.coordinates import compared_trials, parallel_axes
 from kgpt.lab.sweeps.process import TrialProcess
 from kgpt.lab.sweeps.results import read_results
 from kgpt.lab.sweeps.settings import SweepSettings
@@ -291,6 +293,31 @@ def test_the_command_takes_a_space_of_flags_or_a_file(tmp_path, trainer, capsys)
     ):
         code, _, err = kgpt(capsys, *words)
         assert code in (1, 2) and sentence in err
+
+
+def test_results_are_drawn_in_text_as_png_and_as_a_page_that_loads_nothing(tmp_path, capsys):
+    space = SPACE | {"train.beta_2": {"values": [0.9, 0.99], "when": {"train.batch_size": 4}}}
+    Sweep("drawn", settings(space, **HALVING)).run()
+    results = read_results("drawn")
+    trials = compared_trials(results)
+    assert [trial.compared for trial in trials] == sorted(
+        (trial.compared for trial in trials), reverse=True
+    )
+    rate, size, beta, metric = parallel_axes(results, trials)
+    assert metric.places[0] == 1 and metric.places[-1] == 0 and size.ticks == [(0, "2"), (1, "4")]
+    assert [place is None for place in beta.places] == [place == 0 for place in size.places]
+    for trial, place in zip(trials, rate.places, strict=True):
+        assert 1e-3 * 1000**place == pytest.approx(trial.params["train.learning_rate"])
+    out = kgpt(
+        capsys, "sweep", "--name", "drawn", "--resume",
+        "--png", tmp_path / "a.png", "--html", tmp_path / "a.html",
+    )[1]  # fmt: skip
+    assert all(words in out for words in ("History", "Importance", "learning_rate", "drawn-0011"))
+    assert f"kgpt train {results.best_config}" in out
+    assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+    html = (tmp_path / "a.html").read_text()
+    assert re.findall(r'(?:src|href)="([^"]{10})', html) == ["data:image"]
+    assert "http" not in html and "drawn-0011" in html and "nan at step 1" in html
 
 
 def test_a_study_is_optunas():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kgpt.config.sweep import Direction
 from kgpt.errors import RunError
@@ -25,6 +26,7 @@ class TrialResult:
 
     Attributes:
         value: the best of the metric up to `step`; None if it has none.
+        compared: the best of the metric up to the step at which all trials are compared.
         error: why it failed or was stopped.
     """
 
@@ -34,6 +36,7 @@ class TrialResult:
     params: Params
     step: int
     value: float | None
+    compared: float | None
     error: str | None
 
 
@@ -42,6 +45,7 @@ class SweepResult:
     """The results of a sweep, as far as it is.
 
     Attributes:
+        space: the domains of the options, as they were given.
         total: the trials that there will be.
         trials: that have been begun, in order.
         best: the number of the best complete trial; None without any.
@@ -59,6 +63,7 @@ class SweepResult:
     sampler: str
     pruner: str
     seed: int
+    space: dict[str, Any]
     total: int
     trials: list[TrialResult]
     best: int | None
@@ -79,6 +84,14 @@ class SweepResult:
 
         return sorted(self.trials, key=key)
 
+    def best_so_far(self) -> tuple[list[int], list[float]]:
+        """The numbers of the complete trials, and the best value up to each."""
+        complete = [trial for trial in self.trials if trial.state == "complete"]
+        better = min if self.direction == "minimize" else max
+        values = [trial.value for trial in complete if trial.value is not None]
+        best = [better(values[: i + 1]) for i in range(len(values))]
+        return [trial.number for trial in complete], best
+
 
 def read_results(name: str) -> SweepResult:
     """The results of a sweep, also of one that is at work; raises `RunError` if there is none."""
@@ -98,8 +111,9 @@ def read_results(name: str) -> SweepResult:
         sampler=options.sampler,
         pruner=options.pruner,
         seed=options.seed,
+        space=dict(settings.space),
         total=settings.trials,
-        trials=[_result(name, trial) for trial in trials],
+        trials=[_result(name, trial, first) for trial in trials],
         best=best[0].number if best else None,
         best_config=str(folder / "best.yaml") if best else None,
         importance=importance(space, trials, options.direction, first),
@@ -109,10 +123,10 @@ def read_results(name: str) -> SweepResult:
     )
 
 
-def _result(name: str, trial: Trial) -> TrialResult:
+def _result(name: str, trial: Trial, first: int) -> TrialResult:
     return TrialResult(
         trial.number, f"{name}-{trial.number:04d}", trial.state, trial.params, trial.step,
-        trial.value, trial.error,
+        trial.value, trial.value_at(first), trial.error,
     )  # fmt: skip
 
 
