@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
+
+# What a package is called on the registry, where that depends on the device.
+DISTRIBUTIONS = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tf-nightly")}
 
 
 def installed_versions(*packages: str) -> dict[str, str]:
@@ -12,8 +16,7 @@ def installed_versions(*packages: str) -> dict[str, str]:
 
     found = {"kgpt": kgpt.__version__, "python": platform.python_version()}
     for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        for name in DISTRIBUTIONS.get(package, (package,)):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found.setdefault(package, importlib.metadata.version(name))
     return found

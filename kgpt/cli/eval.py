@@ -241,6 +241,8 @@ def _table(
     title: str = "",
 ) -> Table:
     """A row for each metric: each model's value and interval, and the differences."""
+    from kgpt.evaluation.report import label
+
     table = Table(title=title or None, title_justify="left")
     table.add_column("metric")
     for result in results:
@@ -263,5 +265,5 @@ def _table(
             change = differences[metric].estimate
             interval = f"\n[{change.low:+.4f}, {change.high:+.4f}]" * (change.low < change.high)
             cells.append(f"{change.value:+.4f}{interval}")
-        table.add_row(metric.replace("_", " "), *map(Text, cells))
+        table.add_row(label(metric), *map(Text, cells))
     return table

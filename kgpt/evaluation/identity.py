@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from kgpt.checkpoints.peft_format import base_folder, tokenizer_folder
 from kgpt.checkpoints.pretrained import load_config
 from kgpt.files import sha256
+from kgpt.generation.receipt import digest_of, digest_of_files
 
-FILES = ("config.json", "adapter_config.json", "tokenizer.json")
+FILES = ("config.json", "tokenizer.json")
 
 
 def model_identity(folder: Path) -> dict[str, Any]:
@@ -26,11 +26,8 @@ def model_identity(folder: Path) -> dict[str, Any]:
 
 
 def model_sha256(folder: Path) -> str:
-    """One hash of all files that decide what a model computes; of an adapter, its base's too."""
-    digest = hashlib.sha256()
-    for place in dict.fromkeys((folder, base_folder(folder), tokenizer_folder(folder))):
-        weights = sorted(place.glob("*.safetensors"))
-        for file in [*(place / name for name in FILES), *weights]:
-            if file.is_file() and file.name != "optimizer.safetensors":
-                digest.update(f"{file.name} {sha256(file)}\n".encode())
-    return digest.hexdigest()
+    """One hash of weights, architecture and tokenizer of a model; of an adapter, its base's too."""
+    places = dict.fromkeys((folder, base_folder(folder), tokenizer_folder(folder)))
+    files = [place / name for place in places for name in FILES]
+    described = [(file.name, sha256(file)) for file in files if file.is_file()]
+    return digest_of([digest_of_files(folder), *described])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kgpt.lab.suffix_array import SuffixArray
+from kgpt.data.suffix_array import SuffixArray
 from kgpt.text.tokenizer import Tokenizer
 
 WORD_END = re.compile(r"\S(?=\s)")

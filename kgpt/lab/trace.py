@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from kgpt.config import Config
+from kgpt.data.novelty import Novelty, Span, longest_spans, novelty, separate_spans
 from kgpt.data.shards import TokenDataset
+from kgpt.data.suffix_array import Progress, open_suffix_arrays
 from kgpt.errors import DataError, UsageError
 from kgpt.lab.lineage import Lineage
-from kgpt.lab.novelty import Novelty, Span, longest_spans, novelty, separate_spans
 from kgpt.lab.passages import Place, TextSearch
-from kgpt.lab.suffix_array import Progress, open_suffix_arrays
 from kgpt.lab.windows import Window
 from kgpt.runs import Run
 

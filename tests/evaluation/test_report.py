@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from kgpt.evaluation.bootstrap import estimate
 from kgpt.evaluation.plots import Axis, histogram, interval_plot
@@ -168,3 +169,18 @@ def test_a_histogram_counts_every_text():
     ground, top = max(heights), min(heights)
     steps = {tick.label: tick.at for tick in plot.y_ticks}
     assert steps["0.0"] == ground and steps["2.0"] == top and len(heights) == 3
+
+
+def test_the_terminal_names_metrics_as_the_report_does(capsys):
+    from kgpt.cli.eval import show
+    from kgpt.config import EvaluationConfig
+
+    statistics = {
+        "rep_4": Statistic.mean([0.5, 0.25], "lower"),
+        "bleu": Statistic.mean([1.0, 2.0], "higher"),
+    }
+    metrics = {name: estimate(one, 20) for name, one in statistics.items()}
+    found = result(metrics=metrics, statistics=statistics)
+    show([found], EvaluationConfig(), Console(width=100))
+    out = capsys.readouterr().out
+    assert "rep-4" in out and "BLEU" in out and "rep 4" not in out

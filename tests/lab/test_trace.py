@@ -10,11 +10,11 @@ import pytest
 
 from kgpt.cli import main
 from kgpt.config import Config, SkippedSteps
+from kgpt.data import suffix_array
 from kgpt.data.prepare import prepare
 from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, UsageError
-from kgpt.lab import suffix_array
 from kgpt.lab.lineage import Lineage
 from kgpt.lab.trace import Tracer
 from kgpt.lab.windows import Windows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kgpt.lab.suffix_array import SuffixArray
+from kgpt.data.suffix_array import SuffixArray
 
 MIN_TOKENS = 16
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kgpt.data.shards import TokenDataset, TokenStream
+from kgpt.data.suffix_sort import MAX_TOKENS, sort_suffixes
 from kgpt.files import atomic_dir, os_errors_as_kgpt, write_json
-from kgpt.lab.suffix_sort import MAX_TOKENS, sort_suffixes
 
 FORMAT = 1
 DEPTH = 64  # tokens by which suffixes are sorted; a search compares the rest one by one

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from kgpt.data import suffix_array, suffix_sort
+from kgpt.data.novelty import longest_spans, novelty, separate_spans
 from kgpt.data.shards import Manifest, SplitWriter, TokenDataset, TokenStream, write_manifest
-from kgpt.lab import suffix_array, suffix_sort
-from kgpt.lab.novelty import longest_spans, novelty, separate_spans
-from kgpt.lab.suffix_array import SuffixArray, open_suffix_arrays
+from kgpt.data.suffix_array import SuffixArray, open_suffix_arrays
 from kgpt.text.tokenizer import Tokenizer
 
 
