@@ -115,21 +115,26 @@ def atomic_dir(target: Path) -> Iterator[Path]:
     try:
         work.mkdir(mode=0o700)
         yield work
-        for file in work.rglob("*"):
-            if file.is_file():
-                sync(file)
-        os.chmod(work, 0o755)
-        if target.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
-            os.replace(target, replaced)  # an empty folder may be replaced by a folder
-            os.replace(work, target)
-            shutil.rmtree(replaced)
-        else:
-            os.replace(work, target)
-        sync(target.parent)
+        finish_dir(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def finish_dir(work: Path, target: Path) -> None:
+    """Sync the files of the temporary folder `work`, which becomes `target` and may replace it."""
+    for file in work.rglob("*"):
+        if file.is_file():
+            sync(file)
+    os.chmod(work, 0o755)
+    if target.exists():
+        replaced = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
+        os.replace(target, replaced)  # an empty folder may be replaced by a folder
+        os.replace(work, target)
+        shutil.rmtree(replaced)
+    else:
+        os.replace(work, target)
+    sync(target.parent)
 
 
 def discard_partial(folder: Path, name: str = "") -> None:

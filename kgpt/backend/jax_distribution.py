@@ -8,7 +8,8 @@ The mesh spans the devices of all processes of a group.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from keras.distribution import DeviceMesh, LayoutMap, ModelParallel, TensorLayout
 
+from kgpt.backend import keras_internals
 from kgpt.config.distribute import DATA, MODEL, Axes, DistributeConfig, sharded_axes
 from kgpt.errors import UsageError
 
@@ -33,8 +35,7 @@ class Distribution(ModelParallel):
         self.config = config
 
     def get_variable_layout(self, variable: keras.Variable) -> TensorLayout:
-        given = getattr(variable, "_layout", None)  # of the weight that it is the momentum of
-        if given is not None:
+        if given := keras_internals.layout(variable):  # of the weight that it is the momentum of
             return given
         axes = sharded_axes(variable.path, tuple(variable.shape), self.config)
         return TensorLayout(axes, self.device_mesh)
@@ -92,15 +93,73 @@ def batch_shards() -> int:
 
 
 def constrain(x: Tensor, axes: Axes) -> Tensor:
-    """x, sharded along these axes of the mesh: one or None for each of its first dimensions.
+    """x, sharded along these axes of the mesh: one or None for each of its dimensions.
 
     A dimension that cannot be divided is not sharded. On one device it is x.
     """
     if _mesh is None:
         return x
-    sizes = _mesh.shape
-    kept = [axis if axis and size % sizes[axis] == 0 else None for axis, size in zip(axes, x.shape)]  # noqa: B905
-    return jax.lax.with_sharding_constraint(x, NamedSharding(_mesh, PartitionSpec(*kept)))
+    pairs = zip(axes, x.shape, strict=True)
+    kept = [axis if axis and size % _mesh.shape[axis] == 0 else None for axis, size in pairs]
+    return jax.lax.with_sharding_constraint(x, _sharding(kept))
+
+
+def gather_parameter(variable: keras.Variable) -> Tensor:
+    """A parameter whole along `data`, for the layer that uses it; its gradient is sharded again.
+
+    It is cast to the compute dtype before it is gathered. Without FSDP it is the variable.
+    """
+    if not _is_sharded_along_data(variable):
+        return variable
+    axes = keras_internals.layout(variable).axes
+    whole = [None if axis == DATA else axis for axis in axes]
+    return _gathered(keras.ops.convert_to_tensor(variable), _sharding(whole), _sharding(axes))
+
+
+def with_gathered(
+    function: Callable[..., Tensor], variable: keras.Variable, *inputs: Tensor
+) -> Tensor:
+    """`function(parameter, *inputs)`, the parameter gathered for it, and once more backwards.
+
+    Between the two passes a device keeps its shard alone.
+    """
+    if not _is_sharded_along_data(variable):
+        return function(variable, *inputs)
+    axes = keras_internals.layout(variable).axes
+    whole = _sharding([None if axis == DATA else axis for axis in axes])
+
+    def compute(shard: Tensor, *inputs: Tensor) -> Tensor:
+        return function(_gathered(shard, whole, _sharding(axes)), *inputs)
+
+    tensors = [keras.ops.convert_to_tensor(x) for x in (variable, *inputs)]
+    return jax.checkpoint(compute)(*tensors)
+
+
+def _is_sharded_along_data(variable: keras.Variable) -> bool:
+    return _mesh is not None and DATA in keras_internals.layout(variable).axes
+
+
+def _sharding(axes: Sequence[str | None]) -> NamedSharding:
+    assert _mesh is not None
+    return NamedSharding(_mesh, PartitionSpec(*axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: Tensor, whole: NamedSharding, sharded: NamedSharding) -> Tensor:
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _gathered_forward(x: Tensor, whole: NamedSharding, sharded: NamedSharding) -> Any:
+    return _gathered(x, whole, sharded), None
+
+
+def _gathered_backward(
+    whole: NamedSharding, sharded: NamedSharding, _: None, upstream: Tensor
+) -> tuple[Tensor]:
+    return (jax.lax.with_sharding_constraint(upstream, sharded),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def place_shards(read: Callable[[Any], np.ndarray], shape: tuple[int, ...], layout: Any) -> Tensor:
@@ -140,10 +199,11 @@ def is_primary() -> bool:
 
 
 def gather(value: Tensor) -> Tensor:
-    """An array that is sharded over processes as one that each process has whole.
+    """An array or variable that is sharded over processes as an array that each has whole.
 
-    All processes must call it, in the same order. Other arrays are returned as they are.
+    All processes must call it, in the same order. Others are returned as they are.
     """
+    value = value.value if isinstance(value, keras.Variable) else value
     if not isinstance(value, jax.Array) or value.is_fully_addressable or value.is_fully_replicated:
         return value
     whole = NamedSharding(value.sharding.mesh, PartitionSpec())

@@ -67,6 +67,11 @@ def store(variable: keras.Variable, value: Any) -> None:
     variable._value = value
 
 
+def layout(variable: keras.Variable) -> Any:
+    """The `TensorLayout` of a variable that was made for a mesh of devices; else None."""
+    return getattr(variable, "_layout", None)
+
+
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
     """The metric that averages a compiled model's loss."""
     return model._loss_tracker

@@ -34,6 +34,18 @@ def constrain(x: Tensor, axes: Axes) -> Tensor:
     return x
 
 
+def gather_parameter(variable: keras.Variable) -> Tensor:
+    """The variable."""
+    return variable
+
+
+def with_gathered(
+    function: Callable[..., Tensor], variable: keras.Variable, *inputs: Tensor
+) -> Tensor:
+    """`function(variable, *inputs)`."""
+    return function(variable, *inputs)
+
+
 def place_shards(read: Callable[[Any], np.ndarray], shape: tuple[int, ...], layout: Any) -> Tensor:
     """The whole array, as a tensor."""
     return keras.ops.convert_to_tensor(read(...))

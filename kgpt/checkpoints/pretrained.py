@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,6 +46,16 @@ def training_state_file(folder: Path, name: str) -> Path:
     """The file `name` of a checkpoint, which an older checkpoint keeps under its former name."""
     former = folder / FORMER_NAMES[name]
     return former if former.is_file() else folder / name
+
+
+def is_optimizer_state(name: str) -> bool:
+    """Is a checkpoint's file, or one of the parts of it, the state of the optimizer?
+
+    >>> is_optimizer_state("optimizer-00001-of-00002.safetensors")
+    True
+    """
+    stem = OPTIMIZER_STATE.partition(".")[0]
+    return name == FORMER_NAMES[OPTIMIZER_STATE] or re.split("[-.]", name)[0] == stem
 
 
 # -- the interface of `kgpt.GPT` -----------------------------------------------------------------
@@ -259,6 +270,9 @@ def assign_vectors(model: GPT, weights: Weights) -> None:
 
 
 def _assign(model: GPT, weights: Weights, paths: Iterable[str]) -> None:
+    from kgpt import backend
+
     variables = {path_below(v): v for v in model.weights}  # also frozen ones
     for path in paths:
-        variables[path].assign(weights.read(path, variables[path].dtype))
+        value = weights.read(path, variables[path].dtype)
+        backend.distribution.assign_shards(variables[path], value)

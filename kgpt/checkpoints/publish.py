@@ -9,18 +9,16 @@ from kgpt.checkpoints.hub import is_hub_id
 from kgpt.checkpoints.model_card import CARD, describe_model, says_more, with_license
 from kgpt.checkpoints.pretrained import (
     FORMER_NAMES,
-    OPTIMIZER_STATE,
     SUFFIXES,
     TRAINER_STATE,
     UNMERGED,
+    is_optimizer_state,
     load_config,
 )
 from kgpt.errors import CheckpointError, UsageError
 
 # What a checkpoint adds to a model directory.
-TRAINING_FILES = (
-    OPTIMIZER_STATE, UNMERGED, TRAINER_STATE, "checksums.json", *FORMER_NAMES.values(),
-)  # fmt: skip
+TRAINING_FILES = (UNMERGED, TRAINER_STATE, "checksums.json", *FORMER_NAMES.values())
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,10 @@ def plan_upload(
     files = tuple(
         file
         for file in sorted(folder.iterdir())
-        if file.is_file() and file.suffix in SUFFIXES and file.name not in left_out
+        if file.is_file()
+        and file.suffix in SUFFIXES
+        and file.name not in left_out
+        and (optimizer_state or not is_optimizer_state(file.name))
     )
     if not any(file.suffix == ".safetensors" for file in files):
         raise CheckpointError(f"{folder} has no safetensors weights, so there is no model in it.")

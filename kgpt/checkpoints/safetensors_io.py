@@ -6,6 +6,7 @@ Reading memory-maps one tensor at a time; writing holds one at a time. No model 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ SAFETENSORS_DTYPES = {str(dtype): name for name, dtype in NUMPY_DTYPES.items()} 
     "float64": "F64", "int64": "I64", "int32": "I32", "uint32": "U32", "bool": "BOOL"
 }  # fmt: skip
 
+ALL_DTYPES = {code: np.dtype(name) for name, code in SAFETENSORS_DTYPES.items()}
+
 assert NUMPY_DTYPES["BF16"] == ml_dtypes.bfloat16  # importing ml_dtypes registers it with NumPy
 
 
@@ -45,27 +48,39 @@ class TensorEntry:
     def read(self) -> np.ndarray:
         """The tensor, read-only, memory-mapped for as long as the array lives."""
         if 0 in self.shape:
-            return np.zeros(self.shape, NUMPY_DTYPES[self.dtype])
-        return np.memmap(self.file, NUMPY_DTYPES[self.dtype], "r", self.offset, self.shape or (1,))
+            return np.zeros(self.shape, ALL_DTYPES[self.dtype])
+        return np.memmap(self.file, ALL_DTYPES[self.dtype], "r", self.offset, self.shape or (1,))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * ALL_DTYPES[self.dtype].itemsize
 
 
-def open_tensors(folder: Path) -> dict[str, TensorEntry]:
+def index_file(whole: str) -> str:
+    """The index of the files that are there in place of one `whole`."""
+    return f"{whole}.index.json"
+
+
+def open_tensors(folder: Path, whole: str = WEIGHTS_FILE) -> dict[str, TensorEntry]:
     """Every tensor of a model directory by name; only the headers are read.
+
+    Args:
+        whole: the file that has them all, or whose index says which files have them.
 
     Raises `CheckpointError` if a file is missing or damaged.
     """
-    if not (folder / WEIGHTS_FILE).is_file() and (folder / INDEX_FILE).is_file():
-        return _open_shards(folder)
-    if not (folder / WEIGHTS_FILE).is_file() and any(folder.glob("*.bin")):
+    if not (folder / whole).is_file() and (folder / index_file(whole)).is_file():
+        return _open_shards(folder / index_file(whole))
+    if not (folder / whole).is_file() and any(folder.glob("*.bin")):
         raise CheckpointError(
             f"{folder} has its weights as pickles, which can run code and are not read; "
             "get the model as safetensors."
         )
-    return open_file(folder / WEIGHTS_FILE)
+    return open_file(folder / whole)
 
 
-def _open_shards(folder: Path) -> dict[str, TensorEntry]:
-    index = folder / INDEX_FILE
+def _open_shards(index: Path) -> dict[str, TensorEntry]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
@@ -75,7 +90,7 @@ def _open_shards(folder: Path) -> dict[str, TensorEntry]:
         raise CheckpointError(f"{index} names files outside its folder.")
     entries: dict[str, TensorEntry] = {}
     for name in files:
-        entries |= open_file(folder / name)
+        entries |= open_file(index.parent / name)
     if missing := [name for name in weight_map if name not in entries]:
         raise CheckpointError(f"{index} lists {missing[0]}, which no file contains.")
     return entries
@@ -129,11 +144,11 @@ def write_tensors(
         shards[-1].append(tensor)
         shard_bytes, total_bytes = shard_bytes + size, total_bytes + size
     if len(shards) == 1:
-        return _write_file(folder / WEIGHTS_FILE, shards[0], dtype)
+        return write_file(folder / WEIGHTS_FILE, shards[0], dtype)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / name, shard, dtype)
+        write_file(folder / name, shard, dtype)
         weight_map |= {tensor.name: name for tensor in shard}
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     write_json(folder / INDEX_FILE, index)
@@ -149,7 +164,8 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
             _write_data(stream, value)
 
 
-def _write_file(file: Path, tensors: list[LazyTensor], dtype: str) -> None:
+def write_file(file: Path, tensors: list[LazyTensor], dtype: str = "float32") -> None:
+    """Write tensors as `dtype` to one file."""
     numpy_dtype = np.dtype(dtype)
     with file.open("wb") as stream:
         _write_header(stream, [(t.name, t.shape, numpy_dtype) for t in tensors])

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from kgpt.checkpoints.hf_config import model_type_of
+from kgpt.checkpoints.parts import Part
 from kgpt.checkpoints.peft_format import PeftAdapter, base_folder, is_adapter
 from kgpt.checkpoints.quantized import open_quantized
 from kgpt.checkpoints.safetensors_io import (
     MAX_SHARD_BYTES,
     NUMPY_DTYPES,
+    WEIGHTS_FILE,
     LazyTensor,
     TensorEntry,
     open_tensors,
+    write_file,
     write_tensors,
 )
 from kgpt.checkpoints.weight_map import BUFFERS, PREFIXES, TensorMapping, tensor_mappings
@@ -114,6 +117,20 @@ def write_weights(
                 yield LazyTensor(name, shape, _loader(mapping, shape, start, cached_read))
 
     write_tensors(folder, tensors(), dtype, max_shard_bytes)
+
+
+def write_weights_part(
+    folder: Path, config: ModelConfig, variables: Mapping[str, np.ndarray], part: Part
+) -> None:
+    """Write the tensors of some variables, by path, as one file of a model directory."""
+    tensors = [
+        LazyTensor(name, shape, _loader(mapping, shape, start, variables.__getitem__))
+        for mapping in tensor_mappings(config, model_type_of(config))
+        if (part.is_first if mapping.always_zero else mapping.path in variables)
+        for name, shape, start in mapping.tensors()
+    ]
+    if tensors:
+        write_file(folder / part.file(WEIGHTS_FILE), tensors)
 
 
 class _LastTensorCache:

@@ -14,11 +14,15 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from kgpt.config.model import ModelConfig
+from kgpt.config.parameters import parameter_shapes
 from kgpt.config.section import Section
 from kgpt.errors import UsageError
 
 DATA, MODEL = "data", "model"  # the axes of the mesh
 Axes = tuple[str | None, ...]  # for each dimension of a tensor, the axis it is sharded along
+STREAM: Axes = (DATA, None, None)  # the residual stream (B, T, D)
+HEADS: Axes = (DATA, None, MODEL, None)  # queries, keys and values (B, T, N, H)
+HIDDEN: Axes = (DATA, None, MODEL)  # within an MLP (B, T, F)
 
 # The parts of a block whose outputs are divided among devices, and those whose inputs are.
 _BY_OUTPUT = {"qkv", "up", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "c_attn", "c_fc"}
@@ -125,6 +129,22 @@ def _model_dimension(path: str) -> int | None:
     if part in _BY_OUTPUT:
         return outputs
     return inputs if part in _BY_INPUT else None
+
+
+def describe(model: ModelConfig, distribute: DistributeConfig) -> str:
+    """The mesh, and what is held whole by every device although there is more than one.
+
+    >>> model = ModelConfig(vocab_size=65, num_layers=1, num_heads=2, hidden_dim=8, max_length=8)
+    >>> describe(model, DistributeConfig(data=2, model=2))
+    'a mesh of 2 data x 2 model; replicated: token_embedding, position_embedding'
+    >>> describe(model, DistributeConfig(data=4, fsdp=True))
+    'a mesh of 4 data x 1 model, FSDP'
+    """
+    whole = replicated(parameter_shapes(model), distribute)
+    if not whole or (distribute.model == 1 and not distribute.fsdp):
+        return f"a mesh of {distribute}"
+    named = ", ".join(list(whole)[:2]) + (f" and {len(whole) - 2} more" if len(whole) > 2 else "")
+    return f"a mesh of {distribute}; replicated: {named}"
 
 
 def replicated(

@@ -19,7 +19,7 @@ import keras
 import kgpt
 from kgpt import backend
 from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, base_folder, is_adapter
-from kgpt.checkpoints.pretrained import OPTIMIZER_STATE, training_state_file
+from kgpt.checkpoints.pretrained import is_optimizer_state
 from kgpt.config import InferenceDtype, ModelConfig, SamplingConfig, StructuredOutputConfig
 from kgpt.config.section import Section
 from kgpt.files import sha256
@@ -175,8 +175,8 @@ def digest_of_files(folder: Path, with_base: bool = True) -> str:
 
 
 def _weight_files(folder: Path, with_base: bool) -> Iterator[Path]:
-    of_optimizer = training_state_file(folder, OPTIMIZER_STATE)
-    yield from (file for file in sorted(folder.glob("*.safetensors")) if file != of_optimizer)
+    files = sorted(folder.glob("*.safetensors"))
+    yield from (file for file in files if not is_optimizer_state(file.name))
     if is_adapter(folder):
         yield folder / ADAPTER_CONFIG
         if with_base:

@@ -12,6 +12,7 @@ from keras import ops
 from kgpt import backend
 from kgpt.backend.attention import scaled
 from kgpt.config import RopeScaling
+from kgpt.config.distribute import HEADS
 from kgpt.model.initializers import Normal
 from kgpt.model.kv_cache import CacheUpdate
 from kgpt.model.layers import Dropout, RMSNorm
@@ -119,7 +120,8 @@ class CausalSelfAttention(keras.layers.Layer):
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
         fused = ops.reshape(fused, (batch, length, n + 2 * k, self.head_dim))
-        query, key, value = fused[:, :, :n], fused[:, :, n : n + k], fused[:, :, n + k :]
+        parts = fused[:, :, :n], fused[:, :, n : n + k], fused[:, :, n + k :]
+        query, key, value = (backend.distribution.constrain(part, HEADS) for part in parts)
         if self.use_qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         if self.rope_theta is not None:

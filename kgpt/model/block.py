@@ -10,6 +10,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.config import ModelConfig
+from kgpt.config.distribute import HIDDEN
 from kgpt.model.attention import CausalSelfAttention
 from kgpt.model.initializers import Normal
 from kgpt.model.inputs import Segments
@@ -214,7 +215,8 @@ class MLP(keras.layers.Layer):
 
     def activate(self, hidden: Tensor) -> Tensor:
         if self.activation == "swiglu":
-            gate, value = ops.split(hidden, 2, axis=-1)
+            parts = ops.split(hidden, 2, axis=-1)
+            gate, value = (backend.distribution.constrain(part, HIDDEN) for part in parts)
             return ops.silu(gate) * value
         if self.activation == "gelu_tanh":
             return backend.gelu_tanh(hidden)

@@ -20,6 +20,7 @@ from keras import ops
 from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.config import LoraConfig, ModelConfig
+from kgpt.config.distribute import STREAM
 from kgpt.errors import UsageError
 from kgpt.model.block import Block
 from kgpt.model.hidden_state_loss import (
@@ -174,8 +175,8 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         if key is not None:
             x = self.embedding_drop(x, self.embedding_drop.layer_key(key))
         for block in self.blocks:
-            x = block(x, key, segments)
-        return self.final_norm(x)
+            x = block(backend.distribution.constrain(x, STREAM), key, segments)
+        return self.final_norm(backend.distribution.constrain(x, STREAM))
 
     def new_cache(self, batch_size: int, cache_len: int, ids: Sequence[int] = ()) -> KVCache:
         """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens.

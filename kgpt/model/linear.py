@@ -44,7 +44,11 @@ class FloatWeight:
         self.variable, self.table = variable, table
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return backend.dense(x, ops.transpose(self.variable) if self.table else self.variable, bias)
+        inputs = (x,) if bias is None else (x, bias)
+        return backend.distribution.with_gathered(self._product, self.variable, *inputs)
+
+    def _product(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return backend.dense(x, ops.transpose(weight) if self.table else weight, bias)
 
     def squared_norms(self) -> Tensor:
         """The sum of the squares of each output's weights: (out,) float32."""
@@ -53,11 +57,11 @@ class FloatWeight:
 
     def as_table(self) -> Tensor:
         """The weight of a head, (V, D)."""
-        return ops.convert_to_tensor(self.variable)
+        return ops.convert_to_tensor(backend.distribution.gather_parameter(self.variable))
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (...) of a table (V, D): (..., D)."""
-        return ops.take(self.variable, ids, axis=0)
+        return ops.take(backend.distribution.gather_parameter(self.variable), ids, axis=0)
 
 
 class TransposedWeight:

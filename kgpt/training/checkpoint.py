@@ -7,6 +7,8 @@
     checksums.json          SHA-256 of every file above
     README.md               the model card, which may be edited
 
+Several processes write it together, each its own files of both kinds: see `parallel_checkpoint`.
+
 Variables are stored by path, so a run can stop on one backend and resume on another. A checkpoint
 is written under a temporary name and renamed: a crash leaves the previous one untouched.
 """
@@ -15,19 +17,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.model_card import describe_model, write_card
+from kgpt.checkpoints.parts import ALONE, Part, write_index
 from kgpt.checkpoints.pretrained import (
     OPTIMIZER_STATE,
     TRAINER_STATE,
@@ -35,12 +37,19 @@ from kgpt.checkpoints.pretrained import (
     path_below,
     training_state_file,
 )
-from kgpt.checkpoints.safetensors_io import write_arrays
+from kgpt.checkpoints.safetensors_io import TensorEntry, open_tensors, write_arrays
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.errors import CheckpointError, KgptError
-from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256, write_json
+from kgpt.files import atomic_dir, finish_dir, os_errors_as_kgpt, sha256, write_json
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.optimizers import ema_weights, unwrap_optimizer
+from kgpt.training.parallel_checkpoint import (
+    copy_own,
+    finish_part,
+    own_part,
+    wait_for_parts,
+    work_folder,
+)
 from kgpt.training.stored_weights import Layout, StoredWeights, gpt_of
 
 ACCUMULATOR = "gradient_accumulator"
@@ -56,12 +65,14 @@ class TrainingState:
         weights: arrays by path, the EMA if one is kept; of model.safetensors.
         variables: arrays by name; of optimizer.safetensors.
         metadata: of trainer_state.json.
+        part: what is in the two, if other processes write the rest.
     """
 
     layout: Layout
     weights: dict[str, np.ndarray]
     variables: dict[str, np.ndarray]
     metadata: dict[str, Any]
+    part: Part = ALONE
 
 
 def copy_state(
@@ -69,13 +80,15 @@ def copy_state(
 ) -> TrainingState:
     """The state of a compiled model now, with `metadata` such as the step.
 
+    Of a group, all processes must call it, and each has a part of the state.
+
     Args:
         model: a `kgpt.GPT`, or one around it: see `kgpt.training.stored_weights`.
         stored: which weights; by default all those of the `kgpt.GPT`, or its adapters alone.
     """
     backend.sync_model_state(model)
-    stored = stored or StoredWeights()
-    weights = stored.variables(model)
+    stored, part = stored or StoredWeights(), own_part()
+    layout, weights = stored.layout(model), stored.variables(model)
     variables = dict(_training_variables(model))
     if not _mid_accumulation(model):
         variables = {name: v for name, v in variables.items() if ACCUMULATOR not in name}
@@ -84,16 +97,20 @@ def copy_state(
         trained = {path_below(v): v for v in model.trainable_variables}
         variables |= {f"weights/{path}": v for path, v in trained.items()}
         weights |= dict(zip(trained, averages, strict=True))
-    weights, variables = backend.to_host((weights, variables))
-    if backend.device()[0] == "cpu":  # these are views, which the next step changes
-        weights, variables = keras.tree.map_structure(np.array, (weights, variables))
+    if part.count > 1:
+        weights = copy_own(weights, part, layout.has_parts)
+        variables = copy_own(variables, part)
+    else:
+        weights, variables = backend.to_host((weights, variables))
+        if backend.device()[0] == "cpu":  # these are views, which the next step changes
+            weights, variables = keras.tree.map_structure(np.array, (weights, variables))
     optimizer = unwrap_optimizer(model.optimizer)
     about = {
         "backend": backend.name,
         "optimizer": optimizer_name(optimizer),
         "grad_accumulation": optimizer.gradient_accumulation_steps or 1,
     }
-    return TrainingState(stored.layout(model), weights, variables, about | metadata)
+    return TrainingState(layout, weights, variables, about | metadata, part)
 
 
 def optimizer_name(optimizer: Any) -> str:
@@ -107,15 +124,49 @@ def write_checkpoint(
     tokenizer: Tokenizer | None = None,
     sampling: SamplingConfig | None = None,
 ) -> None:
-    """Write the checkpoint `folder`, complete or not at all."""
-    with os_errors_as_kgpt(f"save the checkpoint {folder}"), atomic_dir(folder) as work:
-        state.layout.write(work, state.weights, tokenizer, sampling)
-        write_arrays(work / OPTIMIZER_STATE, state.variables)
-        write_json(work / TRAINER_STATE, state.metadata)
-        sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
-        write_json(work / "checksums.json", sums)
-        with contextlib.suppress(KgptError):  # a file for people, which no run fails for
-            write_card(work, describe_model(work, load_config(work), checkpoint=folder))
+    """Write the checkpoint `folder`, complete or not at all.
+
+    Of a group, each process writes its part, and the first makes the checkpoint of them.
+    """
+    with os_errors_as_kgpt(f"save the checkpoint {folder}"):
+        if state.part.count > 1:
+            _write_part(folder, state, tokenizer, sampling)
+            return
+        with atomic_dir(folder) as work:
+            state.layout.write(work, state.weights, tokenizer, sampling)
+            write_arrays(work / OPTIMIZER_STATE, state.variables)
+            sums = {file.name: sha256(file) for file in sorted(work.iterdir())}
+            _complete(work, state, sums, folder)
+
+
+def _write_part(
+    folder: Path,
+    state: TrainingState,
+    tokenizer: Tokenizer | None,
+    sampling: SamplingConfig | None,
+) -> None:
+    """Write this process's part of a checkpoint, and in the first process wait for the others."""
+    part, work = state.part, work_folder(folder)
+    state.layout.write_part(work, state.weights, part)
+    part.write(work, OPTIMIZER_STATE, state.variables)
+    finish_part(work, part)
+    if not part.is_first:
+        return
+    sums = wait_for_parts(work, part.count)
+    state.layout.write_rest(work, state.weights, tokenizer, sampling, part)
+    write_index(work, OPTIMIZER_STATE, part.count)
+    rest = [file for file in work.iterdir() if file.name not in sums]
+    _complete(work, state, sums | {file.name: sha256(file) for file in rest}, folder)
+    finish_dir(work, folder)
+
+
+def _complete(work: Path, state: TrainingState, sums: dict[str, str], folder: Path) -> None:
+    """Write what a checkpoint has beside weights and optimizer variables."""
+    write_json(work / TRAINER_STATE, state.metadata)
+    sums |= {TRAINER_STATE: sha256(work / TRAINER_STATE)}
+    write_json(work / "checksums.json", dict(sorted(sums.items())))
+    with contextlib.suppress(KgptError):  # a file for people, which no run fails for
+        write_card(work, describe_model(work, load_config(work), checkpoint=folder))
 
 
 def verify(folder: Path) -> None:
@@ -175,9 +226,8 @@ def load_checkpoint(
     (stored or StoredWeights()).load(model, folder)
     file = training_state_file(folder, OPTIMIZER_STATE)
     try:
-        with safe_open(file, framework="np") as tensors:
-            _assign_training_variables(model, tensors, file)
-    except (OSError, SafetensorError, ValueError) as error:
+        _assign_training_variables(model, open_tensors(folder, file.name), file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be loaded: {error}.") from None
     metadata = read_trainer_state(folder)
     _convert_accumulation(optimizer, metadata)
@@ -186,21 +236,27 @@ def load_checkpoint(
     return metadata
 
 
-def _assign_training_variables(model: keras.Model, tensors: Any, file: Path) -> None:
-    names = set(tensors.keys())
+def _assign_training_variables(
+    model: keras.Model, tensors: Mapping[str, TensorEntry], file: Path
+) -> None:
     for name, variable in _training_variables(model):
-        if name not in names and ACCUMULATOR in name:
+        if name not in tensors and ACCUMULATOR in name:
             variable.assign(np.zeros(variable.shape, dtype=variable.dtype))
             continue
-        if name not in names:
+        if name not in tensors:
             raise CheckpointError(
                 f"{file} lacks {name}; resume with the optimizer and precision "
                 "that the run began with."
             )
-        variable.assign(tensors.get_tensor(name).astype(variable.dtype))
+        _assign(variable, tensors[name])
     for variable in model.trainable_variables:
-        if (name := f"weights/{path_below(variable)}") in names:
-            variable.assign(tensors.get_tensor(name))
+        if (name := f"weights/{path_below(variable)}") in tensors:
+            _assign(variable, tensors[name])
+
+
+def _assign(variable: Any, tensor: TensorEntry) -> None:
+    value = tensor.read().reshape(tensor.shape).astype(variable.dtype)
+    backend.distribution.assign_shards(variable, value)
 
 
 def _convert_accumulation(optimizer: Any, metadata: dict[str, Any]) -> None:

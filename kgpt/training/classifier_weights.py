@@ -33,7 +33,7 @@ class StoredAdapter:
 
 
 @dataclass(frozen=True)
-class ClassifierDirectory:
+class ClassifierDirectory(Layout):
     """A classifier in Hugging Face's format; beside it the adapters that are merged into it."""
 
     config: ModelConfig

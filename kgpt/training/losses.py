@@ -7,7 +7,9 @@ of logits is in memory at a time.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import keras
 from keras import ops
@@ -153,26 +155,24 @@ def linear_cross_entropy(
         head_trainable: false computes no gradient for the head.
     """
     functions = functions or ChunkFunctions(chunk_loss, chunk_gradient)
-    rows = hidden.shape[0]
-    starts = [0] if rows is None else range(0, rows, chunk)
-    bounds = [slice(start, None if rows is None else min(start + chunk, rows)) for start in starts]
+    chunks = Chunks.of(hidden.shape[0], chunk)
 
     if not training:
         table = ops.cast(head, hidden.dtype)
-        return sum(
-            functions.loss(hidden[part], table, targets[part], weights[part], label_smoothing)
-            for part in bounds
-        )
+        parts = zip(*(chunks.split(x) for x in (hidden, targets, weights)), strict=True)
+        return sum(functions.loss(x, table, y, w, label_smoothing) for x, y, w in parts)
 
     def loss_with_gradient(hidden: Tensor, head: Tensor) -> tuple[Tensor, Any]:
         table = ops.cast(head, hidden.dtype)
         total, dhidden_chunks, dhead = 0.0, [], None
-        for part in bounds:
-            chunk = hidden[part], table, targets[part], weights[part]
-            loss, dx, dhead = functions.gradient(*chunk, dhead, label_smoothing, head_trainable)
+        parts = zip(*(chunks.split(x) for x in (hidden, targets, weights)), strict=True)
+        for x, y, w in parts:
+            loss, dx, dhead = functions.gradient(
+                x, table, y, w, dhead, label_smoothing, head_trainable
+            )
             dhidden_chunks.append(dx)
             total = total + loss
-        dhidden = ops.concatenate(dhidden_chunks, axis=0)  # (M, D)
+        dhidden = chunks.join(dhidden_chunks)  # (M, D)
 
         def pullback(upstream: Tensor) -> Any:
             dx = ops.cast(dhidden * upstream, hidden.dtype)
@@ -185,6 +185,45 @@ def linear_cross_entropy(
     if not head_trainable:
         return backend.custom_gradient(lambda hidden: loss_with_gradient(hidden, head))(hidden)
     return backend.custom_gradient(loss_with_gradient)(hidden, head)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How the rows (M, ...) of a batch are cut into chunks.
+
+    Rows that are divided among devices are cut on each of them, so that none moves.
+
+    Attributes:
+        bounds: of each chunk, among the rows of a device.
+        shards: how many devices the rows are divided among.
+    """
+
+    bounds: list[slice]
+    shards: int = 1
+
+    @classmethod
+    def of(cls, rows: int | None, chunk: int) -> Self:
+        """Chunks of up to `chunk` rows a device; one chunk if their number is not known."""
+        if rows is None:
+            return cls([slice(0, None)])
+        shards = backend.distribution.batch_shards()
+        shards = shards if rows % shards == 0 else 1
+        rows //= shards
+        return cls([slice(i, min(i + chunk, rows)) for i in range(0, rows, chunk)], shards)
+
+    def split(self, x: Tensor) -> Iterator[Tensor]:
+        """The chunks of x (M, ...)."""
+        if self.shards > 1:
+            x = ops.reshape(x, (self.shards, -1, *x.shape[1:]))
+        for part in self.bounds:
+            yield x[part] if self.shards == 1 else ops.reshape(x[:, part], (-1, *x.shape[2:]))
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """x (M, ...) again from what was made of its chunks."""
+        if self.shards == 1:
+            return ops.concatenate(parts, axis=0)
+        parts = [ops.reshape(part, (self.shards, -1, *part.shape[1:])) for part in parts]
+        return ops.reshape(ops.concatenate(parts, axis=1), (-1, *parts[0].shape[2:]))
 
 
 def chunk_loss(x: Tensor, table: Tensor, y: Tensor, w: Tensor, label_smoothing: float) -> Tensor:

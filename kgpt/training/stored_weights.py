@@ -5,18 +5,21 @@ A trained model is a `kgpt.GPT`, or a Keras model around one, which it has as it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 
 from kgpt.checkpoints.adapters import AdapterLayout, adapter_variables, assign_adapter
+from kgpt.checkpoints.parts import Part, write_index
 from kgpt.checkpoints.peft_format import is_adapter
 from kgpt.checkpoints.pretrained import load_weights, path_below, write_config, write_tokenizer
-from kgpt.checkpoints.weights import write_weights
+from kgpt.checkpoints.safetensors_io import WEIGHTS_FILE
+from kgpt.checkpoints.weights import write_weights, write_weights_part
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.config.parameters import parameter_shapes
 from kgpt.model.gpt import GPT
@@ -29,9 +32,17 @@ def gpt_of(model: keras.Model) -> GPT:
     return found
 
 
-class Layout(Protocol):
-    """How weights in host memory are written; independent of the model, which trains on."""
+class Layout(ABC):
+    """How weights in host memory are written; independent of the model, which trains on.
 
+    Attributes:
+        has_parts: whether several processes write them together, each a part; else the first
+            writes them all.
+    """
+
+    has_parts = False
+
+    @abstractmethod
     def write(
         self,
         folder: Path,
@@ -41,11 +52,27 @@ class Layout(Protocol):
     ) -> None:
         """Write the arrays, by path, as files of the existing `folder`."""
 
+    def write_part(self, folder: Path, weights: Mapping[str, np.ndarray], part: Part) -> None:
+        """Write the arrays of one process of several."""
+        return None
+
+    def write_rest(
+        self,
+        folder: Path,
+        weights: Mapping[str, np.ndarray],
+        tokenizer: Tokenizer | None,
+        sampling: SamplingConfig | None,
+        part: Part,
+    ) -> None:
+        """Write what there is once, in the first process, when all parts are written."""
+        self.write(folder, weights, tokenizer, sampling)
+
 
 @dataclass(frozen=True)
-class ModelDirectory:
+class ModelDirectory(Layout):
     """A whole model in Hugging Face's format."""
 
+    has_parts = True
     config: ModelConfig
 
     def write(
@@ -58,9 +85,23 @@ class ModelDirectory:
         write_config(folder, self.config, tokenizer, sampling)
         write_weights(folder, self.config, weights.__getitem__)
 
+    def write_part(self, folder: Path, weights: Mapping[str, np.ndarray], part: Part) -> None:
+        write_weights_part(folder, self.config, weights, part)
+
+    def write_rest(
+        self,
+        folder: Path,
+        weights: Mapping[str, np.ndarray],
+        tokenizer: Tokenizer | None,
+        sampling: SamplingConfig | None,
+        part: Part,
+    ) -> None:
+        write_config(folder, self.config, tokenizer, sampling)
+        write_index(folder, WEIGHTS_FILE, part.count)
+
 
 @dataclass(frozen=True)
-class AdapterFolder:
+class AdapterFolder(Layout):
     """The adapters alone, as a folder of PEFT, with their tokenizer."""
 
     adapter: AdapterLayout

@@ -18,6 +18,7 @@ from rich.console import Console
 from kgpt import backend
 from kgpt.backend.peak import matmul_peak
 from kgpt.config import Config, SkippedSteps
+from kgpt.config.distribute import describe
 from kgpt.errors import KgptError, UsageError
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
@@ -31,7 +32,7 @@ from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.callbacks.trackers import make_trackers
-from kgpt.training.distribute import distribute
+from kgpt.training.distribute import distribute, mesh_of
 from kgpt.training.environment import environment
 from kgpt.training.fork import begin, find_fork_point
 from kgpt.training.hardware import HardwareMonitor
@@ -270,7 +271,8 @@ def make_callbacks(
 def _metrics_logger(
     task: Task, status: StatusWriter, point: ResumePoint, listeners: list[Any]
 ) -> MetricsLogger:
-    tc = task.config.train
+    tc, platform = task.config.train, backend.device()[0]
+    devices = 1 if platform == "cpu" else mesh_of(task.config.distribute).num_devices
     return MetricsLogger(
         status,
         tc.log_every,
@@ -278,8 +280,8 @@ def _metrics_logger(
         tokens_per_step=task.tokens_per_step,
         tokens_per_epoch=task.tokens_per_epoch,
         flops_per_token=task.flops_per_token,
-        peak_flops=matmul_peak(tc.precision),
-        hardware=HardwareMonitor(gpu=backend.device()[0] == "gpu").sample,
+        peak_flops=matmul_peak(tc.precision) * devices,
+        hardware=HardwareMonitor(gpu=platform == "gpu").sample,
         listeners=listeners,
         tokens_seen=(point.state or {}).get("tokens_seen"),
         metric_names=task.metric_names,
@@ -287,8 +289,11 @@ def _metrics_logger(
 
 
 def summary(task: Task, status: StatusWriter) -> str:
-    """One sentence: model, data, backend and device."""
-    where = f"{backend.name} on {status.status.device}, {task.config.train.precision}"
+    """One sentence: model, data, backend and devices."""
+    config = task.config
+    where = f"{backend.name} on {status.status.device}, {config.train.precision}"
+    if (mesh := mesh_of(config.distribute)).num_devices > 1:
+        where += f"; {describe(config.model, mesh)}"
     return f"{task.summary()}; {where}"
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from kgpt import NextTokenLoss
+from kgpt import NextTokenLoss, backend
 from tests.training.gradients import gradients_of
 
 pytestmark = pytest.mark.backend
@@ -63,6 +63,20 @@ def test_value_and_gradients_equal_plain_cross_entropy(chunk, smoothing, weighte
     ours = gradients_of(function, hidden, head)
     np.testing.assert_allclose(ours[0], dhidden, atol=1e-6)
     np.testing.assert_allclose(ours[1], dhead, atol=1e-6)
+
+
+def test_rows_divided_among_devices_are_cut_on_each(monkeypatch):
+    hidden, head, targets, weights = example()
+    monkeypatch.setattr(backend.distribution, "batch_shards", lambda: B)
+    loss = NextTokenLoss(chunk=2)  # of the 5 rows of each device
+
+    def function(hidden, head):
+        return loss.from_hidden_states(hidden, head, targets, weights)
+
+    value, *slopes = plain(hidden, head, targets, weights, 0.0)
+    assert float(function(ops.array(hidden), ops.array(head))) == pytest.approx(value, rel=1e-5)
+    for ours, wanted in zip(gradients_of(function, hidden, head), slopes, strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -70,6 +70,11 @@ class CheckpointSaver(StepCallback):
         if is_due or is_best or is_last:
             self.save(step, is_best)
 
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
+        if self.run.is_writer:  # before any process writes its part of another
+            discard_partial(self.run.checkpoints)
+
     def on_train_end(self, logs: Logs | None = None) -> None:
         self.wait()
 
@@ -104,10 +109,10 @@ class CheckpointSaver(StepCallback):
                 self.wait()
 
     def _write(self, step: int, state: TrainingState, is_best: bool) -> None:
+        folder = self.run.checkpoint_path(step)
+        write_checkpoint(folder, state, self.tokenizer, self.sampling)  # each process its part
         if not self.run.is_writer:
             return
-        folder = self.run.checkpoint_path(step)
-        write_checkpoint(folder, state, self.tokenizer, self.sampling)
         verify(folder)  # before older ones are deleted
         self.run.set_pointer("latest", step)
         if is_best:
