@@ -17,8 +17,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from kgpt.cli.options import MaxLength, StrictInt, Truncate, Workers
-from kgpt.config import did_you_mean
+from kgpt.cli.options import (
+    NO_SELECTION,
+    MaxLength,
+    SelectionFlags,
+    StrictInt,
+    Truncate,
+    Workers,
+    parse_selection,
+)
+from kgpt.config import DocumentSelectionConfig, did_you_mean
 from kgpt.errors import UsageError
 from kgpt.formatting import size
 
@@ -32,6 +40,7 @@ FLAGS = (
     "--val-fraction", "--encoding", "--dataset-config", "--dataset-split", "--skip-invalid",
     "--max-length", "--truncate", "--workers", "--part",
     "--overwrite", "--quiet", "--debug",
+    *(f"--{name.replace('_', '-')}" for name in DocumentSelectionConfig.model_fields),
 )  # fmt: skip
 
 
@@ -54,6 +63,7 @@ def prepare(
     part: str | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
+    selection: SelectionFlags = NO_SELECTION,
 ) -> None:
     """Turn texts or conversations into a data set that `kgpt train` reads.
 
@@ -109,6 +119,7 @@ def prepare(
     from kgpt.data.sources import Corpus
 
     _check_options(sources, tokenizer, val_fraction)
+    chosen = parse_selection(selection)
     share = part and parse_part(part)
     runs = [] if share else check_replaceable(Path(out), overwrite)
     hub = HubOptions(dataset_config, dataset_split, show_progress=not quiet)
@@ -119,11 +130,12 @@ def prepare(
     if runs:
         console.print(Text(f"Replacing the data set of {', '.join(runs)}"), soft_wrap=True)
     with progress_bar(console) as bar:
-        made = _tokenizer(corpus, tokenizer, vocab_size, min_frequency, bar)
+        made = _tokenizer(corpus, tokenizer, vocab_size, min_frequency, chosen, bar)
         task = bar.add_task("tokens", total=corpus.total_bytes)
         options: dict[str, Any] = {
             "val_fraction": val_fraction, "max_length": max_length, "truncate": truncate,
-            "workers": workers, "progress": lambda read: bar.update(task, completed=read),
+            "workers": workers, "selection": chosen,
+            "progress": lambda read: bar.update(task, completed=read),
         }  # fmt: skip
         if share:
             prepare_part(corpus, made, Path(out), *share, **options)
@@ -172,7 +184,12 @@ def merge(
 
 
 def _tokenizer(
-    corpus: Corpus, name: str, vocab_size: int, min_frequency: int, bar: Progress
+    corpus: Corpus,
+    name: str,
+    vocab_size: int,
+    min_frequency: int,
+    selection: DocumentSelectionConfig,
+    bar: Progress,
 ) -> Tokenizer:
     """The tokenizer in the folder `name`, or a new one of that kind."""
     from kgpt.data.prepare import train_tokenizer
@@ -182,8 +199,9 @@ def _tokenizer(
         return Tokenizer.load(name)
     task = bar.add_task("tokenizer", total=corpus.total_bytes, visible=name != "byte")
     return train_tokenizer(
-        corpus, name, vocab_size, min_frequency, lambda read: bar.update(task, completed=read)
-    )
+        corpus, name, vocab_size, min_frequency,
+        lambda read: bar.update(task, completed=read), selection,
+    )  # fmt: skip
 
 
 def _check_options(sources: tuple[str, ...], tokenizer: str, val_fraction: float) -> None:

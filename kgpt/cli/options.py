@@ -1,4 +1,4 @@
-"""Command-line flags generated from the fields of `SamplingConfig` and `ServeConfig`."""
+"""Command-line flags generated from the fields of sections of the configuration."""
 
 from __future__ import annotations
 
@@ -9,31 +9,38 @@ from typing import Annotated, Any, Literal
 from cyclopts import CoercionError, Group, Parameter, Token
 from cyclopts.validators import Number
 
-from kgpt.config import InferenceDtype, SamplingConfig, ServeConfig
+from kgpt.config import (
+    DocumentSelectionConfig,
+    InferenceDtype,
+    SamplingConfig,
+    Section,
+    ServeConfig,
+)
 from kgpt.errors import UsageError
 
 GROUP = Group("Sampling", sort_key=1)
+SELECTION_GROUP = Group("Choice of documents", sort_key=1)
 
 
-def _flags() -> type:
-    """A dataclass with the fields of `SamplingConfig`; a flag that is not given is None."""
+def _flags(section: type[Section], class_name: str, group: Group) -> type:
+    """A dataclass with the fields of a section; a flag that is not given is None."""
     fields: list[tuple[str, Any, Any]] = []
-    for name, field in SamplingConfig.model_fields.items():
+    for name, field in section.model_fields.items():
         kind = bool if field.annotation is bool else field.annotation
         if name == "logit_bias":
             kind = dict[str, float]  # --logit-bias.50 -2
-        elif name in ("stop", "bad_words"):
+        elif name in ("stop", "bad_words") or kind == list[str]:
             kind = list[str]
         is_int = kind in (int, int | None)
         shown = Annotated[
             kind | None,  # type: ignore[valid-type]
             Parameter(
-                help=field.description, group=GROUP, negative=(), show_default=False,
+                help=field.description, group=group, negative=(), show_default=False,
                 converter=_strict_int if is_int else None,
             ),
         ]  # fmt: skip
         fields.append((name, shown, dataclasses.field(default=None)))
-    made = dataclasses.make_dataclass("SamplingFlags", fields, kw_only=True)
+    made = dataclasses.make_dataclass(class_name, fields, kw_only=True)
     made.__module__ = __name__  # a class of module `types` is not taken apart into flags
     return made
 
@@ -50,9 +57,12 @@ StrictInt = Annotated[int, Parameter(converter=_strict_int)]
 MaxLength = Annotated[int | None, Parameter(converter=_strict_int, validator=Number(gte=2))]
 Workers = Annotated[int | None, Parameter(converter=_strict_int, validator=Number(gte=1))]
 Truncate = Literal["keep-start", "skip"]
-Flags: Any = _flags()
+Flags: Any = _flags(SamplingConfig, "SamplingFlags", GROUP)
 SamplingFlags: Any = Annotated[Flags, Parameter(name="*")]
 NO_FLAGS = Flags()
+_SelectionFlags: Any = _flags(DocumentSelectionConfig, "DocumentSelectionFlags", SELECTION_GROUP)
+SelectionFlags: Any = Annotated[_SelectionFlags, Parameter(name="*")]
+NO_SELECTION = _SelectionFlags()
 Dtype = Annotated[InferenceDtype, Parameter(help=ServeConfig.model_fields["dtype"].description)]
 MemoryFraction = Annotated[
     float | None,
@@ -64,11 +74,20 @@ MemoryFraction = Annotated[
 
 
 def given_flags(flags: Any) -> dict[str, Any]:
-    """The flags that were given; a `UsageError` if one is invalid."""
-    values = dataclasses.asdict(flags)
-    changes = {name: value for name, value in values.items() if value is not None}
+    """The flags of sampling that were given; a `UsageError` if one is invalid."""
+    changes = _given(flags)
     SamplingConfig.parse(changes)
     return changes
+
+
+def parse_selection(flags: Any) -> DocumentSelectionConfig:
+    """Which documents the flags choose; a `UsageError` if one is invalid."""
+    return DocumentSelectionConfig.parse(_given(flags))
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(flags)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def merged(defaults: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:

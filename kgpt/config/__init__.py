@@ -1,16 +1,17 @@
 """Every option of runs, sampling and the server, declared once.
 
 `ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig`, `FinetuneConfig`, `LoraConfig`,
-`GRPOConfig`, `StructuredOutputConfig`, `ServeConfig`, `EvaluationConfig` and `SweepConfig` are
-pydantic models. Command-line flags, YAML keys, the controls of the terminal app and the HTTP schema
-are generated from them, so an invalid value gives the same error everywhere. What only one command
-needs, such as an output file, is a parameter of that command in `kgpt.cli`. Nothing here imports
-Keras.
+`GRPOConfig`, `StructuredOutputConfig`, `ServeConfig`, `EvaluationConfig`, `SweepConfig` and
+`DocumentSelectionConfig` are pydantic models. Command-line flags, YAML keys, the controls of the
+terminal app and the HTTP schema are generated from them, so an invalid value gives the same error
+everywhere. What only one command needs, such as an output file, is a parameter of that command in
+`kgpt.cli`. Nothing here imports Keras.
 """
 
 from kgpt.config.classification import ClassificationConfig
 from kgpt.config.distillation import DistillConfig, draft_of
 from kgpt.config.distribute import DistributeConfig
+from kgpt.config.document_selection import DocumentSelectionConfig
 from kgpt.config.evaluation import EvaluationConfig, EvaluationSuite, SuiteEntry
 from kgpt.config.finetune import FinetuneConfig
 from kgpt.config.grpo import GRPOConfig
@@ -39,6 +40,7 @@ __all__ = [
     "DataConfig",
     "DistillConfig",
     "DistributeConfig",
+    "DocumentSelectionConfig",
     "EvaluationConfig",
     "EvaluationSuite",
     "FinetuneConfig",

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
+from kgpt.config import DocumentSelectionConfig
+from kgpt.data.deduplication import Deduplicator
 from kgpt.data.encoded_batch import EncodedBatch
 from kgpt.data.invalid_rows import SHOWN, InvalidRows
 from kgpt.data.shards import Manifest, write_manifest
@@ -36,6 +38,7 @@ class DataSetDescription(BaseModel):
     masked: bool
     val_fraction: float
     max_length: int | None = None
+    selection: DocumentSelectionConfig = DocumentSelectionConfig()
 
 
 def write_data_set(
@@ -70,9 +73,11 @@ def write_data_set(
             truncated=counts["truncated"],
             too_long=counts["too_long"],
             max_length=description.max_length,
+            left_out={rule: counts[rule] for rule in description.selection.rules},
         )
         if not manifest.splits["train"].tokens:
-            raise DataError(f"{', '.join(description.sources)} hold no text to train on.")
+            left = "; the filters left nothing" * bool(+Counter(manifest.left_out))
+            raise DataError(f"{', '.join(description.sources)} hold no text to train on{left}.")
         tokenizer.save(folder)
         write_manifest(folder, manifest)
     return manifest, invalid
@@ -85,12 +90,22 @@ def _documents(
     batches: Iterable[EncodedBatch], description: DataSetDescription
 ) -> tuple[Iterable[Chosen], int | None]:
     """Batches, each with which of its documents are kept, and how many if they are few."""
-    chosen: Iterator[Chosen] = ((batch, _all_kept(batch)) for batch in batches)
+    chosen = _without_duplicates(batches, description.selection)
     if description.source_bytes > COUNTED_BYTES:
         return chosen, None
     held = list(chosen)
     return held, sum(int(kept.sum()) for _, kept in held)
 
 
-def _all_kept(batch: EncodedBatch) -> np.ndarray:
-    return np.ones(int(batch.starts.sum()), bool)
+def _without_duplicates(
+    batches: Iterable[EncodedBatch], selection: DocumentSelectionConfig
+) -> Iterator[Chosen]:
+    """Batches, each with which of its documents are the first of their kind."""
+    deduplicator = None if selection.dedup == "none" else Deduplicator(selection)
+    for batch in batches:
+        count = int(batch.starts.sum())
+        kept = np.ones(count, bool)
+        if deduplicator is not None and count:
+            kept = deduplicator.is_first(batch.keys)
+            batch.counts[selection.dedup_rule] += count - int(kept.sum())
+        yield batch, kept

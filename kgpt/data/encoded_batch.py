@@ -25,6 +25,8 @@ class EncodedBatch:
         text_bytes: (pieces,) int64 UTF-8 bytes of the text of each, markup excluded.
         starts: (pieces,) bool, whether a document starts there.
         splits: (pieces,) int8 index into `SPLITS`, or `UNDECIDED`.
+        keys: (documents, width) of the documents that start there, to find duplicates by; empty
+            without deduplication.
         counts: what was left out or cut, by the name of the rule.
         invalid: the first sentences on invalid rows.
     """
@@ -36,6 +38,7 @@ class EncodedBatch:
     text_bytes: np.ndarray
     starts: np.ndarray
     splits: np.ndarray
+    keys: np.ndarray
     counts: Counter[str] = field(default_factory=Counter)
     invalid: list[str] = field(default_factory=list)
 
@@ -46,6 +49,7 @@ class EncodedBatch:
         "text_bytes",
         "starts",
         "splits",
+        "keys",
     )
 
     def to_bytes(self) -> bytes:

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kgpt.config import DocumentSelectionConfig
 from kgpt.data.assembly import DataSetDescription, write_data_set
 from kgpt.data.batch_encoder import EncodingOptions
 from kgpt.data.conversation_encoder import Truncate
+from kgpt.data.document_filters import DocumentFilters
 from kgpt.data.encoded_batch import EncodedBatch
 from kgpt.data.parallel_encoding import encode_batches
 from kgpt.data.parts import PartDescription, PartWriter, ordered_parts, read_encoded
 from kgpt.data.shards import Manifest
-from kgpt.data.source_batches import SourceBatch, read_batches
+from kgpt.data.source_batches import SourceBatch, Unit, read_batches
 from kgpt.data.sources import Corpus, Document
 from kgpt.errors import RunError, UsageError
 from kgpt.files import os_errors_as_kgpt
@@ -26,20 +28,30 @@ from kgpt.runs import runs_on
 from kgpt.text.tokenizer import Tokenizer
 
 TOKENIZER_SAMPLE = 200 << 20  # characters a tokenizer is trained on, at most
+EVERYTHING = DocumentSelectionConfig()
 PROGRESS_BYTES = 1 << 18
 Progress = Callable[[int], None]
 
 
 def train_tokenizer(
-    corpus: Corpus, kind: str, vocab_size: int, min_frequency: int, progress: Progress
+    corpus: Corpus,
+    kind: str,
+    vocab_size: int,
+    min_frequency: int,
+    progress: Progress,
+    selection: DocumentSelectionConfig = EVERYTHING,
 ) -> Tokenizer:
     """A new "bpe", "char" or "byte" tokenizer for a corpus.
 
-    Of a very large corpus BPE sees an even sample of `TOKENIZER_SAMPLE` characters.
+    Of a very large corpus BPE sees an even sample of `TOKENIZER_SAMPLE` characters. Of the rules of
+    `selection` all but deduplication apply.
     """
+    check_documents(corpus, selection)
     if kind == "byte":
         return Tokenizer.of_bytes()
-    texts = _report_progress(corpus, corpus.texts(), progress)
+    filters = DocumentFilters(selection)
+    rejects = (lambda text: filters.rule_against(text) is not None) if filters else None
+    texts = _report_progress(corpus, corpus.texts(rejects), progress)
     if kind == "char":
         return Tokenizer.of_characters(texts)
     every = max(1, -(-corpus.total_bytes // TOKENIZER_SAMPLE))
@@ -57,6 +69,7 @@ def prepare(
     max_length: int | None = None,
     truncate: Truncate = "keep-start",
     workers: int | None = None,
+    selection: DocumentSelectionConfig = EVERYTHING,
 ) -> Manifest:
     """Write `corpus` as the data set `out`; `progress` is called with the bytes read.
 
@@ -68,13 +81,14 @@ def prepare(
         overwrite: also replace the data set of a run, which then cannot be resumed; never that of a
             run that is training.
         workers: processes that encode; None encodes in threads. The bytes are the same.
+        selection: which documents are left out.
 
     Raises:
         DataError: a source is damaged, or there is no text to train on.
         RunError: `out` is the data set of a run.
     """
     check_replaceable(out, overwrite)
-    description = describe_data_set(corpus, tokenizer, val_fraction, max_length)
+    description = describe_data_set(corpus, tokenizer, val_fraction, max_length, selection)
     options = encoding_options(corpus, description, truncate)
     batches = read_corpus(corpus, description, progress)
     encoded = encode_batches(batches, tokenizer, options, workers)
@@ -95,6 +109,7 @@ def prepare_part(
     max_length: int | None = None,
     truncate: Truncate = "keep-start",
     workers: int | None = None,
+    selection: DocumentSelectionConfig = EVERYTHING,
 ) -> PartDescription:
     """Encode part `part` (from 1 on) of `num_parts` of `corpus` into the folder `out`.
 
@@ -105,7 +120,7 @@ def prepare_part(
         UsageError: `out` has something else in it.
         DataError: a source is damaged, or has changed since the part was begun.
     """
-    data_set = describe_data_set(corpus, tokenizer, val_fraction, max_length)
+    data_set = describe_data_set(corpus, tokenizer, val_fraction, max_length, selection)
     options = encoding_options(corpus, data_set, truncate)
     description = PartDescription(
         part=part, num_parts=num_parts, data_set=data_set, encoding=options
@@ -155,8 +170,14 @@ def _report_batches(
 
 
 def describe_data_set(
-    corpus: Corpus, tokenizer: Tokenizer, val_fraction: float = 0.1, max_length: int | None = None
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    max_length: int | None,
+    selection: DocumentSelectionConfig,
 ) -> DataSetDescription:
+    """What decides the data set beside the documents; see `check_documents`."""
+    check_documents(corpus, selection)
     masked, vocab_size = corpus.has_conversations, tokenizer.vocab_size
     return DataSetDescription(
         sources=corpus.names,
@@ -167,6 +188,7 @@ def describe_data_set(
         masked=masked,
         val_fraction=val_fraction,
         max_length=max_length if masked else None,
+        selection=selection,
     )
 
 
@@ -180,6 +202,7 @@ def encoding_options(
         max_length=description.max_length,
         truncate=truncate,
         skip_invalid=corpus.invalid.skip,
+        selection=description.selection,
     )
 
 
@@ -188,7 +211,17 @@ def read_corpus(
 ) -> Iterator[SourceBatch]:
     """The batches of `corpus`; `progress` is called with the bytes read."""
     documents = _report_progress(corpus, corpus.documents(), progress)
-    return read_batches(corpus, documents, "chunk")
+    unit: Unit = "document" if description.selection.rules else "chunk"
+    return read_batches(corpus, documents, unit)
+
+
+def check_documents(corpus: Corpus, selection: DocumentSelectionConfig) -> None:
+    """Raise `UsageError` if `selection` has rules, but the corpus is a few undivided texts."""
+    if selection.rules and corpus.is_split_by_position:
+        raise UsageError(
+            f"{selection.rules[0].split()[0]} chooses among documents; tell with --separator what "
+            f"divides {corpus.names[0]} into documents, or give rows."
+        )
 
 
 def check_replaceable(out: Path, overwrite: bool = False) -> list[str]:

@@ -57,6 +57,7 @@ class Manifest(BaseModel):
 
     Attributes:
         invalid_rows: how many rows of the sources were left out.
+        left_out: how many documents each rule that was given left out, in the order of application.
         truncated, too_long: how many conversations longer than `max_length` were cut or left out.
     """
 
@@ -70,6 +71,7 @@ class Manifest(BaseModel):
     truncated: int = 0
     too_long: int = 0
     max_length: int | None = None
+    left_out: dict[str, int] = {}
 
     @property
     def content_sha256(self) -> str:
@@ -90,7 +92,11 @@ class Manifest(BaseModel):
             (self.truncated, "conversation", f"{limit}, cut at the end"),
             (self.too_long, "conversation", f"{limit}, left out"),
         )
-        return [f"{n:,} {what}{'s' * (n > 1)} {why}" for n, what, why in counts if n]
+        notes = [f"{n:,} {what}{'s' * (n > 1)} {why}" for n, what, why in counts if n]
+        return notes + [
+            f"{count:,} document{'s' * (count != 1)} left out by {rule}"
+            for rule, count in self.left_out.items()
+        ]
 
 
 class SplitWriter:

@@ -6,7 +6,7 @@ Files are streamed: the text of a document comes in parts, so files can be large
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -40,6 +40,14 @@ class Document:
     messages: list[Message] | None = None
     split: Split | None = None
     where: str = ""
+
+    def joined(self) -> str:
+        """The text, or that of all messages, one below the other; it is then in memory."""
+        if self.messages is not None:
+            return "\n".join(message["content"] for message in self.messages)
+        text = "".join(self.parts)
+        self.parts = iter([text])
+        return text
 
 
 class Corpus:
@@ -117,13 +125,16 @@ class Corpus:
                 yield from self._separated(file)
             self.bytes_read = before + file.stat().st_size
 
-    def texts(self) -> Iterator[str]:
+    def texts(self, rejects: Callable[[str], bool] | None = None) -> Iterator[str]:
         """All text, in chunks, to train a tokenizer on.
 
-        The validation split of texts that are split by position is left out.
+        The validation split of texts that are split by position is left out, and so are documents
+        that `rejects` is true for.
         """
         for document in self.documents():
             if document.split == "val":
+                continue
+            if rejects is not None and rejects(document.joined()):
                 continue
             for message in document.messages or ():
                 yield message["content"]
