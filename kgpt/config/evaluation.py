@@ -32,6 +32,14 @@ class EvaluationConfig(Section):
         description="The model under whose likelihood completions are coherent; the model itself "
         "when not given.",
     )
+    novelty_data: str | None = Field(
+        None,
+        description="A data set made by `kgpt data prepare`, in which completions are looked up: "
+        "which share of them is copied.",
+    )
+    min_copied_tokens: int = Field(
+        16, ge=1, description="Tokens of the shortest span that counts as copied."
+    )
     split: Literal["val", "train", "all"] = Field(
         "val", description="The split of a data set that is evaluated; files are used whole."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from kgpt.evaluation.prompts import Prompt
 from kgpt.evaluation.result import Sample
 from kgpt.evaluation.statistic import Statistic
 from kgpt.evaluation.text_metrics import score_texts
+from kgpt.evaluation.text_metrics.copying import copying_statistics
 from kgpt.evaluation.windows import Window, windows
 from kgpt.generation.generator import TextGenerator
 from kgpt.generation.seeds import seed_of
@@ -76,11 +78,15 @@ def generate_completions(
 
 
 def completion_statistics(
-    prompts: Sequence[Prompt], completions: Sequence[str]
+    prompts: Sequence[Prompt], completions: Sequence[str], config: EvaluationConfig
 ) -> dict[str, Statistic]:
-    """Every metric of the texts, with their references if there are any."""
+    """Every metric of the texts, with their references if there are any, and of their novelty."""
     references = [prompt.references for prompt in prompts] if prompts[0].references else None
-    return score_texts(completions, references)
+    found = score_texts(completions, references)
+    if config.novelty_data is not None:
+        folder = Path(config.novelty_data)
+        found |= copying_statistics(completions, folder, config.min_copied_tokens)
+    return found
 
 
 def coherence(

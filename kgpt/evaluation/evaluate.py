@@ -26,6 +26,8 @@ DO_NOT_CHANGE_ITEMS = (
     "limit",
     "prompts",
     "judge",
+    "novelty_data",
+    "min_copied_tokens",
 )
 
 

@@ -161,7 +161,7 @@ def evaluate_completions(
     journal = Journal(out, key | {"dtype": config.dtype, "backend": backend.name})
     with show_progress(f"completions of {name}", len(prompts)) as progress:
         texts = generate_completions(name, prompts, config, sampling, journal, progress)
-    statistics = completion_statistics(prompts, texts)
+    statistics = completion_statistics(prompts, texts, config)
     judge = open_model(config.judge or name, config)
     statistics["coherence"] = coherence(judge.scorer, judge.tokenizer, prompts, texts, config)
     return EvaluationResult(

@@ -88,4 +88,4 @@ class SuiteCallback(StepCallback):
         jobs = generate(gpt_of(self.model), requests)
         texts = [self.tokenizer.decode(job.token_ids, True, continues=True) for job in jobs]
         judged = coherence(self._scorer(entry), self.tokenizer, prompts, texts, entry)
-        return completion_statistics(prompts, texts) | {"coherence": judged}
+        return completion_statistics(prompts, texts, entry) | {"coherence": judged}

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from kgpt.config import EvaluationSuite
+from kgpt.data.prepare import prepare
+from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, KgptError, UsageError
 from kgpt.evaluation.prompts import read_prompts
 from kgpt.evaluation.result import load_results
 from kgpt.evaluation.server import ServerScorer
 from kgpt.evaluation.windows import Window
+from kgpt.text.tokenizer import Tokenizer
 from tests.cli.running import kgpt
 from tests.serving.harness import start
 from tests.tiny import write_tiny_model
@@ -82,6 +85,7 @@ evaluations:
   data: docs.jsonl
 - name: stories
   prompts: prompts.jsonl
+  novelty_data: seen
   sampling: {max_tokens: 4, temperature: 1.0}
 """
 
@@ -91,6 +95,7 @@ def test_a_suite_predicts_documents_and_scores_completions(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "suite.yaml").write_text(SUITE)
+    prepare(Corpus([str(folder / "docs.jsonl")]), Tokenizer.of_bytes(), folder / "seen")
     rows = [{"prompt": f"Anna went {place}"} for place in ("home", "away", "up")]
     chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna"}]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -102,7 +107,9 @@ def test_a_suite_predicts_documents_and_scores_completions(
     assert docs["results"][0]["data"]["documents"] == 12
     (result,) = load_results(folder / "found" / "stories" / "results.json")
     texts = [sample.text for sample in result.samples]
-    assert len(texts) == 3 and {"coherence", "rep_4", "distinct_2"} <= result.metrics.keys()
+    assert (
+        len(texts) == 3 and {"coherence", "rep_4", "distinct_2", "copied"} <= result.metrics.keys()
+    )
     assert result.samples[0].prompt == "Anna went home" and result.settings["sampling"]
     # Killed after the first completion: the others are the same, with the seeds that they had.
     (file,) = (folder / "found" / "stories").glob("finished-*.jsonl")

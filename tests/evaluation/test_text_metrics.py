@@ -8,6 +8,8 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kgpt.data.prepare import prepare
+from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, UsageError
 from kgpt.evaluation.text_metrics import (
     distinct_n,
@@ -21,7 +23,9 @@ from kgpt.evaluation.text_metrics import (
     self_bleu,
     type_token_ratio,
 )
+from kgpt.evaluation.text_metrics.copying import copying_statistics
 from kgpt.evaluation.text_metrics.words import ngrams, tokens_of, words_of
+from kgpt.text.tokenizer import Tokenizer
 
 few_words = st.lists(st.sampled_from("abcd"), max_size=14)
 
@@ -223,3 +227,16 @@ def test_what_is_missing_is_said(monkeypatch):
         sacrebleu_scores(["a"], [["a"]])
     with pytest.raises(UsageError, match="needs rouge-score"):
         rouge_scores(["a"], [["a"]])
+
+
+def test_what_is_copied_from_a_data_set_is_counted(tmp_path):
+    (tmp_path / "seen.txt").write_text("the cat sat on the mat, and there it stayed all day")
+    folder = tmp_path / "set"
+    prepare(Corpus([str(tmp_path / "seen.txt")]), Tokenizer.of_bytes(), folder, val_fraction=0.0)
+    texts = ["zz the cat sat on", "QQQQ", "stayed", ""]
+    found = copying_statistics(texts, folder, 8)
+    copied, longest = found["copied"], found["longest_copy"]
+    assert copied.item_values[:3].tolist() == pytest.approx([14 / 17, 0, 0])  # "the cat sat on"
+    assert copied.value == pytest.approx(14 / (17 + 4 + 6))
+    assert longest.item_values.tolist() == [14, 0, 6, 0]
+    assert copying_statistics(texts, folder, 6)["copied"].value == pytest.approx(20 / 27)
