@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kgpt.config import Config, SweepConfig
-from kgpt.runs import Run
+from kgpt.runs import Run, State
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ def read_outcome(
         is_end or step >= config.train.max_steps,
         None if finite else _missing(sweep.metric, values, rows),
     )
+
+
+def mend_status(run: Run, outcome: Outcome) -> None:
+    """Say that a run has stopped or ended, where it was killed before it could say so itself."""
+    status = run.status()
+    if status.is_dead:
+        state: State = "finished" if outcome.is_end else "stopped"
+        run.write_status(status.model_copy(update={"state": state, "step": outcome.step}))
 
 
 def _is_due(row: dict[str, Any], config: Config, last: int) -> bool:

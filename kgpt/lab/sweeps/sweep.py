@@ -31,7 +31,7 @@ from kgpt.errors import RunError, UsageError
 from kgpt.files import write_text
 from kgpt.formatting import number as formatted
 from kgpt.lab.sweeps.halving import next_segments, ranked
-from kgpt.lab.sweeps.outcome import Outcome, read_outcome
+from kgpt.lab.sweeps.outcome import Outcome, mend_status, read_outcome
 from kgpt.lab.sweeps.process import TrialProcess
 from kgpt.lab.sweeps.settings import SweepSettings
 from kgpt.lab.sweeps.space import Params, Space
@@ -217,6 +217,7 @@ class Sweep:
 
     def _note(self, number: int, outcome: Outcome, stopped: str | None = None) -> None:
         """A trial is paused, or has ended, before its end if `stopped` says why."""
+        mend_status(self.trial_run(number), outcome)
         if outcome.value is None:
             self._fail(number, outcome.error or "")
             return
