@@ -64,9 +64,15 @@ def test_a_command_and_a_signal_reach_all_in_the_same_step(receiver, tmp_path):
     Run(tmp_path / "run").path.joinpath("control").mkdir(parents=True)
     (tmp_path / "run/control/checkpoint").write_text("{}")
 
+    step_ended = threading.Barrier(3)  # as the collectives of a step
+
     def work(run):
         mine = "SIGTERM" if run.group.group.process_id == receiver else None
-        return [run.poll(mine) for _ in range(20)]
+        seen = []
+        for _ in range(3):
+            seen.append(run.poll(mine))
+            step_ended.wait(10)
+        return seen
 
     with ThreadPoolExecutor(3) as pool:
         first, *others = pool.map(work, runs)
@@ -107,12 +113,12 @@ def test_a_silent_process_is_named_in_all_others_and_one_that_left_is_not():
     for second in range(5):
         clock[0] = second
         assert [dog.lost() for dog in dogs] == [None] * 4
-    dogs[3].stop()  # it has ended well
+    dogs[1].stop()  # it has ended well
     silent_since = clock[0]
     heard = [None, None]
     while not all(heard):
         clock[0] += 1
-        heard = [dogs[rank].lost() for rank in (0, 1)]  # 2 is silent
+        heard = [dogs[rank].lost() for rank in (0, 3)]  # 2 is silent
     assert all(text.startswith("Process 2 of 4 is lost") for text in heard)
     assert TIMEOUT_S < clock[0] - silent_since <= TIMEOUT_S + 2
 
