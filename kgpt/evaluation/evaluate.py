@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kgpt.config import EvaluationConfig
 from kgpt.errors import DataError, UsageError
 from kgpt.evaluation.bootstrap import estimate
 from kgpt.evaluation.documents import Document, DocumentEncoder, EncodedDocument
 from kgpt.evaluation.journal import Journal
 from kgpt.evaluation.likelihood import Progress, Scorer
+from kgpt.evaluation.positions import NUM_BINS
 from kgpt.evaluation.result import Estimate
 from kgpt.evaluation.statistic import Statistic
 from kgpt.evaluation.windows import Window, windows
@@ -38,15 +41,17 @@ class DocumentScore:
     Attributes:
         loss: the sum of -log p of its tokens, in nats.
         tokens, words, bytes: that count.
+        positions: (2, P) losses and tokens by position; see `by_position`.
     """
 
     loss: float
     tokens: int
     words: int
     bytes: int
+    positions: Sequence[Sequence[float]] = ()
 
-    def as_list(self) -> list[float]:
-        return [self.loss, self.tokens, self.words, self.bytes]
+    def as_list(self) -> list[Any]:
+        return [self.loss, self.tokens, self.words, self.bytes, self.positions]
 
 
 def score_documents(
@@ -73,13 +78,18 @@ def score_documents(
     encoded = zip(left, encoder.encode([documents[number] for number in left]), strict=True)
     for group in _groups(encoded, context, stride):
         numbers = [number for number, _, _ in group]
-        losses = scorer.losses([window for _, _, cut in group for window in cut])
+        cut_windows = [window for _, _, cut in group for window in cut]
+        places = np.zeros((len(cut_windows), 2, NUM_BINS))
+        losses = scorer.losses(cut_windows, positions=places)
         scores, first = [], 0
         for _, document, cut in group:
-            loss = float(losses[first : first + len(cut)].sum())
+            own = slice(first, first + len(cut))
+            loss, by_position = float(losses[own].sum()), places[own].sum(axis=0).tolist()
             first += len(cut)
             tokens = int(document.loss_mask.sum())
-            scores.append(DocumentScore(loss, tokens, document.num_words, document.num_bytes))
+            scores.append(
+                DocumentScore(loss, tokens, document.num_words, document.num_bytes, by_position)
+            )
         journal.add(numbers, [score.as_list() for score in scores])
         progress(sum(score.bytes for score in scores))
     found = [DocumentScore(*journal.done[number]) for number in range(len(documents))]

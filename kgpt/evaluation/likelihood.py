@@ -10,6 +10,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.config import default_loss_chunk
+from kgpt.evaluation.positions import by_position
 from kgpt.evaluation.windows import Window
 from kgpt.model.gpt import GPT
 from kgpt.model.hidden_state_loss import HIDDEN_STATES_OF
@@ -30,8 +31,17 @@ class Scorer(Protocol):
     @property
     def context(self) -> int: ...
 
-    def losses(self, windows: Sequence[Window], progress: Progress = ...) -> np.ndarray:
-        """(W,) float64: the sum of each window's -log p of the targets that count, in nats."""
+    def losses(
+        self,
+        windows: Sequence[Window],
+        progress: Progress = ...,
+        positions: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(W,) float64: the sum of each window's -log p of the targets that count, in nats.
+
+        Args:
+            positions: (W, 2, P), where `by_position` of each window is put.
+        """
 
 
 class ModelScorer:
@@ -48,13 +58,18 @@ class ModelScorer:
         vocab_size = model.config.known_vocab_size
         memory = backend.device_memory()
         self.chunk = chunk or default_loss_chunk(vocab_size, "float32", memory)
-        self._forward = backend.jit(self._window_losses, model.variables)
+        self._forward = backend.jit(self._target_losses, model.variables)
 
     @property
     def context(self) -> int:
         return self.model.config.max_length
 
-    def losses(self, windows: Sequence[Window], progress: Progress = lambda _: None) -> np.ndarray:
+    def losses(
+        self,
+        windows: Sequence[Window],
+        progress: Progress = lambda _: None,
+        positions: np.ndarray | None = None,
+    ) -> np.ndarray:
         """See `Scorer.losses`."""
         found = np.zeros(len(windows))
         sizes = [len(window) for window in windows]
@@ -64,10 +79,10 @@ class ModelScorer:
             size = max(1, self.batch_tokens // length)
             losses = self._forward(*padded([windows[row] for row in rows], size, length))
             if waiting is not None:  # the device computes one batch while another is read
-                self._read(found, windows, *waiting, progress)
+                self._read(found, windows, *waiting, progress, positions)
             waiting = rows, losses
         if waiting is not None:
-            self._read(found, windows, *waiting, progress)
+            self._read(found, windows, *waiting, progress, positions)
         return found
 
     def _read(
@@ -77,14 +92,20 @@ class ModelScorer:
         rows: list[int],
         losses: Tensor,
         progress: Progress,
+        positions: np.ndarray | None,
     ) -> None:
-        found[rows] = backend.to_host(losses)[: len(rows)]
+        values = np.asarray(backend.to_host(losses), "float64")  # (B, T)
+        for row, own in zip(rows, values, strict=False):  # the batch may have more
+            window = windows[row]
+            own = own[: len(window)]
+            found[row] = own @ window.weights
+            if positions is not None:
+                positions[row] = by_position(own, window.weights)
         progress(sum(len(windows[row]) for row in rows))
 
-    def _window_losses(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """(B,) weighted sums of the losses of targets (B, T)."""
-        losses = losses_of_targets(self.model, inputs, targets, self.chunk)  # (B, T)
-        return ops.sum(losses * weights, axis=1)
+    def _target_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(B, T) losses of targets (B, T)."""
+        return losses_of_targets(self.model, inputs, targets, self.chunk)
 
 
 def losses_of_targets(
@@ -133,14 +154,10 @@ def batches(
             first += count
 
 
-def padded(
-    windows: Sequence[Window], rows: int, length: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, targets and weights (rows, length) of windows; padding has the weight 0."""
+def padded(windows: Sequence[Window], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets (rows, length) of windows."""
     inputs, targets = (np.zeros((rows, length), "int32") for _ in range(2))
-    weights = np.zeros((rows, length), "float32")
     for row, window in enumerate(windows):
         inputs[row, : len(window)] = window.inputs
         targets[row, : len(window)] = window.targets
-        weights[row, : len(window)] = window.weights
-    return inputs, targets, weights
+    return inputs, targets

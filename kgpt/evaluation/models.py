@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kgpt import backend
 from kgpt.checkpoints.pretrained import load_model, load_tokenizer, resolve_source
 from kgpt.config import EvaluationConfig, compute_dtype
@@ -27,6 +29,7 @@ from kgpt.evaluation.evaluate import (
 from kgpt.evaluation.identity import model_identity
 from kgpt.evaluation.journal import Journal, settings_hash
 from kgpt.evaluation.likelihood import ModelScorer, Progress, Scorer
+from kgpt.evaluation.positions import loss_by_position
 from kgpt.evaluation.prompts import Prompt
 from kgpt.evaluation.result import EvaluationResult, versions
 from kgpt.evaluation.server import ServerScorer
@@ -133,6 +136,7 @@ def evaluate_likelihood(
         estimates(statistics, config),
         statistics,
         versions=versions(backend.name),
+        loss_by_position=loss_by_position([np.array(one.positions) for one in scores]),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kgpt.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Difference
 from kgpt.evaluation.comparison import differences, verdict
-from kgpt.evaluation.plots import IntervalPlot, LinePlot, histogram, interval_plot
+from kgpt.evaluation.plots import IntervalPlot, LinePlot, histogram, interval_plot, line_plot
 from kgpt.evaluation.result import Estimate, EvaluationResult, Sample
 from kgpt.evaluation.statistic import Better
 from kgpt.files import os_errors_as_kgpt, write_text
@@ -73,7 +73,7 @@ class Comparison:
     results: list[EvaluationResult]
     rows: list[MetricRow]
     verdicts: list[str]
-    histograms: list[tuple[str, LinePlot]]
+    plots: list[tuple[str, LinePlot]]
     samples: list[list[Sample | None]]
     settings: list[tuple[str, list[str]]]
 
@@ -140,7 +140,7 @@ def compare(results: list[EvaluationResult]) -> Comparison:
             verdict(first.name, other.name, own, confidence)
             for other, own in zip(others, found[1:], strict=True)
         ],
-        histograms=histograms(results),
+        plots=plots_of(results),
         samples=aligned_samples(results),
         settings=settings_table(results),
     )
@@ -160,9 +160,13 @@ def metric_rows(
     return rows
 
 
-def histograms(results: Sequence[EvaluationResult]) -> list[tuple[str, LinePlot]]:
-    """How losses of documents and lengths of texts are distributed, if there are several."""
+def plots_of(results: Sequence[EvaluationResult]) -> list[tuple[str, LinePlot]]:
+    """How losses of documents and lengths of texts are distributed, and the loss by position."""
     plots = []
+    curves = [[(math.log2(n), loss) for n, loss in one.loss_by_position] for one in results]
+    if max(map(len, curves)) > 1:
+        plot = line_plot(curves, "tokens before it (log2)", "nats a token")
+        plots.append(("Loss by position of a token in its window", plot))
     for name, (title, *axes) in HISTOGRAMS.items():
         statistics = [result.statistics.get(name) for result in results]
         values = [[] if one is None else one.item_values.tolist() for one in statistics]

@@ -56,6 +56,8 @@ class EvaluationResult:
         statistics: where they come from, a row for each document or prompt: paired comparisons
             draw the same rows of two models.
         samples: generated texts, in the order of the prompts.
+        loss_by_position: the mean loss of tokens with at least so many before them, and fewer than
+            twice as many.
         versions: of kgpt, of the libraries and of Python; and the backend.
     """
 
@@ -67,6 +69,7 @@ class EvaluationResult:
     statistics: dict[str, Statistic] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    loss_by_position: list[tuple[int, float]] = field(default_factory=list)
 
     def as_dict(self, with_statistics: bool = True) -> dict[str, Any]:
         """JSON values; without the rows of items if not `with_statistics`."""
@@ -86,6 +89,7 @@ class EvaluationResult:
             metrics=self.metrics | other.metrics,
             statistics=self.statistics | other.statistics,
             samples=self.samples + other.samples,
+            loss_by_position=self.loss_by_position or other.loss_by_position,
         )
 
     @classmethod
@@ -98,6 +102,7 @@ class EvaluationResult:
                 for name, found in values.get("statistics", {}).items()
             },
             samples=[Sample(**found) for found in values["samples"]],
+            loss_by_position=[(n, loss) for n, loss in values.get("loss_by_position", [])],
         )
 
 

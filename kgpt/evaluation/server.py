@@ -11,6 +11,7 @@ import numpy as np
 
 from kgpt.errors import KgptError, UsageError
 from kgpt.evaluation.likelihood import Progress
+from kgpt.evaluation.positions import by_position
 from kgpt.evaluation.windows import Window
 
 PROMPTS_AT_ONCE = 16
@@ -46,24 +47,38 @@ class ServerScorer:
     def context(self) -> int:
         return self._context
 
-    def losses(self, windows: Sequence[Window], progress: Progress = lambda _: None) -> np.ndarray:
+    def losses(
+        self,
+        windows: Sequence[Window],
+        progress: Progress = lambda _: None,
+        positions: np.ndarray | None = None,
+    ) -> np.ndarray:
         """See `Scorer.losses`."""
         found: list[float] = []
         for first in range(0, len(windows), PROMPTS_AT_ONCE):
             batch = windows[first : first + PROMPTS_AT_ONCE]
-            found += self._batch(batch)
+            losses = self._batch(batch)
+            found += [
+                float(own @ window.weights) for window, own in zip(batch, losses, strict=True)
+            ]
+            if positions is not None:
+                for row, (window, own) in enumerate(zip(batch, losses, strict=True), first):
+                    positions[row] = by_position(own, window.weights)
             progress(sum(len(window) for window in batch))
         return np.asarray(found, "float64")
 
-    def _batch(self, windows: Sequence[Window]) -> list[float]:
+    def _batch(self, windows: Sequence[Window]) -> list[np.ndarray]:
+        """The loss of each target of each window."""
         prompts = [[*w.inputs.tolist(), int(w.targets[-1])] for w in windows]
         body = {"model": self.model, "prompt": prompts, "max_tokens": 0, "echo": True}
         answer = self._call("POST", "/v1/completions", json=body | {"logprobs": 1})
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             logprobs = [choice["logprobs"]["token_logprobs"][1:] for choice in choices]
-            pairs = zip(windows, logprobs, strict=True)
-            return [-float(np.dot(np.asarray(p, "float64"), w.weights)) for w, p in pairs]
+            losses = [-np.asarray(own, "float64") for own in logprobs]
+            if [len(own) for own in losses] != [len(window) for window in windows]:
+                raise ValueError("another number of tokens")
+            return losses
         except (KeyError, TypeError, ValueError, IndexError):
             raise KgptError(
                 f"{self.url} does not return the log-probabilities of a prompt (echo and logprobs "

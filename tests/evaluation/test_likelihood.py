@@ -25,6 +25,7 @@ from kgpt.evaluation.documents import (
 from kgpt.evaluation.evaluate import likelihood_statistics, score_documents
 from kgpt.evaluation.journal import Journal
 from kgpt.evaluation.likelihood import batches, bucket_lengths
+from kgpt.evaluation.positions import by_position, loss_by_position
 from kgpt.evaluation.windows import Window, windows
 from kgpt.text.tokenizer import Tokenizer
 
@@ -85,11 +86,15 @@ class Counting:
     def __init__(self, calls: int = 1000):
         self.calls, self.scored = calls, 0
 
-    def losses(self, cut: list[Window], progress: object = None) -> np.ndarray:
+    def losses(
+        self, cut: list[Window], progress: object = None, positions: np.ndarray | None = None
+    ) -> np.ndarray:
         if not self.calls:
             raise KeyboardInterrupt
         self.calls -= 1
         self.scored += len(cut)
+        for row, w in enumerate(cut if positions is not None else ()):
+            positions[row] = by_position(w.targets.astype("float64"), w.weights)
         return np.array([(w.targets * w.weights).sum() for w in cut], "float64")
 
 
@@ -118,6 +123,25 @@ def test_bytes_and_words_are_those_of_the_text(config: EvaluationConfig) -> None
     assert small["token_perplexity"].value == pytest.approx(math.exp(2))
     assert small["word_perplexity"].value == pytest.approx(math.exp(4))
     assert words == sum(len(d.text.split()) for d in documents)
+
+
+def test_losses_by_position_add_up_also_when_read_again(
+    config: EvaluationConfig, tmp_path: Path
+) -> None:
+    documents, encoder = read_documents(config), DocumentEncoder(Tokenizer.of_bytes())
+    journal = Journal(tmp_path, {})
+    scores = score_documents(Counting(), encoder, documents, config, journal)
+    for score in scores:
+        losses, tokens = np.array(score.positions)
+        assert losses.sum() == score.loss and tokens.sum() == score.tokens
+    again = score_documents(Counting(0), encoder, documents, config, Journal(tmp_path, {}))
+    both = [loss_by_position([np.array(one.positions) for one in some]) for some in (scores, again)]
+    assert both[0] == both[1]
+    places = [n for n, _ in both[0]]
+    assert places == [1, 2, 4, 8, 16]  # windows have 16 tokens
+    first = np.mean([document.text.encode()[0] for document in documents])
+    assert both[0][0][1] != first  # also the first of later windows
+    assert loss_by_position([]) == []
 
 
 def test_an_interrupted_evaluation_goes_on(

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kgpt.config import EvaluationSuite
+from kgpt.config import EvaluationConfig, EvaluationSuite
 from kgpt.data.prepare import prepare
 from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, KgptError, UsageError
+from kgpt.evaluation.models import open_model
+from kgpt.evaluation.positions import NUM_BINS
 from kgpt.evaluation.prompts import read_prompts
 from kgpt.evaluation.result import load_results
 from kgpt.evaluation.server import ServerScorer
@@ -49,6 +51,7 @@ def test_models_are_compared_on_the_same_documents(
     said = " ".join(out.split())
     assert "12 documents" in said and "is better than" in said
     one, two = load_results(folder / "out" / "results.json")
+    assert [n for n, _ in one.loss_by_position][:3] == [1, 2, 4]
     better, worse = sorted((one, two), key=lambda found: found.metrics["bits_per_byte"].value)
     assert f"{better.name} is better than {worse.name}: bits per byte is" in said
     for name, found in one.metrics.items():
@@ -138,6 +141,18 @@ def test_prompts_that_cannot_be_used_are_refused(
         read_prompts(str(tmp_path / "prompts.jsonl"))
 
 
+def test_losses_by_position_are_those_of_the_tokens_there(folder: Path) -> None:
+    scorer = open_model(str(folder / "one"), EvaluationConfig()).scorer
+    ids = np.random.default_rng(0).integers(0, 250, 21).astype("int32")
+    ones = np.ones(20, "float32")
+    positions = np.zeros((1, 2, NUM_BINS))
+    scorer.losses([Window(0, ids[:-1], ids[1:], ones)], positions=positions)
+    for low, high, index in ((1, 1, 0), (2, 3, 1), (8, 15, 3), (16, 20, 4)):
+        weights = ones * ((np.arange(20) + 1 >= low) & (np.arange(20) + 1 <= high))
+        (expected,) = scorer.losses([Window(0, ids[:-1], ids[1:], weights.astype("float32"))])
+        assert positions[0, :, index] == pytest.approx([expected, high - low + 1], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -164,7 +179,9 @@ def test_a_server_scores_token_ids() -> None:
             for i in range(20)
         ]
         expected = [(w.targets * w.weights).sum() / 100 for w in cut]
-        assert scorer.losses(cut) == pytest.approx(expected, rel=1e-5)
+        positions = np.zeros((len(cut), 2, NUM_BINS))
+        assert scorer.losses(cut, positions=positions) == pytest.approx(expected, rel=1e-5)
+        assert positions[:, 0].sum(axis=1) == pytest.approx(expected, rel=1e-5)
         assert scorer.context > 20
         with pytest.raises(UsageError, match="has no model 'other'"):
             ServerScorer(running.url, model="other")

@@ -37,6 +37,7 @@ def result(name="A", losses=(3.0, 2.0, 4.0), text="some text", **changes):
         statistics=statistics,
         samples=[Sample("a prompt", text, "a reference", {"rep_4": 0.25})] * 3,
         versions={"kgpt": "9.8.7", "backend": "jax"},
+        loss_by_position=[(1, 4.0), (2, 3.0), (4, 2.5)],
     )
     return replace(found, **changes)
 
@@ -101,7 +102,7 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path):
         page.goto(file.as_uri())
         assert requests == [file.as_uri()] and problems == []
         assert page.title() == "Evaluation: my data"
-        assert page.locator("svg").count() == 4  # two metrics, two distributions
+        assert page.locator("svg").count() == 5  # two metrics, three plots
         assert page.locator("article").count() == 3
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         dark = "getComputedStyle(document.body).backgroundColor"
