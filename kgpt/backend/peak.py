@@ -30,7 +30,7 @@ def matmul_peak(precision: Precision = "float32", repeats: int = 5) -> float:
     return best
 
 
-def memory_bandwidth(repeats: int = 5) -> float:
+def memory_bandwidth(repeats: int = 20) -> float:
     """The bytes per second that a sum of two vectors of 64 MiB reads and writes, the best of some.
 
     As the "add" of STREAM (McCalpin, 1995).

@@ -109,7 +109,8 @@ def _show(console: Console, name: str, config: Config, made: Plan, notes: list[s
         highlight=False,
     )
     console.print(_memory_table(made))
-    for line in (*_limits(made), *_speed(made), *notes):
+    others = (f"{size(value)} {how}" for how, value in made.other_activations.items())
+    for line in (f"activations: {', '.join(others)}", *_limits(made), *_speed(made), *notes):
         console.print(line, highlight=False)
     if len(made.meshes) > 1:
         console.print(_mesh_table(made))

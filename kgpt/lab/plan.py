@@ -7,7 +7,7 @@ parts are in memory_model.py, roofline.py and communication.py. No Keras here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kgpt.config import Config, DistributeConfig, compute_dtype
 from kgpt.config.parameters import parameter_shapes
@@ -55,6 +55,7 @@ class Plan:
         longest_context: tokens, at the batch size of the configuration.
         cache_per_sequence: bytes of the KV cache of a whole context while text is generated.
         generating_sequences: how many of those fit beside the weights on one device.
+        other_activations: bytes of the activations with other settings, by what is changed.
         tokens: of the whole run.
         time_s: of the whole run. cost: None without a price.
         basis: where the speed comes from.
@@ -71,6 +72,7 @@ class Plan:
     longest_context: int | None
     cache_per_sequence: int
     generating_sequences: int | None
+    other_activations: dict[str, int]
     tokens: int
     time_s: float
     cost: float | None
@@ -116,6 +118,7 @@ def make_plan(
         longest_context=longest_context(chosen, device),
         cache_per_sequence=cache_memory(config.model, 1, _inference_itemsize(config)),
         generating_sequences=_generating_sequences(config, device),
+        other_activations=other_activations(chosen, device),
         tokens=total,
         time_s=time_s,
         cost=None if price_per_hour is None else price_per_hour * count * time_s / 3600,
@@ -240,6 +243,18 @@ def _largest(make: Callable[[int], Config], device: Accelerator, limit: int) -> 
         fits = training_memory(make(middle), device).peak <= usable
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
+
+
+def other_activations(config: Config, device: Accelerator) -> dict[str, int]:
+    """Activations with gradient checkpointing changed, and with or without flash attention."""
+    recomputes, flash = config.train.gradient_checkpointing, device.flash_attention
+    changed = _with_train(config, gradient_checkpointing=not recomputes)
+    memory = training_memory(changed, device)
+    other = training_memory(config, replace(device, flash_attention=not flash))
+    return {
+        f"{'without' if recomputes else 'with'} gradient checkpointing": memory.activations,
+        f"{'without' if flash else 'with'} flash attention": other.activations,
+    }
 
 
 def _with_train(config: Config, **changes: int) -> Config:

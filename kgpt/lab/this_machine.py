@@ -12,9 +12,9 @@ from kgpt.config import Precision
 from kgpt.datasheet import find_datasheet
 from kgpt.lab.accelerators import CPU_NETWORK, PCIE, Accelerator, find_accelerator
 
-# Bytes that a training step adds to a process beside its tensors: the compiler and its programs on
-# JAX, kernels and their buffers on PyTorch. 90 to 190 MB for the presets.
-PROGRAMS = 140_000_000
+# Bytes that a process takes for training beside the tensors of a step: the compiler and its
+# programs, kernels and their buffers. Measured on the presets of benchmarks/plan.py.
+PROGRAMS = {"jax": 140_000_000, "torch": 140_000_000, "tensorflow": 400_000_000}
 
 
 def this_machine(precision: Precision) -> Accelerator:
@@ -31,15 +31,17 @@ def this_machine(precision: Precision) -> Accelerator:
         return replace(known, memory=memory or known.memory)
     backend.set_precision(precision)
     xla_on_cpu = platform == "cpu" and backend.name != "torch"
+    peak = matmul_peak(precision)
+    resident = psutil.Process().memory_info().rss  # before the vectors of the bandwidth
     return Accelerator(
         name=name,
         kind=platform,
-        peak_flops=matmul_peak(precision),
+        peak_flops=peak,
         efficiency=1.0,
         bandwidth=memory_bandwidth(),
         memory=memory or psutil.virtual_memory().total,
         interconnect=CPU_NETWORK if platform == "cpu" else PCIE,
-        runtime=psutil.Process().memory_info().rss + PROGRAMS if platform == "cpu" else 0,
+        runtime=resident + PROGRAMS[backend.name] if platform == "cpu" else 0,
         recomputes=not xla_on_cpu,
         half_itemsize=4 if xla_on_cpu else 2,
     )

@@ -172,6 +172,15 @@ def test_the_best_mesh_is_the_fastest_that_fits():
     assert not alone.best.fits and alone.largest_batch == 0
 
 
+def test_other_activations_are_those_of_the_other_settings():
+    config = configuration()
+    found = make_plan(config, H100).other_activations
+    recomputed = configuration({"gradient_checkpointing": True})
+    assert found["with gradient checkpointing"] == parts(recomputed).activations
+    naive = training_memory(config, replace(H100, flash_attention=False)).activations
+    assert found["without flash attention"] == naive > parts(config).activations
+
+
 def test_time_and_cost_follow_from_tokens_and_price():
     plan = make_plan(configuration(), H100, num_devices=8, tokens=1e9, price_per_hour=3.0)
     assert plan.time_s == pytest.approx(1e9 / plan.best.tokens_per_s)
