@@ -141,7 +141,7 @@ def _print(study: ScalingStudy) -> None:
     best = study.recommendation
     console.print(Text(f"With {best.flops:.1e} FLOPs:", style="bold"))
     table = Table(show_header=False, box=None)
-    shape = f", such as {best.layers} layers of width {best.width}" if best.layers else ""
+    shape = f", such as num_layers {best.layers}, hidden_dim {best.width}" if best.layers else ""
     table.add_row("parameters", _interval(best.parameters, count) + shape)
     table.add_row("tokens", _interval(best.tokens, count))
     table.add_row("loss", _interval(best.loss, number))

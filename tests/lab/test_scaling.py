@@ -174,7 +174,7 @@ def test_the_command_fits_and_recommends(tmp_path, capsys, monkeypatch):
     words += ["--sizes", "1,2,3", "--tokens", "1M,2M,4M", "--png", str(tmp_path / "s.png")]
     code, out, error = kgpt(capsys, *words)
     assert code == 0 and error.count("training scaling-") == 9
-    assert "layers of width" in " ".join(out.split()) and "scaling-3x96-4.0M" in out
+    assert "such as num_layers" in " ".join(out.split()) and "scaling-3x96-4.0M" in out
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     names = [f"scaling-{size}-{n}.0M" for size in ("1x32", "2x64", "3x96") for n in (1, 2, 4)]
     code, out, _ = kgpt(capsys, "scaling", "fit", *names, "--json")
