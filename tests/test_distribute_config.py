@@ -13,6 +13,7 @@ GPT2 = ModelConfig(vocab_size=96, num_layers=1, num_heads=4, hidden_dim=32, max_
 BAD = [
     ({"data": 0}, "distribute.data should be greater than or equal to 1, not 0."),
     ({"fsdp": True}, "distribute: fsdp shards along distribute.data, which is 1; give it more"),
+    ({"sequence": True}, "distribute: sequence shards along distribute.model, which is 1; give it"),
 ]
 
 

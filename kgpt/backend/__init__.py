@@ -51,7 +51,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     distribution        many devices and processes, each of these a function of it:
         distribute          spread the models made from now on over a mesh of devices
         batch_shards        among how many devices a batch is divided
-        constrain           how a tensor is sharded over the mesh
+        constrain, constrain_stream     how a tensor, the residual stream, is sharded
         gather_parameter    a parameter whole along `data`, for the layer that uses it
         place_shards, assign_shards     put on each device its shard of an array
         gather              an array sharded over processes, whole in each

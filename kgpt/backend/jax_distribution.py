@@ -19,7 +19,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from keras.distribution import DeviceMesh, LayoutMap, ModelParallel, TensorLayout
 
 from kgpt.backend import keras_internals
-from kgpt.config.distribute import DATA, MODEL, Axes, DistributeConfig, sharded_axes
+from kgpt.config.distribute import (
+    DATA,
+    MODEL,
+    SEQUENCE_STREAM,
+    STREAM,
+    Axes,
+    DistributeConfig,
+    sharded_axes,
+)
 from kgpt.errors import UsageError
 
 Tensor = Any
@@ -102,6 +110,14 @@ def constrain(x: Tensor, axes: Axes) -> Tensor:
     pairs = zip(axes, x.shape, strict=True)
     kept = [axis if axis and size % _mesh.shape[axis] == 0 else None for axis, size in pairs]
     return jax.lax.with_sharding_constraint(x, _sharding(kept))
+
+
+def constrain_stream(x: Tensor) -> Tensor:
+    """The residual stream x (B, T, D) between two blocks, sharded."""
+    distribution = keras.distribution.distribution()
+    if _mesh is None or not isinstance(distribution, Distribution):
+        return x
+    return constrain(x, SEQUENCE_STREAM if distribution.config.sequence else STREAM)
 
 
 def gather_parameter(variable: keras.Variable) -> Tensor:

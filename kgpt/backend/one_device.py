@@ -34,6 +34,11 @@ def constrain(x: Tensor, axes: Axes) -> Tensor:
     return x
 
 
+def constrain_stream(x: Tensor) -> Tensor:
+    """x."""
+    return x
+
+
 def gather_parameter(variable: keras.Variable) -> Tensor:
     """The variable."""
     return variable

@@ -21,6 +21,7 @@ from kgpt.errors import UsageError
 DATA, MODEL = "data", "model"  # the axes of the mesh
 Axes = tuple[str | None, ...]  # for each dimension of a tensor, the axis it is sharded along
 STREAM: Axes = (DATA, None, None)  # the residual stream (B, T, D)
+SEQUENCE_STREAM: Axes = (DATA, MODEL, None)  # likewise, with sequence parallelism
 HEADS: Axes = (DATA, None, MODEL, None)  # queries, keys and values (B, T, N, H)
 HIDDEN: Axes = (DATA, None, MODEL)  # within an MLP (B, T, F)
 
@@ -58,11 +59,20 @@ class DistributeConfig(Section):
         description="Shard parameters and optimizer state along distribute.data, too; each layer "
         "is gathered where it is used.",
     )
+    sequence: bool = Field(
+        False,
+        description="Between attention and MLP, divide the tokens of each sequence among the "
+        "devices of distribute.model: less memory for long sequences (sequence parallelism).",
+    )
 
     @model_validator(mode="after")
-    def _fsdp_has_devices(self) -> Self:
+    def _shards_have_devices(self) -> Self:
         if self.fsdp and self.data == 1:
             raise ValueError("fsdp shards along distribute.data, which is 1; give it more devices")
+        if self.sequence and self.model == 1:
+            raise ValueError(
+                "sequence shards along distribute.model, which is 1; give it more devices"
+            )
         return self
 
     @property
@@ -72,7 +82,8 @@ class DistributeConfig(Section):
 
     def __str__(self) -> str:
         """For example "4 data x 2 model, FSDP"."""
-        return f"{self.data} data x {self.model} model" + (", FSDP" if self.fsdp else "")
+        options = (", FSDP" if self.fsdp else "") + (", sequence" if self.sequence else "")
+        return f"{self.data} data x {self.model} model{options}"
 
     def check_batch(self, batch_size: int) -> None:
         """Raise `UsageError` unless the sequences of a batch can be divided among the devices."""

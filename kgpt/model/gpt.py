@@ -171,12 +171,13 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         if training and (self.config.dropout or self.gradient_checkpointing or lora_dropout):
             key = self.dropout_key.draw()
         steps = ops.arange(ops.shape(token_ids)[1]) if segments is None else segments.positions
-        x = self.embed(token_ids, steps)
+        x = backend.distribution.constrain(self.embed(token_ids, steps), STREAM)
         if key is not None:
             x = self.embedding_drop(x, self.embedding_drop.layer_key(key))
         for block in self.blocks:
-            x = block(backend.distribution.constrain(x, STREAM), key, segments)
-        return self.final_norm(backend.distribution.constrain(x, STREAM))
+            x = block(backend.distribution.constrain_stream(x), key, segments)
+        x = self.final_norm(backend.distribution.constrain_stream(x))
+        return backend.distribution.constrain(x, STREAM)
 
     def new_cache(self, batch_size: int, cache_len: int, ids: Sequence[int] = ()) -> KVCache:
         """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens.

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["KERAS_BACKEND"] = "jax"
@@ -17,9 +19,10 @@ import numpy as np
 
 from kgpt import backend
 from kgpt.config import Config
+from kgpt.training.checkpoint import copy_state, load_checkpoint, write_checkpoint
 from kgpt.training.distribute import distribute
 from kgpt.training.pretraining import build_model
-from tests.training.meshes import ARCHITECTURES, BATCH, LENGTH, MESHES, STEPS, VOCAB, batches
+from tests.training.meshes import ARCHITECTURES, BATCH, GPT2, LENGTH, MESHES, STEPS, VOCAB, batches
 
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 
@@ -30,11 +33,24 @@ def main() -> None:
         for architecture in ARCHITECTURES
         for mesh in MESHES
     }
-    json.dump(seen, sys.stdout)
+    json.dump(seen | {"resumed": resumed(batches(STEPS), STEPS // 2)}, sys.stdout)
 
 
-def observe(architecture: dict, mesh: dict, batches: list) -> dict:
-    """The losses of a run on a mesh, its program, and where its parameters are."""
+def resumed(batches: list, step: int) -> list[float]:
+    """The losses of a run on one mesh, which goes on with another after `step`."""
+    with tempfile.TemporaryDirectory() as folder:
+        first = model_on(GPT2, MESHES["mixed_fsdp"])
+        losses = [first.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches[:step]]
+        write_checkpoint(Path(folder) / "step", copy_state(first, step=step))
+        second = model_on(GPT2, {"data": 2, "fsdp": True})
+        load_checkpoint(Path(folder) / "step", second)
+    return losses + [
+        second.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches[step:]
+    ]
+
+
+def model_on(architecture: dict, mesh: dict):
+    """A new model on a mesh."""
     config = Config.parse(
         {
             "model": architecture | {"vocab_size": VOCAB, "max_length": LENGTH},
@@ -43,7 +59,12 @@ def observe(architecture: dict, mesh: dict, batches: list) -> dict:
         }
     )
     distribute(config)
-    model = build_model(config)
+    return build_model(config)
+
+
+def observe(architecture: dict, mesh: dict, batches: list) -> dict:
+    """The losses of a run on a mesh, its program, and where its parameters are."""
+    model = model_on(architecture, mesh)
     losses = [model.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches]
     held = [*model.trainable_variables, *model.optimizer.variables]
     return {
@@ -52,7 +73,7 @@ def observe(architecture: dict, mesh: dict, batches: list) -> dict:
         "largest": max(int(np.prod(v.shape)) for v in model.trainable_variables),
         "num_matrices": sum(len(v.shape) == 2 for v in model.trainable_variables),
         "matrices": sharded(v for v in held if len(v.shape) == 2),
-        "initial": sharded(v for v in build_model(config).variables if len(v.shape) == 2),
+        "initial": sharded(v for v in model_on(architecture, mesh).variables if len(v.shape) == 2),
     }
 
 

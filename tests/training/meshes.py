@@ -14,6 +14,7 @@ MESHES = {
     "data": {"data": 8},
     "model": {"model": 2},
     "mixed": {"data": 4, "model": 2},
+    "sequence": {"data": 4, "model": 2, "sequence": True},
     "fsdp": {"data": 8, "fsdp": True},
     "mixed_fsdp": {"data": 4, "model": 2, "fsdp": True},
 }

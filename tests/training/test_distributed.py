@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.meshes import ARCHITECTURES, MESHES, VOCAB
+from tests.training.meshes import ARCHITECTURES, BATCH, LENGTH, MESHES, VOCAB
 
 pytestmark = pytest.mark.proof
-SHARDED = {"model": 2, "mixed": 2, "fsdp": 8, "mixed_fsdp": 8}  # among how many devices
+SHARDED = {
+    "model": 2,
+    "mixed": 2,
+    "sequence": 2,
+    "fsdp": 8,
+    "mixed_fsdp": 8,
+}  # among how many devices
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,24 @@ def test_fsdp_gathers_one_parameter_at_a_time_in_each_pass(seen, architecture, m
     assert len(gathered) >= found["num_matrices"] + in_blocks
     assert all(len(shapes) == 1 for shapes in gathered), "several are gathered as one"
     assert max(prod(shape) for (shape,) in gathered) <= found["largest"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sequences_are_gathered_for_the_products_alone(seen, architecture):
+    """The tokens of a device, (B / 4, T / 2, D), as (B / 4, T, D), before attention and MLP."""
+    of_device = [BATCH // 4, LENGTH, 32]
+    gathered = [
+        shapes
+        for name, shapes in seen[f"{architecture}-sequence"]["collectives"]
+        if name == "all-gather"
+    ]
+    assert len(gathered) >= 2 * ARCHITECTURES[architecture]["num_layers"]
+    assert {prod(shape) for shapes in gathered for shape in shapes} == {prod(of_device)}
+
+
+def test_a_run_goes_on_with_another_mesh(seen):
+    """From a checkpoint of 8 devices on 2, with sums in another order."""
+    assert seen["resumed"] == pytest.approx(seen["gpt2-one"]["losses"], abs=1e-5, rel=0)
 
 
 @pytest.mark.parametrize("mesh", SHARDED)
