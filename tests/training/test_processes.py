@@ -97,9 +97,15 @@ def test_killed_with_2_processes_and_resumed_with_4_and_with_1(config, tmp_path)
     assert f"Process {killed} ended by SIGKILL, and the others were stopped" in group.output
     print(f"killed process {killed} at step {step}; ended in {time.monotonic() - begun:.1f} s")
 
-    group = launch(tmp_path, config, "group", 4, "--resume", "--stop-at", str(STEPS * 2 // 3))
+    # The 4 shard the parameters, too, so that the checkpoint is of parts of each process.
+    mesh = ["--distribute.data", "4", "--distribute.fsdp", "true"]
+    stop = ["--stop-at", str(STEPS * 2 // 3)]
+    group = launch(tmp_path, config, "group", 4, "--resume", *mesh, *stop)
     assert group.wait() == [0], group.output
-    run = finish(tmp_path, config, "group", "jax", "--resume")
+    parts = group.run.checkpoint_path(STEPS * 2 // 3).glob("model-*-of-00004.safetensors")
+    assert len(list(parts)) > 1
+    mesh = ["--distribute.data", "1", "--distribute.fsdp", "false"]
+    run = finish(tmp_path, config, "group", "jax", "--resume", *mesh)
 
     assert list(losses(run)) == list(range(1, STEPS + 1)), "a step is lost, or there twice"
     assert_close(whole, run)
