@@ -94,13 +94,13 @@ class ModelScorer:
         progress: Progress,
         positions: np.ndarray | None,
     ) -> None:
-        values = np.asarray(backend.to_host(losses), "float64")  # (B, T)
-        for row, own in zip(rows, values, strict=False):  # the batch may have more
-            window = windows[row]
-            own = own[: len(window)]
-            found[row] = own @ window.weights
-            if positions is not None:
-                positions[row] = by_position(own, window.weights)
+        values = np.asarray(backend.to_host(losses), "float64")[: len(rows)]  # (rows, T)
+        weights = np.zeros_like(values)
+        for place, row in zip(weights, rows, strict=True):
+            place[: len(windows[row])] = windows[row].weights
+        found[rows] = (values * weights).sum(axis=1)
+        if positions is not None:
+            positions[rows] = by_position(values, weights)
         progress(sum(len(windows[row]) for row in rows))
 
     def _target_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:

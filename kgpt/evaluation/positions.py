@@ -10,19 +10,20 @@ NUM_BINS = 20  # by the number of tokens before: 1, 2 and 3, 4 to 7, ..., 2**19 
 
 
 def by_position(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(2, P) sums of the losses of a window's targets, and of their weights, by position.
+    """(..., 2, P) sums of the losses of windows' targets, and of their weights, by position.
 
     Args:
-        losses, weights: (T,) the first target has one token before it.
+        losses, weights: (..., T) the first target has one token before it.
 
     >>> by_position(np.array([3.0, 2.0, 1.0]), np.array([1.0, 1.0, 1.0]))[:, :3].tolist()
     [[3.0, 3.0, 0.0], [1.0, 2.0, 0.0]]
     """
-    before = np.arange(1, len(losses) + 1)
-    bins = np.minimum(np.log2(before).astype(int), NUM_BINS - 1)
-    return np.stack([
-        np.bincount(bins, losses * weights, NUM_BINS), np.bincount(bins, weights, NUM_BINS)
-    ])  # fmt: skip
+    starts = [2**bin - 1 for bin in range(NUM_BINS) if 2**bin <= losses.shape[-1]]
+    both = np.stack([losses * weights, weights], axis=-2)  # (..., 2, T)
+    found = np.zeros((*both.shape[:-1], NUM_BINS))
+    if starts:
+        found[..., : len(starts)] = np.add.reduceat(both, starts, axis=-1)
+    return found
 
 
 def loss_by_position(documents: Sequence[np.ndarray]) -> list[tuple[int, float]]:
