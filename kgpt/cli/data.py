@@ -224,7 +224,7 @@ def show(folder: str, *, verify: Annotated[bool, Parameter(negative="")] = False
     Parameters
     ----------
     folder
-        The folder of the data set.
+        The folder of the data set, or its address.
     verify
         Also verify the checksum of every file.
     """

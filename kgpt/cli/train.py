@@ -72,7 +72,7 @@ def train(
     config
         The name of a preset, or a YAML file. With --resume it may be left out.
     data
-        A data set made by `kgpt data prepare`.
+        A data set made by `kgpt data prepare`: its folder, or its address, such as s3://bucket/set.
     run
         The name of the run; the configuration's name and the time if not given.
     resume

@@ -16,7 +16,11 @@ Packing = Literal["stream", "documents", "none"]
 class DataConfig(Section):
     """The data set and the corruption of its inputs."""
 
-    dir: str | None = Field(None, description="A data set made by `kgpt data prepare`.")
+    dir: str | None = Field(
+        None,
+        description="A data set made by `kgpt data prepare`: its folder, or its address, such as "
+        "s3://bucket/set.",
+    )
     assistant_only_loss: bool | None = Field(
         None,
         description="In conversations, compute the loss on assistant turns only. When not given, "

@@ -13,7 +13,8 @@ from kgpt.config import DocumentSelectionConfig
 from kgpt.data.deduplication import Deduplicator
 from kgpt.data.encoded_batch import EncodedBatch
 from kgpt.data.invalid_rows import SHOWN, InvalidRows
-from kgpt.data.shards import Manifest, write_manifest
+from kgpt.data.shard_writer import write_manifest
+from kgpt.data.shards import Manifest
 from kgpt.data.split_assembly import SplitAssembly
 from kgpt.errors import DataError
 from kgpt.files import atomic_dir, os_errors_as_kgpt

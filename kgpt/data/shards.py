@@ -17,16 +17,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from kgpt.data.remote import is_remote
+from kgpt.data.shard_cache import RemoteDataSet, RemoteShards, StoredFile
 from kgpt.errors import DataError
-from kgpt.files import describe_damage, is_lfs_pointer, sha256, write_json
+from kgpt.files import describe_damage, is_lfs_pointer, sha256
 from kgpt.text.tokenizer import Tokenizer
 
 FORMAT = 1
-SHARD_BYTES = 256 << 20
 LOSS_MASK, FORMER_LOSS_MASK = ".loss_mask", ".learn"
 
 
@@ -99,89 +101,21 @@ class Manifest(BaseModel):
         ]
 
 
-class SplitWriter:
-    """Writes one split of a data set, shard by shard.
+class TokenDataset:
+    """A data set opened for reading. Its size is checked now, its bytes by `verify`.
 
-    Args:
-        masked: also write a loss mask.
+    At an address only the manifest and the tokenizer are read now, and a shard, with its checksum,
+    when it is needed; see `kgpt.data.shard_cache`.
+
+    Attributes:
+        name: its folder as it was given, or its address.
+        folder: where its manifest and tokenizer are.
     """
 
-    def __init__(
-        self, folder: Path, split: str, dtype: str, masked: bool, shard_bytes: int = SHARD_BYTES
-    ):
-        self.info = SplitInfo()
-        self._folder, self._split, self._dtype = folder, split, np.dtype(dtype)
-        self._suffixes = (".bin", LOSS_MASK) if masked else (".bin",)
-        self._shard_tokens = shard_bytes // self._dtype.itemsize
-        self._starts = (folder / f"{split}.starts").open("wb")
-        self._files: list[_HashedFile] = []
-        self._shard_space = 0
-
-    def begin_documents(self, offsets: Sequence[int] | np.ndarray) -> None:
-        """Add documents that start at these offsets from the end of the split so far."""
-        starts = self.info.tokens + np.asarray(offsets, dtype=np.uint64)
-        self._starts.write(starts.astype(np.uint64).tobytes())
-        self.info.documents += len(offsets)
-
-    def write(self, ids: Sequence[int] | np.ndarray, loss_mask: np.ndarray | bool = True) -> None:
-        """Append ids; `loss_mask`, one for each or one for all, tells which count in the loss."""
-        array = np.asarray(ids, dtype=self._dtype)
-        mask = np.broadcast_to(np.asarray(loss_mask, dtype=np.uint8), array.shape)
-        while array.size:
-            if self._shard_space == 0:
-                self._next_shard()
-            ids_now, array = array[: self._shard_space], array[self._shard_space :]
-            mask_now, mask = mask[: self._shard_space], mask[self._shard_space :]
-            for file, part in zip(self._files, (ids_now, mask_now), strict=False):
-                file.write(part.tobytes())
-            self._shard_space -= ids_now.size
-            self.info.tokens += ids_now.size
-            self.info.shards[-1].tokens += ids_now.size
-
-    def close(self) -> SplitInfo:
-        self._starts.close()
-        self._end_shard()
-        return self.info
-
-    def _next_shard(self) -> None:
-        self._end_shard()
-        name = f"{self._split}-{len(self.info.shards):05d}"
-        self._files = [_HashedFile(self._folder / f"{name}{end}") for end in self._suffixes]
-        self._shard_space = self._shard_tokens
-        self.info.shards.append(Shard(name=name, tokens=0, sha256=""))
-
-    def _end_shard(self) -> None:
-        if self._files:
-            sums = [file.close() for file in self._files]
-            shard = self.info.shards[-1]
-            shard.sha256, shard.loss_mask_sha256 = sums[0], sums[1] if len(sums) > 1 else None
-            self._files = []
-
-
-class _HashedFile:
-    """A file with a running SHA-256 of its bytes."""
-
-    def __init__(self, path: Path):
-        self._file, self._hash = path.open("wb"), hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-
-    def close(self) -> str:
-        self._file.close()
-        return self._hash.hexdigest()
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_json(folder / "manifest.json", manifest.model_dump())
-
-
-class TokenDataset:
-    """A data set opened for reading. Its size is checked now, its bytes by `verify`."""
-
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
+        self.name = str(folder)
+        self._remote = RemoteDataSet(self.name) if is_remote(self.name) else None
+        self.folder = self._remote.folder if self._remote else Path(folder)
         file = self.folder / "manifest.json"
         if not file.is_file():
             raise DataError(
@@ -197,11 +131,17 @@ class TokenDataset:
         if self.manifest.format != FORMAT:
             raise self._damaged(f"it has format {self.manifest.format}, this kgpt reads {FORMAT}")
         self._dtype = np.dtype(self.manifest.dtype)
-        for path, size, _ in self._expected():
+        for name, size, _ in self._expected() if self._remote is None else ():
+            path = self.folder / name
             if is_lfs_pointer(path):
                 raise DataError(describe_damage(path, ""))
             if not path.is_file() or path.stat().st_size != size:
                 raise self._damaged(f"{path.name} is missing or has the wrong size")
+
+    @property
+    def is_remote(self) -> bool:
+        """True if it is at an address."""
+        return self._remote is not None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -221,26 +161,44 @@ class TokenDataset:
     def tokens(self, split: str) -> TokenStream:
         """The ids of "train" or "val" as one long sequence."""
         shards = self.manifest.splits.get(split, SplitInfo()).shards
-        paths = [self.folder / f"{shard.name}.bin" for shard in shards]
-        arrays = [np.memmap(path, dtype=self._dtype, mode="r") for path in paths]
-        return TokenStream(arrays, self.manifest.vocab_size)
+        return self._stream(
+            [self._ids_file(shard) for shard in shards], self._dtype, self.manifest.vocab_size
+        )
 
     def loss_mask(self, split: str) -> TokenStream | None:
         """For each id whether it counts in the loss, 0 or 1; None if all do."""
         shards = self.manifest.splits.get(split, SplitInfo()).shards
-        if any(shard.loss_mask_sha256 is None for shard in shards):
+        files = [self._mask_file(shard) for shard in shards]
+        if None in files:
             return None
-        paths = [self._loss_mask_path(shard) for shard in shards]
-        return TokenStream([np.memmap(path, dtype=np.uint8, mode="r") for path in paths])
+        return self._stream([file for file in files if file], np.dtype(np.uint8))
 
-    def _loss_mask_path(self, shard: Shard) -> Path:
-        file = self.folder / f"{shard.name}{LOSS_MASK}"
-        former = file.with_suffix(FORMER_LOSS_MASK)
-        return former if former.is_file() else file
+    def _ids_file(self, shard: Shard) -> StoredFile:
+        return StoredFile(f"{shard.name}.bin", shard.tokens * self._dtype.itemsize, shard.sha256)
+
+    def _mask_file(self, shard: Shard) -> StoredFile | None:
+        if shard.loss_mask_sha256 is None:
+            return None
+        is_former = (self.folder / f"{shard.name}{FORMER_LOSS_MASK}").is_file()
+        name = f"{shard.name}{FORMER_LOSS_MASK if is_former else LOSS_MASK}"
+        return StoredFile(name, shard.tokens, shard.loss_mask_sha256)
+
+    def _stream(
+        self, files: list[StoredFile], dtype: np.dtype[Any], vocab_size: int | None = None
+    ) -> TokenStream:
+        sizes = [file.size // dtype.itemsize for file in files]
+        if self._remote is not None:
+            return TokenStream(RemoteShards(self._remote, files, dtype), vocab_size, sizes)
+        paths = [self.folder / file.name for file in files]
+        arrays = [np.memmap(path, dtype=dtype, mode="r") for path in paths]
+        return TokenStream(arrays, vocab_size)
 
     def document_offsets(self, split: str) -> np.ndarray:
         """(documents,) uint64: where each document of a split starts."""
         file = self.folder / f"{split}.starts"
+        if self._remote is not None:
+            count = self.manifest.splits.get(split, SplitInfo()).documents
+            file = self._remote.file(file.name, count * np.dtype(np.uint64).itemsize)
         if not file.is_file() or file.stat().st_size == 0:
             return np.zeros(0, dtype=np.uint64)
         return np.memmap(file, dtype=np.uint64, mode="r")
@@ -252,22 +210,23 @@ class TokenDataset:
 
     def verify(self) -> None:
         """Compare every shard with its checksum; raises `DataError` at the first difference."""
-        for path, _, expected in self._expected():
-            if sha256(path) != expected:
-                raise self._damaged(f"the bytes of {path.name} have changed")
+        for file in self._expected():
+            path = self._remote.shard(file) if self._remote else self.folder / file.name
+            if sha256(path) != file.sha256:
+                path.unlink() if self._remote else None
+                raise self._damaged(f"the bytes of {file.name} have changed")
 
-    def _expected(self) -> Iterator[tuple[Path, int, str]]:
-        """Every shard file that must be there: path, size in bytes, SHA-256."""
+    def _expected(self) -> Iterator[StoredFile]:
+        """Every file of shards that must be there."""
         for split in self.manifest.splits.values():
             for shard in split.shards:
-                size = shard.tokens * self._dtype.itemsize
-                yield self.folder / f"{shard.name}.bin", size, shard.sha256
-                if shard.loss_mask_sha256 is not None:
-                    yield self._loss_mask_path(shard), shard.tokens, shard.loss_mask_sha256
+                yield self._ids_file(shard)
+                if mask := self._mask_file(shard):
+                    yield mask
 
     def _damaged(self, reason: str) -> DataError:
         return DataError(
-            f"The data set {self.folder} cannot be used: {reason}; "
+            f"The data set {self.name} cannot be used: {reason}; "
             "make it again with `kgpt data prepare`."
         )
 
@@ -277,11 +236,18 @@ class TokenStream:
 
     Args:
         vocab_size: what is read must be below it; None does not check.
+        sizes: of the arrays, if they are not to be opened to know them.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray], vocab_size: int | None = None):
-        self.arrays, self.vocab_size = list(arrays), vocab_size
-        self.ends = np.cumsum([array.size for array in arrays], dtype=np.int64)
+    def __init__(
+        self,
+        arrays: Sequence[np.ndarray],
+        vocab_size: int | None = None,
+        sizes: Sequence[int] | None = None,
+    ):
+        self.arrays, self.vocab_size = arrays, vocab_size
+        sizes = [array.size for array in arrays] if sizes is None else sizes
+        self.ends = np.cumsum(sizes, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0

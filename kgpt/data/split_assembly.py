@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kgpt.data.encoded_batch import SPLITS, UNDECIDED, EncodedBatch
-from kgpt.data.shards import SplitInfo, SplitWriter
+from kgpt.data.shard_writer import SplitWriter
+from kgpt.data.shards import SplitInfo
 
 LEFT_OUT = -1  # in place of a split
 

@@ -27,7 +27,9 @@ def all_runs(folder: Path | None = None) -> list[Run]:
 def runs_on(data_set: Path) -> list[Run]:
     """The runs of `runs_folder` that are trained on the data set in this folder."""
     folder = data_set.resolve()
-    return [run for run in all_runs() if (path := run.data_path()) and path.resolve() == folder]
+    return [
+        run for run in all_runs() if (path := run.data_path()) and Path(path).resolve() == folder
+    ]
 
 
 def find_run(name: str) -> Run:

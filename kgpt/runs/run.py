@@ -196,13 +196,13 @@ class Run:
         except (OSError, ValueError):
             return None
 
-    def data_path(self) -> Path | None:
-        """The folder of its data set; None if neither data.json nor run.yaml names one."""
+    def data_path(self) -> str | None:
+        """The folder or address of its data set; None if no file of the run names one."""
         if recorded := self.data():
-            return Path(recorded.path)
+            return recorded.path
         with contextlib.suppress(OSError, KgptError):
             if folder := read_yaml(self.path / "run.yaml").get("data", {}).get("dir"):
-                return Path(folder)
+                return str(folder)
         return None
 
     def status(self) -> RunStatus:

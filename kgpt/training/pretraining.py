@@ -200,7 +200,7 @@ def describe(data: TokenDataset) -> RunData:
     manifest = data.manifest
     tokens = {split: info.tokens for split, info in manifest.splits.items()}
     return RunData(
-        path=str(data.folder.resolve()),
+        path=data.name if data.is_remote else str(data.folder.resolve()),
         sha256=manifest.content_sha256,
         tokenizer_sha256=manifest.tokenizer_sha256,
         vocab_size=manifest.vocab_size,

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgpt.data.shards import Manifest, SplitWriter, TokenDataset, TokenStream, write_manifest
+from kgpt.data.shard_writer import SplitWriter, write_manifest
+from kgpt.data.shards import Manifest, TokenDataset, TokenStream
 from kgpt.errors import DataError
 from kgpt.text.tokenizer import Tokenizer
 

@@ -7,7 +7,8 @@ import pytest
 
 from kgpt.data import suffix_array, suffix_sort
 from kgpt.data.novelty import longest_spans, novelty, separate_spans
-from kgpt.data.shards import Manifest, SplitWriter, TokenDataset, TokenStream, write_manifest
+from kgpt.data.shard_writer import SplitWriter, write_manifest
+from kgpt.data.shards import Manifest, TokenDataset, TokenStream
 from kgpt.data.suffix_array import SuffixArray, open_suffix_arrays
 from kgpt.text.tokenizer import Tokenizer
 
