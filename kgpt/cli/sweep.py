@@ -86,7 +86,7 @@ def sweep(
         name = name or f"{Path(config or '').stem}-sweep"
     choose_backend()
     console = Console(stderr=as_json, quiet=quiet, highlight=False)
-    done = Sweep(name, settings, lambda text: console.print(Text(text))).run()
+    done = Sweep(name, settings, lambda text: console.print(Text(text), soft_wrap=True)).run()
     results = read_results(name)
     if png is not None:
         write_figure(results, Path(png))

@@ -29,8 +29,8 @@ def show(results: SweepResult, console: Console) -> None:
     console.print(_table(results))
     for trial in results.trials:
         if trial.error:
-            console.print(Text(f"{trial.run}: {trial.error}", style="red"))
-    if results.best is not None:
+            console.print(Text(f"{trial.run}: {trial.error}", style="red"), soft_wrap=True)
+    if sum(trial.value is not None for trial in results.trials) > 1:
         _print_plot(
             console,
             "History: each trial, and the best complete one so far",
@@ -41,7 +41,7 @@ def show(results: SweepResult, console: Console) -> None:
         _print_plot(console, title, _bars(results.importance))
         title = f"Options and {results.metric} at step {results.compared_at}, the best bright"
         _print_plot(console, title, _parallel(results, width))
-    console.print(Text(summary(results)))
+    console.print(Text(summary(results)), soft_wrap=True)
     if results.best_config:
         again = f"Train the best again with: kgpt train {results.best_config}"
         console.print(Text(again), soft_wrap=True)
