@@ -81,7 +81,7 @@ class Accelerator:
         interconnect: between several of them.
         runtime: bytes that the process takes before there is a model; 0 where it is not known.
         flash_attention: attention never stores its weights.
-        recomputes: gradient checkpointing has an effect. On a CPU XLA merges what is computed
+        recomputes: gradient checkpointing has an effect. On a CPU XLA merges what JAX computes
             twice, and keeps it.
         half_itemsize: bytes of a number in half precision, which XLA widens on a CPU.
     """
