@@ -104,7 +104,7 @@ def saved_values(config: Config, flash_attention: bool = False) -> float:
     """
     model, length = config.model, sequence_length(config)
     heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
-    divided = heads + SAVED_BY_ACTIVATION[model.activation] * model.intermediate_dim
+    divided: float = heads + SAVED_BY_ACTIVATION[model.activation] * model.intermediate_dim
     if model.dropout:
         divided += 5 * model.num_heads * length
     elif flash_attention:

@@ -95,5 +95,9 @@ def matmul_flops(config: Config, flash_attention: bool = False) -> float:
     trained = {path: shape for path, shape in trainable_shapes(config) if path not in lookups}
     weights = {path: shape for path, shape in used.items() if path not in lookups}
     added = {path: shape for path, shape in trained.items() if path not in used}
-    count = lambda shapes: sum(map(math.prod, shapes.values()))  # noqa: E731
-    return 4 * (count(weights) + count(added)) + 2 * count(trained) + attention
+    return 4 * (_count(weights) + _count(added)) + 2 * _count(trained) + attention
+
+
+def _count(shapes: dict[str, tuple[int, ...]]) -> int:
+    """How many parameters they are."""
+    return sum(math.prod(shape) for shape in shapes.values())

@@ -29,18 +29,21 @@ ODD = [
     "99999999999999999999", "2001-99-99", "../x", ".", "@1", "one@x", "one@1", "model", "set",
     "one", "text.txt", "config.yaml", "hf:a/b", "a/b", "http://x", "bpe", "byte", "4", "8",
 ]  # fmt: skip
-NAMES = ["data", "runs", "bench", "classify"]
 
 
 def commands(command=app, words=()):
     """Every command as its words and the app that has its options."""
-    for name in command:
-        if not name.startswith("-"):
-            child = command[name]
-            if words or name not in NAMES:
-                yield (*words, name), child
-            else:
-                yield from commands(child, (*words, name))
+    for name in names(command):
+        child = command[name]
+        if names(child):
+            yield from commands(child, (*words, name))
+        else:
+            yield (*words, name), child
+
+
+def names(command):
+    """The names of the commands in a group; none of a command."""
+    return [name for name in command if not name.startswith("-")]
 
 
 COMMANDS = dict(commands())
