@@ -25,6 +25,8 @@ class Distillation(TokenDatasetTask):
     The teacher is no part of the checkpoints; run.yaml names it.
     """
 
+    can_distribute = False  # Keras divides batches of arrays among devices, not `SoftTargets`
+
     def complete(self) -> None:
         name = self.config.distill.teacher
         if name is None:

@@ -48,6 +48,7 @@ class Task(ABC):
         prefetches: whether a thread makes batches ahead of their step; not if they depend on the
             model.
         can_skip_steps: whether `train.skip_steps` has a meaning for its batches.
+        can_distribute: whether its model may be on several devices.
         divides_batches: whether each of several processes makes its rows of a batch.
     """
 
@@ -56,6 +57,7 @@ class Task(ABC):
     metric_names: tuple[str, ...] = ()
     prefetches = True
     can_skip_steps = False
+    can_distribute = True
     divides_batches = False
 
     def __init__(self, config: Config) -> None:

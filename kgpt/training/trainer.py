@@ -19,7 +19,7 @@ from kgpt import backend
 from kgpt.backend.peak import matmul_peak
 from kgpt.config import Config, SkippedSteps
 from kgpt.config.distribute import describe
-from kgpt.errors import KgptError, UsageError
+from kgpt.errors import KgptError
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.runs import Run
 from kgpt.training.callbacks.callback_list import CallbackList
@@ -32,7 +32,7 @@ from kgpt.training.callbacks.sample_writer import SampleWriter
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.step_callback import StepCallback
 from kgpt.training.callbacks.trackers import make_trackers
-from kgpt.training.distribute import distribute, mesh_of
+from kgpt.training.distribute import check_task, distribute, mesh_of
 from kgpt.training.environment import environment
 from kgpt.training.fork import begin, find_fork_point
 from kgpt.training.hardware import HardwareMonitor
@@ -111,7 +111,7 @@ def train(
         UsageError: it cannot be distributed as `distribute` says.
         OutOfMemoryError: the model or its batches do not fit.
     """
-    _check_processes(task)
+    check_task(task)
     distribute(task.config)
     point = _starting_point(task, run, resume, fork_of)
     task.config.distribute.check_model(task.config.model)
@@ -133,22 +133,6 @@ def train(
             status.end(status.status.state_before_resume or "failed", message)
             reporter.write_log(f"failed: {message}")
             raise
-
-
-def _check_processes(task: Task) -> None:
-    """Raise `UsageError` if there are several processes, and the task needs one."""
-    if backend.distribution.process_count() == 1:
-        return
-    if not task.divides_batches:
-        raise UsageError(
-            f"finetune.objective {task.config.finetune.objective} trains in one process, not in "
-            f"{backend.distribution.process_count()}; start one, with distribute.data for its "
-            "devices."
-        )
-    if task.config.train.eval_suite is not None:
-        raise UsageError(
-            "train.eval_suite needs one process; leave it out, and use `kgpt eval` afterwards."
-        )
 
 
 def _starting_point(task: Task, run: Run, resume: bool, fork_of: str | None) -> ResumePoint:
