@@ -56,7 +56,7 @@ proofs: $(VENV)/.dev $(BACKENDS:%=proofs-%)
 	$(PYTEST) -m "proof and not backend"
 
 $(BACKENDS:%=proofs-%): proofs-%: $(VENV)/.dev
-	KERAS_BACKEND=$* $(PYTEST) -m "proof and backend"
+	KERAS_BACKEND=$* $(PYTEST) -m "proof and backend and not slow"
 
 # NANOGPT=FOLDER names a checkout of it; without one, the bundle downloads its model.py.
 gpu: $(VENV)/.gpu

@@ -17,7 +17,7 @@ import pytest
 from kgpt.runs import Run
 from tests.training.tiny_runs import make_config
 
-pytestmark = [pytest.mark.backend, pytest.mark.proof]
+pytestmark = [pytest.mark.backend, pytest.mark.portable, pytest.mark.proof]
 
 TRIALS, KILLS, STEPS = 12, 5, 81
 ROOT = Path(__file__).parents[2]
