@@ -104,7 +104,7 @@ def tables() -> str:
 
 
 def table(name: str, model: dict) -> str:
-    lines = [f"### {name}", "", f"| devices | {' | '.join(DEVICES.values())} |"]
+    lines = [f"## {name}", "", f"| devices | {' | '.join(DEVICES.values())} |"]
     lines.append("|---:|" + "---|" * len(DEVICES))
     first: dict[str, float] = {}
     for num_devices in SIZES:
