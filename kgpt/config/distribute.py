@@ -68,10 +68,13 @@ class DistributeConfig(Section):
     @model_validator(mode="after")
     def _shards_have_devices(self) -> Self:
         if self.fsdp and self.data == 1:
-            raise ValueError("fsdp shards along distribute.data, which is 1; give it more devices")
+            raise ValueError(
+                "fsdp shards along distribute.data, which is 1; give it more devices, or fsdp false"
+            )
         if self.sequence and self.model == 1:
             raise ValueError(
-                "sequence shards along distribute.model, which is 1; give it more devices"
+                "sequence shards along distribute.model, which is 1; give it more devices, or "
+                "sequence false"
             )
         return self
 

@@ -1,7 +1,7 @@
-"""One of two processes with two devices each that train and write a checkpoint: a script.
+"""One of some processes with four devices between them that train and write a checkpoint: a script.
 
-Arguments: the coordinator's address, the number of this process, the checkpoint's folder, the
-configuration as JSON.
+Arguments: the coordinator's address, the number of processes and of this one, the checkpoint's
+folder, the configuration as JSON.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // int(sys.argv[2])}"
 os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
@@ -18,9 +18,9 @@ from kgpt.config import Config
 from tests.training.meshes import batches
 
 
-def main(address: str, rank: int, folder: str, config: str) -> None:
+def main(address: str, count: int, rank: int, folder: str, config: str) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(address, num_processes=2, process_id=rank)
+    jax.distributed.initialize(address, num_processes=count, process_id=rank)
 
     from kgpt import backend  # after the group is joined
     from kgpt.training.checkpoint import copy_state, write_checkpoint
@@ -31,12 +31,13 @@ def main(address: str, rank: int, folder: str, config: str) -> None:
     resolved = Config.parse(values)
     distribute(resolved)
     model = build_model(resolved)
-    rows = resolved.train.batch_size // 2
+    part, parts = backend.processes.batch_part()
+    rows = resolved.train.batch_size // parts
     for x, y in batches(2):
-        model.train_on_batch(*(part[rank * rows : (rank + 1) * rows] for part in (x, y)))
+        model.train_on_batch(*(whole[part * rows : (part + 1) * rows] for whole in (x, y)))
     assert backend.distribution.is_primary() == (rank == 0)
     write_checkpoint(Path(folder), copy_state(model, step=2))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

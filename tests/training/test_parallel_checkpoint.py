@@ -98,31 +98,32 @@ def test_a_part_that_does_not_come_is_a_sentence(tmp_path):
 
 @pytest.mark.proof
 @pytest.mark.backend
-def test_two_processes_write_what_one_does(tmp_path):
-    """Of 2 devices each; the sharded state is read by one process, on any backend."""
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_write_what_one_does(count, tmp_path):
+    """On a mesh of 2 x 2 devices with FSDP; one process reads it, on any backend."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "tests.training.parallel_checkpoint_runs", address]
+    command = [sys.executable, "-m", "tests.training.parallel_checkpoint_runs", address, str(count)]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     processes = [
         subprocess.Popen(
             [*command, str(rank), str(tmp_path / "step"), json.dumps(CONFIG.model_dump())],
             cwd=Path(__file__).parents[2], env=environment, stderr=subprocess.PIPE, text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]  # fmt: skip
     for process in processes:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors[-3000:]
     verify(tmp_path / "step")
     sizes = [file.stat().st_size for file in sorted((tmp_path / "step").glob("model-*"))]
-    assert len(sizes) == 2 and max(sizes) < 0.7 * sum(sizes)
+    assert len(sizes) == count and max(sizes) < 1.4 / count * sum(sizes)
     model = build_model(CONFIG)
     load_checkpoint(tmp_path / "step", model)
     ours, theirs = copy_state(trained(2)), copy_state(model)
     for path, value in ours.weights.items():
-        np.testing.assert_allclose(theirs.weights[path], value, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(theirs.weights[path], value, atol=1e-4, err_msg=path)
     x, y = batches(3)[2]
     losses = [m.test_on_batch(x, y, return_dict=True)["loss"] for m in (model, trained(2))]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
