@@ -36,11 +36,11 @@ def environment(container):
     return {entry["name"]: entry["value"] for entry in container["env"]}
 
 
-@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.name)
-def test_yaml_is_valid_and_its_first_comment_says_how_to_use_it(file):
-    text = file.read_text()
+@pytest.mark.parametrize("name", ["jobset.yaml", "trainjob.yaml", "skypilot.yaml"])
+def test_yaml_is_valid_and_its_first_comment_says_how_to_use_it(name):
+    text = (RECIPES / name).read_text()
     assert yaml.safe_load(text)
-    assert f"docs/recipes/{file.name}" in text.splitlines()[1]
+    assert f"docs/recipes/{name}" in text.splitlines()[1]
 
 
 def test_jobset():
