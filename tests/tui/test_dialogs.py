@@ -167,6 +167,16 @@ def test_adapters_are_found_among_the_models(tmp_path):
     assert (found.source, found.detail) == (str(adapter), "adapter of fox")
 
 
+def test_a_model_in_several_files_is_found(tmp_path):
+    model = tmp_path / "fox"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    assert models(tmp_path) == []  # without its weights
+    (model / "model.safetensors.index.json").write_bytes(b"")
+    (found,) = models(tmp_path)
+    assert (found.source, found.detail) == (str(model), "llama")
+
+
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07and\r\n\x9b1mbold\x08 \x1b(Bend"
 PLAIN = "red and\nbold end"
 

@@ -100,10 +100,11 @@ def _of_folder(folder: Path) -> FoundModel | None:
         return FoundModel(str(folder), "directory", detail, os.path.getmtime(adapter))
     config = _json(folder / "config.json")
     kind = config.get("model_type")
-    weights = folder / "model.safetensors"
-    if not isinstance(kind, str) or not os.path.isfile(weights):
+    weights = [folder / f"model.safetensors{end}" for end in ("", ".index.json")]
+    found = [file for file in weights if os.path.isfile(file)]
+    if not isinstance(kind, str) or not found:
         return None
-    return FoundModel(str(folder), "directory", kind, os.path.getmtime(weights))
+    return FoundModel(str(folder), "directory", kind, os.path.getmtime(found[0]))
 
 
 def _runs() -> list[Run]:
