@@ -299,5 +299,5 @@ def test_trackers_get_rows(run, monkeypatch):
 
 def test_a_tracker_that_is_not_installed_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match="pip install wandb"):
+    with pytest.raises(UsageError, match="wandb, which is not installed"):
         make_trackers(Config.parse({"train": {"tracker": "wandb"}}), run)
