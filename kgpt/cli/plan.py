@@ -114,6 +114,8 @@ def _show(console: Console, name: str, config: Config, made: Plan, notes: list[s
         console.print(line, highlight=False)
     if len(made.meshes) > 1:
         console.print(_mesh_table(made))
+    for reason in made.refused:
+        console.print(f"not planned: {reason}", highlight=False)
 
 
 def _memory_table(made: Plan) -> Table:

@@ -60,6 +60,7 @@ class Plan:
         time_s: of the whole run. cost: None without a price.
         basis: where the speed comes from.
         notes: what was assumed.
+        refused: why the configuration cannot be divided among other meshes.
     """
 
     device: Accelerator
@@ -78,6 +79,7 @@ class Plan:
     cost: float | None
     basis: str
     notes: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 def make_plan(
@@ -99,7 +101,7 @@ def make_plan(
     Raises:
         UsageError: the batch or the model cannot be divided among the devices.
     """
-    meshes = plan_meshes(config, device, num_devices, measurement)
+    meshes, refused = plan_meshes(config, device, num_devices, measurement)
     best = meshes[0]
     chosen = config.model_copy(update={"distribute": best.mesh})
     train = config.train
@@ -123,6 +125,7 @@ def make_plan(
         time_s=time_s,
         cost=None if price_per_hour is None else price_per_hour * count * time_s / 3600,
         basis=measurement.describe() if measurement else _roofline_basis(device),
+        refused=refused,
     )
 
 
@@ -131,30 +134,29 @@ def plan_meshes(
     device: Accelerator,
     num_devices: int | None,
     measurement: Measurement | None = None,
-) -> list[MeshPlan]:
+) -> tuple[list[MeshPlan], list[str]]:
     """The meshes that `config` can be divided among, those that fit first, then the fastest.
+
+    And why it cannot be divided among the others, a sentence each.
 
     Raises:
         UsageError: there is none.
     """
     meshes = [config.distribute] if num_devices is None else list(possible_meshes(num_devices))
-    planned, refused = [], None
+    planned: list[MeshPlan] = []
+    refused: dict[str, UsageError] = {}
     for mesh in meshes:
         try:
             mesh.check_batch(config.train.batch_size)
             mesh.check_model(config.model)
         except UsageError as error:
-            refused = error
+            refused.setdefault(str(error), error)
             continue
         planned.append(plan_mesh(config, device, mesh, measurement))
     if not planned:
-        assert refused is not None
-        raise refused
-    fitting = [one for one in planned if one.fits]
-    if fitting:
-        others = [one for one in planned if not one.fits]
-        return sorted(fitting, key=lambda one: one.step_s) + others
-    return sorted(planned, key=lambda one: one.memory.peak)
+        raise next(iter(refused.values()))  # data parallelism, which is tried first
+    planned.sort(key=lambda one: (False, one.step_s) if one.fits else (True, one.memory.peak))
+    return planned, list(refused)
 
 
 def possible_meshes(num_devices: int) -> Iterator[DistributeConfig]:

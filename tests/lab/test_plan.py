@@ -198,8 +198,11 @@ def test_accumulation_updates_once():
 def test_what_cannot_be_divided_is_a_sentence():
     with pytest.raises(UsageError, match="batch_size 8 cannot be divided among 3"):
         make_plan(configuration(distribute={"data": 3}), H100)
-    with pytest.raises(UsageError, match="num_heads"):
+    with pytest.raises(UsageError, match="batch_size 1 cannot be divided among 64"):
         make_plan(configuration({"batch_size": 1}), H100, num_devices=64)
+    found = make_plan(configuration({"batch_size": 12}), H100, num_devices=8)
+    assert found.meshes and "batch_size 12 cannot be divided among 8" in found.refused[0]
+    assert not make_plan(configuration(), H100, num_devices=4).refused
 
 
 @pytest.mark.parametrize("name", SHORT_NAMES)
