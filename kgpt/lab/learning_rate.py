@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kgpt import backend
 from kgpt.config import Config
 from kgpt.errors import KgptError, UsageError
 from kgpt.lab.compare import smooth
@@ -156,13 +157,13 @@ class ExponentialRates(LRSchedule):
 def restored(model: keras.Model) -> Iterator[None]:
     """Afterwards the weights and the optimizer are as they were; they are kept on the host."""
     variables = [*model.variables, *model.optimizer.variables]
-    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    values = [np.array(value) for value in backend.to_host(variables)]  # not views of what changes
     skipped = getattr(model, "skipped_steps", None)
     try:
         yield
     finally:
         for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+            backend.distribution.assign_shards(variable, value)
         if skipped is not None:
             model.skipped_steps = skipped
 

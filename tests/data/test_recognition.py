@@ -70,7 +70,7 @@ def test_texts_are_told_with_their_size_and_many_in_one_line(tmp_path):
 
 
 def test_it_is_told_before_anything_is_written(tmp_path, capsys, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     path = tmp_path / "a.jsonl"

@@ -93,7 +93,7 @@ def _read_file(file: Path, run: TrackedRun, prefix: str) -> None:
 
     for event, tag, plugin, value in _values(file):
         if plugin == "scalars":
-            number = float(tensor_util.make_ndarray(value.tensor).item())
+            number = float(tensor_util.make_ndarray(value.tensor).reshape(()))
             run.add_row(int(event.step), event.wall_time, {f"{prefix}{tag}": number})
         elif plugin == "text" and tag == CONFIG_TAG:
             text = tensor_util.make_ndarray(value.tensor).reshape(-1)[0].decode()
