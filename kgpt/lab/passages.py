@@ -2,18 +2,20 @@
 
 The same text has other tokens at its ends in other places: " the cat" within a sentence, or the end
 of a longer word. So only its inner words are searched for as tokens; the rest is compared as text.
+Of a text without an inner word, all tokens that it can have are searched for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from kgpt.data.suffix_array import SuffixArray
+from kgpt.lab.token_sequences import TokenSequences
 from kgpt.text.tokenizer import Tokenizer
 
 WORD_END = re.compile(r"\S(?=\s)")
@@ -48,28 +50,45 @@ class TextSearch:
 
     def __init__(self, arrays: dict[str, SuffixArray], tokenizer: Tokenizer):
         self.arrays, self.tokenizer = arrays, tokenizer
-        texts = (tokenizer.token_bytes(token) or b"" for token in range(tokenizer.vocab_size))
-        self._has_words = any(len(text.decode("utf-8", "replace")) > 1 for text in texts)
+        texts = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        self._has_words = any(len((text or b"").decode("utf-8", "replace")) > 1 for text in texts)
+        self._sequences = TokenSequences(texts)
 
     def find(self, text: str, limit: int) -> Places:
-        """The places of `text`.
-
-        A text without a whole word between two others is looked up as it is, and after a space.
+        """The places of `text`; not those within a token if it has no space between two words.
 
         Args:
             limit: how many places of each split to return.
         """
         count, first = 0, []
         core = self._core(text)
-        most = MAX_CANDIDATES if core.before or core.after else np.inf
         for split, array in self.arrays.items():
-            if core.ids.size and array.count(core.ids) <= most:
-                found_count, found = _by_core(core, self.tokenizer, array, limit)
-            else:
+            cores = [core] if core.ids.size else list(self._short_cores(text, core, array))
+            most = MAX_CANDIDATES if core.before or core.after else np.inf
+            if cores and sum(array.count(one.ids) for one in cores) > most:
                 found_count, found = _by_ids(self.variants(text), array, limit)
+            else:
+                each = [_by_core(one, self.tokenizer, array, limit) for one in cores]
+                found_count = sum(number for number, _ in each)
+                found = sorted(place for _, places in each for place in places)[:limit]
             count += found_count
             first += [Place(split, token, tokens) for token, tokens in found]
         return Places(count, first)
+
+    def _short_cores(self, text: str, core: _Core, array: SuffixArray) -> Iterator[_Core]:
+        """What a text without an inner word can have as tokens where it stands in a split.
+
+        They are those after the space between its two words, or of all of it, where its first token
+        may also begin with a space.
+        """
+        encoded = text.encode("utf-8", "replace")
+        exists = lambda ids: array.count(np.array(ids, np.int64)) > 0  # noqa: E731
+        for ids in self._sequences.of(core.after if core.before else encoded, exists):
+            yield _Core(np.array(ids, np.int64), core.before, b"")
+        if not core.before and not text[:1].isspace():
+            for ids in self._sequences.of(b" " + encoded, exists):
+                if len(_bytes(ids[:1], self.tokenizer)) > 1:  # else it was found without the space
+                    yield _Core(np.array(ids, np.int64), b"", b"")
 
     def variants(self, text: str) -> list[np.ndarray]:
         """The tokens of `text` at the beginning of a document, and after a space."""

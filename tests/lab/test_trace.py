@@ -16,6 +16,7 @@ from kgpt.data.shards import TokenDataset
 from kgpt.data.sources import Corpus
 from kgpt.errors import DataError, UsageError
 from kgpt.lab.lineage import Lineage
+from kgpt.lab.passages import TextSearch
 from kgpt.lab.trace import Tracer
 from kgpt.lab.windows import Windows
 from kgpt.runs import Run, RunData
@@ -167,6 +168,31 @@ def test_texts_are_found_however_they_are_tokenized(tmp_path, data):
             assert one.document + 1 == len(offsets) or one.token < offsets[one.document + 1]
         found += len(trace.occurrences)
     assert found > 100
+
+
+def test_a_text_of_two_words_is_found_wherever_it_stands(tmp_path, data):
+    texts = TextSearch(Tracer(make_run(tmp_path, data)).arrays, data.tokenizer)
+    whole = [data.tokenizer.decode(data.tokens(split).arrays[0].tolist()) for split in texts.arrays]
+    draw = random.Random(4)
+    for _ in range(60):
+        first, second = draw.choice(WORDS), draw.choice(WORDS)
+        text = f"{first[draw.randrange(len(first)) :]} {second[: draw.randint(1, len(second))]}"
+        assert texts.find(text, 9).count == sum(_count(one, text) for one in whole), text
+
+
+@pytest.mark.parametrize("word", ["wiz", "o", "hill", "nai", "12", "cat", "none"])
+def test_a_part_of_a_word_is_found_where_a_token_begins(tmp_path, data, word):
+    texts = TextSearch(Tracer(make_run(tmp_path, data)).arrays, data.tokenizer)
+    for split, array in texts.arrays.items():
+        ids = data.tokens(split).arrays[0].tolist()
+        parts = [data.tokenizer.token_bytes(token) or b"\xff" for token in ids]
+        rest = [b"".join(parts[i : i + 9]).removeprefix(b" ") for i in range(len(ids))]
+        expected = [  # a lone space is not the beginning: the token after it is
+            i for i, part in enumerate(rest) if part.startswith(word.encode()) and parts[i] != b" "
+        ]
+        one = TextSearch({split: array}, data.tokenizer)
+        assert one.find(word, 10**6).count == len(expected)
+        assert [place.token for place in one.find(word, 10**6).first] == expected
 
 
 def _count(whole, text):
