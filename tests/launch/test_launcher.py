@@ -48,9 +48,12 @@ def test_lines_have_the_rank_of_their_process():
     assert run(shell("echo a", "echo b >&2")) == (0, ["[0] a", "[1] b"])
 
 
-def test_a_killed_process_stops_all_and_is_named_with_its_last_lines(monkeypatch):
-    monkeypatch.setattr(launcher, "STOP_TIMEOUT_S", 0.2)
-    error, lines = run(shell("echo $$; sleep 60", "echo step 7; kill -KILL $$", "exit 1"))
+def test_a_killed_process_stops_all_and_is_named_with_its_last_lines(monkeypatch, tmp_path):
+    monkeypatch.setattr(launcher, "STOP_TIMEOUT_S", 2)
+    begun = tmp_path / "begun"
+    wait = f"while ! test -e {begun}; do sleep 0.01; done"
+    killed = f"{wait}; echo step 7; kill -KILL $$"
+    error, lines = run(shell(f"echo $$; touch {begun}; sleep 60", killed, f"{wait}; exit 1"))
     assert str(error) == (
         "Process 1 ended by SIGKILL, and the others were stopped; a run goes on with --resume."
     )

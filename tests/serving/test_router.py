@@ -120,7 +120,7 @@ def test_a_killed_server_loses_no_request_and_its_conversations_move(servers, ro
         assert sticky.ask(**{"X-Session": conversation}).status_code == 200
         return completed(here.url) > before
 
-    conversations = "abcdef"
+    conversations = [f"conversation {n}" for n in range(20)]  # both servers have some
     first = [served_here(one) for one in conversations]
     assert set(first) == {True, False} and [served_here(one) for one in conversations] == first
     before, answers, lock = (completed(here.url), completed(url)), Counter(), threading.Lock()
