@@ -65,8 +65,7 @@ def distill(
     else:
         resolved = _resolved(student, draft, changes)
         directory = named_run(run, PRESET)
-    if resolved.data.dir is None:
-        raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
+    resolved.data.check_named()
     code = run_training(resolved, directory, resume, quiet, memory_fraction)
     if draft and code == 0 and not quiet:
         _report(directory)

@@ -15,7 +15,6 @@ from rich.text import Text
 from kgpt.cli.environment import prepare_process
 from kgpt.cli.options import MemoryFraction, StrictInt
 from kgpt.config import Config, parse_overrides
-from kgpt.errors import UsageError
 
 if TYPE_CHECKING:
     from kgpt.lab.learning_rate import RangeTest
@@ -66,8 +65,7 @@ def lr_find(
     if data is not None:
         changes["data.dir"] = data
     resolved = Config.load(config, changes)
-    if resolved.data.dir is None:
-        raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
+    resolved.data.check_named()
     prepare_process(memory_fraction)
     from kgpt.lab.learning_rate import find_learning_rate
     from kgpt.lab.learning_rate_figure import write_figure

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kgpt.config import Config, parse_overrides
-from kgpt.errors import UsageError
 from kgpt.formatting import count, number
 from kgpt.runs import Run, find_run
 
@@ -74,8 +73,7 @@ def train(
     if data is not None:
         changes["data.dir"] = data
     resolved = Config.load(config, changes)
-    if resolved.data.dir is None:
-        raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
+    resolved.data.check_named()
     made = members(resolved, run, parse_sizes(sizes), parse_tokens(tokens))
     status = Console(stderr=True)
     runs = train_members(made, progress=lambda member: status.print(f"training {member.name}"))

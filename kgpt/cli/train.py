@@ -115,8 +115,7 @@ def train(
         resolved = Config.resume(directory.path / "run.yaml", config, changes)
     else:
         directory, resolved = named_run(run, config), Config.load(config or "", changes)
-    if resolved.data.dir is None:
-        raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
+    resolved.data.check_named()
     return run_training(
         resolved,
         directory,

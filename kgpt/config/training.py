@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from kgpt.config.precision import Precision, compute_dtype
 from kgpt.config.section import Section, TextList
 from kgpt.config.skipped_steps import SkippedSteps
+from kgpt.errors import UsageError
 
 Packing = Literal["stream", "documents", "none"]
 
@@ -39,6 +40,11 @@ class DataConfig(Section):
     token_replacement: float = Field(
         0.0, ge=0, lt=1, description="Fraction of input tokens replaced by random ones."
     )
+
+    def check_named(self) -> None:
+        """Raise `UsageError` unless a data set is named."""
+        if self.dir is None:
+            raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
 
 
 class TrainConfig(Section):

@@ -38,8 +38,8 @@ class SweepSettings:
     def check(self) -> None:
         """Raise `UsageError` if the settings do not fit each other, `DataError` without data."""
         space, options, train = Space.parse(self.space), self.options, self.config.train
-        if self.config.data.dir is None and "data.dir" not in self.space:
-            raise UsageError("No data set is named; give --data DIR, made by `kgpt data prepare`.")
+        if "data.dir" not in self.space:
+            self.config.data.check_named()
         if self.config.data.dir and self.config.finetune.objective not in PREFERENCE_OBJECTIVES:
             TokenDataset(self.config.data.dir)
         if options.metric.startswith("val_") and not train.eval_every:
