@@ -5,7 +5,8 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
 
     dense               x @ kernel + bias over the last axis
     matmul_nt           x times the transpose of a matrix, which may be prepacked
-    int8_matmul         the same for int8 matrices, accumulated in int32
+    int8_linear         x times an int8 weight, each token being rounded to int8, plus bias
+    int4_linear         x times an int4 weight with a scale for each 32 inputs, plus bias
     prefers_transposed_weights   are small-batch products faster with weights stored (out, in)?
     prepack_weight      a weight in the packed layout of the matmul library; None if it has none
     refresh_tracking    drop references to variables that child layers have released
@@ -79,7 +80,8 @@ _chosen = importlib.import_module(f"kgpt.backend.{name}")
 
 dense = _chosen.dense
 matmul_nt = _chosen.matmul_nt
-int8_matmul = _chosen.int8_matmul
+int8_linear = _chosen.int8_linear
+int4_linear = _chosen.int4_linear
 prefers_transposed_weights = _chosen.prefers_transposed_weights
 prepack_weight = _chosen.prepack_weight
 refresh_tracking = _chosen.refresh_tracking

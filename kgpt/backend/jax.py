@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgpt.backend import jax_distribution, jax_processes, keras_internals
+from kgpt.backend import jax_distribution, jax_processes, keras_internals, quantized
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.jax_attention import causal_attention as causal_attention
@@ -61,6 +62,14 @@ def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
     rows = x.shape[0]
     x = jnp.pad(x, ((0, max(0, MIN_INT8_ROWS - rows)), (0, 0)))
     return matmul_nt(x, q, jnp.int32)[:rows]
+
+
+int8_linear = partial(quantized.int8_linear, int8_matmul)
+
+
+def int4_linear(x: Tensor, q: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., D) times an int4 weight, bytes (F, D / 2) and scale (F, D / 32), plus bias (F,)."""
+    return dense(x, ops.transpose(quantized.dequantize_int4(q, scale, x.dtype)), bias)
 
 
 def matmul_nt(x: Tensor, w: Tensor, dtype: Any = None) -> Tensor:

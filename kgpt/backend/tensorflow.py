@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
 
-from kgpt.backend import one_device, one_process
+from kgpt.backend import one_device, one_process, quantized
 from kgpt.backend.attention import attention_with_dropout, chunked_causal_attention
 from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
@@ -56,6 +57,14 @@ def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
     rows = tf.shape(x)[0]
     x = tf.pad(x, ((0, tf.maximum(0, MIN_INT8_ROWS - rows)), (0, 0)))
     return matmul_nt(x, q, tf.int32)[:rows]
+
+
+int8_linear = partial(quantized.int8_linear, int8_matmul)
+
+
+def int4_linear(x: Tensor, q: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., D) times an int4 weight, bytes (F, D / 2) and scale (F, D / 32), plus bias (F,)."""
+    return dense(x, ops.transpose(quantized.dequantize_int4(q, scale, x.dtype)), bias)
 
 
 def matmul_nt(x: Tensor, w: Tensor, dtype: Any = None) -> Tensor:

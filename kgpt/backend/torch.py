@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from keras import ops
 from torch.utils.checkpoint import checkpoint
 
-from kgpt.backend import keras_internals, one_device, one_process
+from kgpt.backend import keras_internals, one_device, one_process, quantized
 from kgpt.backend.one_batch_ahead import OneBatchAhead
 from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.torch_attention import cache_indices as cache_indices
@@ -93,6 +94,14 @@ def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
     if x.device.type == "cpu":
         return torch._int_mm(x, q.t())
     return (x.float() @ q.float().t()).round().to(torch.int32)
+
+
+int8_linear = partial(quantized.int8_linear, int8_matmul)
+
+
+def int4_linear(x: Tensor, q: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., D) times an int4 weight, bytes (F, D / 2) and scale (F, D / 32), plus bias (F,)."""
+    return dense(x, ops.transpose(quantized.dequantize_int4(q, scale, x.dtype)), bias)
 
 
 def matmul_nt(x: Tensor, w: Tensor) -> Tensor:

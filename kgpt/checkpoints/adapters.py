@@ -118,14 +118,14 @@ def merge_lora(model: GPT) -> None:
     All its weights are trainable then; compile it before training it further.
 
     Raises:
-        UsageError: it has no adapters, or its weights are int8: `kgpt merge` merges such an
+        UsageError: it has no adapters, or its weights are quantized: `kgpt merge` merges such an
             adapter into the weights that it was quantized from.
     """
     _adapters(model)
     if any(not isinstance(linear.weight, FloatWeight) for linear in model.linears):
         raise UsageError(
-            "The weights are int8; save the adapter, and merge it with `kgpt merge` into the model "
-            "that was quantized."
+            "The weights are quantized; save the adapter, and merge it with `kgpt merge` into the "
+            "model that they were quantized from."
         )
     for linear in model.linears:
         variable = linear.variable

@@ -36,6 +36,7 @@ _KINDS: dict[str, tuple[int | None, int | None]] = {
     "_lora_b": (None, 1),
     "_lora_magnitude": (None, 0),
     "_transposed": (1, 0),
+    "_group_scale": (1, 0),
     "_scale": (None, 0),
     "_q": (1, 0),
     "": (0, 1),

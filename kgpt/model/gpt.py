@@ -47,8 +47,9 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         seed: of the initial weights and of dropout.
         gradient_checkpointing: recompute each block's activations in the backward pass.
         initializer: gives each weight its first value in place of noise; see `Normal`.
-        weight_format: None, or for inference only "transposed" or "int8"; see `model/linear.py`.
-            Such a model can neither be trained nor saved; an int8 one trains adapters.
+        weight_format: None, or for inference only "transposed", "int8" or "int4"; see
+            `model/linear.py`. Such a model can neither be trained nor saved; a quantized one
+            trains adapters.
         lora: adapters to add, as `kgpt.add_lora` does: a `LoraConfig` or its dictionary.
 
     Attributes:
@@ -248,13 +249,13 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         return [linear.variable for linear in self.linears if linear.variable is not None]
 
     def convert_weights(self, weight_format: FormatName) -> None:
-        """Store the weights as "transposed" or "int8"; before building, as they are created.
+        """Store the weights in this format from now on; before building, as they are created.
 
         Raises `UsageError` if the model has adapters.
         """
         if self.lora is not None:
             raise UsageError("The model has adapters; merge them first, with kgpt.merge_lora.")
-        if weight_format == "int8":
+        if weight_format != "transposed":
             self.token_embedding.convert(weight_format)
         self.head.convert(weight_format)
         for block in self.blocks:

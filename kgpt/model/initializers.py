@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
 
 from kgpt import backend
+
+if TYPE_CHECKING:
+    from kgpt.model.quantized_weight import QuantizedMatrix
 
 Tensor = Any
 
@@ -44,6 +47,10 @@ class Normal(keras.initializers.Initializer):
         noise = np.random.Generator(np.random.Philox(self.seed))
         values = noise.standard_normal(shape, dtype="float32") * np.float32(self.stddev)
         return values.astype(keras.backend.standardize_dtype(dtype), copy=False)
+
+    def quantized(self, weight_format: Literal["int8", "int4"]) -> QuantizedMatrix | None:
+        """The values as they are stored in this format, never as floats; None if they are not."""
+        return None
 
     def named(self, path: str, scale: float = 1.0) -> Normal:
         """The initializer for the variable at `path`, relative to this one's layer.

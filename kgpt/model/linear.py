@@ -3,11 +3,13 @@
 - `FloatWeight`: (in, out), as trained.
 - `TransposedWeight`: (out, in) or prepacked by the matmul library; faster for small batches.
 - `Int8Weight`: int8 with per-channel scales; activations are quantized per token (W8A8).
+- `Int4Weight`: int4 with group-wise scales; embeddings and head are int8.
 
 `Linear` and `Embedding` are parts of a Keras layer, not layers: their variables belong to the
 layer that builds them, so variable paths stay "block_0/attention/qkv" in every format. A format
 set before building is applied as each weight is created: the float weights of one part at a time
-are in memory. A new format is one class with `create` and `matmul`, and an entry in `FORMATS`.
+are in memory, or none where the initializer reads quantized weights. A new format is one class
+with `create` and `matmul`, and an entry in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.backend import keras_internals
-from kgpt.model.quantization import quantize_int8
+from kgpt.model.initializers import Normal
+from kgpt.model.quantized_weight import (
+    Int4Weight,
+    Int8Weight,
+    QuantizedMatrix,
+    frozen_variable,
+)
 
 if TYPE_CHECKING:
     from kgpt.model.lora import Lora
     from kgpt.model.multi_lora import MultiLora
 
 Tensor = Any
-FormatName = Literal["transposed", "int8"]
-INT8_MAX = 127
+FormatName = Literal["transposed", "int8", "int4"]
 
 
 class WeightFormat(Protocol):
@@ -79,7 +86,7 @@ class TransposedWeight:
         transposed = value if table else ops.transpose(value)
         packed = backend.prepack_weight(transposed)
         if packed is None:
-            packed = _frozen(layer, f"{name}_transposed", transposed, layer.variable_dtype)
+            packed = frozen_variable(layer, f"{name}_transposed", transposed, layer.variable_dtype)
         return cls(packed)
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -89,96 +96,11 @@ class TransposedWeight:
         return ops.reshape(out, (*ops.shape(x)[:-1], weight.shape[0]))
 
 
-class Int8Weight:
-    """A weight w[o, i] = scale[o] * q[o, i], as `kgpt quantize --bits 8` stores it.
-
-    Args:
-        q: (out, in) int8.
-        scale: (out,) float.
-
-    Attributes:
-        quantizes_activations: false in a model that trains adapters: each product then
-            dequantizes the weight, has a gradient for its input, and keeps nothing for it.
-    """
-
-    def __init__(self, q: Tensor, scale: Tensor) -> None:
-        self.q, self.scale = q, scale
-        self.quantizes_activations = True
-
-    @classmethod
-    def create(cls, layer: keras.Layer, name: str, value: Tensor, table: bool) -> Int8Weight:
-        """From `value` (in, out), or (out, in) for a `table`."""
-        matrix = backend.to_host(value).astype("float32", copy=False)
-        q, scale = quantize_int8(matrix if table else matrix.T)
-        return cls(
-            _frozen(layer, f"{name}_q", q, "int8"),
-            _frozen(layer, f"{name}_scale", scale[:, 0], layer.variable_dtype),
-        )
-
-    def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As `WeightFormat.matmul`; each token is quantized with a scale of its own.
-
-        Integers are summed exactly, so a token's result does not depend on its batch.
-        """
-        if not self.quantizes_activations:
-            return self._matmul_dequantized(x, bias)
-        q, scale = ops.convert_to_tensor(self.q), ops.convert_to_tensor(self.scale)
-        rows = ops.reshape(x, (-1, q.shape[1]))  # (M, in)
-        absmax = ops.max(ops.abs(rows), axis=-1, keepdims=True)
-        absmax = ops.maximum(ops.cast(absmax, "float32"), 1e-30)
-        codes = ops.cast(ops.round(rows * (INT8_MAX / absmax)), "int8")
-        out = ops.cast(backend.int8_matmul(codes, q), "float32") * (scale * (absmax / INT8_MAX))
-        out = ops.cast(out, x.dtype)
-        out = out if bias is None else out + ops.convert_to_tensor(bias)
-        return ops.reshape(out, (*ops.shape(x)[:-1], q.shape[0]))
-
-    def _matmul_dequantized(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`matmul` by the weight as float, which the backward pass dequantizes once more."""
-        with keras_internals.no_autocast():  # a cast made here would leak from JAX's checkpoint
-            q, scale = ops.convert_to_tensor(self.q), ops.convert_to_tensor(self.scale)
-
-        def product(x: Tensor) -> tuple[Tensor, Any]:
-            def pullback(upstream: Tensor) -> Tensor:
-                return backend.dense(upstream, _dequantize(q, scale, x.dtype))
-
-            return backend.dense(x, ops.transpose(_dequantize(q, scale, x.dtype))), pullback
-
-        out = backend.custom_gradient(product)(x)
-        return out if bias is None else out + ops.convert_to_tensor(bias)
-
-    def squared_norms(self) -> Tensor:
-        """The sum of the squares of each output's weights: (out,) float32."""
-        q, scale = ops.cast(self.q, "float32"), ops.cast(self.scale, "float32")
-        return ops.sum(ops.square(q), axis=1) * ops.square(scale)
-
-    def as_table(self) -> Tensor:
-        """The weight of a head as float, (V, D)."""
-        scale = ops.convert_to_tensor(self.scale)
-        return _dequantize(self.q, scale, scale.dtype)
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """Rows `ids` (...) of a table (V, D): (..., D)."""
-        scale = ops.take(self.scale, ids, axis=0)
-        return ops.cast(ops.take(self.q, ids, axis=0), scale.dtype) * scale[..., None]
-
-
-def _dequantize(q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
-    return ops.cast(q, dtype) * ops.cast(scale, dtype)[:, None]
-
-
-FORMATS: dict[str, Any] = {"transposed": TransposedWeight, "int8": Int8Weight}
-
-
-def _frozen(layer: keras.Layer, name: str, value: Tensor, dtype: str) -> keras.Variable:
-    """A new variable of a layer, which may be built already, that is not trained."""
-    with keras_internals.unlocked(layer), keras.name_scope(layer.name):
-        return layer.add_weight(
-            name=name,
-            shape=value.shape,
-            dtype=dtype,
-            trainable=False,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
-        )
+FORMATS: dict[str, Any] = {
+    "transposed": TransposedWeight,
+    "int8": Int8Weight,
+    "int4": Int4Weight,
+}
 
 
 class Parameter:
@@ -209,9 +131,17 @@ class Parameter:
         if self.format is None:
             variable = layer.add_weight(name=self.name, shape=shape, initializer=self.initializer)
             self.weight = FloatWeight(variable, self.table)
+        elif quantized := self._read_quantized(self.format):
+            self.weight = FORMATS[self.format].create_quantized(layer, self.name, quantized)
         else:
             value = self.initializer(shape, layer.variable_dtype)
             self.weight = FORMATS[self.format].create(layer, self.name, value, self.table)
+
+    def _read_quantized(self, weight_format: FormatName) -> QuantizedMatrix | None:
+        """The weight as the initializer has it in this format; None if it has floats alone."""
+        if weight_format == "transposed" or not isinstance(self.initializer, Normal):
+            return None
+        return self.initializer.quantized(weight_format)
 
     def convert(self, to: FormatName) -> None:
         """Store the weight as `to` from now on; the float variable is released."""
@@ -290,7 +220,7 @@ class Unembedding(Linear):
             super().convert(to)
             return
         self.format = to
-        if to == "int8" or self.tied.variable is None:
+        if to != "transposed" or self.tied.variable is None:
             self.weight = self.tied.weight
         elif self.tied.weight is not None:
             table = self.tied.variable

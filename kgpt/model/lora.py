@@ -28,7 +28,8 @@ from kgpt.backend import keras_internals
 from kgpt.errors import UsageError
 from kgpt.model.gpt import GPT
 from kgpt.model.initializers import Normal
-from kgpt.model.linear import FloatWeight, Int8Weight, Linear
+from kgpt.model.linear import FloatWeight, Linear
+from kgpt.model.quantized_weight import QuantizedWeight
 
 Tensor = Any
 
@@ -88,7 +89,7 @@ class Lora:
     def __call__(
         self,
         x: Tensor,
-        weight: FloatWeight | Int8Weight,
+        weight: FloatWeight | QuantizedWeight,
         bias: keras.Variable | None,
         key: Tensor | None = None,
     ) -> Tensor:
@@ -121,7 +122,7 @@ class Lora:
         after = self.out - spec.start - spec.width
         return ops.pad(b, ((0, 0), (spec.start, after))) if spec.start or after else b
 
-    def dora_factor(self, weight: FloatWeight | Int8Weight, a: Tensor, b: Tensor) -> Tensor:
+    def dora_factor(self, weight: FloatWeight | QuantizedWeight, a: Tensor, b: Tensor) -> Tensor:
         """m / norm(W + A B) of each output, 1 where there is no magnitude: (out,) float32.
 
         norm(W + A B)^2 = norm(W)^2 + 2 (A^T W) . B + norm(A B)^2 needs no matrix (in, out).
@@ -160,7 +161,9 @@ def attach_adapters(
     linears, by_linear = linears_by_path(model), _by_linear(specs)
     if any(linear.lora for linear in linears.values()):
         raise UsageError("The model has adapters already; merge them first, with kgpt.merge_lora.")
-    if any(not isinstance(linear.weight, FloatWeight | Int8Weight) for linear in linears.values()):
+    if any(
+        not isinstance(linear.weight, FloatWeight | QuantizedWeight) for linear in linears.values()
+    ):
         raise UsageError("The model was prepared for inference; load it anew to train adapters.")
     kept = {id(variable) for variable in model.trained_with_adapters}
     frozen = [v for v in model.trainable_variables if id(v) not in kept]
@@ -172,7 +175,7 @@ def attach_adapters(
     for block in model.blocks:
         block.lora_drop.rate = dropout
     for linear in [*linears.values(), model.head]:
-        if isinstance(linear.weight, Int8Weight):
+        if isinstance(linear.weight, QuantizedWeight):
             linear.weight.quantizes_activations = False
     refresh(model)
 

@@ -17,8 +17,8 @@ GROUP_SIZE = 32  # inputs that share an int4 scale
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8)  # int4: candidate clipping of each group's largest weight
 
 
-def quantize(model: GPT, weight_format: Literal["int8"] = "int8") -> None:
-    """Store a model's matrices as int8, each one's float weights being released in turn.
+def quantize(model: GPT, weight_format: Literal["int8", "int4"] = "int8") -> None:
+    """Store a model's matrices as int8 or int4, each one's float weights being released in turn.
 
     The model can then be neither trained nor saved, but `kgpt.add_lora` trains adapters on it.
     """

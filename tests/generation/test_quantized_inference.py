@@ -17,8 +17,15 @@ from kgpt.config import ModelConfig
 from kgpt.generation.loading import load_for_inference
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
-from kgpt.model.linear import FloatWeight, Int8Weight, TransposedWeight
-from kgpt.model.quantization import prepare_for_inference, quantize, quantize_int8
+from kgpt.model.linear import FloatWeight, TransposedWeight
+from kgpt.model.quantization import (
+    dequantize_int4,
+    prepare_for_inference,
+    quantize,
+    quantize_int4,
+    quantize_int8,
+)
+from kgpt.model.quantized_weight import Int4Weight, Int8Weight
 from tests.generation.models import greedy
 from tests.model.models import KINDS
 
@@ -51,6 +58,19 @@ def test_int8_matmul_equals_its_formula(rows, seed, size):
     largest = np.maximum(np.abs(x).max(1, keepdims=True), np.float32(1e-30))
     codes = np.rint(x * (np.float32(127) / largest)).astype("int64")
     want = (codes @ q.T.astype("int64")) * (scale[:, 0] * (largest / 127)) + bias
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(got), want, rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(1, 5), st.integers(0, 2**31), st.booleans())
+def test_int4_matmul_equals_its_formula(rows, seed, biased):
+    """In numpy: groups of 32 inputs, each with a scale of its own."""
+    noise = np.random.default_rng(seed)
+    x = noise.normal(size=(rows, 1, 64)).astype("float32")
+    quantized = quantize_int4(noise.normal(size=(48, 64)).astype("float32"))
+    bias = noise.normal(size=48).astype("float32")
+    weight = Int4Weight(*(keras.ops.convert_to_tensor(part) for part in quantized))
+    got = weight.matmul(keras.ops.convert_to_tensor(x), bias if biased else None)
+    want = x @ dequantize_int4(*quantized).T + (bias if biased else 0)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(got), want, rtol=1e-4, atol=1e-5)
 
 
@@ -140,7 +160,7 @@ def test_int8_takes_a_quarter_of_the_memory(tmp_path, tied):
     assert converted < 0.28 * floats
 
 
-@pytest.mark.parametrize("name", ["int8", "transposed"])
+@pytest.mark.parametrize("name", ["int8", "int4", "transposed"])
 def test_converting_a_model_releases_its_float_weights(name):
     """TensorFlow has a record of variables beside Keras's, PyTorch one of tensors."""
     model = GPT(ModelConfig(**KINDS["llama"]), seed=1)
@@ -153,7 +173,7 @@ def test_converting_a_model_releases_its_float_weights(name):
     assert [kernel() for kernel in kernels] == [None] * len(kernels)
     assert not model.kernels
     after = keras.ops.convert_to_numpy(model(ids))
-    tolerance = 1e-5 if name == "transposed" else 0.05 * np.abs(before).max()
+    tolerance = {"transposed": 1e-5, "int8": 0.05, "int4": 0.3}[name] * np.abs(before).max()
     np.testing.assert_allclose(after, before, atol=tolerance)
 
 

@@ -9,8 +9,8 @@ from kgpt.checkpoints.adapters import adapter_variables
 from kgpt.checkpoints.lora_modules import projections
 from kgpt.checkpoints.pretrained import path_below
 from kgpt.errors import UsageError
-from kgpt.model.linear import Int8Weight
 from kgpt.model.quantization import quantize
+from kgpt.model.quantized_weight import Int4Weight, Int8Weight
 from tests.model import reference
 from tests.model.models import KINDS
 from tests.model.test_gradients import gradients_by_training
@@ -121,7 +121,7 @@ def test_dropout_is_off_in_inference_and_repeated_by_checkpointing(ids):
     np.testing.assert_array_equal(*of_both)
     found = []
     for recomputed in (False, True):
-        model = int8_model("llama", gradient_checkpointing=recomputed)
+        model = quantized_model("llama", gradient_checkpointing=recomputed)
         kgpt.add_lora(model, dropout=0.5, **OF_LLAMA)
         found.append(gradients_by_training(randomized(model), ids, ids, steps=2))
     (plain, losses), (recomputed, again) = found
@@ -135,16 +135,16 @@ def test_dropout_is_off_in_inference_and_repeated_by_checkpointing(ids):
 
 @pytest.mark.portable
 def test_recomputed_blocks_of_int8_weights_train_in_bfloat16(ids):
-    model = int8_model("llama", gradient_checkpointing=True, dtype="mixed_bfloat16")
+    model = quantized_model("llama", gradient_checkpointing=True, dtype="mixed_bfloat16")
     kgpt.add_lora(model, **OF_LLAMA)
     model.compile(kgpt.AdamW(1e-2), kgpt.NextTokenLoss())
     losses = [float(model.train_on_batch(ids, ids)) for _ in range(4)]
     assert losses[3] < losses[0]
 
 
-def int8_model(kind, **options):
+def quantized_model(kind, weight_format="int8", **options):
     model = kgpt.GPT(kgpt.ModelConfig(**KINDS[kind]), seed=3, **options)
-    quantize(model, "int8")
+    quantize(model, weight_format)
     return model
 
 
@@ -158,10 +158,17 @@ def dequantized(model, kind):
     return twin
 
 
-@pytest.mark.parametrize("form", ["llama", pytest.param("gpt2-dora", marks=pytest.mark.portable)])
-def test_int8_weights_train_adapters_as_their_float_values_do(form, ids):
+@pytest.mark.parametrize(
+    ("form", "weight_format"),
+    [
+        ("llama", "int8"),
+        pytest.param("gpt2-dora", "int8", marks=pytest.mark.portable),
+        pytest.param("llama-dora-rslora", "int4", marks=pytest.mark.portable),
+    ],
+)
+def test_quantized_weights_train_adapters_as_their_float_values_do(form, weight_format, ids):
     kind, options = form.partition("-")[0], FORMS[form]
-    model = int8_model(kind)
+    model = quantized_model(kind, weight_format)
     twin = dequantized(model, kind)
     for each in (model, twin):
         kgpt.add_lora(each, **options)
@@ -173,7 +180,8 @@ def test_int8_weights_train_adapters_as_their_float_values_do(form, ids):
     assert set(mine) == set(theirs) == set(adapter_variables(model))
     for path, gradient in theirs.items():
         np.testing.assert_allclose(mine[path], gradient, atol=2e-5, err_msg=path)
-    assert all(isinstance(linear.weight, Int8Weight) for linear in model.linears)
+    formats = {type(linear.weight) for linear in model.linears}
+    assert formats == ({Int8Weight} if weight_format == "int8" else {Int8Weight, Int4Weight})
 
 
 def test_adapters_are_float32_on_bfloat16_weights(ids):
@@ -300,7 +308,7 @@ def test_adapters_are_added_once_and_merged_before_conversion(tmp_path):
         quantize(model)
     with pytest.raises(UsageError, match="save_adapter"):
         model.save_pretrained(tmp_path / "model")
-    of_int8 = int8_model("gpt2")
+    of_int8 = quantized_model("gpt2")
     kgpt.add_lora(of_int8)
     with pytest.raises(UsageError, match="kgpt merge"):
         kgpt.merge_lora(of_int8)
