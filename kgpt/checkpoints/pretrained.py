@@ -13,7 +13,7 @@ import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import kgpt
 from kgpt.checkpoints.classifier_head import ClassifierHead
@@ -23,7 +23,7 @@ from kgpt.checkpoints.hub import resolve_source as resolve_source
 from kgpt.checkpoints.model_card import ModelCard, write_card
 from kgpt.checkpoints.peft_format import base_folder, tokenizer_folder
 from kgpt.checkpoints.weights import Weights, write_weights
-from kgpt.config import ModelConfig, SamplingConfig
+from kgpt.config import ModelConfig, QuantizedDtype, SamplingConfig
 from kgpt.errors import CheckpointError, UsageError
 from kgpt.files import atomic_dir, describe_damage, os_errors_as_kgpt, write_json
 from kgpt.text.special_tokens import read_json_object
@@ -66,7 +66,7 @@ def from_pretrained(
     *,
     dtype: str = "float32",
     device: str | None = None,
-    weight_format: Literal["int8"] | None = None,
+    weight_format: QuantizedDtype | None = None,
 ) -> GPT:
     """The model that `source` names, ready to be trained or run.
 
@@ -76,8 +76,8 @@ def from_pretrained(
             PEFT is merged into its base model; `kgpt.load_adapter` keeps it apart.
         dtype: of weights and computation: "float32", "bfloat16" or "float16", or a Keras policy.
         device: where the variables are placed, such as "gpu:0"; Keras's default if not given.
-        weight_format: "int8" keeps the matrices quantized in memory, to train adapters on them
-            (QLoRA) or to run the model.
+        weight_format: "int8" or "int4" keeps the matrices quantized in memory, to train adapters
+            on them (QLoRA) or to run the model.
 
     Raises:
         KgptError: there is no such model, it is damaged, or kgpt cannot run it.

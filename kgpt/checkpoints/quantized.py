@@ -4,8 +4,9 @@
 - int4: w = scale * q with q in -7..7, group-wise: one scale for each 32 inputs of an output, two q
   a byte. Embeddings and head stay int8, because the logits are most sensitive to their errors.
 
-Vectors (norms, biases) stay float32. This is a storage format: reading dequantizes to float. An
-int8 model in memory is made by `kgpt.model.quantization`, whatever the storage format.
+Vectors (norms, biases) stay float32. A model that is loaded as int8 or int4 takes the numbers of a
+directory in that format as they are; any other reading dequantizes to float. What was stored as
+float is quantized when it is read as int8 or int4, one matrix at a time.
 
 The file is called `model.int8.safetensors` or `model.int4.safetensors`, so that software which
 does not know the format reports missing weights instead of misreading them.
@@ -24,6 +25,7 @@ import numpy as np
 
 from kgpt.checkpoints.safetensors_io import TensorEntry, open_file
 from kgpt.checkpoints.weight_map import TensorMapping
+from kgpt.config import QuantizedDtype
 from kgpt.errors import CheckpointError
 from kgpt.files import sha256
 from kgpt.model.quantization import (
@@ -75,14 +77,19 @@ def quantize_tensor(
     if tensor_bits is None:
         return {name: np.array(value, "float32")}
     transposed = is_transposed(mapping)
-    matrix = np.array(value.T if transposed else value, "float32", order="C")  # (out, in)
-    if not np.abs(matrix).max(initial=0) <= MAX_ABS:
+    q, scale = _quantized(name, value.T if transposed else value, tensor_bits)
+    key = f"{name}.int{tensor_bits}{'.T' if transposed else ''}"
+    return {key: q, f"{key}.scale": scale}
+
+
+def _quantized(name: str, matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """`matrix` (out, in) in `bits`: values and scales, as `kgpt.model.quantization` has them."""
+    lowest, highest = matrix.min(initial=0.0), matrix.max(initial=0.0)
+    if not -MAX_ABS <= lowest <= highest <= MAX_ABS:
         raise CheckpointError(
             f"The tensor {name} has values that are not finite, or above {MAX_ABS:g}."
         )
-    q, scale = quantize_int4(matrix) if tensor_bits == 4 else quantize_int8(matrix)
-    key = f"{name}.int{tensor_bits}{'.T' if transposed else ''}"
-    return {key: q, f"{key}.scale": scale}
+    return quantize_int4(matrix) if bits == 4 else quantize_int8(matrix)
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -102,6 +109,14 @@ def quantization_of(folder: Path) -> dict[str, Any] | None:
     return quantization
 
 
+def stored_dtype(folder: Path) -> QuantizedDtype | None:
+    """The format of a model directory that is quantized; None for float weights."""
+    quantization = quantization_of(folder)
+    if quantization is None:
+        return None
+    return "int8" if quantization["bits"] == 8 else "int4"
+
+
 @dataclass(frozen=True)
 class QuantizedEntry(TensorEntry):
     """A quantized matrix: a `TensorEntry` of float32 that is dequantized when read."""
@@ -111,9 +126,31 @@ class QuantizedEntry(TensorEntry):
     transposed: bool
 
     def read(self) -> np.ndarray:
-        dequantize = dequantize_int4 if self.q.dtype == "U8" else dequantize_int8
+        dequantize = dequantize_int4 if self.bits == 4 else dequantize_int8
         matrix = dequantize(_raw(self.q), _raw(self.scale))
         return matrix.T if self.transposed else matrix
+
+    @property
+    def bits(self) -> int:
+        """Bits a weight: 8 or 4."""
+        return 4 if self.q.dtype == "U8" else 8
+
+
+def read_quantized(
+    name: str, entry: TensorEntry, mapping: TensorMapping, bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix of a tensor for a model in `bits`: new arrays of values and scales, by output.
+
+    They are those of the file if it has them, else quantized here. What `storage_bits` says is
+    int8 in an int4 model is int8.
+    """
+    shape = entry.shape
+    tensor_bits = storage_bits(mapping, shape, bits)
+    assert tensor_bits is not None, f"{name} is no matrix"
+    if isinstance(entry, QuantizedEntry) and entry.bits == tensor_bits:
+        return np.array(_raw(entry.q)), np.array(_raw(entry.scale))
+    value = entry.read()
+    return _quantized(name, value.T if is_transposed(mapping) else value, tensor_bits)
 
 
 def open_quantized(folder: Path) -> dict[str, TensorEntry] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from kgpt.checkpoints.hf_config import model_type_of
 from kgpt.checkpoints.parts import Part
 from kgpt.checkpoints.peft_format import PeftAdapter, base_folder, is_adapter
-from kgpt.checkpoints.quantized import open_quantized
+from kgpt.checkpoints.quantized import open_quantized, read_quantized
 from kgpt.checkpoints.safetensors_io import (
     MAX_SHARD_BYTES,
     NUMPY_DTYPES,
@@ -83,6 +83,21 @@ class Weights:
             width = shape[0] if mapping.transposed else shape[-1]
             value[..., start : start + width] = part.T if mapping.transposed else part
         return value
+
+    def read_quantized(self, path: str, bits: int) -> tuple[np.ndarray, np.ndarray]:
+        """The matrix called `path` for a model in `bits` (8 or 4): values (out, ...) and scales.
+
+        One that is stored so is never a float. Others are quantized, a tensor at a time.
+        """
+        mapping = self._mappings[path]
+        parts = [
+            read_quantized(name, self._entries[name], mapping, bits)
+            for name, _, _ in mapping.tensors()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        q, scale = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return q, scale
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor by its name in the file, in the file's orientation and dtype."""

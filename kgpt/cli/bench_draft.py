@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, StrictInt
-from kgpt.config import InferenceDtype
+from kgpt.config import DtypeOption
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 
@@ -27,7 +27,7 @@ def bench_draft(
     prompt_tokens: StrictInt = PROMPT_TOKENS,
     new_tokens: StrictInt = NEW_TOKENS,
     temperature: float = 0.0,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     memory_fraction: MemoryFraction = None,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
@@ -74,7 +74,7 @@ def draft_figures(
     data: str,
     sizes: tuple[int, int, int] = (PROMPTS, PROMPT_TOKENS, NEW_TOKENS),
     temperature: float = 0.0,
-    dtype: InferenceDtype = "float32",
+    dtype: DtypeOption = "auto",
 ) -> dict[str, Any]:
     """The figures of `measure_draft` for two model directories.
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, StrictInt, parse_sizes
-from kgpt.config import InferenceDtype
+from kgpt.config import DtypeOption, InferenceDtype
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 
@@ -29,7 +29,7 @@ def bench_generate(
     prompt_tokens: StrictInt = 32,
     batch_sizes: str = BATCH_SIZES,
     contexts: str = CONTEXTS,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     memory_fraction: MemoryFraction = None,
     output: str | None = None,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -68,9 +68,9 @@ def bench_generate(
     from kgpt.generation.bench import measure
 
     with Console(stderr=True).status("measuring; compiling comes first"):
-        loaded = _load(model, folder, dtype)
+        loaded, resolved = _load(model, folder, dtype)
         figures = measure(loaded, new_tokens, prompt_tokens, sizes, lengths)
-    figures = {"model": model, "dtype": dtype, **figures}
+    figures = {"model": model, "dtype": resolved, **figures}
     if json_line:
         print(json.dumps(figures))
     else:
@@ -95,17 +95,20 @@ def _folder(model: str) -> Path | None:
     return None if model in presets() and not Path(model).exists() else resolve_model(model)
 
 
-def _load(model: str, folder: Path | None, dtype: InferenceDtype) -> Any:
+def _load(model: str, folder: Path | None, dtype: DtypeOption) -> tuple[Any, InferenceDtype]:
+    """The model, and its dtype where that is auto."""
     from kgpt.config import Config
-    from kgpt.generation.loading import build_for_inference, load_for_inference
+    from kgpt.generation.loading import build_for_inference, inference_dtype, load_for_inference
     from kgpt.model.gpt import GPT
 
     if folder is not None:
-        return load_for_inference(folder, dtype)
+        dtype = inference_dtype(folder, dtype)
+        return load_for_inference(folder, dtype), dtype
     config = Config.load(model).model
     if config.vocab_size is None:
         config = config.model_copy(update={"vocab_size": 50257})
-    return build_for_inference(partial(GPT, config), dtype)
+    dtype = "float32" if dtype == "auto" else dtype
+    return build_for_inference(partial(GPT, config), dtype), dtype
 
 
 def _show(console: Console, figures: dict[str, Any]) -> None:

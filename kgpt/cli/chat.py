@@ -25,7 +25,7 @@ def chat(
     model: str,
     system: str | None = None,
     adapter: Annotated[list[str] | None, Parameter(negative="")] = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     memory_fraction: MemoryFraction = None,
     sampling: SamplingFlags = options.NO_FLAGS,
 ) -> None:

@@ -18,7 +18,7 @@ from rich.text import Text
 from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction
 from kgpt.cli.streams import read_standard_input
-from kgpt.config import InferenceDtype
+from kgpt.config import DtypeOption
 from kgpt.errors import DataError, UsageError
 from kgpt.runs import resolve_model
 
@@ -33,7 +33,7 @@ def predict(
     text: Annotated[list[str] | None, Parameter(negative_iterable=())] = None,
     text_field: str = "text",
     output_file: str = "-",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     memory_fraction: MemoryFraction = None,
 ) -> None:
     """Write the labels of texts, one JSON object a text: text, label and scores.
@@ -71,7 +71,7 @@ def evaluate(
     label_field: str = "label",
     label_separator: str = "|",
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     memory_fraction: MemoryFraction = None,
 ) -> None:
     """Compare a classifier's labels with those of a file: accuracy, F1, confusion, calibration.
@@ -109,7 +109,7 @@ def evaluate(
 
 @contextlib.contextmanager
 def _loaded(
-    model: str, dtype: InferenceDtype, memory_fraction: float | None
+    model: str, dtype: DtypeOption, memory_fraction: float | None
 ) -> Iterator[TextClassifier]:
     folder = resolve_model(model)
     prepare_process(memory_fraction)

@@ -22,6 +22,7 @@ FORMATS = {
     "savedmodel": "kgpt.export.savedmodel.export:export_saved_model",
 }
 STORAGE_DTYPES = ("float32", "bfloat16", "float16")
+GGUF_DTYPES = ("q8_0", "q4_0")  # of llama.cpp
 
 
 def export(*, model: str, format: str, out: str, dtype: str | None = None) -> None:
@@ -33,22 +34,23 @@ def export(*, model: str, format: str, out: str, dtype: str | None = None) -> No
         A model directory, a run (its best checkpoint), or run@step.
     format
         hf: a folder for transformers and vLLM. gguf: a file for llama.cpp, tokenizer included,
-        in float32 or float16; it needs the extra "gguf", and no converter. gguf-lora: the same of
-        a LoRA adapter alone, for llama-server --lora. onnx: a decoder with
-        KV cache for onnxruntime; it needs the extra "onnx". keras: a .keras file. savedmodel:
-        the whole text generator for TensorFlow Serving; OUT is then a numbered version, such as
+        in float32, float16, q8_0 or q4_0; it needs the extra "gguf", and no converter. gguf-lora:
+        the same of a LoRA adapter alone, for llama-server --lora. onnx: a decoder with KV cache for
+        onnxruntime; it needs the extra "onnx". keras: a .keras file. savedmodel: the
+        whole text generator for TensorFlow Serving; OUT is then a numbered version, such as
         my-model/1. A classifier goes to hf, keras, onnx and savedmodel.
     out
         The output folder, which must be empty or not exist.
     dtype
-        Of the stored weights: float32, bfloat16 or float16. If not given, hf keeps the model's,
-        the others use float32.
+        Of the stored weights: float32, bfloat16 or float16, for gguf also q8_0 or q4_0. If not
+        given, hf keeps the model's, the others use float32.
     """
     if format not in FORMATS:
         hint = did_you_mean(format, FORMATS) or f"the formats are {', '.join(FORMATS)}."
         raise UsageError(f"There is no format {format!r}; {hint}")
-    if dtype is not None and dtype not in STORAGE_DTYPES:
-        raise UsageError(f"--dtype must be {', '.join(STORAGE_DTYPES)}, not {dtype!r}.")
+    dtypes = STORAGE_DTYPES + (GGUF_DTYPES if format == "gguf" else ())
+    if dtype is not None and dtype not in dtypes:
+        raise UsageError(f"--dtype must be {', '.join(dtypes)}, not {dtype!r}.")
     if format == "savedmodel" and not Path(out).name.isdecimal():
         raise UsageError(f"TensorFlow Serving needs numbered versions; give --out {out}/1.")
     folder, target = resolve_model(model), new_target(out)

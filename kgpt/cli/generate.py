@@ -16,7 +16,7 @@ from kgpt.cli.environment import prepare_process, silence_native_code
 from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags, StrictInt
 from kgpt.cli.streams import check_text, read_standard_input
 from kgpt.cli.structured_output import StructuredOutputFlags
-from kgpt.config import InferenceDtype
+from kgpt.config import DtypeOption
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
 from kgpt.text.terminal_text import for_output
@@ -42,7 +42,7 @@ def generate(
     draft_model: str | None = None,
     prompt_lookup: Annotated[bool, Parameter(negative="")] = False,
     max_num_seqs: StrictInt = 16,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     memory_fraction: MemoryFraction = None,
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -112,7 +112,8 @@ def generate(
         if input_file is not None:
             from kgpt.cli.generate_file import complete_file, identify_model
 
-            about = {**identify_model(folder), "dtype": dtype, "structured_output": structure}
+            about = {**identify_model(folder), "dtype": engine.dtype}
+            about["structured_output"] = structure
             if chosen:
                 about["adapter"] = identify_model(adapters[chosen])
             target = str(output_file)
@@ -168,7 +169,7 @@ def _print_completions(prompt: str, completions: Iterable[Completion], as_json: 
         print(f"\n{RULE}\n".join(shown))
 
 
-def _load_draft_model(folder: Path, draft_folder: Path, dtype: InferenceDtype) -> Any:
+def _load_draft_model(folder: Path, draft_folder: Path, dtype: DtypeOption) -> Any:
     """The draft model, which must have the model's tokenizer."""
     from kgpt.generation.load import check_same_tokenizer
     from kgpt.generation.loading import load_for_inference

@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 
 from kgpt.config import (
     DocumentSelectionConfig,
-    InferenceDtype,
+    DtypeOption,
     SamplingConfig,
     Section,
     ServeConfig,
@@ -63,7 +63,7 @@ NO_FLAGS = Flags()
 _SelectionFlags: Any = _flags(DocumentSelectionConfig, "DocumentSelectionFlags", SELECTION_GROUP)
 SelectionFlags: Any = Annotated[_SelectionFlags, Parameter(name="*")]
 NO_SELECTION = _SelectionFlags()
-Dtype = Annotated[InferenceDtype, Parameter(help=ServeConfig.model_fields["dtype"].description)]
+Dtype = Annotated[DtypeOption, Parameter(help=ServeConfig.model_fields["dtype"].description)]
 MemoryFraction = Annotated[
     float | None,
     Parameter(

@@ -30,8 +30,9 @@ def quantize(
 ) -> None:
     """Store a model in int8 or int4, and measure the loss in perplexity.
 
-    This saves disk and download, not memory: loading dequantizes to float. For int8 in memory, run
-    generate, chat and serve with --dtype int8, which works with any model directory.
+    generate, chat, serve and eval run such a model in its own format (--dtype auto) and read no
+    floats; with --dtype float32 they dequantize it. --dtype int8 and int4 quantize any model as it
+    is loaded.
 
     Parameters
     ----------
@@ -57,6 +58,7 @@ def quantize(
     prepare_process()
     from kgpt.checkpoints.classifier_head import ClassifierHead
     from kgpt.checkpoints.convert import quantize_model
+    from kgpt.checkpoints.model_info import weight_bytes
     from kgpt.checkpoints.pretrained import load_config
     from kgpt.evaluation.perplexity import perplexity, validation_tokens
 
@@ -70,8 +72,10 @@ def quantize(
     before, after = weights_size(folder), weights_size(target)
     change = f"{before / after:.1f}x smaller"
     table.add_row("weights on disk", size(before), size(after), change)
-    memory = 4 * load_config(folder).num_parameters()
-    table.add_row("weights in memory", *[size(memory)] * 2, "none")
+    memory = weight_bytes(load_config(folder))
+    floats, quantized = memory["float32"], memory[f"int{bits}"]
+    change = f"{floats / quantized:.1f}x smaller"
+    table.add_row("weights in memory", size(floats), size(quantized), change)
     if evaluation is not None:
         silence_native_code()
         with console.status("measuring"):
@@ -79,11 +83,6 @@ def quantize(
             old, new = (perplexity(f, stream, tokens, loss_mask) for f in (folder, target))
         table.add_row("perplexity", f"{old:.4f}", f"{new:.4f}", f"{new / old - 1:+.2%}")
     console.print(table)
-    console.print(
-        Text(
-            f"{target} saves disk and download; loading dequantizes to float32. For int8 "
-            "in memory, run generate, chat and serve with --dtype int8."
-        )
-    )
+    console.print(Text(f"{target} runs in int{bits}; --dtype float32 dequantizes it."))
     if evaluation is None and ClassifierHead.load(folder) is None:
         console.print(Text("Give --data to measure the loss in perplexity."))

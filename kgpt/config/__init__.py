@@ -20,7 +20,16 @@ from kgpt.config.lora import LoraConfig
 from kgpt.config.memory import MEMORY_FRACTION, default_loss_chunk, memory_fraction
 from kgpt.config.model import ModelConfig, RopeScaling
 from kgpt.config.overrides import options, parse_overrides
-from kgpt.config.precision import InferenceDtype, Precision, allows_tf32, compute_dtype
+from kgpt.config.precision import (
+    QUANTIZED_BITS,
+    DtypeOption,
+    InferenceDtype,
+    Precision,
+    QuantizedDtype,
+    allows_tf32,
+    compute_dtype,
+    weight_format,
+)
 from kgpt.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from kgpt.config.resume import Changes, config_changes, is_fixed
 from kgpt.config.sampling import SamplingConfig
@@ -34,6 +43,7 @@ from kgpt.config.training import DataConfig, TrainConfig
 __all__ = [
     "MEMORY_FRACTION",
     "PREFERENCE_OBJECTIVES",
+    "QUANTIZED_BITS",
     "Changes",
     "ClassificationConfig",
     "Config",
@@ -41,6 +51,7 @@ __all__ = [
     "DistillConfig",
     "DistributeConfig",
     "DocumentSelectionConfig",
+    "DtypeOption",
     "EvaluationConfig",
     "EvaluationSuite",
     "FinetuneConfig",
@@ -50,6 +61,7 @@ __all__ = [
     "ModelConfig",
     "Precision",
     "PreferenceConfig",
+    "QuantizedDtype",
     "RopeScaling",
     "SamplingConfig",
     "Section",
@@ -74,4 +86,5 @@ __all__ = [
     "presets",
     "read_yaml",
     "sentence",
+    "weight_format",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from kgpt.config.loading import read_yaml
-from kgpt.config.precision import InferenceDtype
+from kgpt.config.precision import DTYPE_HELP, DtypeOption
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, TextList
 from kgpt.errors import UsageError
@@ -64,11 +64,7 @@ class EvaluationConfig(Section):
         description="Predict the first token of a text, too, from the token that begins documents.",
     )
     batch_tokens: int = Field(4096, ge=1, description="Tokens of a forward pass.")
-    dtype: InferenceDtype = Field(
-        "float32",
-        description="Weights and computation; tensorfloat32 is float32 with the matrix products "
-        "of a GPU in TF32; int8 quantizes the linear layers (W8A8).",
-    )
+    dtype: DtypeOption = Field("auto", description=DTYPE_HELP)
     resamples: int = Field(
         2000, ge=1, description="Draws of the bootstrap, which gives the confidence intervals."
     )

@@ -31,10 +31,10 @@ class FinetuneConfig(Section):
         description="The weights that are trained: all of the model (full), or those of LoRA or "
         "DoRA adapters beside it.",
     )
-    base_precision: Literal["float32", "bfloat16", "int8"] = Field(
+    base_precision: Literal["float32", "bfloat16", "int8", "int4"] = Field(
         "float32",
-        description="Type of the frozen weights in memory while adapters are trained; int8 is "
-        "QLoRA. The adapters are float32.",
+        description="Type of the frozen weights in memory while adapters are trained; int8 "
+        "and int4 are QLoRA. The adapters are float32.",
     )
     freeze_layers: int = Field(
         0,

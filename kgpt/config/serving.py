@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from kgpt.config.precision import InferenceDtype
+from kgpt.config.precision import DTYPE_HELP, DtypeOption
 from kgpt.config.section import Section
 
 
@@ -75,11 +75,7 @@ class ServeConfig(Section):
         description="Load and unload adapters from folders of this machine by "
         "POST /v1/load_lora_adapter and /v1/unload_lora_adapter.",
     )
-    dtype: InferenceDtype = Field(
-        "float32",
-        description="Weights and computation; tensorfloat32 is float32 with the matrix products "
-        "of a GPU in TF32; int8 quantizes the linear layers (W8A8).",
-    )
+    dtype: DtypeOption = Field("auto", description=DTYPE_HELP)
     memory_fraction: float | None = Field(
         None, gt=0, le=1, description="Fraction of the GPU's memory that the process may use."
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from kgpt import backend
 from kgpt.checkpoints.pretrained import load_model, load_tokenizer, resolve_source
-from kgpt.config import EvaluationConfig, compute_dtype
+from kgpt.config import EvaluationConfig, compute_dtype, weight_format
 from kgpt.evaluation.completions import (
     coherence,
     completion_statistics,
@@ -33,11 +33,12 @@ from kgpt.evaluation.positions import loss_by_position
 from kgpt.evaluation.prompts import Prompt
 from kgpt.evaluation.result import EvaluationResult, versions
 from kgpt.evaluation.server import ServerScorer
+from kgpt.generation.loading import inference_dtype
 from kgpt.model.gpt import GPT
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.text.tokenizer import Tokenizer
 
-LESS_MEMORY = "lower batch_tokens or context, or evaluate with the dtype bfloat16 or int8"
+LESS_MEMORY = "lower batch_tokens or context, or evaluate with the dtype bfloat16, int8 or int4"
 ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]  # of what, and how many bytes
 
 
@@ -68,9 +69,9 @@ def open_model(name: str, config: EvaluationConfig) -> EvaluatedModel:
     """
     folder = resolve_source(name)
     identity = model_identity(folder)
-    backend.set_precision(config.dtype)
-    weight_format = "int8" if config.dtype == "int8" else None
-    model = load_model(folder, dtype=compute_dtype(config.dtype), weight_format=weight_format)
+    dtype = inference_dtype(folder, config.dtype)
+    backend.set_precision(dtype)
+    model = load_model(folder, dtype=compute_dtype(dtype), weight_format=weight_format(dtype))
     scorer = ModelScorer(model, config.batch_tokens)
     return EvaluatedModel(name, identity, scorer, load_tokenizer(folder))
 

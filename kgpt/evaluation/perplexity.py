@@ -19,16 +19,18 @@ def perplexity(
 ) -> float:
     """exp(mean loss) of a model directory over the first `max_tokens` tokens of `stream`.
 
+    A quantized directory computes in its own format, as in inference.
     The stream is cut into windows of the model's context length that do not overlap. With
     `loss_mask`, only the tokens it marks count.
     """
     from kgpt.checkpoints.pretrained import load_model
+    from kgpt.checkpoints.quantized import stored_dtype
     from kgpt.evaluation.likelihood import ModelScorer
 
     places = np.arange(min(len(stream), max_tokens + 1))
     mask = places > 0 if loss_mask is None else (places > 0) & (loss_mask.take(places) > 0)
     document = EncodedDocument(stream.take(places), mask, 0, 0)
-    scorer = ModelScorer(load_model(folder))
+    scorer = ModelScorer(load_model(folder, weight_format=stored_dtype(folder)))
     losses = scorer.losses(list(windows(document, 0, scorer.context)))
     return math.exp(min(losses.sum() / max(1, mask.sum()), MAX_EXPONENT))
 

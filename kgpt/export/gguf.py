@@ -7,7 +7,7 @@ one trained with kgpt. The format: https://github.com/ggml-org/ggml/blob/master/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,21 @@ NAMES = {
     "mlp/down_bias": "ffn_down.bias",
 }
 KINDS = {"scale": "weight", "bias": "bias"}
+# The ggml types of matrices and of the embedding with the head, by dtype. llama-quantize stores the
+# latter as q6_K in a q4_0 file, which the package gguf cannot write.
+MATRIX_TYPES = {
+    "float32": ("F32", "F32"),
+    "float16": ("F16", "F16"),
+    "q8_0": ("Q8_0", "Q8_0"),
+    "q4_0": ("Q4_0", "Q8_0"),
+}
+FILE_TYPES = {
+    "float32": "ALL_F32",
+    "float16": "MOSTLY_F16",
+    "q8_0": "MOSTLY_Q8_0",
+    "q4_0": "MOSTLY_Q4_0",
+}
+FLOAT_TABLE = "position_embd.weight"  # never quantized, as in llama.cpp
 
 # llama.cpp refuses a file without merges, but a byte tokenizer has none. This merge is never
 # applied: UTF-8 does not use the byte 255.
@@ -44,7 +59,7 @@ UNUSED_MERGE = "\u00ff \u00ff"
 
 
 def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
-    """Write model.gguf to the empty folder `out`, in float32 or with matrices in float16.
+    """Write model.gguf to the empty folder `out`; `dtype`, one of `MATRIX_TYPES`, of the matrices.
 
     Raises `CheckpointError` for a model or tokenizer that llama.cpp does not support.
     """
@@ -61,13 +76,12 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
     writer = gguf.GGUFWriter(str(out / "model.gguf"), model_type)
     _write_hparams(writer, config, model_type)
     _write_tokenizer(writer, tokenizer, pre_tokenizer, config.known_vocab_size)
-    half = dtype == "float16"
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
+    dtype = dtype or "float32"
+    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[dtype]])
     weights = Weights(folder, config)
     for path in weights.shapes:
         for name, value in gguf_tensors(path, weights.read(path), config, model_type):
-            tensor_dtype = "float16" if half and value.ndim > 1 else "float32"
-            writer.add_tensor(name, np.ascontiguousarray(value, tensor_dtype))
+            _write_tensor(writer, name, value, dtype)
     if scaling is not None and scaling.type == "llama3":
         unscaled = rotary_frequencies(config.head_dim, config.rope_theta).frequencies
         scaled = rotary_frequencies(config.head_dim, config.rope_theta, scaling).frequencies
@@ -78,15 +92,30 @@ def export_gguf(folder: Path, out: Path, dtype: str | None = None) -> None:
     writer.close()
 
 
-def import_gguf(dtype: str | None) -> Any:
-    """The package gguf; a `UsageError` if there is none, or `dtype` cannot be written."""
+def import_gguf(dtype: str | None, dtypes: Iterable[str] = MATRIX_TYPES) -> Any:
+    """The package gguf; a `UsageError` if there is none, or `dtype` is not one of `dtypes`."""
     try:
         import gguf
     except ImportError:
         raise UsageError('The format gguf needs gguf; `pip install "kgpt[gguf]"`.') from None
-    if dtype == "bfloat16":
-        raise UsageError("kgpt writes GGUF files as float32 or float16; give one as --dtype.")
+    if dtype not in (None, *dtypes):
+        raise UsageError(f"kgpt writes this GGUF file as {', '.join(dtypes)}, not {dtype}.")
     return gguf
+
+
+def _write_tensor(writer: Any, name: str, value: np.ndarray, dtype: str) -> None:
+    """Matrices as `dtype`, vectors as float32; a matrix that has no whole blocks as float16."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+    matrices, tables = MATRIX_TYPES[dtype]
+    is_table = name in (NAMES["token_embedding"], NAMES["head"])
+    kind = GGMLQuantizationType[tables if is_table else matrices]
+    if value.ndim == 1 or (name == FLOAT_TABLE and kind.name.startswith("Q")):
+        kind = GGMLQuantizationType.F32
+    elif value.shape[-1] % GGML_QUANT_SIZES[kind][0]:
+        kind = GGMLQuantizationType.F16
+    stored = quants.quantize(np.ascontiguousarray(value, "float32"), kind)
+    writer.add_tensor(name, stored, raw_dtype=kind)
 
 
 def _write_hparams(writer: Any, config: ModelConfig, model_type: str) -> None:

@@ -26,7 +26,7 @@ def export_gguf_lora(folder: Path, out: Path, dtype: str | None = None) -> None:
     Raises:
         UsageError: `folder` is no adapter. CheckpointError: llama.cpp cannot apply it.
     """
-    gguf = import_gguf(dtype)
+    gguf = import_gguf(dtype, ("float32", "float16"))
     if not is_adapter(folder):
         raise UsageError(f"{folder} has no {ADAPTER_CONFIG}; for a model the format is gguf.")
     config = load_config(folder)

@@ -13,6 +13,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.backend.peak import matmul_peak
+from kgpt.checkpoints import model_info
 from kgpt.config import SamplingConfig
 from kgpt.datasheet import find_datasheet
 from kgpt.generation.runner import ModelRunner
@@ -73,10 +74,11 @@ def measure(
 def describe(model: GPT) -> dict[str, Any]:
     """Model, device and peaks: bytes per second and FLOP/s, measured and by the datasheet.
 
-    None is what there is no figure of: the peak of int8, a device or precision without datasheet.
+    None is what there is no figure of: the peak of quantized weights, a device or precision
+    without datasheet.
     """
     device, precision = backend.device()[1], model.compute_dtype
-    datasheet, int8 = find_datasheet(device), is_int8(model)
+    datasheet, quantized = find_datasheet(device), weight_format(model) is not None
     bandwidth = memory_bandwidth()
     return {
         "backend": backend.name,
@@ -85,8 +87,8 @@ def describe(model: GPT) -> dict[str, Any]:
         "bandwidth": bandwidth,
         "datasheet_bandwidth": datasheet.bandwidth if datasheet else None,
         "bound_tokens_per_s": bandwidth / weight_bytes(model),
-        "matmul_peak": None if int8 else matmul_peak(precision),
-        "datasheet_peak": datasheet.peak_flops(precision) if datasheet and not int8 else None,
+        "matmul_peak": None if quantized else matmul_peak(precision),
+        "datasheet_peak": datasheet.peak_flops(precision) if datasheet and not quantized else None,
     }
 
 
@@ -131,8 +133,10 @@ def shares(row: dict[str, Any], figures: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def is_int8(model: GPT) -> bool:
-    return any(variable.dtype == "int8" for variable in model.variables)
+def weight_format(model: GPT) -> str | None:
+    """The format of quantized weights: "int8" or "int4"; None if they are floats."""
+    formats = {linear.format for linear in model.linears} & {"int8", "int4"}
+    return formats.pop() if formats else None
 
 
 def number_size(model: GPT) -> int:
@@ -141,7 +145,10 @@ def number_size(model: GPT) -> int:
 
 
 def weight_bytes(model: GPT) -> int:
-    return model.config.num_parameters() * (1 if is_int8(model) else number_size(model))
+    """Bytes of all weights, scales of quantized ones included."""
+    if quantized := weight_format(model):
+        return model_info.weight_bytes(model.config)[quantized]
+    return model.config.num_parameters() * number_size(model)
 
 
 def time_generation(

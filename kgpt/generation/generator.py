@@ -11,7 +11,7 @@ import numpy as np
 
 from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.checkpoints.pretrained import load_tokenizer
-from kgpt.config import InferenceDtype, SamplingConfig, StructuredOutputConfig
+from kgpt.config import DtypeOption, SamplingConfig, StructuredOutputConfig
 from kgpt.errors import UsageError
 from kgpt.generation.adapters import NO_ADAPTERS, Adapters, LoadedAdapter
 from kgpt.generation.bad_words import BadWords
@@ -23,7 +23,7 @@ from kgpt.generation.forward_job import ForwardJob
 from kgpt.generation.grammar import CompiledGrammar
 from kgpt.generation.grammar_compiler import GrammarCompiler
 from kgpt.generation.handle import Handle, OnChunk
-from kgpt.generation.loading import load_for_inference
+from kgpt.generation.loading import inference_dtype, load_for_inference
 from kgpt.generation.prompt_ids import Prompt, all_prompt_ids, prompt_ids
 from kgpt.generation.receipt import ReceiptWriter
 from kgpt.generation.scoring import ScoredPrompt, embed, score
@@ -44,7 +44,8 @@ class TextGenerator:
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, or
             "prompt_lookup". Sequences are then generated one at a time, each faster.
-        dtype: of weights and computation; "int8" quantizes the weights.
+        dtype: of weights and computation; "auto" is the format of a quantized model directory, else
+            float32. "int8" and "int4" quantize the weights.
         adapters: folders of PEFT by name, for completions with `adapter=` a name; see `Adapters`.
         max_adapters, max_lora_rank: room for adapters that are loaded later.
     """
@@ -57,7 +58,7 @@ class TextGenerator:
         max_queue: int = 64,
         max_context: int | None = None,
         draft_model: DraftSource | None = None,
-        dtype: InferenceDtype = "float32",
+        dtype: DtypeOption = "auto",
         adapters: Mapping[str, Path] = NO_ADAPTERS,
         max_adapters: int | None = None,
         max_lora_rank: int | None = None,
@@ -66,7 +67,8 @@ class TextGenerator:
         self.tokenizer = load_tokenizer(self.folder)
         self.default_sampling = load_sampling(self.folder)
         self.chat_template: Chat | None = load_chat_template(self.tokenizer)
-        self.model = load_for_inference(self.folder, dtype)
+        self.dtype = inference_dtype(self.folder, dtype)
+        self.model = load_for_inference(self.folder, self.dtype)
         self.adapters = Adapters(
             self.model, self.folder, self.tokenizer, adapters, max_adapters, max_lora_rank
         )
@@ -76,7 +78,7 @@ class TextGenerator:
         self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self._bad_words = BadWords(self.tokenizer)
         self._receipts = ReceiptWriter(
-            self.folder, self.tokenizer, self.config, self.max_context, dtype
+            self.folder, self.tokenizer, self.config, self.max_context, self.dtype
         )
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:

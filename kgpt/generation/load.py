@@ -8,7 +8,7 @@ from typing import Literal
 
 from kgpt import backend
 from kgpt.checkpoints.pretrained import load_tokenizer, resolve_source
-from kgpt.config import InferenceDtype
+from kgpt.config import DtypeOption
 from kgpt.errors import UsageError
 from kgpt.generation.adapters import NO_ADAPTERS
 from kgpt.generation.generator import TextGenerator
@@ -22,7 +22,7 @@ def load(
     model: str | Path,
     *,
     device: Device | None = None,
-    dtype: InferenceDtype = "float32",
+    dtype: DtypeOption = "auto",
     max_num_seqs: int = 8,
     max_context: int | None = None,
     draft_model: str | Path | None = None,
@@ -36,8 +36,9 @@ def load(
         model: a run (its best checkpoint), `run@step`, a model directory, or a model's name on the
             Hugging Face hub, such as "openai-community/gpt2", which is downloaded to the cache.
         device: "cpu" or "gpu" to insist on it; the backend's choice when not given.
-        dtype: of weights and computation: "float32", "tensorfloat32", "bfloat16", "float16" or
-            "int8".
+        dtype: of weights and computation: "float32", "tensorfloat32", "bfloat16", "float16",
+            "int8" or "int4"; "auto" is the format of a model that `kgpt quantize` stored, else
+            float32.
         max_num_seqs: sequences decoded at once.
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, named as

@@ -13,13 +13,13 @@ import numpy as np
 from kgpt.checkpoints.classifiers import load_classifier
 from kgpt.checkpoints.hub import resolve_source
 from kgpt.checkpoints.pretrained import load_tokenizer
-from kgpt.config import InferenceDtype
+from kgpt.config import DtypeOption
 from kgpt.data.labelled_dataset import encode_texts
 from kgpt.data.labels import THRESHOLD
 from kgpt.errors import UsageError
 from kgpt.generation.engine import Engine
 from kgpt.generation.forward_job import ForwardJob
-from kgpt.generation.loading import LESS_MEMORY, build_for_inference
+from kgpt.generation.loading import LESS_MEMORY, build_for_inference, inference_dtype
 from kgpt.generation.scoring import classify
 from kgpt.out_of_memory import out_of_memory_as_kgpt
 from kgpt.protocol import EngineStats
@@ -61,7 +61,8 @@ class TextClassifier:
         max_num_seqs: texts of a batch.
         max_queue: texts that may wait besides those, where callers do not wait for each other.
         max_context: tokens of a text; the model's `max_length` when not given.
-        dtype: of weights and computation; "int8" quantizes the weights.
+        dtype: of weights and computation; "auto" is the format of a quantized model directory, else
+            float32. "int8" and "int4" quantize the weights.
 
     Raises:
         UsageError: there is no such model, or it is no classifier.
@@ -79,11 +80,12 @@ class TextClassifier:
         max_num_seqs: int = 16,
         max_queue: int = 64,
         max_context: int | None = None,
-        dtype: InferenceDtype = "float32",
+        dtype: DtypeOption = "auto",
     ):
         self.folder = resolve_source(source)
+        self.dtype = inference_dtype(self.folder, dtype)
         with out_of_memory_as_kgpt(LESS_MEMORY):
-            self.model = build_for_inference(partial(load_classifier, self.folder), dtype)
+            self.model = build_for_inference(partial(load_classifier, self.folder), self.dtype)
         self.tokenizer = load_tokenizer(self.folder)
         self.config = self.model.config
         self.labels: tuple[str, ...] = self.model.labels

@@ -24,7 +24,8 @@ ATTENTION_CHUNK = 128  # queries whose scores `kgpt.backend.attention` computes 
 MOMENTS = {"adamw": 2, "lion": 1, "muon": 1}
 MOMENTS_OF_TABLES = {"adamw": 2, "lion": 1, "muon": 2}
 SAVED_BY_ACTIVATION = {"gelu_tanh": 3, "gelu": 4, "swiglu": 5}  # in intermediate_dim
-FROZEN_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
+FROZEN_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5625}  # of matrices
+FROZEN_TABLE_BYTES = FROZEN_BYTES | {"int4": 1.0}  # of embeddings and head
 Shape = tuple[str, tuple[int, ...]]  # path and shape of a parameter
 Shapes = Iterable[Shape]
 
@@ -156,14 +157,18 @@ def compute_itemsize(config: Config, device: Accelerator) -> int:
     return device.half_itemsize if half else FLOAT32
 
 
-def _weight_bytes(config: Config, weights: Shapes, trained: Shapes, itemsize: int) -> int:
+def _weight_bytes(config: Config, weights: list[Shape], trained: Shapes, itemsize: int) -> int:
     """The model's weights and adapters, and what is made of them while they are computed with.
 
     That are copies in half precision, and with FSDP the whole weights of one block at a time.
     """
     mesh, adapters = config.distribute, config.finetune.has_adapters
-    size = FROZEN_BYTES[config.finetune.base_precision] if adapters else FLOAT32
-    stored = sharded_bytes(weights, mesh, size) + (sharded_bytes(trained, mesh) if adapters else 0)
+    precision = config.finetune.base_precision if adapters else "float32"
+    size = FROZEN_TABLE_BYTES[precision]
+    matrices = [(path, shape) for path, shape in weights if _is_block_matrix(path, shape)]
+    tables = [(path, shape) for path, shape in weights if not _is_block_matrix(path, shape)]
+    stored = sharded_bytes(matrices, mesh, FROZEN_BYTES[precision])
+    stored += sharded_bytes(tables, mesh, size) + (sharded_bytes(trained, mesh) if adapters else 0)
     itemsize = min(itemsize, int(size))
     if itemsize == size and not mesh.fsdp:
         return stored

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from kgpt import backend
+from kgpt.config import QUANTIZED_BITS, QuantizedDtype
 
 if TYPE_CHECKING:
     from kgpt.model.quantized_weight import QuantizedMatrix
@@ -48,7 +49,7 @@ class Normal(keras.initializers.Initializer):
         values = noise.standard_normal(shape, dtype="float32") * np.float32(self.stddev)
         return values.astype(keras.backend.standardize_dtype(dtype), copy=False)
 
-    def quantized(self, weight_format: Literal["int8", "int4"]) -> QuantizedMatrix | None:
+    def quantized(self, weight_format: QuantizedDtype) -> QuantizedMatrix | None:
         """The values as they are stored in this format, never as floats; None if they are not."""
         return None
 
@@ -92,6 +93,14 @@ class CheckpointInitializer(Normal):
     def values(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
         value: np.ndarray = self.weights.read(self.path, keras.backend.standardize_dtype(dtype))
         return value
+
+    def quantized(self, weight_format: QuantizedDtype) -> QuantizedMatrix:
+        """Those of a directory in this format; of others quantized in host memory."""
+        from kgpt.model.quantized_weight import QuantizedMatrix
+
+        return QuantizedMatrix(
+            *self.weights.read_quantized(self.path, QUANTIZED_BITS[weight_format])
+        )
 
     def named(self, path: str, scale: float = 1.0) -> Normal:
         below = f"{self.path}/{path}" if self.path else path

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kgpt.model.gpt import GPT
 
 GROUP_SIZE = 32  # inputs that share an int4 scale
+ROWS = 1024  # outputs that are quantized at once
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8)  # int4: candidate clipping of each group's largest weight
 
 
@@ -47,8 +48,11 @@ def quantize_int8(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     highest, lowest = (f(axis=1, keepdims=True, initial=0.0) for f in (matrix.max, matrix.min))
     scale = _nonzero(np.maximum(highest, -lowest).astype("float32") / 127)
-    codes = matrix / scale  # an embedding is large: all else is done in its place
-    return np.clip(np.rint(codes, out=codes), -127, 127, out=codes).astype("int8"), scale
+    q = np.empty(matrix.shape, "int8")
+    for start in range(0, len(matrix), ROWS):  # an embedding is large
+        part = slice(start, start + ROWS)
+        q[part] = np.clip(np.rint(matrix[part] / scale[part]), -127, 127)
+    return q, scale
 
 
 def quantize_int4(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +61,17 @@ def quantize_int4(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     `in` must be a multiple of 32. Of a few scales each group takes the one that moves its weights
     least, by the sum of squares. The low half of a byte is the even input.
     """
+    out, width = matrix.shape
+    q = np.empty((out, width // 2), "uint8")
+    scale = np.empty((out, width // GROUP_SIZE), "float16")
+    for start in range(0, out, ROWS):
+        part = slice(start, start + ROWS)
+        q[part], scale[part] = _int4_rows(matrix[part])
+    return q, scale
+
+
+def _int4_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`quantize_int4` of some outputs."""
     out, width = matrix.shape
     groups = matrix.reshape(out, width // GROUP_SIZE, GROUP_SIZE).astype("float32")
     largest = np.abs(groups).max(axis=2, keepdims=True, initial=0.0)

@@ -20,14 +20,14 @@ def model_entry(state: ServerState, name: str, parent: str = "") -> dict[str, An
     `parent` is the model of an adapter.
     """
     config = state.generator.config
-    sizes = weight_bytes(config)
+    sizes, dtype = weight_bytes(config), state.generator.dtype
     known_as = name if parent else state.name
     digest = hashlib.sha256(f"{known_as} {config.model_dump_json()}".encode()).hexdigest()
     return {
         "name": name,
         "model": name,
         "modified_at": _modified(state),
-        "size": sizes[SIZED_AS.get(state.config.dtype, state.config.dtype)],
+        "size": sizes[SIZED_AS.get(dtype, dtype)],
         "digest": digest,
         "details": _details(state, parent),
     }
@@ -68,7 +68,7 @@ def _details(state: ServerState, parent: str) -> dict[str, Any]:
         "family": family,
         "families": [family],
         "parameter_size": formatting.count(config.num_parameters()),
-        "quantization_level": state.config.dtype,
+        "quantization_level": state.generator.dtype,
     }
 
 

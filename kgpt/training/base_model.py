@@ -11,7 +11,7 @@ from kgpt.checkpoints.adapters import apply_lora
 from kgpt.checkpoints.hub import resolve_source
 from kgpt.checkpoints.peft_format import is_adapter
 from kgpt.checkpoints.pretrained import load_config, load_model, load_tokenizer
-from kgpt.config import Config, LoraConfig, ModelConfig
+from kgpt.config import Config, LoraConfig, ModelConfig, weight_format
 from kgpt.errors import DataError, KgptError, UsageError
 from kgpt.model.freezing import freeze
 from kgpt.model.gpt import GPT
@@ -118,14 +118,14 @@ def load_base_model(config: Config) -> GPT:
     """
     train, finetune = config.train, config.finetune
     backend.set_precision(train.precision)
-    quantized = finetune.base_precision == "int8"
+    precision = finetune.base_precision
     model = load_model(
         resolve_source(finetune.model or ""),
         seed=train.seed,
         config=config.model,
         gradient_checkpointing=train.gradient_checkpointing,
-        dtype="bfloat16" if finetune.base_precision == "bfloat16" else train.dtype_policy,
-        weight_format="int8" if quantized else None,
+        dtype="bfloat16" if precision == "bfloat16" else train.dtype_policy,
+        weight_format=weight_format(precision),
     )
     model.name_or_path = finetune.model
     if finetune.has_adapters:

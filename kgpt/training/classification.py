@@ -13,7 +13,7 @@ from kgpt.checkpoints.adapters import apply_lora
 from kgpt.checkpoints.classifiers import new_classifier, padding_id
 from kgpt.checkpoints.hub import resolve_source
 from kgpt.checkpoints.pretrained import load_tokenizer
-from kgpt.config import Config
+from kgpt.config import QUANTIZED_BITS, Config
 from kgpt.data.corruption import InputCorruption
 from kgpt.data.labelled_dataset import LabelledDataset, encode_texts, evaluation_batches
 from kgpt.data.labels import LabelledTexts, class_weights, read_labelled, stratified_split
@@ -105,10 +105,10 @@ class Classification(Task):
         else:
             size = {"vocab_size": self.tokenizer.vocab_size}
             config = config.model_copy(update={"model": config.model.model_copy(update=size)})
-        if config.finetune.base_precision == "int8":
+        if (precision := config.finetune.base_precision) in QUANTIZED_BITS:
             raise UsageError(
-                "finetune.base_precision int8 is not available for classifiers, whose adapters are "
-                "merged into each checkpoint; leave it out."
+                f"finetune.base_precision {precision} is not available for classifiers, whose "
+                "adapters are merged into each checkpoint; leave it out."
             )
         options = config.classification.model_copy(update={"labels": list(self.labels)})
         train = config.train.model_copy(update={"sample_every": 0, "sample_prompts": []})

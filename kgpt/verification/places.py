@@ -75,8 +75,17 @@ def _backend_places(name: str, on_gpu: bool, quantized: bool, adapter: bool) -> 
         for dtype in PRECISIONS
     ]  # fmt: skip
     if not quantized:
-        observe = f"{module}:observe_precision"
-        places.append(Place(f"{prefix} int4", observe, name, source="int4", on_gpu=on_gpu))
+        places.append(
+            Place(
+                f"{prefix} int4",
+                f"{module}:observe_precision",
+                name,
+                "int8",
+                "int4",
+                {"dtype": "int4"},
+                on_gpu=on_gpu,
+            )
+        )  # its head is int8, as are activations there
     source = "model" if adapter else "adapter"
     observe = f"{module}:observe_adapter"
     return [*places, Place(f"{prefix} adapter", observe, name, source=source, on_gpu=on_gpu)]

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgpt import GPT, Tokenizer, backend
+from kgpt.checkpoints.convert import quantize_model
 from kgpt.checkpoints.pretrained import load_model, save_model
 from kgpt.cli import main
 from kgpt.config import ModelConfig
-from kgpt.generation.loading import load_for_inference
+from kgpt.generation.loading import inference_dtype, load_for_inference
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
 from kgpt.model.linear import FloatWeight, TransposedWeight
@@ -190,6 +191,31 @@ def test_converting_equals_loading_converted(tmp_path, kind):
         assert [v.path for v in model.variables] == [v.path for v in loaded.variables]
         got, want = (keras.ops.convert_to_numpy(m(ids)) for m in (model, loaded))
         np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantized_directory_runs_as_it_is_stored(folder, tmp_path, monkeypatch, bits):
+    """No float of a matrix is read, and the model is the one quantized as it is loaded."""
+    quantize_model(folder, tmp_path, bits)
+    ids = np.random.default_rng(0).integers(0, 256, (2, 24)).astype("int32")
+    want, dequantized = (
+        keras.ops.convert_to_numpy(load_for_inference(*source)(ids))
+        for source in ((folder, f"int{bits}"), (tmp_path, "float32"))
+    )
+
+    def refuse(self):
+        raise AssertionError(f"{self.q} is dequantized")
+
+    monkeypatch.setattr("kgpt.checkpoints.quantized.QuantizedEntry.read", refuse)
+    got = keras.ops.convert_to_numpy(load_for_inference(tmp_path)(ids))
+    np.testing.assert_array_equal(got, want)
+    assert 0 < np.linalg.norm(got - dequantized) < 0.05 * np.linalg.norm(want)
+
+
+def test_auto_is_the_format_of_the_directory(folder, tmp_path):
+    (tmp_path / "config.json").write_text('{"kgpt": {"quantization": {"bits": 4}}}')
+    assert [inference_dtype(path) for path in (folder, tmp_path)] == ["float32", "int4"]
+    assert inference_dtype(tmp_path, "float32") == "float32"
 
 
 def test_every_matrix_is_a_variable_of_the_model(folder):

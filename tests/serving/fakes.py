@@ -222,6 +222,7 @@ class FakeGenerator:
             vocab_size=259, max_length=max_context, num_layers=1, num_heads=1, hidden_dim=2
         )
         self.max_context, self.max_queue, self.delay = max_context, max_queue, delay
+        self.dtype = "float32"
         self._stats = EngineStats(max_num_seqs)
         self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self.fail_with: str | None = None
