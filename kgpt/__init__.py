@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from kgpt.keras_registration import register_with_keras
 
 if TYPE_CHECKING:
+    from kgpt.checkpoints.adapters import add_bottleneck as add_bottleneck
     from kgpt.checkpoints.adapters import add_lora as add_lora
+    from kgpt.checkpoints.adapters import add_prefix as add_prefix
     from kgpt.checkpoints.adapters import load_adapter as load_adapter
     from kgpt.checkpoints.adapters import merge_lora as merge_lora
     from kgpt.checkpoints.adapters import save_adapter as save_adapter
+    from kgpt.config import BottleneckConfig as BottleneckConfig
     from kgpt.config import ClassificationConfig as ClassificationConfig
     from kgpt.config import Config as Config
     from kgpt.config import DataConfig as DataConfig
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from kgpt.config import LoraConfig as LoraConfig
     from kgpt.config import ModelConfig as ModelConfig
     from kgpt.config import PreferenceConfig as PreferenceConfig
+    from kgpt.config import PrefixConfig as PrefixConfig
     from kgpt.config import SamplingConfig as SamplingConfig
     from kgpt.config import ServeConfig as ServeConfig
     from kgpt.config import TrainConfig as TrainConfig
@@ -73,11 +77,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "kgpt.checkpoints.adapters": ("add_lora", "load_adapter", "merge_lora", "save_adapter"),
+    "kgpt.checkpoints.adapters": (
+        "add_bottleneck", "add_lora", "add_prefix", "load_adapter", "merge_lora", "save_adapter",
+    ),
     "kgpt.config": (
-        "ClassificationConfig", "Config", "DataConfig", "FinetuneConfig", "GRPOConfig",
-        "LoraConfig", "ModelConfig", "PreferenceConfig", "SamplingConfig", "ServeConfig",
-        "TrainConfig",
+        "BottleneckConfig", "ClassificationConfig", "Config", "DataConfig", "FinetuneConfig",
+        "GRPOConfig", "LoraConfig", "ModelConfig", "PreferenceConfig", "PrefixConfig",
+        "SamplingConfig", "ServeConfig", "TrainConfig",
     ),
     "kgpt.data.chat_dataset": ("ChatDataset",),
     "kgpt.data.dataset": ("EvaluationDataset", "TrainDataset"),

@@ -71,10 +71,10 @@ def test_every_preset_is_valid_and_explains_itself(name):
 
 def test_the_presets_are_those_promised():
     assert set(presets()) == {
-        "classify", "classify-small", "distill",
+        "adapter", "classify", "classify-small", "distill",
         "dora", "dpo", "full", "gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl", "grpo", "ipo", "kto",
-        "llama-150m", "llama-tiny", "lora", "orpo", "qlora", "shakespeare-char", "shakespeare-cpu",
-        "tinyworld", "tinyworld-stories",
+        "llama-150m", "llama-tiny", "lora", "orpo", "prefix", "qlora", "shakespeare-char",
+        "shakespeare-cpu", "tinyworld", "tinyworld-stories",
     }  # fmt: skip
 
 

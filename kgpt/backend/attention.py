@@ -118,13 +118,21 @@ def attention_with_dropout(
     drop: Callable[[Tensor], Tensor],
     window: int | None = None,
     segment_ids: Tensor | None = None,
+    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Like `chunked_causal_attention`, with `drop` applied to the attention weights (B, N, T, S).
 
     The whole (T, T) matrix is formed, because dropout needs one mask for all of it.
+
+    `prefix` are more keys and values (B, K, P, H), before the others, that all queries see.
     """
     q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, N | K, T, H)
     mask = causal_mask(q, k, 0, 0, window, segment_ids)
+    if prefix is not None:
+        k, v = (ops.concatenate([x, y], axis=2) for x, y in zip(prefix, (k, v), strict=True))
+        seen = ops.ones((prefix[0].shape[2],), "bool")
+        seen = ops.broadcast_to(seen, (*ops.shape(mask)[:-1], *seen.shape))
+        mask = ops.concatenate([seen, mask], axis=-1)  # (T, P + T) or (B, 1, T, P + T)
     weights = drop(attention_weights(q, k, mask, v.dtype))
     return ops.transpose(_weighted_values(weights, v), (0, 2, 1, 3))
 

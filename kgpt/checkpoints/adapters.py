@@ -1,4 +1,4 @@
-"""LoRA and DoRA adapters of a model: add, merge, save and load them.
+"""Adapters of a model: add, merge, save and load them.
 
 model = kgpt.GPT.from_pretrained("openai-community/gpt2")
 kgpt.add_lora(model, rank=8, target_modules=["c_attn"])
@@ -9,34 +9,43 @@ kgpt.save_adapter(model, "my-adapter")     # a folder of PEFT; or kgpt.merge_lor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kgpt import backend
+from kgpt.checkpoints.adapter_layout import (
+    AdapterLayout,
+    adapter_config_of,
+    adapter_variables,
+    alpha_of,
+    assign_adapter,
+    by_pattern,
+)
 from kgpt.checkpoints.lora_modules import (
     Projection,
-    matches,
     merge_matrix,
     projections,
     scaling,
     target_names,
 )
 from kgpt.checkpoints.model_card import ModelCard, write_card
-from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, PeftAdapter, is_adapter, write_adapter
+from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, is_adapter
 from kgpt.checkpoints.pretrained import write_tokenizer
-from kgpt.config import LoraConfig, ModelConfig
-from kgpt.errors import CheckpointError, UsageError
+from kgpt.checkpoints.stored_adapter import read_adapter
+from kgpt.config import BottleneckConfig, LoraConfig, PrefixConfig
+from kgpt.config.adapters import AdapterConfig
+from kgpt.errors import UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt
+from kgpt.model.adapters import detach_adapters
+from kgpt.model.bottleneck import attach_bottlenecks
 from kgpt.model.gpt import GPT
 from kgpt.model.linear import FloatWeight
-from kgpt.model.lora import Adapter, AdapterSpec, attach_adapters, detach_adapters
+from kgpt.model.lora import AdapterSpec, Lora, attach_adapters
+from kgpt.model.prefix import attach_prefix
 from kgpt.text.tokenizer import Tokenizer
 
-PARTS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 SUFFIXES = (".json", ".jinja", ".md", ".safetensors", ".txt")
 
 
@@ -79,37 +88,92 @@ def add_lora(
     }
     if isinstance(target_modules, str) and target_modules != "all-linear":
         options["target_modules"] = [target_modules]
-    apply_lora(model, LoraConfig.parse(options), seed)
+    add_adapter(model, LoraConfig.parse(options), seed)
 
 
-def apply_lora(model: GPT, config: LoraConfig, seed: int = 0) -> None:
-    """`add_lora` with the options of `config`."""
-    known = projections(model.config)
-    specs = [_spec(known[name], config) for name in target_names(config.target_modules, known)]
-    attach_adapters(model, specs, config.dropout, seed)
-    model.lora = config
+def add_bottleneck(
+    model: GPT,
+    size: int = 64,
+    placement: str = "houlsby",
+    activation: str = "relu",
+    scaling: float = 1.0,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> None:
+    """Freeze a model and give it bottleneck adapters (Houlsby et al., 2019), which alone train.
+
+    The model computes what it did before, until it is trained. Compile it afterwards.
+
+    Args:
+        model: as for `add_lora`.
+        size: width of each adapter's hidden layer.
+        placement: "houlsby", after attention and MLP of each block, or "pfeiffer", after the MLP.
+        activation: "relu", "gelu", "silu" or "tanh".
+        scaling: factor on the output of each adapter.
+        dropout: on the input of the adapters while training.
+        seed: of the first values.
+
+    Raises:
+        UsageError: an option is invalid, or the model has adapters.
+    """
+    options = {
+        "size": size,
+        "placement": placement,
+        "activation": activation,
+        "scaling": scaling,
+        "dropout": dropout,
+    }
+    add_adapter(model, BottleneckConfig.parse(options), seed)
+
+
+def add_prefix(model: GPT, num_virtual_tokens: int = 20, seed: int = 0) -> None:
+    """Freeze a model and give it a prefix (Li & Liang, 2021), which alone trains.
+
+    Each layer attends to `num_virtual_tokens` more keys and values, at first those that the model
+    computes of random tokens. They take as many positions of its context. Compile it afterwards.
+
+    Args:
+        model: as for `add_lora`, but without a sliding window.
+        seed: of those tokens.
+
+    Raises:
+        UsageError: the context has no room for the prefix, the model has a sliding window, or it
+            has adapters.
+    """
+    add_adapter(model, PrefixConfig.parse({"num_virtual_tokens": num_virtual_tokens}), seed)
+
+
+def add_adapter(
+    model: GPT, config: AdapterConfig, seed: int | None = 0, trains: bool = True
+) -> None:
+    """Freeze a model and give it the adapters that `config` describes.
+
+    Args:
+        seed: of their first values; None where others will be assigned.
+        trains: the adapters will be trained; else they run beside weights in any format.
+    """
+    if isinstance(config, PrefixConfig):
+        attach_prefix(model, config, seed, trains)
+    elif isinstance(config, BottleneckConfig):
+        attach_bottlenecks(model, config, seed or 0, trains)
+    else:
+        known = projections(model.config)
+        specs = [_spec(known[name], config) for name in target_names(config.target_modules, known)]
+        attach_adapters(model, specs, config.dropout, seed or 0)
+    model.adapter_config = config
 
 
 def _spec(projection: Projection, config: LoraConfig) -> AdapterSpec:
-    rank = _by_pattern(projection.module, config.rank_pattern, config.rank)
+    rank = by_pattern(projection.module, config.rank_pattern, config.rank)
     return AdapterSpec(
         module=projection.module,
         linear=projection.path,
         start=projection.start,
         width=projection.outputs,
         rank=int(rank),
-        scaling=scaling(int(rank), _alpha(projection.module, config), config.rslora),
+        scaling=scaling(int(rank), alpha_of(projection.module, config), config.rslora),
         dora=config.dora,
     )
-
-
-def _alpha(module: str, config: LoraConfig) -> float:
-    return _by_pattern(module, config.alpha_pattern, config.alpha)
-
-
-def _by_pattern(module: str, patterns: Mapping[str, float], default: float) -> float:
-    found = (value for pattern, value in patterns.items() if matches(module, pattern))
-    return next(found, default)
 
 
 def merge_lora(model: GPT) -> None:
@@ -118,10 +182,14 @@ def merge_lora(model: GPT) -> None:
     All its weights are trainable then; compile it before training it further.
 
     Raises:
-        UsageError: it has no adapters, or its weights are quantized: `kgpt merge` merges such an
-            adapter into the weights that it was quantized from.
+        UsageError: it has no adapters, adapters of another kind, or its weights are quantized:
+            `kgpt merge` merges such an adapter into the weights that it was quantized from.
     """
-    _adapters(model)
+    if not isinstance(adapter_config_of(model), LoraConfig):
+        raise UsageError(
+            "A prefix and bottleneck adapters cannot be merged into the weights; save them with "
+            "kgpt.save_adapter, and run that folder."
+        )
     if any(not isinstance(linear.weight, FloatWeight) for linear in model.linears):
         raise UsageError(
             "The weights are quantized; save the adapter, and merge it with `kgpt merge` into the "
@@ -129,14 +197,14 @@ def merge_lora(model: GPT) -> None:
         )
     for linear in model.linears:
         variable = linear.variable
-        if linear.lora is None or variable is None:
+        if not isinstance(linear.adapter, Lora) or variable is None:
             continue
         value = np.array(backend.to_host(variable), "float32")  # (in, out)
-        for adapter in linear.lora.adapters:
+        for adapter in linear.adapter.adapters:
             merge_into(value, adapter.spec, backend.to_host([v.value for v in adapter.variables]))
         variable.assign(value)
     detach_adapters(model)
-    model.lora = None
+    model.adapter_config = None
 
 
 def merge_into(kernel: np.ndarray, spec: AdapterSpec, values: Sequence[np.ndarray]) -> None:
@@ -179,56 +247,15 @@ def save_adapter(
         layout.write(work, variables)
         if tokenizer is not None:
             write_tokenizer(work, tokenizer, model.config.max_length)
-        card = ModelCard(target.resolve().name, model.config, layout.base, adapter=True)
+        card = ModelCard(target.resolve().name, model.config, layout.base, adapter=layout.kind)
         write_card(work, card, kept=target)
-
-
-@dataclass(frozen=True)
-class AdapterLayout:
-    """How the adapters of a model are stored; independent of the model and its values.
-
-    Attributes:
-        config: of the base model. lora: the options of the adapters.
-        base: what adapter_config.json calls the base model.
-        modules: rank and alpha by module.
-        paths: the variable that each tensor is the transpose of.
-    """
-
-    config: ModelConfig
-    lora: LoraConfig
-    base: str
-    modules: dict[str, tuple[int, float]]
-    paths: dict[str, str]
-
-    @classmethod
-    def of(cls, model: GPT, base_model: str | Path | None = None) -> AdapterLayout:
-        """That of a model with adapters, whose base is what it was loaded from if not given."""
-        adapters, lora, base = _adapters(model), model.lora, base_model or model.name_or_path
-        assert lora is not None
-        if base is None:
-            raise UsageError("Say where the base model is: save_adapter(..., base_model=...).")
-        base = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
-        modules = {a.spec.module: (a.spec.rank, _alpha(a.spec.module, lora)) for a in adapters}
-        paths = {
-            f"{adapter.spec.module}.{part}": _path(variable)
-            for adapter in adapters
-            for part, variable in zip(PARTS, adapter.variables, strict=False)
-        }
-        return cls(model.config, lora, base, modules, paths)
-
-    def write(self, folder: Path, variables: Mapping[str, np.ndarray]) -> None:
-        """Write the values of the variables, given by path, to the existing `folder`."""
-        tensors = {
-            name: np.ascontiguousarray(variables[path].T) for name, path in self.paths.items()
-        }
-        write_adapter(folder, self.config, self.lora, self.base, self.modules, tensors)
 
 
 def load_adapter(model: GPT, folder: str | Path) -> None:
     """Give a model the adapter of a folder of PEFT, to train it further or to run it unmerged.
 
-    `kgpt.load` and every command take such a folder in place of a model, and merge it as they
-    read the base model.
+    `kgpt.load` and every command take such a folder in place of a model; they merge LoRA and DoRA
+    as they read the base model.
 
     Raises:
         UsageError: there is no adapter, or the model has adapters already.
@@ -237,38 +264,8 @@ def load_adapter(model: GPT, folder: str | Path) -> None:
     path = Path(folder)
     if not is_adapter(path):
         raise UsageError(f"{path} has no {ADAPTER_CONFIG}, so it is not an adapter.")
-    apply_lora(model, PeftAdapter(path, model.config).config())
+    add_adapter(model, read_adapter(path, model.config).config(), seed=None)
     assign_adapter(model, path)
-
-
-def assign_adapter(model: GPT, folder: Path) -> None:
-    """Assign the values of an adapter's folder to the same adapters of a model."""
-    saved = PeftAdapter(folder, model.config).by_module()
-    adapters = _adapters(model)
-    if {a.spec.module: a.spec.rank for a in adapters} != {m: x.rank for m, x in saved.items()}:
-        raise CheckpointError(f"{folder} has adapters of other modules or ranks than the model.")
-    for adapter in adapters:
-        stored = saved[adapter.spec.module]
-        values = (stored.a.T, stored.b.T, stored.magnitude)
-        for variable, value in zip(adapter.variables, values, strict=False):
-            variable.assign(value)
-
-
-def adapter_variables(model: GPT) -> dict[str, Any]:
-    """The variables of a model's adapters by path."""
-    return {_path(v): v for adapter in _adapters(model) for v in adapter.variables}
-
-
-def _adapters(model: GPT) -> list[Adapter]:
-    """A model's adapters; `UsageError` if it has none."""
-    found = [adapter for linear in model.linears if linear.lora for adapter in linear.lora.adapters]
-    if not found:
-        raise UsageError("The model has no adapters; kgpt.add_lora adds them.")
-    return found
-
-
-def _path(variable: Any) -> str:
-    return str(variable.path).partition("/")[2]
 
 
 def _is_replaceable(folder: Path) -> bool:

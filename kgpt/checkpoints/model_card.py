@@ -63,7 +63,7 @@ class ModelCard:
 
     Attributes:
         base_model: what the model was made from, as it was named.
-        adapter: it is an adapter alone, to be loaded with its base model.
+        adapter: of an adapter alone, to be loaded with its base model: the `peft_type` of PEFT.
         bits: of a quantized weight; None for float weights.
         labels: of a classifier; none of a model that generates text.
         location: what the examples load: a hub id, or DIR for this folder.
@@ -72,7 +72,7 @@ class ModelCard:
     name: str
     config: ModelConfig
     base_model: str | None = None
-    adapter: bool = False
+    adapter: str | None = None
     bits: int | None = None
     labels: tuple[str, ...] = ()
     training: Training | None = None
@@ -109,9 +109,10 @@ def describe_model(
             training = describe_training(run, int(checkpoint.name.removeprefix("step-")))
     if training and base_model is None:
         base_model = training.config.finetune.model
-    adapter, head = is_adapter(folder), ClassifierHead.load(folder)
-    if adapter:
-        base_model = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    adapter, head = None, ClassifierHead.load(folder)
+    if is_adapter(folder):
+        values = read_json_object(folder / ADAPTER_CONFIG)
+        base_model, adapter = values.get("base_model_name_or_path"), str(values.get("peft_type"))
     bits = None if adapter else (quantization_of(folder) or {}).get("bits")
     name = training.run if training else checkpoint.name
     labels = head.labels if head else ()
@@ -154,7 +155,7 @@ def copy_card(source: Path, out: Path, config: ModelConfig) -> None:
         write_text(out / CARD, (source / CARD).read_text(encoding="utf-8"))
         return
     bits = (quantization_of(out) or {}).get("bits")
-    write_card(out, replace(card, adapter=is_adapter(out), bits=bits))
+    write_card(out, replace(card, adapter=card.adapter if is_adapter(out) else None, bits=bits))
 
 
 def says_more(file: Path, card: ModelCard) -> bool:
@@ -184,11 +185,12 @@ def with_license(text: str, license: str) -> str:
 def _metadata(card: ModelCard) -> dict[str, Any]:
     model_type = model_type_of(card.config)
     library = "peft" if card.adapter else "keras" if model_type == "kgpt" else "transformers"
+    library = "keras" if card.adapter == "BOTTLENECK" else library
     values: dict[str, Any] = {
         "license": UNKNOWN_LICENSE,
         "library_name": library,
         "pipeline_tag": _pipeline(card),
-        "tags": ["kgpt", "keras", *(["lora"] if card.adapter else [])],
+        "tags": ["kgpt", "keras", *([card.adapter.lower()] if card.adapter else [])],
     }
     if card.base_model and is_hub_id(card.base_model) and not Path(card.base_model).exists():
         values["base_model"] = card.base_model.partition("@")[0]

@@ -18,6 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from kgpt.checkpoints.adapter_keys import (
+    HARMLESS_INITS,
+    LORA_KEYS,
+    UNMERGED_KINDS,
+    check_keys,
+    common_values,
+)
 from kgpt.checkpoints.hub import resolve_source
 from kgpt.checkpoints.lora_modules import (
     Projection,
@@ -47,16 +54,6 @@ PREFIX = "base_model.model."
 KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.\w+)?(\.weight)?"
 )
-# Keys of adapter_config.json with which an adapter computes what kgpt computes, whatever the value.
-HARMLESS = frozenset((
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
-    "ensure_weight_tying", "ephemeral_gpu_offload", "eva_config", "exclude_modules",
-    "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config",
-    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
-    "revision", "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
-))  # fmt: skip
-HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # others change the base
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -66,6 +63,12 @@ def is_adapter(folder: Path) -> bool:
     """Is this an adapter's folder? One with the weights of a model too is a model directory."""
     has_weights = any((folder / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE))
     return (folder / ADAPTER_CONFIG).is_file() and not has_weights
+
+
+def is_unmerged(folder: Path) -> bool:
+    """Is this the folder of an adapter that cannot be merged into the weights of its base model?"""
+    kind = is_adapter(folder) and read_json_object(folder / ADAPTER_CONFIG).get("peft_type")
+    return kind in UNMERGED_KINDS
 
 
 def base_folder(folder: Path) -> Path:
@@ -153,6 +156,27 @@ class PeftAdapter:
         """The adapters by module; `modules` has them by the name of the weight."""
         return {adapter.projection.module: adapter for adapter in self.modules.values()}
 
+    def variables(self) -> dict[str, np.ndarray]:
+        """A (in, rank), B (rank, out) and magnitudes by the paths of kgpt's variables."""
+        found: dict[str, np.ndarray] = {}
+        for name, adapter in self.by_module().items():
+            stem = f"{adapter.projection.path.rpartition('/')[0]}/{name.rpartition('.')[2]}_lora"
+            found |= {f"{stem}_a": adapter.a.T, f"{stem}_b": adapter.b.T}
+            if adapter.magnitude is not None:
+                found[f"{stem}_magnitude"] = adapter.magnitude
+        return found
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What `kgpt info` shows."""
+        config = self.config()
+        return {
+            "kind": "DoRA" if config.dora else "LoRA",
+            "rank": config.rank,
+            "alpha": config.alpha,
+            "modules": len(self.modules),
+        }
+
     def merged(self, name: str, entry: TensorEntry) -> TensorEntry:
         """The tensor `name` of the base model with its adapter, if it has one."""
         adapter = self.modules.get(name)
@@ -226,20 +250,23 @@ class MergedEntry(TensorEntry):
 
 def _check_kind(file: Path, values: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` if an adapter computes anything but LoRA or DoRA."""
-    if values.get("peft_type") != "LORA":
+    kind = values.get("peft_type")
+    if kind in UNMERGED_KINDS:
         raise CheckpointError(
-            f"{file} is of the kind {values.get('peft_type')!r}; kgpt has LORA, with or without "
-            "use_dora."
+            f"{file.parent} is an adapter of the kind {kind}, which cannot be merged into the "
+            "weights of its base model: it runs as a model by itself, and is neither merged, "
+            "exported, quantized, verified nor chosen by request."
+        )
+    if kind != "LORA":
+        raise CheckpointError(
+            f"{file} is of the kind {kind!r}; kgpt has LORA, with or without use_dora, "
+            f"{' and '.join(UNMERGED_KINDS)}."
         )
     if not isinstance(values.get("lora_alpha"), int | float):
         raise CheckpointError(f"{file} lacks the key 'lora_alpha'.")
-    used = [key for key, value in values.items() if value and key not in HARMLESS]
-    if values.get("bias", "none") != "none":
-        used.append("bias")
-    if values.get("init_lora_weights", True) not in HARMLESS_INITS:
-        used.append("init_lora_weights")
-    if used:
-        raise CheckpointError(f"{file} has {used[0]} {values[used[0]]!r}, which kgpt cannot do.")
+    init = values.get("init_lora_weights", True)
+    harmless = LORA_KEYS if init in HARMLESS_INITS else LORA_KEYS - {"init_lora_weights"}
+    check_keys(file, values, harmless)
 
 
 def _known_module(name: str, modules: Mapping[str, Projection]) -> str | None:
@@ -282,11 +309,7 @@ def write_adapter(
     """
     known = projections(config)
     rank, alpha = next(iter(modules.values()))
-    values = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "revision": None,
+    values = common_values("LORA", base) | {
         "r": rank,
         "lora_alpha": _plain(alpha),
         "lora_dropout": lora.dropout,
@@ -299,7 +322,6 @@ def write_adapter(
         "bias": "none",
         "modules_to_save": None,
         "init_lora_weights": True,
-        "inference_mode": True,
     }
     write_arrays(folder / ADAPTER_WEIGHTS, {PREFIX + name: x for name, x in tensors.items()})
     write_json(folder / ADAPTER_CONFIG, values)

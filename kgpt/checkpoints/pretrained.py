@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from kgpt.checkpoints.generation_config import GENERATION_CONFIG, generation_con
 from kgpt.checkpoints.hf_config import from_hugging_face, to_hugging_face
 from kgpt.checkpoints.hub import resolve_source as resolve_source
 from kgpt.checkpoints.model_card import ModelCard, write_card
-from kgpt.checkpoints.peft_format import base_folder, tokenizer_folder
+from kgpt.checkpoints.peft_format import base_folder, is_unmerged, tokenizer_folder
+from kgpt.checkpoints.stored_adapter import read_adapter
 from kgpt.checkpoints.weights import Weights, write_weights
 from kgpt.config import ModelConfig, QuantizedDtype, SamplingConfig
 from kgpt.errors import CheckpointError, UsageError
@@ -72,7 +74,7 @@ def from_pretrained(
 
     Args:
         source: a model directory, a run (its best checkpoint), run@step, or a Hugging Face hub id
-            such as "openai-community/gpt2", which is downloaded once. The adapter in a folder of
+            such as "openai-community/gpt2", which is downloaded once. The LoRA in a folder of
             PEFT is merged into its base model; `kgpt.load_adapter` keeps it apart.
         dtype: of weights and computation: "float32", "bfloat16" or "float16", or a Keras policy.
         device: where the variables are placed, such as "gpu:0"; Keras's default if not given.
@@ -87,7 +89,9 @@ def from_pretrained(
     folder = resolve_source(source)
     with backend.device_scope(device) if device else contextlib.nullcontext():
         model = load_model(folder, dtype=dtype, weight_format=weight_format)
-    model.name_or_path = str(source)
+    model.name_or_path = str(base_folder(folder) if is_unmerged(folder) else source)
+    if model.adapter_config is not None:
+        import_module("kgpt.model.adapters").train_through_quantized(model)
     return model
 
 
@@ -108,7 +112,7 @@ def save_pretrained(
     Raises:
         UsageError: `folder` has files that are not part of a model directory.
     """
-    if model.lora is not None:
+    if model.adapter_config is not None:
         raise UsageError(
             "The model has adapters: save them alone with kgpt.save_adapter, or merge them first "
             "with kgpt.merge_lora."
@@ -237,7 +241,8 @@ def load_model(
     """The model of a model directory.
 
     Each variable is read from the file when it is created: never more than one weight is in memory
-    twice. An adapter's folder gives its base model, with the adapter merged.
+    twice. An adapter's folder gives its base model, with LoRA and DoRA merged and other adapters
+    beside its weights.
 
     Args:
         config: of the model, with other options than its own that change no weight: dropout.
@@ -250,10 +255,13 @@ def load_model(
         folder, "which generates no text; `kgpt classify` and `kgpt serve` run it."
     )
     config = config or load_config(folder)
-    weights = Weights(folder, config)
+    weights = Weights(base_folder(folder) if is_unmerged(folder) else folder, config)
     initializer = CheckpointInitializer(weights, config.initializer_range)
     model = GPT(config, seed=seed, initializer=initializer, **options)
     assign_vectors(model, weights)
+    if is_unmerged(folder):
+        model.add_adapter(read_adapter(folder, config).config(), seed=None, trains=False)
+        import_module("kgpt.checkpoints.adapter_layout").assign_adapter(model, folder)
     return model
 
 

@@ -94,9 +94,9 @@ def draft_figures(
     starts = np.linspace(0, len(stream) - length, count).astype("int64")
     pieces = stream.windows(starts, length).tolist()
     model, draft = (load_for_inference(path, dtype) for path in (folder, draft_folder))
-    if model.config.max_length < length + new_tokens:
+    if model.max_length < length + new_tokens:
         raise UsageError(
-            f"The context of {folder} is {model.config.max_length} tokens; lower --prompt-tokens "
+            f"The context of {folder} is {model.max_length} tokens; lower --prompt-tokens "
             "or --new-tokens."
         )
     return measure_draft(model, draft, pieces, new_tokens, temperature)

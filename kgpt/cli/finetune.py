@@ -65,7 +65,7 @@ def finetune(
         For the preset grpo: tinyworld, an installed reward, or file.py:function, whose code is run,
         also when the run is resumed (repeat --reward for several).
     method
-        The weights that are trained: full, lora or dora.
+        The weights that are trained: full, lora, dora, adapter or prefix.
     run
         The name of the run; the configuration's name and the time if not given.
     resume

@@ -67,20 +67,16 @@ def model_info(folder: Path) -> dict[str, Any]:
 
 def adapter_info(folder: Path, base: Path) -> dict[str, Any] | None:
     """Kind, size and base model of an adapter; None for a model directory."""
-    from kgpt.checkpoints.peft_format import ADAPTER_WEIGHTS, PeftAdapter
+    from kgpt.checkpoints.peft_format import ADAPTER_WEIGHTS
     from kgpt.checkpoints.pretrained import load_config
+    from kgpt.checkpoints.stored_adapter import read_adapter
 
     if folder == base:
         return None
-    adapter = PeftAdapter(folder, load_config(folder))
-    config, modules = adapter.config(), adapter.modules.values()
-    arrays = [x for m in modules for x in (m.a, m.b, m.magnitude) if x is not None]
+    adapter = read_adapter(folder, load_config(folder))
     return {
-        "kind": "DoRA" if config.dora else "LoRA",
-        "rank": config.rank,
-        "alpha": config.alpha,
-        "modules": len(modules),
-        "parameters": sum(array.size for array in arrays),
+        **adapter.description,
+        "parameters": sum(array.size for array in adapter.variables().values()),
         "size": (folder / ADAPTER_WEIGHTS).stat().st_size,
         "base": str(base),
     }
@@ -144,8 +140,10 @@ def table_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("FLOPs per token", f"{flops['train']:.3g} to train, {flops['generate']:.3g} to generate"),
     ]
     if adapter := info["adapter"]:
-        facts = f"rank {adapter['rank']}, {adapter['modules']} modules, {size(adapter['size'])}"
-        rows += [("adapter", f"{adapter['kind']}, {facts}"), ("  of", adapter["base"])]
+        shown = ("rank", "bottleneck_size", "virtual_tokens", "modules", "parameters")
+        facts = [f"{adapter[n]:,} {n}" for n in shown if n in adapter]
+        facts = [adapter["kind"], *facts, size(adapter["size"])]
+        rows += [("adapter", ", ".join(facts).replace("_", " ")), ("  of", adapter["base"])]
     if tokenizer := info["tokenizer"]:
         rows += [
             ("tokenizer", f"{tokenizer['vocab_size']:,} tokens"),

@@ -1,13 +1,14 @@
 """Every option of runs, sampling and the server, declared once.
 
 `ModelConfig`, `DataConfig`, `TrainConfig`, `SamplingConfig`, `FinetuneConfig`, `LoraConfig`,
-`GRPOConfig`, `StructuredOutputConfig`, `ServeConfig`, `EvaluationConfig`, `SweepConfig` and
-`DocumentSelectionConfig` are pydantic models. Command-line flags, YAML keys, the controls of the
-terminal app and the HTTP schema are generated from them, so an invalid value gives the same error
-everywhere. What only one command needs, such as an output file, is a parameter of that command in
-`kgpt.cli`. Nothing here imports Keras.
+`BottleneckConfig`, `PrefixConfig`, `GRPOConfig`, `StructuredOutputConfig`, `ServeConfig`,
+`EvaluationConfig`, `SweepConfig` and `DocumentSelectionConfig` are pydantic models. Command-line
+flags, YAML keys, the controls of the terminal app and the HTTP schema are generated from them, so
+an invalid value gives the same error everywhere. What only one command needs, such as an output
+file, is a parameter of that command in `kgpt.cli`. Nothing here imports Keras.
 """
 
+from kgpt.config.bottleneck import BottleneckConfig
 from kgpt.config.classification import ClassificationConfig
 from kgpt.config.distillation import DistillConfig, draft_of
 from kgpt.config.distribute import DistributeConfig
@@ -31,6 +32,7 @@ from kgpt.config.precision import (
     weight_format,
 )
 from kgpt.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
+from kgpt.config.prefix import PrefixConfig
 from kgpt.config.resume import Changes, config_changes, is_fixed
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean, sentence
@@ -44,6 +46,7 @@ __all__ = [
     "MEMORY_FRACTION",
     "PREFERENCE_OBJECTIVES",
     "QUANTIZED_BITS",
+    "BottleneckConfig",
     "Changes",
     "ClassificationConfig",
     "Config",
@@ -61,6 +64,7 @@ __all__ = [
     "ModelConfig",
     "Precision",
     "PreferenceConfig",
+    "PrefixConfig",
     "QuantizedDtype",
     "RopeScaling",
     "SamplingConfig",

@@ -35,6 +35,8 @@ _KINDS: dict[str, tuple[int | None, int | None]] = {
     "_lora_a": (0, None),
     "_lora_b": (None, 1),
     "_lora_magnitude": (None, 0),
+    "_adapter_down": (None, None),
+    "_adapter_up": (None, None),
     "_transposed": (1, 0),
     "_group_scale": (1, 0),
     "_scale": (None, 0),

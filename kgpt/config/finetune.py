@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kgpt.config.section import Section, TextList
 
-ADAPTER_METHODS = ("lora", "dora")
+ADAPTER_METHODS = ("lora", "dora", "adapter", "prefix")
 Objective = Literal["sft", "distill", "dpo", "ipo", "kto", "orpo", "grpo", "classification"]
 
 
@@ -26,10 +26,10 @@ class FinetuneConfig(Section):
     model: str | None = Field(
         None, description="The model to fine-tune: a directory, a run, run@step or a hub id."
     )
-    method: Literal["full", "lora", "dora"] = Field(
+    method: Literal["full", "lora", "dora", "adapter", "prefix"] = Field(
         "full",
-        description="The weights that are trained: all of the model (full), or those of LoRA or "
-        "DoRA adapters beside it.",
+        description="The weights that are trained: all of the model (full), or others beside it: "
+        "LoRA or DoRA, bottleneck adapters (adapter), or a prefix of keys and values (prefix).",
     )
     base_precision: Literal["float32", "bfloat16", "int8", "int4"] = Field(
         "float32",

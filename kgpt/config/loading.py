@@ -9,6 +9,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field
 
+from kgpt.config.bottleneck import BottleneckConfig
 from kgpt.config.classification import ClassificationConfig
 from kgpt.config.distillation import DistillConfig
 from kgpt.config.distribute import DistributeConfig
@@ -17,6 +18,7 @@ from kgpt.config.grpo import GRPOConfig
 from kgpt.config.lora import LoraConfig
 from kgpt.config.model import ModelConfig
 from kgpt.config.preference import PreferenceConfig
+from kgpt.config.prefix import PrefixConfig
 from kgpt.config.renamed_keys import with_renamed_keys
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, did_you_mean
@@ -34,11 +36,19 @@ class Config(Section):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
+    bottleneck: BottleneckConfig = Field(default_factory=BottleneckConfig)
+    prefix: PrefixConfig = Field(default_factory=PrefixConfig)
     grpo: GRPOConfig = Field(default_factory=GRPOConfig)
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
     classification: ClassificationConfig = Field(default_factory=ClassificationConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
     distribute: DistributeConfig = Field(default_factory=DistributeConfig)
+
+    @property
+    def max_text_length(self) -> int:
+        """The longest text of the model, in tokens: its context, without a prefix it is given."""
+        prefix = self.prefix.num_virtual_tokens if self.finetune.method == "prefix" else 0
+        return self.model.max_length - prefix
 
     @classmethod
     def load(cls, source: str, overrides: dict[str, Any] | None = None) -> Self:

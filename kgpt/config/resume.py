@@ -12,8 +12,12 @@ from kgpt.config.loading import Config
 from kgpt.config.overrides import options
 
 FIXED = ("train.optimizer", "data.assistant_only_loss", "data.packing")
-FIXED_SECTIONS = ("model", "finetune", "lora", "preference", "classification", "distill")
-FREE = ("model.dropout", "model.initializer_range", "lora.dropout")  # of these sections
+FIXED_SECTIONS = (
+    "model", "finetune", "lora", "bottleneck", "prefix", "preference", "classification", "distill",
+)  # fmt: skip
+FREE = (  # of these sections
+    "model.dropout", "model.initializer_range", "lora.dropout", "bottleneck.dropout",
+)  # fmt: skip
 LEFT_TO_DATA = ("vocab_size", "assistant_only_loss", "packing")
 Changes = dict[str, tuple[Any, Any]]
 

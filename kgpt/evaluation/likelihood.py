@@ -62,7 +62,7 @@ class ModelScorer:
 
     @property
     def context(self) -> int:
-        return self.model.config.max_length
+        return self.model.max_length
 
     def losses(
         self,

@@ -47,7 +47,7 @@ def measure(
 
     Batch sizes are measured from the smallest to the largest, since peak memory never falls.
     """
-    limit = model.config.max_length
+    limit = model.max_length
     prompt_tokens = max(1, min(prompt_tokens, limit - 1))
     new_tokens = min(new_tokens, limit - prompt_tokens)
     batches = [

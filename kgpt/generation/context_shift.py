@@ -6,17 +6,16 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kgpt.config import ModelConfig
 from kgpt.text.chat_template import Chat
 
 
-def tokens_kept(config: ModelConfig, max_context: int) -> int:
+def tokens_kept(context: int, rolling_cache: bool) -> int:
     """How many of the newest tokens are prefilled again when a sequence outgrows the context.
 
     Rotary models keep the whole context, since their cache is a ring buffer. Models with absolute
-    positions keep half of it, so that there is room to go on.
+    positions, or with a prefix, keep half of it, so that there is room to go on.
     """
-    return max_context if config.position == "rotary" else max(1, config.max_length // 2)
+    return context if rolling_cache else max(1, context // 2)
 
 
 def longest_prompt(max_context: int, max_tokens: int) -> int:

@@ -30,7 +30,7 @@ def contrastive_search(
     config, compiled = request.sampling, CompiledFunctions.of(model)
     alpha = config.contrastive_alpha
     width = min(config.top_k or DEFAULT_K, model.config.known_vocab_size)
-    max_context = min(max_context or model.config.max_length, model.config.max_length)
+    max_context = min(max_context or model.max_length, model.max_length)
     ids = list(request.prompt_ids)[-max_context:]
     max_new_tokens = min(config.max_tokens, max_context - len(ids))
     cache_len = min(bucket(len(ids) + max_new_tokens), max_context)

@@ -73,7 +73,7 @@ class TextGenerator:
             self.model, self.folder, self.tokenizer, adapters, max_adapters, max_lora_rank
         )
         self.config = self.model.config
-        self.max_context = min(max_context or self.config.max_length, self.config.max_length)
+        self.max_context = min(max_context or self.model.max_length, self.model.max_length)
         self.engine = Engine(self.model, max_num_seqs, max_queue, self.max_context, draft_model)
         self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self._bad_words = BadWords(self.tokenizer)

@@ -62,8 +62,10 @@ class ModelRunner:
     ):
         self.model, self.batched_prefill = model, batched_prefill
         self.config = model.config
-        self.max_context = min(max_context or self.config.max_length, self.config.max_length)
-        self.has_rolling_cache = self.config.position == "rotary"
+        self.max_context = min(max_context or model.max_length, model.max_length)
+        has_prefix = model.num_virtual_tokens > 0  # which a cache that rolled would lose
+        self.has_rolling_cache = self.config.position == "rotary" and not has_prefix
+        self.position_limit = self.max_context if has_prefix else self.config.max_length
         self.compiled = CompiledFunctions.of(model)
         self.sequences = [Sequence() for _ in range(num_slots)]
         self.cache_len = min(MIN_CACHE_LEN, self.max_context)
@@ -121,8 +123,9 @@ class ModelRunner:
         """Rearrange the slots: slot i takes the content of `sources[i]`; -1 makes an idle one."""
         cache_len = min(cache_len, self.max_context)
         index = backend.to_device(np.maximum(np.array(list(sources), "int32"), 0))
+        slots = cache_len + self.model.num_virtual_tokens
         cache = keras.tree.map_structure(
-            lambda x: resize_cache(ops.take(x, index, axis=0), cache_len), self.cache
+            lambda x: resize_cache(ops.take(x, index, axis=0), slots), self.cache
         )  # without memory for it, nothing has changed
         self.params, self.state = keras.tree.map_structure(
             lambda x: ops.take(x, index, axis=0), (self.params, self.state)
@@ -179,7 +182,7 @@ class ModelRunner:
     def _start_decoding(self, slot: int) -> None:
         sequence, vocab_size = self.sequences[slot], self.config.known_vocab_size
         request, output_ids = sequence.request, sequence.output_ids
-        max_position = NO_LIMIT if self.has_rolling_cache else self.config.max_length
+        max_position = NO_LIMIT if self.has_rolling_cache else self.position_limit
         params = params_of_request(request, vocab_size, max_position)
         state = state_of_request(request, sequence.cache_position, vocab_size, output_ids)
         if sequence.remaining_tokens <= 0:
@@ -304,7 +307,7 @@ class ModelRunner:
             self._set_not_running([slot])
         elif sequence.remaining_tokens <= 0:
             sequence.finish_reason = "length"
-        elif not self.has_rolling_cache and sequence.cache_position >= self.config.max_length:
+        elif not self.has_rolling_cache and sequence.cache_position >= self.position_limit:
             # Absolute positions are used up: prefill the last part again from position 0.
             sequence.cache_offset = self._offset_after_shift(sequence)
             sequence.num_computed_tokens = 0
@@ -320,7 +323,8 @@ class ModelRunner:
             self.resize(range(len(self.sequences)), next(size for size in sizes if size >= wanted))
 
     def _offset_after_shift(self, sequence: Sequence) -> int:
-        return len(sequence.token_ids) - tokens_kept(self.config, self.max_context)
+        context = self.max_context if self.has_rolling_cache else self.position_limit
+        return len(sequence.token_ids) - tokens_kept(context, self.has_rolling_cache)
 
     def _needed(self, slot: int, num_steps: int) -> int:
         return self.sequences[slot].cache_position + 1 + num_steps

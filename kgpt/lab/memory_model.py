@@ -186,7 +186,7 @@ def _optimizer_bytes(config: Config, trained: list[Shape]) -> int:
 
 
 def _is_block_matrix(path: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) > 1 and path.startswith("block_")
+    return len(shape) == 2 and path.startswith("block_")
 
 
 def _logit_bytes(config: Config, tokens: int, itemsize: int, memory: int | None) -> int:

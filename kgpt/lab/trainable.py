@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Iterator
 
+from kgpt.checkpoints.bottleneck_format import adapted_modules
 from kgpt.checkpoints.lora_modules import matches, projections, target_names
 from kgpt.config import Config, LoraConfig
 from kgpt.config.parameters import parameter_shapes
@@ -26,7 +28,22 @@ def trainable_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _adapter_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """A (rank, in), B (out, rank), and for DoRA a magnitude (out,), of each adapted product."""
+    """The variables of adapters: matrices beside each adapted product, or a prefix of each layer.
+
+    Of LoRA A (rank, in), B (out, rank), and for DoRA a magnitude (out,).
+    """
+    if config.finetune.method == "prefix":
+        model, tokens = config.model, config.prefix.num_virtual_tokens
+        for layer, part in itertools.product(range(model.num_layers), ("keys", "values")):
+            shape = (model.num_kv_heads, tokens, model.head_dim)
+            yield f"block_{layer}/attention/prefix_{part}", shape
+        return
+    if config.finetune.method == "adapter":
+        width, size = config.model.hidden_dim, config.bottleneck.size
+        for path in adapted_modules(config.model, config.bottleneck.placement):
+            yield f"{path}_adapter_down", (width, size)
+            yield f"{path}_adapter_up", (size, width)
+        return
     known, lora = projections(config.model), config.lora
     for module in target_names(lora.target_modules, known):
         product, rank = known[module], _rank(lora, module)

@@ -17,6 +17,7 @@ from kgpt.model.initializers import Normal
 from kgpt.model.kv_cache import CacheUpdate
 from kgpt.model.layers import Dropout, RMSNorm
 from kgpt.model.linear import Linear
+from kgpt.model.prefix import Prefix
 
 Tensor = Any
 
@@ -41,7 +42,12 @@ class CausalSelfAttention(keras.layers.Layer):
         epsilon: of the query/key norm.
         kernel_initializer: a `Normal`, for `qkv`.
         output_initializer: a `Normal`, for `output`.
+
+    Attributes:
+        prefix: trained keys and values before those of the text; see `model/prefix.py`.
     """
+
+    prefix: Prefix | None = None
 
     def __init__(
         self,
@@ -102,7 +108,7 @@ class CausalSelfAttention(keras.layers.Layer):
         self,
         x: Tensor,
         positions: Tensor,
-        lora_key: Tensor | None = None,
+        adapter_key: Tensor | None = None,
         adapter_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (B, T, D).
@@ -110,13 +116,13 @@ class CausalSelfAttention(keras.layers.Layer):
         Args:
             x: (B, T, D).
             positions: (T,) or (B, T) integers; used by rotary models only.
-            lora_key: (2,) switches the dropout of adapters on.
+            adapter_key: (2,) switches the dropout of adapters on.
             adapter_ids: (B,) the adapter of each row.
 
         Returns:
             query (B, T, N, H), ready for the softmax, key (B, T, K, H), value (B, T, K, H).
         """
-        fused = self.qkv(x, lora_key, adapter_ids)  # (B, T, (N + 2K) H)
+        fused = self.qkv(x, adapter_key, adapter_ids)  # (B, T, (N + 2K) H)
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
         fused = ops.reshape(fused, (batch, length, n + 2 * k, self.head_dim))
@@ -130,18 +136,18 @@ class CausalSelfAttention(keras.layers.Layer):
         return scaled(query), key, value
 
     def combine(
-        self, heads: Tensor, lora_key: Tensor | None = None, adapter_ids: Tensor | None = None
+        self, heads: Tensor, adapter_key: Tensor | None = None, adapter_ids: Tensor | None = None
     ) -> Tensor:
         """Heads (B, T, N, H) back to the residual stream (B, T, D)."""
         batch, length = ops.shape(heads)[0], ops.shape(heads)[1]
         flat = ops.reshape(heads, (batch, length, self.num_heads * self.head_dim))
-        return self.output_projection(flat, lora_key, adapter_ids)
+        return self.output_projection(flat, adapter_key, adapter_ids)
 
     def call(
         self,
         x: Tensor,
         key: Tensor | None = None,
-        lora_key: Tensor | None = None,
+        adapter_key: Tensor | None = None,
         positions: Tensor | None = None,
         segment_ids: Tensor | None = None,
     ) -> Tensor:
@@ -149,7 +155,7 @@ class CausalSelfAttention(keras.layers.Layer):
 
         Args:
             x: (B, T, D).
-            key, lora_key: (2,) switch dropout on, and that of adapters.
+            key, adapter_key: (2,) switch dropout on, and that of adapters.
             positions, segment_ids: (B, T) of packed sequences; see `Segments`.
 
         Returns:
@@ -157,12 +163,17 @@ class CausalSelfAttention(keras.layers.Layer):
         """
         if positions is None:
             positions = ops.arange(ops.shape(x)[1])
-        query, keys, values = self.project(x, positions, lora_key)
+        if self.prefix is not None:
+            positions = positions + len(self.prefix)
+        query, keys, values = self.project(x, positions, adapter_key)
         drop = None
         if key is not None and self.dropout:
             drop = lambda weights: self.drop(weights, key)  # noqa: E731
-        heads = backend.causal_attention(query, keys, values, self.window, drop, segment_ids)
-        return self.combine(heads, lora_key)
+        if self.prefix is not None:
+            heads = self.prefix.attend(query, keys, values, drop, segment_ids)
+        else:
+            heads = backend.causal_attention(query, keys, values, self.window, drop, segment_ids)
+        return self.combine(heads, adapter_key)
 
     def call_with_cache(
         self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor

@@ -77,21 +77,21 @@ class Block(keras.layers.Layer):
             dtype=policy,
         )
         self.mlp_drop = Dropout(config.dropout, name="mlp_dropout", dtype=policy)
-        self.lora_drop = Dropout(0.0, name="lora_dropout", dtype=policy)  # gives a key only
+        self.adapter_drop = Dropout(0.0, name="adapter_dropout", dtype=policy)  # gives a key only
 
     def build(self, input_shape: Any) -> None:
         for layer in (
             self.attention_norm, self.attention, self.attention_drop,
-            self.mlp_norm, self.mlp, self.mlp_drop, self.lora_drop,
+            self.mlp_norm, self.mlp, self.mlp_drop, self.adapter_drop,
         ):  # fmt: skip
             layer.build(input_shape)
 
     @property
     def structure(self) -> tuple[Any, ...]:
         """Equal for blocks that differ in the values of their variables alone."""
-        adapters = [a.spec for x in self.linears if x.lora is not None for a in x.lora.adapters]
+        adapters = [x.adapter.structure for x in self.linears if x.adapter is not None]
         shapes = [(v.name, v.shape, v.trainable) for v in self.variables]
-        return (*shapes, *((a.rank, a.start, a.scaling) for a in adapters))
+        return (*shapes, *adapters)
 
     @property
     def linears(self) -> list[Linear]:
@@ -113,10 +113,10 @@ class Block(keras.layers.Layer):
 
     def _layer_keys(self, key: Tensor | None) -> list[Tensor]:
         """The key of each dropout, in the order of `transform`; none where nothing is dropped."""
-        if key is None or not (self.config.dropout or self.lora_drop.rate):
+        if key is None or not (self.config.dropout or self.adapter_drop.rate):
             return []
         drops = [self.attention.drop, self.attention_drop, self.mlp_drop]
-        drops += [self.lora_drop] if self.lora_drop.rate else []
+        drops += [self.adapter_drop] if self.adapter_drop.rate else []
         return [drop.layer_key(key) for drop in drops]
 
     def transform(
@@ -125,15 +125,15 @@ class Block(keras.layers.Layer):
         weights_key: Tensor = None,
         heads_key: Tensor = None,
         mlp_key: Tensor = None,
-        lora_key: Tensor = None,
+        adapter_key: Tensor = None,
         positions: Tensor = None,
         segment_ids: Tensor = None,
     ) -> Tensor:
         """`call` as a function of tensors alone: with the key (2,) of each dropout."""
         normed = self.attention_norm(x)
-        heads = self.attention(normed, weights_key, lora_key, positions, segment_ids)
+        heads = self.attention(normed, weights_key, adapter_key, positions, segment_ids)
         x = x + self.attention_drop(heads, heads_key)
-        return x + self.mlp_drop(self.mlp(self.mlp_norm(x), lora_key), mlp_key)
+        return x + self.mlp_drop(self.mlp(self.mlp_norm(x), adapter_key), mlp_key)
 
     def call_with_cache(
         self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor
@@ -207,11 +207,11 @@ class MLP(keras.layers.Layer):
             self.down.add_bias(self, width)
 
     def call(
-        self, x: Tensor, lora_key: Tensor | None = None, adapter_ids: Tensor | None = None
+        self, x: Tensor, adapter_key: Tensor | None = None, adapter_ids: Tensor | None = None
     ) -> Tensor:
-        """x (B, T, D) to (B, T, D); `lora_key` (2,) and `adapter_ids` (B,) are as in `Linear`."""
-        hidden = self.up(x, lora_key, adapter_ids)  # (B, T, F), or (B, T, 2F) with a gate
-        return self.down(self.activate(hidden), lora_key, adapter_ids)  # (B, T, D)
+        """x (B, T, D) to (B, T, D); the key (2,) and ids (B,) of adapters are as in `Linear`."""
+        hidden = self.up(x, adapter_key, adapter_ids)  # (B, T, F), or (B, T, 2F) with a gate
+        return self.down(self.activate(hidden), adapter_key, adapter_ids)  # (B, T, D)
 
     def activate(self, hidden: Tensor) -> Tensor:
         if self.activation == "swiglu":

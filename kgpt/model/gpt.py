@@ -12,14 +12,15 @@ attention and norms in the fastest form of each backend.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
 
 from kgpt import backend
 from kgpt.backend import keras_internals
-from kgpt.config import LoraConfig, ModelConfig
+from kgpt.config import ModelConfig
+from kgpt.config.adapters import AdapterConfig, parse_adapter_config
 from kgpt.config.distribute import STREAM
 from kgpt.errors import UsageError
 from kgpt.model.block import Block
@@ -50,7 +51,8 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         weight_format: None, or for inference only "transposed", "int8" or "int4"; see
             `model/linear.py`. Such a model can neither be trained nor saved; a quantized one
             trains adapters.
-        lora: adapters to add, as `kgpt.add_lora` does: a `LoraConfig` or its dictionary.
+        adapter_config: of adapters to add, as `kgpt.add_lora` does: a `LoraConfig`,
+            `BottleneckConfig` or `PrefixConfig`, or its dictionary.
 
     Attributes:
         name_or_path: what the weights were loaded from, as it was named; None for new weights.
@@ -73,7 +75,7 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         gradient_checkpointing: bool = False,
         initializer: Normal | None = None,
         weight_format: FormatName | None = None,
-        lora: LoraConfig | dict[str, Any] | None = None,
+        adapter_config: AdapterConfig | dict[str, Any] | None = None,
         name: str = "gpt",
         **kwargs: Any,
     ) -> None:
@@ -84,7 +86,7 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         self.seed = seed
         self.gradient_checkpointing = gradient_checkpointing
         self.name_or_path: str | None = None
-        self.lora: LoraConfig | None = None
+        self.adapter_config: AdapterConfig | None = None
         self.token_loss = TokenLoss()
         policy = self.dtype_policy
         self.initializer = initializer or Normal(config.initializer_range, seed)
@@ -114,13 +116,24 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         if weight_format:
             self.convert_weights(weight_format)
         self.build((None, None))
-        if lora is not None:
-            self.apply_lora(LoraConfig.model_validate(lora))
+        if adapter_config is not None:
+            self.add_adapter(parse_adapter_config(adapter_config))
 
     def make_head(self) -> Unembedding:
         """The projection from hidden states to `num_outputs`, not built yet."""
         tied = self.token_embedding if self.config.tie_embeddings else None
         return Unembedding("head", self.initializer.named("head"), tied)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Tokens of the prefix before every text; 0 without one."""
+        prefix = self.blocks[0].attention.prefix
+        return 0 if prefix is None else len(prefix)
+
+    @property
+    def max_length(self) -> int:
+        """The longest text, in tokens: the context, without the positions of a prefix."""
+        return self.config.max_length - self.num_virtual_tokens
 
     @property
     def num_outputs(self) -> int:
@@ -165,13 +178,14 @@ class GPT(CheckedInputs, HiddenStateLossModel):
             ValueError: the ids are not integers, or T is above `max_length`.
         """
         token_ids, segment_ids = split_inputs(inputs)
-        check_shape(token_ids, self.config)
+        check_shape(token_ids, self.max_length)
         segments = None if segment_ids is None else segments_of(segment_ids, self.config.max_length)
         key = None
-        lora_dropout = self.lora is not None and self.lora.dropout > 0
-        if training and (self.config.dropout or self.gradient_checkpointing or lora_dropout):
+        adapter_dropout = getattr(self.adapter_config, "dropout", 0.0)
+        if training and (self.config.dropout or self.gradient_checkpointing or adapter_dropout):
             key = self.dropout_key.draw()
         steps = ops.arange(ops.shape(token_ids)[1]) if segments is None else segments.positions
+        steps = steps + self.num_virtual_tokens if self.num_virtual_tokens else steps
         x = backend.distribution.constrain(self.embed(token_ids, steps), STREAM)
         if key is not None:
             x = self.embedding_drop(x, self.embedding_drop.layer_key(key))
@@ -183,10 +197,17 @@ class GPT(CheckedInputs, HiddenStateLossModel):
     def new_cache(self, batch_size: int, cache_len: int, ids: Sequence[int] = ()) -> KVCache:
         """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens.
 
-        `ids` are the adapters of the first; the others have 0, the base model.
+        It begins with the virtual tokens of a prefix. `ids` are the adapters of the first
+        sequences; the others have 0, the base model.
         """
         adapters = [*ids, *[0] * (batch_size - len(ids))] if self.max_adapters else None
-        return init_kv_cache(self.config, batch_size, cache_len, self.compute_dtype, adapters)
+        slots = cache_len + self.num_virtual_tokens
+        cache = init_kv_cache(self.config, batch_size, slots, self.compute_dtype, adapters)
+        if not self.num_virtual_tokens:
+            return cache
+        prefixes = [block.attention.prefix for block in self.blocks]
+        filled = [p.fill(*entry) for p, entry in zip(prefixes, cache, strict=False) if p]
+        return [*filled, *cache[len(filled) :]]
 
     def call_with_cache(
         self, token_ids: Tensor, start: Tensor, count: Tensor, cache: KVCache
@@ -203,6 +224,7 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         """
         layers, adapter_ids = split_adapter_ids(cache)
         cache_len = ops.shape(cache[0][0])[2]
+        start = start + self.num_virtual_tokens if self.num_virtual_tokens else start
         update = plan_cache_update(
             start, count, ops.shape(token_ids)[1], cache_len, self.config.sliding_window
         )._replace(adapter_ids=adapter_ids)
@@ -253,7 +275,7 @@ class GPT(CheckedInputs, HiddenStateLossModel):
 
         Raises `UsageError` if the model has adapters.
         """
-        if self.lora is not None:
+        if self.adapter_config is not None:
             raise UsageError("The model has adapters; merge them first, with kgpt.merge_lora.")
         if weight_format != "transposed":
             self.token_embedding.convert(weight_format)
@@ -284,5 +306,11 @@ class GPT(CheckedInputs, HiddenStateLossModel):
             "config": self.config.model_dump(),
             "seed": self.seed,
             "gradient_checkpointing": self.gradient_checkpointing,
-            "lora": self.lora and self.lora.model_dump(),
+            "adapter_config": self.adapter_config and self.adapter_config.model_dump(),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        config = {"adapter_config": config.pop("lora", None), **config}  # as it was called before
+        model: Self = super().from_config(config, custom_objects)
+        return model

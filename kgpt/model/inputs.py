@@ -78,15 +78,15 @@ def _shifted(x: Tensor, distance: int, length: Any) -> Tensor:
     return ops.pad(x, ((0, 0), (distance, 0)))[:, :length]
 
 
-def check_shape(token_ids: Tensor, config: ModelConfig) -> None:
+def check_shape(token_ids: Tensor, max_length: int) -> None:
     """Raise `ValueError` unless (B, T) `token_ids` are integers, and T is at most `max_length`."""
     dtype = keras.backend.standardize_dtype(token_ids.dtype)
     if "int" not in dtype:
         raise ValueError(f"Token ids are integers, not {dtype}; convert them with astype('int32').")
     length = token_ids.shape[1]
-    if isinstance(length, int) and length > config.max_length:
+    if isinstance(length, int) and length > max_length:
         raise ValueError(
-            f"A sequence has {length} tokens, but the model's max_length is {config.max_length}; "
+            f"A sequence has {length} tokens, but the model's max_length is {max_length}; "
             "shorten it, or make a model with a larger max_length."
         )
 
@@ -99,6 +99,12 @@ class CheckedInputs:
     """
 
     config: ModelConfig
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.config.max_length
+
     # Saving to a SavedModel, Keras on TensorFlow would trace the model for float32 inputs.
     _default_save_signature = None
 
@@ -129,14 +135,14 @@ class CheckedInputs:
     def _check(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         config = self.config
         if isinstance(x, keras.utils.PyDataset):
-            _check_dataset(x, config)
+            _check_dataset(x, config, self.max_length)
             return
         if isinstance(x, dict):
             x, segment_ids = split_inputs(x)
             if isinstance(segment_ids, np.ndarray):
                 _check_segments(segment_ids)
         if isinstance(x, np.ndarray | list) and (ids := np.asarray(x)).ndim == 2:
-            check_shape(ids, config)
+            check_shape(ids, self.max_length)
             _check_range(ids, config, "input")
         if isinstance(y, np.ndarray | list) and sample_weight is None:
             targets = np.asarray(y)
@@ -168,15 +174,15 @@ def _check_segments(segment_ids: np.ndarray) -> None:
         )
 
 
-def _check_dataset(data: Any, config: ModelConfig) -> None:
+def _check_dataset(data: Any, config: ModelConfig, max_length: int) -> None:
     vocab_size, length = getattr(data, "vocab_size", 0), getattr(data, "length", 0)
     if vocab_size > config.known_vocab_size:
         raise ValueError(
             f"The data set has a vocabulary of {vocab_size}, but the model's is "
             f"{config.known_vocab_size}; make the model with vocab_size={vocab_size}."
         )
-    if length > config.max_length:
+    if length > max_length:
         raise ValueError(
             f"The data set has sequences of {length} tokens, but the model's max_length is "
-            f"{config.max_length}; give the data set a smaller length."
+            f"{max_length}; give the data set a smaller length."
         )

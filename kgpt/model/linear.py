@@ -30,7 +30,6 @@ from kgpt.model.quantized_weight import (
 )
 
 if TYPE_CHECKING:
-    from kgpt.model.lora import Lora
     from kgpt.model.multi_lora import MultiLora
 
 Tensor = Any
@@ -42,6 +41,20 @@ class WeightFormat(Protocol):
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., in) times the weight, plus bias (out,): (..., out)."""
+
+
+class LinearAdapter(Protocol):
+    """Trained weights beside the frozen one of a `Linear`: `Lora` or `Bottleneck`."""
+
+    @property
+    def variables(self) -> list[keras.Variable]: ...
+
+    @property
+    def structure(self) -> tuple[Any, ...]: ...
+
+    def __call__(
+        self, x: Tensor, weight: Any, bias: keras.Variable | None, key: Tensor | None = None
+    ) -> Tensor: ...
 
 
 class FloatWeight:
@@ -162,12 +175,12 @@ class Linear(Parameter):
     """x (..., in) @ kernel (in, out) + bias (out,): (..., out).
 
     Attributes:
-        lora: its adapters, None without any; see `model/lora.py`.
+        adapter: what is trained beside its weight, None without any; see `model/adapters.py`.
         multi_lora: adapters chosen per row, for inference; see `model/multi_lora.py`.
     """
 
     bias: keras.Variable | None = None
-    lora: Lora | None = None
+    adapter: LinearAdapter | None = None
     multi_lora: MultiLora | None = None
 
     def add_bias(self, layer: keras.Layer, units: int) -> None:
@@ -180,8 +193,8 @@ class Linear(Parameter):
         """`key` (2,) switches the dropout of the adapters on; `adapter_ids` (B,) chooses one."""
         if adapter_ids is not None and self.multi_lora is not None:
             return self.multi_lora(x, self.weight, self.bias, adapter_ids)
-        if self.lora is not None:
-            return self.lora(x, self.weight, self.bias, key)
+        if self.adapter is not None:
+            return self.adapter(x, self.weight, self.bias, key)
         return self.weight.matmul(x, self.bias)
 
 

@@ -12,10 +12,9 @@ A and B are float32 whatever the type of the frozen weights.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,12 @@ import numpy as np
 from keras import ops
 
 from kgpt import backend
-from kgpt.backend import keras_internals
-from kgpt.errors import UsageError
+from kgpt.model.adapters import (
+    add_adapter_weight,
+    freeze_for_adapters,
+    linears_by_path,
+    refresh,
+)
 from kgpt.model.gpt import GPT
 from kgpt.model.initializers import Normal
 from kgpt.model.linear import FloatWeight, Linear
@@ -106,6 +109,16 @@ class Lora:
         return out if bias is None else out + ops.convert_to_tensor(bias)
 
     @property
+    def variables(self) -> list[keras.Variable]:
+        return [variable for adapter in self.adapters for variable in adapter.variables]
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for adapters that differ in the values of their variables alone."""
+        specs = (adapter.spec for adapter in self.adapters)
+        return tuple((spec.rank, spec.start, spec.scaling) for spec in specs)
+
+    @property
     def has_magnitudes(self) -> bool:
         return any(adapter.magnitude is not None for adapter in self.adapters)
 
@@ -141,13 +154,6 @@ class Lora:
         return ops.concatenate([*parts, norms[end:]], axis=0) / norms
 
 
-def linears_by_path(model: GPT) -> dict[str, Linear]:
-    """The matrix products of a model's blocks by path: "block_0/attention/qkv"."""
-    return {
-        f"{linear.layer.path.partition('/')[2]}/{linear.name}": linear for linear in model.linears
-    }
-
-
 def attach_adapters(
     model: GPT, specs: Iterable[AdapterSpec], dropout: float = 0.0, seed: int = 0
 ) -> None:
@@ -158,25 +164,12 @@ def attach_adapters(
     Raises:
         UsageError: the model has adapters, or weights in a format for inference only.
     """
-    linears, by_linear = linears_by_path(model), _by_linear(specs)
-    if any(linear.lora for linear in linears.values()):
-        raise UsageError("The model has adapters already; merge them first, with kgpt.merge_lora.")
-    if any(
-        not isinstance(linear.weight, FloatWeight | QuantizedWeight) for linear in linears.values()
-    ):
-        raise UsageError("The model was prepared for inference; load it anew to train adapters.")
-    kept = {id(variable) for variable in model.trained_with_adapters}
-    frozen = [v for v in model.trainable_variables if id(v) not in kept]
-    model.__dict__["_frozen_by_lora"] = frozen  # not tracked by Keras
-    for variable in frozen:
-        variable.trainable = False
-    for path, of_linear in by_linear.items():
-        linears[path].lora = _build(linears[path], of_linear, dropout, seed)
+    freeze_for_adapters(model)
+    linears = linears_by_path(model)
+    for path, of_linear in _by_linear(specs).items():
+        linears[path].adapter = _build(linears[path], of_linear, dropout, seed)
     for block in model.blocks:
-        block.lora_drop.rate = dropout
-    for linear in [*linears.values(), model.head]:
-        if isinstance(linear.weight, QuantizedWeight):
-            linear.weight.quantizes_activations = False
+        block.adapter_drop.rate = dropout
     refresh(model)
 
 
@@ -194,73 +187,18 @@ def _build(linear: Linear, specs: list[AdapterSpec], dropout: float, seed: int) 
     noise = Normal(1 / math.sqrt(3 * inputs), seed)
     norms = ops.sqrt(linear.weight.squared_norms()) if specs[0].dora else None
     adapters = []
-    with keras_internals.unlocked(layer), keras_internals.scope_of(layer):
-        for spec in specs:
-            name = spec.module.rpartition(".")[2]
-            kept: dict[str, Any] = {"dtype": "float32", "autocast": False}
-            a = layer.add_weight(
-                name=f"{name}_lora_a",
-                shape=(inputs, spec.rank),
-                initializer=noise.named(spec.module),
-                **kept,
+    for spec in specs:
+        name = spec.module.rpartition(".")[2]
+        a_init = noise.named(spec.module)
+        a = add_adapter_weight(layer, f"{name}_lora_a", (inputs, spec.rank), a_init)
+        b = add_adapter_weight(layer, f"{name}_lora_b", (spec.rank, spec.width), "zeros")
+        magnitude = None
+        if norms is not None:
+            part = norms[spec.start : spec.start + spec.width]
+            initializer = lambda shape, dtype, part=part: part  # noqa: E731
+            magnitude = add_adapter_weight(
+                layer, f"{name}_lora_magnitude", (spec.width,), initializer
             )
-            b = layer.add_weight(
-                name=f"{name}_lora_b", shape=(spec.rank, spec.width), initializer="zeros", **kept
-            )
-            magnitude = None
-            if norms is not None:
-                part = norms[spec.start : spec.start + spec.width]
-                magnitude = layer.add_weight(
-                    name=f"{name}_lora_magnitude",
-                    shape=(spec.width,),
-                    initializer=lambda shape, dtype, part=part: part,
-                    **kept,
-                )
-            adapters.append(Adapter(spec, a, b, magnitude))
+        adapters.append(Adapter(spec, a, b, magnitude))
     salt = zlib.crc32(f"{layer.name}/{linear.name}".encode()) & 0x7FFFFFFF
     return Lora(adapters, outputs, dropout, salt, layer.compute_dtype)
-
-
-def detach_adapters(model: GPT) -> None:
-    """Remove a model's adapters; its weights are trainable again."""
-    for linear in model.linears:
-        for adapter in linear.lora.adapters if linear.lora else ():
-            for variable in adapter.variables:
-                keras_internals.untrack_variable(linear.layer, variable)
-        linear.lora = None
-    for block in model.blocks:
-        block.lora_drop.rate = 0.0
-    for variable in model.__dict__.pop("_frozen_by_lora"):
-        variable.trainable = True
-    refresh(model)
-
-
-@contextlib.contextmanager
-def adapters_disabled(model: GPT) -> Iterator[None]:
-    """The model without its adapters while the block runs: what it was before they were added.
-
-    Also while a step is traced; what was compiled with adapters is not used in the block.
-    """
-    kept = [(linear, linear.lora) for linear in model.linears]
-    compiled = [(block, block.compiled_transform) for block in model.blocks]
-    try:
-        for linear, _ in kept:
-            linear.lora = None
-        for block, _ in compiled:
-            block.compiled_transform = None
-        yield
-    finally:
-        for linear, lora in kept:
-            linear.lora = lora
-        for block, transform in compiled:
-            block.compiled_transform = transform
-
-
-def refresh(model: GPT) -> None:
-    """Forget what was compiled for the variables that a model had."""
-    for block in model.blocks:
-        for layer in (block.attention, block.mlp, block):
-            backend.refresh_tracking(layer)
-        block.compiled_transform = None
-    backend.refresh_tracking(model)
-    model.forget_compiled()

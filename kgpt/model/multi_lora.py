@@ -17,7 +17,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.backend import keras_internals
-from kgpt.model.lora import linears_by_path, refresh
+from kgpt.model.adapters import linears_by_path, refresh
 
 if TYPE_CHECKING:
     from kgpt.model.gpt import GPT

@@ -12,7 +12,7 @@ from typing import Any, Self
 import keras
 
 from kgpt import backend
-from kgpt.config import LoraConfig
+from kgpt.config.adapters import AdapterConfig
 from kgpt.errors import UsageError
 
 
@@ -29,9 +29,9 @@ class PretrainedModel(keras.Model):
         pretrained = import_module("kgpt.checkpoints.pretrained")
         pretrained.save_pretrained(self, folder, tokenizer, **options)
 
-    def apply_lora(self, config: LoraConfig) -> None:
-        """Add adapters; see `kgpt.add_lora`."""
-        import_module("kgpt.checkpoints.adapters").apply_lora(self, config)
+    def add_adapter(self, config: AdapterConfig, seed: int | None = 0, trains: bool = True) -> None:
+        """Freeze the model and give it adapters; see `kgpt.checkpoints.adapters.add_adapter`."""
+        import_module("kgpt.checkpoints.adapters").add_adapter(self, config, seed, trains)
 
     generates_text = True  # a classifier does not
 

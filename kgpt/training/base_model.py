@@ -7,11 +7,12 @@ import math
 import keras
 
 from kgpt import backend
-from kgpt.checkpoints.adapters import apply_lora
+from kgpt.checkpoints.adapters import add_adapter
 from kgpt.checkpoints.hub import resolve_source
-from kgpt.checkpoints.peft_format import is_adapter
+from kgpt.checkpoints.peft_format import is_adapter, is_unmerged
 from kgpt.checkpoints.pretrained import load_config, load_model, load_tokenizer
-from kgpt.config import Config, LoraConfig, ModelConfig, weight_format
+from kgpt.config import BottleneckConfig, Config, ModelConfig, PrefixConfig, weight_format
+from kgpt.config.adapters import AdapterConfig
 from kgpt.errors import DataError, KgptError, UsageError
 from kgpt.model.freezing import freeze
 from kgpt.model.gpt import GPT
@@ -33,6 +34,11 @@ def with_base_model(config: Config) -> Config:
         raise UsageError("No model is named; give the model to fine-tune with --model.")
     _check_method(config)
     folder = resolve_source(finetune.model)
+    if is_unmerged(folder):
+        raise UsageError(
+            f"{finetune.model} is itself an adapter, which cannot be merged; fine-tune its base "
+            "model instead."
+        )
     if finetune.has_adapters and is_adapter(folder):
         raise UsageError(
             f"{finetune.model} is itself an adapter; merge it with `kgpt merge {finetune.model} "
@@ -49,12 +55,12 @@ def _check_method(config: Config) -> None:
     if finetune.has_adapters and (finetune.freeze_layers or finetune.freeze):
         raise UsageError(
             f"finetune.freeze_layers and finetune.freeze are for --method full: {finetune.method} "
-            "freezes the whole model; choose what has adapters with lora.target_modules."
+            "freezes the whole model."
         )
     if not finetune.has_adapters and finetune.base_precision != "float32":
         raise UsageError(
             f"finetune.base_precision {finetune.base_precision} is for frozen weights: give "
-            "--method lora or dora, or leave it out."
+            "--method lora, dora, adapter or prefix, or leave it out."
         )
     if finetune.base_precision == "bfloat16" and config.train.precision != "bfloat16":
         raise UsageError(
@@ -129,15 +135,31 @@ def load_base_model(config: Config) -> GPT:
     )
     model.name_or_path = finetune.model
     if finetune.has_adapters:
-        apply_lora(model, adapter_config(config), train.seed)
+        add_adapter(model, adapter_config(config), train.seed)
     freeze(model, finetune.freeze_layers, finetune.freeze)
     return model
 
 
-def adapter_config(config: Config) -> LoraConfig:
+def adapter_config(config: Config) -> AdapterConfig:
     """The options of the adapters."""
+    if config.finetune.method == "adapter":
+        return config.bottleneck
+    if config.finetune.method == "prefix":
+        return config.prefix
     dora = config.lora.dora or config.finetune.method == "dora"
     return config.lora.model_copy(update={"dora": dora})
+
+
+def describe_method(config: Config) -> str:
+    """Which weights are trained, for people: "LoRA of rank 8"."""
+    adapter = adapter_config(config)
+    if not config.finetune.has_adapters:
+        return config.finetune.method
+    if isinstance(adapter, BottleneckConfig):
+        return f"bottleneck adapters of size {adapter.size}"
+    if isinstance(adapter, PrefixConfig):
+        return f"a prefix of {adapter.num_virtual_tokens} virtual tokens"
+    return f"{'DoRA' if adapter.dora else 'LoRA'} of rank {adapter.rank}"
 
 
 def flops_per_token(config: Config, length: int) -> float:

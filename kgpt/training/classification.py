@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kgpt import backend
-from kgpt.checkpoints.adapters import apply_lora
+from kgpt.checkpoints.adapters import add_adapter
 from kgpt.checkpoints.classifiers import new_classifier, padding_id
 from kgpt.checkpoints.hub import resolve_source
 from kgpt.checkpoints.pretrained import load_tokenizer
@@ -105,6 +105,11 @@ class Classification(Task):
         else:
             size = {"vocab_size": self.tokenizer.vocab_size}
             config = config.model_copy(update={"model": config.model.model_copy(update=size)})
+        if config.finetune.method in ("adapter", "prefix"):
+            raise UsageError(
+                f"finetune.method {config.finetune.method} is not available for classifiers, whose "
+                "adapters are merged into each checkpoint; use lora."
+            )
         if (precision := config.finetune.base_precision) in QUANTIZED_BITS:
             raise UsageError(
                 f"finetune.base_precision {precision} is not available for classifiers, whose "
@@ -120,7 +125,7 @@ class Classification(Task):
         model = self._new_model()
         model.name_or_path = finetune.model
         if finetune.has_adapters:
-            apply_lora(model, adapter_config(self.config), train.seed)
+            add_adapter(model, adapter_config(self.config), train.seed)
         freeze(model, finetune.freeze_layers, finetune.freeze)
         compile_model(model, train, self._loss())
         self.trainable = count_trainable(model)

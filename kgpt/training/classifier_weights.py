@@ -11,14 +11,15 @@ import keras
 import numpy as np
 from safetensors.numpy import load_file
 
-from kgpt.checkpoints.adapters import adapter_variables, merge_into
+from kgpt.checkpoints.adapter_layout import adapter_variables
+from kgpt.checkpoints.adapters import merge_into
 from kgpt.checkpoints.classifier_head import ClassifierHead
 from kgpt.checkpoints.pretrained import UNMERGED, load_weights, path_below, write_config
 from kgpt.checkpoints.safetensors_io import write_arrays
 from kgpt.checkpoints.weights import write_weights
 from kgpt.config import ModelConfig, SamplingConfig
 from kgpt.model.classifier import Classifier
-from kgpt.model.lora import AdapterSpec
+from kgpt.model.lora import AdapterSpec, Lora
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.stored_weights import Layout, StoredWeights
 
@@ -75,7 +76,7 @@ class ClassifierWeights(StoredWeights):
         return ClassifierDirectory(model.config, head, tuple(_adapters(model)))
 
     def load(self, model: Classifier, folder: Path) -> None:
-        if model.lora is None:
+        if model.adapter_config is None:
             load_weights(model, folder)
             return
         saved = load_file(folder / UNMERGED)
@@ -89,6 +90,6 @@ def _adapters(model: Classifier) -> list[StoredAdapter]:
             path_below(linear.variable), adapter.spec, tuple(map(path_below, adapter.variables))
         )
         for linear in model.linears
-        if linear.lora is not None
-        for adapter in linear.lora.adapters
+        if isinstance(linear.adapter, Lora)
+        for adapter in linear.adapter.adapters
     ]

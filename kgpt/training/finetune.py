@@ -13,9 +13,9 @@ from kgpt.model.gpt import GPT
 from kgpt.text.chat_template import CHATML_TEMPLATE, load_chat_template
 from kgpt.text.tokenizer import TURN_END, Tokenizer
 from kgpt.training.base_model import (
-    adapter_config,
     check_tokenizer,
     count_trainable,
+    describe_method,
     flops_per_token,
     load_base_model,
     with_base_model,
@@ -69,12 +69,9 @@ class SupervisedFineTuning(TokenDatasetTask):
         return flops_per_token(self.config, sequence_length(self.config))
 
     def summary(self) -> str:
-        finetune, lora = self.config.finetune, adapter_config(self.config)
-        how: str = finetune.method
-        if finetune.has_adapters:
-            how = f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank}"
-            if finetune.base_precision != "float32":
-                how += f" on {finetune.base_precision} weights"
+        finetune, how = self.config.finetune, describe_method(self.config)
+        if finetune.has_adapters and finetune.base_precision != "float32":
+            how += f" on {finetune.base_precision} weights"
         return (
             f"{finetune.model}: {super().summary()}; {how}: {self.trainable:,} parameters are "
             "trained"

@@ -87,13 +87,13 @@ class GRPO(Task):
 
     def _fitting(self) -> list[EncodedPrompt]:
         """The prompts that leave room for a completion."""
-        longest = self.config.model.max_length - self.config.grpo.max_completion_length
+        longest = self.config.max_text_length - self.config.grpo.max_completion_length
         fitting = [prompt for prompt in self.all_prompts if len(prompt.token_ids) <= longest]
         if not fitting:
             raise UsageError(
                 f"No prompt leaves room for grpo.max_completion_length "
                 f"{self.config.grpo.max_completion_length} in the context of "
-                f"{self.config.model.max_length} tokens; lower it, or shorten the prompts."
+                f"{self.config.max_text_length} tokens; lower it, or shorten the prompts."
             )
         return fitting
 
@@ -127,7 +127,7 @@ class GRPO(Task):
 
     def _reference(self, model: GPT) -> GPT | None:
         """The model before training, where it is needed and not the model without adapters."""
-        if not self.config.grpo.beta or model.lora is not None:
+        if not self.config.grpo.beta or model.adapter_config is not None:
             return None
         source = resolve_source(self.config.finetune.model or "")
         return load_model(source, dtype=self.config.train.dtype_policy)

@@ -30,9 +30,9 @@ from kgpt.runs import RunData
 from kgpt.text.chat_template import load_chat_template
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.base_model import (
-    adapter_config,
     check_tokenizer,
     count_trainable,
+    describe_method,
     flops_per_token,
     load_base_model,
     with_base_model,
@@ -204,9 +204,7 @@ class PreferenceOptimization(Task):
 
     def summary(self) -> str:
         finetune, kind = self.config.finetune, "pairs" if self.train.paired else "completions"
-        how: str = finetune.method
-        if finetune.has_adapters:
-            how = f"{finetune.method} of rank {adapter_config(self.config).rank}"
+        how = describe_method(self.config)
         return (
             f"{finetune.model}: {str(finetune.objective).upper()} on {len(self.train):,} {kind}, "
             f"{len(self.val):,} for validation; {how}: {self.trainable:,} parameters are trained"

@@ -14,8 +14,8 @@ from keras import ops
 from kgpt import backend
 from kgpt.backend import keras_internals
 from kgpt.errors import UsageError
+from kgpt.model.adapters import adapters_disabled
 from kgpt.model.gpt import GPT
-from kgpt.model.lora import adapters_disabled
 from kgpt.model.loss_metric import TokenLoss
 from kgpt.training.log_probs import token_log_probs
 from kgpt.training.losses import NO_TOKENS, chunk_gradient
@@ -101,7 +101,7 @@ class PreferenceLoss(keras.losses.Loss):
 
     def reference(self, model: GPT, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Log-probabilities (R,) of completions by the model without its adapters."""
-        if model.lora is None:
+        if model.adapter_config is None:
             raise UsageError(
                 f"{type(self).__name__} needs a reference: give the data set "
                 "kgpt.reference_log_probs(model, data), or the model adapters (kgpt.add_lora)."

@@ -168,10 +168,14 @@ def rows_of_process(batch_size: int) -> slice:
 
 def sequence_length(config: Config) -> int:
     """T, tokens in a training sequence; raises `UsageError` if above the model's context."""
-    length = config.train.sequence_length or config.model.max_length
-    if length > config.model.max_length:
+    longest = config.max_text_length
+    length = config.train.sequence_length or longest
+    if length > longest:
+        prefix = config.model.max_length - longest
+        less = f" less the {prefix} positions of the prefix" if prefix else ""
         raise UsageError(
-            f"train.sequence_length {length} is above model.max_length {config.model.max_length}."
+            f"train.sequence_length {length} is above model.max_length "
+            f"{config.model.max_length}{less}."
         )
     return length
 

@@ -13,8 +13,8 @@ import numpy as np
 from kgpt import backend
 from kgpt.data.preference_dataset import CompletionBatches, Completions
 from kgpt.data.sampler import LengthBuckets
+from kgpt.model.adapters import adapters_disabled
 from kgpt.model.gpt import GPT
-from kgpt.model.lora import adapters_disabled
 from kgpt.training.preference_loss import completion_log_probs
 
 
@@ -29,7 +29,7 @@ def reference_log_probs(
         batch_size: completions at a time; that of `data` when not given.
         chunk: tokens whose logits are in memory at a time.
     """
-    disabled = nullcontext() if model.lora is None else adapters_disabled(model)
+    disabled = nullcontext() if model.adapter_config is None else adapters_disabled(model)
     with disabled:
         forward = backend.jit(
             lambda inputs, targets, weights: completion_log_probs(

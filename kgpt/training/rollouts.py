@@ -25,8 +25,8 @@ from kgpt.errors import UsageError
 from kgpt.generation.model_functions import ModelFunctions
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
+from kgpt.model.adapters import adapters_disabled
 from kgpt.model.gpt import GPT
-from kgpt.model.lora import adapters_disabled
 from kgpt.text.chat_template import load_chat_template
 from kgpt.text.tokenizer import Tokenizer
 from kgpt.training.grpo_loss import group_advantages, tempered, token_weights
@@ -124,7 +124,7 @@ class RolloutDataset(keras.utils.PyDataset):
         self.reference: LogProbFunctions | None = None
         if config.beta and reference is not None:
             self.reference = LogProbFunctions(reference, config.temperature)
-        elif config.beta and model.lora is None:
+        elif config.beta and model.adapter_config is None:
             raise UsageError("grpo.beta needs a reference: adapters, or the model before training.")
         self.rollout: Rollout | None = None
         self._batches: list[Batch] = []

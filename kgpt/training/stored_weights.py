@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgpt.checkpoints.adapters import AdapterLayout, adapter_variables, assign_adapter
+from kgpt.checkpoints.adapter_layout import AdapterLayout, adapter_variables, assign_adapter
 from kgpt.checkpoints.parts import Part, write_index
 from kgpt.checkpoints.peft_format import is_adapter
 from kgpt.checkpoints.pretrained import load_weights, path_below, write_config, write_tokenizer
@@ -127,7 +127,7 @@ class StoredWeights:
     def variables(self, model: keras.Model) -> dict[str, Any]:
         """The variables by path, in any order; frozen ones, too."""
         gpt = gpt_of(model)
-        if gpt.lora is not None:
+        if gpt.adapter_config is not None:
             return adapter_variables(gpt)
         weights = {path_below(variable): variable for variable in gpt.weights}
         return {path: weights[path] for path, _ in parameter_shapes(gpt.config)}
@@ -135,7 +135,7 @@ class StoredWeights:
     def layout(self, model: keras.Model) -> Layout:
         """How their values are written."""
         gpt = gpt_of(model)
-        if gpt.lora is not None:
+        if gpt.adapter_config is not None:
             return AdapterFolder(AdapterLayout.of(gpt))
         return ModelDirectory(gpt.config)
 

@@ -88,7 +88,7 @@ def test_each_module_keeps_its_rank_and_alpha(base, tmp_path):
         alpha_pattern={"v_proj": 3.0},
     )  # fmt: skip
     model = kgpt.GPT.from_pretrained(base)
-    model.apply_lora(options)
+    model.add_adapter(options)
     for variable in model.trainable_variables:
         variable.assign(keras.ops.ones_like(variable.value) / 10)
     kgpt.save_adapter(model, tmp_path / "adapter")

@@ -129,7 +129,7 @@ def test_the_head_trains_with_adapters():
     names = [path_below(v).rpartition("/")[2] for v in model.trainable_variables]
     assert sorted(names) == ["c_attn_lora_a", "c_attn_lora_b", "score"]
     kgpt.merge_lora(model)
-    assert len(model.trainable_variables) == before and model.lora is None
+    assert len(model.trainable_variables) == before and model.adapter_config is None
 
 
 @pytest.fixture(scope="module")

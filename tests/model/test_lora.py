@@ -241,7 +241,7 @@ def test_a_keras_file_keeps_adapters(tmp_path, ids):
     model.optimizer.build(model.trainable_variables)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert again.lora == model.lora
+    assert again.adapter_config == model.adapter_config
     assert [v.path for v in again.trainable_variables] == [
         v.path for v in model.trainable_variables
     ]
@@ -270,7 +270,7 @@ def test_blocks_with_other_adapters_are_not_compiled_as_one():
     assert same.blocks[0].structure == same.blocks[1].structure
     scaled = tiny_model(**KINDS["gpt2"])
     options = kgpt.LoraConfig(alpha_pattern={"*.1.*": 3.0}).model_dump()
-    scaled = kgpt.GPT(scaled.config, lora=options)
+    scaled = kgpt.GPT(scaled.config, adapter_config=options)
     assert scaled.blocks[0].structure != scaled.blocks[1].structure
 
 

@@ -103,9 +103,28 @@ def test_gradients_are_those_of_peft(form, tmp_path):
     }
     theirs_by_name = dict(model.named_parameters())
     for linear in ours.linears:
-        for adapter in linear.lora.adapters:
+        for adapter in linear.adapter.adapters:
             for variable in adapter.variables:
                 name = parts[variable.name.rpartition("_")[2]]
                 parameter = theirs_by_name[f"base_model.model.{adapter.spec.module}.{name}"]
                 expected = backend.to_host(parameter.grad).T
                 np.testing.assert_allclose(found[path_below(variable)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_prefix_of_peft_computes_the_same_here_and_back(name, tmp_path):
+    theirs(name).save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    model = peft.get_peft_model(base, config).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    ids = IDS[:, :20]
+    with torch.no_grad():
+        expected = backend.to_host(model(torch.tensor(ids)).logits)
+    ours = kgpt.GPT.from_pretrained(tmp_path / "adapter")
+    found = keras.ops.convert_to_numpy(ours(ids.astype("int32")))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    kgpt.save_adapter(ours, tmp_path / "back")
+    again = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "back").eval()
+    with torch.no_grad():
+        np.testing.assert_array_equal(backend.to_host(again(torch.tensor(ids)).logits), expected)

@@ -32,7 +32,8 @@ DEFAULT = "tinyworld"
 MEASURED = "these steps"  # the name of a measurement made from the form
 SECTIONS = {
     "model": "Model", "data": "Data", "train": "Training", "sampling": "Samples",
-    "finetune": "Fine-tuning", "lora": "LoRA",
+    "finetune": "Fine-tuning", "lora": "LoRA", "bottleneck": "Bottleneck adapters",
+    "prefix": "Prefix tuning",
 }  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def prefill(
     config = model.config
     start = tf.where(
         batch.length > config.max_length,
-        batch.length - tokens_kept(config, config.max_length),
+        batch.length - tokens_kept(config.max_length, config.position == "rotary"),
         tf.zeros_like(batch.length),
     )
     count = tf.where(pending, batch.length - 1 - start, tf.zeros_like(start))
