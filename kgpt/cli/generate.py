@@ -112,7 +112,7 @@ def generate(
         if input_file is not None:
             from kgpt.cli.generate_file import complete_file, identify_model
 
-            about = {**identify_model(folder), "dtype": engine.dtype}
+            about: dict[str, Any] = {**identify_model(folder), "dtype": engine.dtype}
             about["structured_output"] = structure
             if chosen:
                 about["adapter"] = identify_model(adapters[chosen])
