@@ -7,6 +7,8 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     matmul_nt           x times the transpose of a matrix, which may be prepacked
     int8_linear         x times an int8 weight, each token being rounded to int8, plus bias
     int4_linear         x times an int4 weight with a scale for each 32 inputs, plus bias
+    prepack_int8, prepack_int4      such products with the weight in the layout of a library, as
+                        functions of x and bias; None where there is no such library
     prefers_transposed_weights   are small-batch products faster with weights stored (out, in)?
     prepack_weight      a weight in the packed layout of the matmul library; None if it has none
     refresh_tracking    drop references to variables that child layers have released
@@ -82,6 +84,8 @@ dense = _chosen.dense
 matmul_nt = _chosen.matmul_nt
 int8_linear = _chosen.int8_linear
 int4_linear = _chosen.int4_linear
+prepack_int8 = _chosen.prepack_int8
+prepack_int4 = _chosen.prepack_int4
 prefers_transposed_weights = _chosen.prefers_transposed_weights
 prepack_weight = _chosen.prepack_weight
 refresh_tracking = _chosen.refresh_tracking

@@ -24,6 +24,8 @@ from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.whole_step import compile_regions as compile_regions
 from kgpt.backend.whole_step import compiles_regions as compiles_regions
 from kgpt.backend.whole_step import constant as constant
+from kgpt.backend.whole_step import prepack_int4 as prepack_int4
+from kgpt.backend.whole_step import prepack_int8 as prepack_int8
 from kgpt.backend.whole_step import without_gradient as without_gradient
 
 Tensor = Any

@@ -24,6 +24,8 @@ from kgpt.backend.tensorflow_device import set_precision as set_precision
 from kgpt.backend.whole_step import compile_regions as compile_regions
 from kgpt.backend.whole_step import compiles_regions as compiles_regions
 from kgpt.backend.whole_step import constant as constant
+from kgpt.backend.whole_step import prepack_int4 as prepack_int4
+from kgpt.backend.whole_step import prepack_int8 as prepack_int8
 from kgpt.backend.whole_step import without_gradient as without_gradient
 
 Tensor = Any

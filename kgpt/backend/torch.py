@@ -29,6 +29,8 @@ from kgpt.backend.torch_jit import fx_trace as fx_trace
 from kgpt.backend.torch_jit import jit as jit
 from kgpt.backend.torch_jit import jit_steps as jit_steps
 from kgpt.backend.torch_optimizer import optimizer_class as optimizer_class
+from kgpt.backend.torch_quantized import prepack_int4 as prepack_int4
+from kgpt.backend.torch_quantized import prepack_int8 as prepack_int8
 from kgpt.backend.torch_transfer import constant as constant
 from kgpt.backend.torch_transfer import to_device as to_device
 from kgpt.backend.torch_transfer import to_host as to_host

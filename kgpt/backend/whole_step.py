@@ -21,6 +21,14 @@ def compile_regions(functions: Sequence[Function], variables: Any = ()) -> list[
     return list(functions)
 
 
+def prepack_int8(q: Any, scale: Any) -> None:
+    """XLA has no packed weight format."""
+
+
+def prepack_int4(q: Any, scale: Any) -> None:
+    """XLA has no packed weight format."""
+
+
 def constant(array: np.ndarray) -> np.ndarray:
     """`array` unchanged: a constant of the compiled step."""
     return array

@@ -35,7 +35,9 @@ def build_for_inference(make: Callable[..., GPT], dtype: InferenceDtype = "float
     backend.set_precision(dtype)
     policy = compute_dtype(dtype)
     if quantized := weight_format(dtype):
-        return make(dtype=policy, weight_format=quantized)
+        model = make(dtype=policy, weight_format=quantized)
+        model.prepack_weights()
+        return model
     if backend.prefers_transposed_weights():
         return make(dtype=policy, weight_format="transposed")
     model = make(dtype=policy)

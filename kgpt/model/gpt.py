@@ -284,10 +284,21 @@ class GPT(CheckedInputs, HiddenStateLossModel):
             for linear in block.linears:
                 linear.convert(weight_format)
             if self.built:
-                for layer in (block.attention, block.mlp, block):
-                    backend.refresh_tracking(layer)
+                _refresh_block(block)
         if self.built:
             backend.refresh_tracking(self)
+
+    def prepack_weights(self) -> None:
+        """Put quantized weights into the layout of the backend's matmul library, if it has one.
+
+        The model cannot train adapters then.
+        """
+        self.head.prepack()
+        for block in self.blocks:
+            for linear in block.linears:
+                linear.prepack()
+            _refresh_block(block)
+        backend.refresh_tracking(self)
 
     @property
     def compiled_functions(self) -> dict[type, Any]:
@@ -314,3 +325,9 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         config = {"adapter_config": config.pop("lora", None), **config}  # as it was called before
         model: Self = super().from_config(config, custom_objects)
         return model
+
+
+def _refresh_block(block: Block) -> None:
+    """Release the variables that the layers of a block have replaced."""
+    for layer in (block.attention, block.mlp, block):
+        backend.refresh_tracking(layer)

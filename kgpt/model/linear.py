@@ -26,6 +26,7 @@ from kgpt.model.quantized_weight import (
     Int4Weight,
     Int8Weight,
     QuantizedMatrix,
+    QuantizedWeight,
     frozen_variable,
 )
 
@@ -165,6 +166,17 @@ class Parameter:
             value = ops.convert_to_tensor(variable)
             self.weight = FORMATS[to].create(self.layer, self.name, value, self.table)
 
+    def prepack(self) -> None:
+        """Put a quantized weight into the layout of the matmul library, for inference alone."""
+        packed = self.weight.prepacked() if isinstance(self.weight, QuantizedWeight) else None
+        if packed is not None:
+            self._release(self.weight)
+            self.weight = packed
+
+    def _release(self, weight: QuantizedWeight) -> None:
+        for variable in (weight.q, weight.scale):
+            keras_internals.untrack_variable(self.layer, variable)
+
     @property
     def variable(self) -> keras.Variable | None:
         """The trainable variable; None in other formats."""
@@ -227,6 +239,10 @@ class Unembedding(Linear):
             self._layer, self.weight = layer, self.tied.weight
             if self.format is not None:
                 self.convert(self.format)
+
+    def _release(self, weight: QuantizedWeight) -> None:
+        if self.tied is None:
+            super()._release(weight)
 
     def convert(self, to: FormatName) -> None:
         if self.tied is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -22,6 +23,21 @@ class QuantizedMatrix(NamedTuple):
 
     q: np.ndarray
     scale: np.ndarray
+
+
+class PrepackedWeight:
+    """A quantized weight that only a matmul library reads.
+
+    Args:
+        product: as `WeightFormat.matmul`, but for the bias, which is a tensor.
+    """
+
+    def __init__(self, product: Callable[[Tensor, Tensor | None], Tensor]) -> None:
+        self.product = product
+
+    def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """As `WeightFormat.matmul`."""
+        return self.product(x, None if bias is None else ops.convert_to_tensor(bias))
 
 
 class QuantizedWeight(ABC):
@@ -46,6 +62,10 @@ class QuantizedWeight(ABC):
     @abstractmethod
     def _dequantized(self, q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
         """The weight as float, (out, in)."""
+
+    @abstractmethod
+    def prepacked(self) -> PrepackedWeight | None:
+        """The weight in the layout of a matmul library, for inference; None if it has none."""
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """As `WeightFormat.matmul`."""
@@ -109,6 +129,9 @@ class Int8Weight(QuantizedWeight):
     def _dequantized(self, q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
         return dequantize_int8(q, scale, dtype)
 
+    def prepacked(self) -> PrepackedWeight | None:
+        return _prepacked(backend.prepack_int8, self)
+
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (...) of a table (V, D): (..., D)."""
         scale = ops.take(self.scale, ids, axis=0)
@@ -149,6 +172,15 @@ class Int4Weight(QuantizedWeight):
 
     def _dequantized(self, q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
         return dequantize_int4(q, scale, dtype)
+
+    def prepacked(self) -> PrepackedWeight | None:
+        return _prepacked(backend.prepack_int4, self)
+
+
+def _prepacked(prepack: Callable[..., Any], weight: QuantizedWeight) -> PrepackedWeight | None:
+    parts = (ops.convert_to_tensor(part) for part in (weight.q, weight.scale))
+    product = prepack(*parts)
+    return None if product is None else PrepackedWeight(product)
 
 
 def _host(value: Tensor, table: bool) -> np.ndarray:
