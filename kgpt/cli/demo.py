@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kgpt.cli.environment import prepare_process, silence_native_code
+from kgpt.cli.eval import progress_on
 from kgpt.cli.tinyworld import make_tinyworld
 from kgpt.cli.train import FLAGS, run_training
 from kgpt.config import Config, SamplingConfig, parse_overrides
@@ -28,6 +30,7 @@ from kgpt.formatting import duration
 from kgpt.runs import Run, new_run, resolve_model
 
 if TYPE_CHECKING:
+    from kgpt.generation.completion import Completion
     from kgpt.generation.generator import TextGenerator
 
 SHOWN = 15  # questions in the table
@@ -120,8 +123,9 @@ def show_what_it_learned(run: Run, count: int, console: Console) -> int:
     title(console, f"{count} questions about what the training text never says")
     asked = held_out_questions(count)
     with TextGenerator(resolve_model(run.name)) as engine:
-        with console.status("answering"):
-            replies = reply(engine, [[user(question.text)] for question in asked])
+        with progress_on(console)("answering", count) as advance:
+            prompts = [[user(question.text)] for question in asked]
+            replies = reply(engine, prompts, lambda *_: advance(1))
         console.print(answers_table(asked[:SHOWN], replies[:SHOWN]))
         title(console, "A conversation")
         converse(engine, console)
@@ -149,11 +153,16 @@ def held_out_questions(count: int) -> list[Question]:
     return list(different.values())
 
 
-def reply(engine: TextGenerator, conversations: list[list[dict[str, str]]]) -> list[str]:
-    """The model's reply in each conversation, at temperature 0."""
+def reply(
+    engine: TextGenerator,
+    conversations: list[list[dict[str, str]]],
+    on_done: Callable[[int, Completion], None] | None = None,
+) -> list[str]:
+    """The model's reply in each conversation, at temperature 0; see `generate_batch`."""
     greedy = SamplingConfig(temperature=0, max_tokens=REPLY_TOKENS)
     prompts = [engine.chat_prompt(messages, reserve=REPLY_TOKENS) for messages in conversations]
-    return [completion.text.strip() for completion in engine.generate_batch(prompts, greedy)]
+    completions = engine.generate_batch(prompts, greedy, on_done)
+    return [completion.text.strip() for completion in completions]
 
 
 def user(text: str) -> dict[str, str]:

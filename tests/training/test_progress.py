@@ -43,7 +43,7 @@ def test_plain_lines_without_a_terminal():
 
 def test_a_bar_in_a_terminal_and_lines_for_validations_only():
     text = shown(terminal=True)
-    assert "━" in text and "250/1,000" in text and "ETA 1 min 15 s" in text
+    assert "━" in text and "250/1,000  25%  ETA 1 min 15 s" in text
     assert text.count("perplexity") >= 1
     assert "once [/] upon" in text
 

@@ -89,11 +89,12 @@ class ProgressReporter:
     def _bar(self) -> Text:
         """One line, truncated at the terminal's width: the most important comes first."""
         status = self.status.status
-        filled = round(BAR_WIDTH * min(1.0, status.step / max(1, status.total_steps)))
+        share = min(1.0, status.step / max(1, status.total_steps))
+        filled = round(BAR_WIDTH * share)
         line = Text(f"{status.state:<11}", style="cyan", no_wrap=True, overflow="ellipsis")
         line.append("━" * filled, style="green")
         line.append("━" * (BAR_WIDTH - filled), style="dim")
-        line.append(f"  {status.step:,}/{status.total_steps:,}", style="default")
+        line.append(f"  {status.step:,}/{status.total_steps:,}  {int(100 * share)}%")
         if status.eta_s is not None:
             line.append(f"  ETA {duration(status.eta_s)}", style="default")
         if self._row:
