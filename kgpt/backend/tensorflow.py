@@ -241,8 +241,11 @@ def custom_gradient(function: Function) -> Function:
 def jit(
     function: Function, variables: Iterable[keras.Variable] = (), donated: Iterable[int] = ()
 ) -> Any:
-    """`function(*tensors)`, jitted; it sees the current values of `variables`."""
-    jitted = tf.function(function, jit_compile=True, reduce_retracing=False)
+    """`function(*tensors)`, jitted; it sees the current values of `variables`.
+
+    AutoGraph, which rewrites Python conditions on tensors, would take most of the time of tracing.
+    """
+    jitted = tf.function(function, jit_compile=True, reduce_retracing=False, autograph=False)
 
     def call(*args: Any) -> Any:
         return jitted(*args)

@@ -121,7 +121,7 @@ def compiled_flex_attention() -> Any:
 
 
 @functools.cache
-def _attention_device(device: Any) -> AttentionDevice:
+def attention_device(device: Any) -> AttentionDevice:
     """What attention depends on, of a `torch.device`."""
     if device.type == "cpu":
         return AttentionDevice("cpu")
@@ -129,10 +129,6 @@ def _attention_device(device: Any) -> AttentionDevice:
         return AttentionDevice("gpu")
     has_triton = importlib.util.find_spec("triton") is not None
     return AttentionDevice("gpu", torch.cuda.get_device_capability(device), has_triton=has_triton)
-
-
-# While a function is being compiled, it is called and not traced.
-attention_device = torch.compiler.assume_constant_result(_attention_device)
 
 
 def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import keras
 import torch
 
 from kgpt.backend import keras_internals
+from kgpt.backend.torch_attention import attention_device
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -80,6 +81,8 @@ class _Template:
 
     def __init__(self, function: Function, variables: list[Any]) -> None:
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
+        # Called while a function is compiled, not traced.
+        torch.compiler.assume_constant_result(attention_device)
         self.shapes: set[Any] = set()
         self.failed = False
 

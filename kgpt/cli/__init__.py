@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
+import threading
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from cyclopts import App, CoercionError, CycloptsError
 from pydantic import BaseModel, ValidationError
@@ -157,6 +160,7 @@ runs.command(
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: runs a command and turns errors into one sentence and an exit code."""
+    is_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -183,9 +187,12 @@ def main(arguments: list[str] | None = None) -> None:
         kind = type(error).__name__
         hint = "this is a defect of kgpt; run again with --debug to see where"
         code = _failed(f"{kind}: {error} ({hint}).", 1, debug)
+    code = code if isinstance(code, int) else 0
     if process_group.ends_at_once:
-        _exit_at_once(code if isinstance(code, int) else 0)
-    sys.exit(code if isinstance(code, int) else 0)
+        _exit_at_once(code)
+    if is_process:
+        _exit_without_teardown(code)
+    sys.exit(code)
 
 
 def _one_sentence(error: CycloptsError) -> str:
@@ -201,7 +208,7 @@ def _one_sentence(error: CycloptsError) -> str:
     return str(error)
 
 
-def _exit_at_once(code: int) -> None:
+def _exit_at_once(code: int) -> NoReturn:
     """Exit and free nothing.
 
     TensorFlow frees twice what a step held that ran out of memory; JAX waits for other processes,
@@ -209,6 +216,19 @@ def _exit_at_once(code: int) -> None:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    os._exit(code)
+
+
+def _exit_without_teardown(code: int) -> NoReturn:
+    """Exit as Python does, but leave memory and modules to the system.
+
+    To take a backend's modules apart takes Python up to a second.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, and for executors
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):  # the reader of the output has exited
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -60,13 +60,19 @@ def bench_train(
         _show(Console(), figures)
 
 
+def _shown_rate(flops: float) -> str:
+    """FLOP/s as text: a CPU's in GFLOP/s."""
+    return f"{flops / 1e9:,.0f} GFLOP/s" if flops < 1e12 else f"{flops / 1e12:,.2f} TFLOP/s"
+
+
 def _show(console: Console, figures: dict[str, Any]) -> None:
     peak, datasheet_peak = figures["matmul_peak"], figures["datasheet_peak"]
     stated = f", {datasheet_peak / 1e12:,.0f} by its datasheet" if datasheet_peak else ""
     console.print(
         f"{figures['config']}: {figures['parameters'] / 1e6:.2f} M parameters, "
-        f"{figures['precision']}, {figures['backend']} on {figures['device']}\n"
-        f"matmul peak {peak / 1e12:,.2f} TFLOP/s measured{stated}",
+        f"{figures['precision']}, {figures['backend']} on "
+        f"{figures['processor'] or figures['device']}\n"
+        f"matmul peak {_shown_rate(peak)} measured{stated}",
         highlight=False,
     )
     headings = ["batch", "ms/step", "tokens/s", "of peak"]

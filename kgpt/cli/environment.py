@@ -12,6 +12,8 @@ import platform
 import sys
 from pathlib import Path
 
+from kgpt.cli.compilation_cache import use_compilation_cache
+from kgpt.cli.lean_imports import skip_optional_packages
 from kgpt.config import MEMORY_FRACTION, did_you_mean, memory_fraction
 from kgpt.errors import UsageError
 
@@ -53,6 +55,8 @@ def prepare_process(fraction: float | None = None) -> None:
     """
     name = choose_backend()
     share_gpu(fraction)
+    skip_optional_packages(name)
+    use_compilation_cache(name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
