@@ -2,9 +2,10 @@
 
     python -m benchmarks.train --nanogpt PATH [--markdown FILE] [--json FILE]
 
-PATH is a checkout of nanoGPT, whose `model.py` is imported. Each system runs in its own process
-and is compiled before anything is measured; then each makes a few steps in turn, for several
-rounds. Reported is the median over rounds of the median step of a round.
+PATH is a checkout of nanoGPT, whose `model.py` is imported. In each of several rounds every system
+takes its turn in a process of its own, which compiles, warms up, makes a few measured steps and
+ends: memory that waits idle is reclaimed by the system, and the next steps are slower. Reported is
+the median over rounds of the median step of a round.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kgpt.config import ModelConfig
+from kgpt.processor import processor_with_features
 
 SHAPES = {  # layers, heads, width, context, batch
     "small": (4, 4, 128, 64, 12),
@@ -41,7 +43,6 @@ class System:
     label: str
     precision: str
     job: dict
-    process: subprocess.Popen | None = None
     peak: float = 0.0
     rounds: list[float] = field(default_factory=list)
     failure: str | None = None
@@ -50,39 +51,24 @@ class System:
     def ms(self) -> float:
         return statistics.median(self.rounds)
 
-    def start(self) -> None:
+    def measure(self) -> None:
+        """Add the milliseconds per step of a new process, or note why it failed."""
         command = [sys.executable, "-m", "benchmarks.train_worker", json.dumps(self.job)]
         environment = {k: v for k, v in os.environ.items() if k != "KGPT_RESTARTED"}
-        self.process = subprocess.Popen(
-            command, env=environment, text=True, bufsize=1,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self.peak = self._answer().get("peak") or 0.0
-
-    def measure(self) -> None:
-        if self.failure is None:
-            self.process.stdin.write(f"{STEPS[self.shape]}\n")
-            answer = self._answer()
-            if "ms" in answer:
-                self.rounds.append(answer["ms"])
-
-    def stop(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if line:
-            return json.loads(line)
-        self.failure = (self.process.stderr.read().strip().splitlines() or ["it ended"])[-1]
-        return {}
+        ended = subprocess.run(command, env=environment, text=True, capture_output=True)
+        if ended.returncode:
+            self.failure = (ended.stderr.strip().splitlines() or ["it ended"])[-1]
+            return
+        answer = json.loads(ended.stdout)
+        self.peak = max(self.peak, answer["peak"] or 0.0)
+        self.rounds.append(answer["ms"])
 
 
 def systems(shape: str, nanogpt: str) -> list[System]:
     """Every system that is measured at a shape."""
     found = []
     for precision in PRECISIONS[shape]:
-        common = {"shape": SHAPES[shape], "precision": precision}
+        common = {"shape": SHAPES[shape], "precision": precision, "steps": STEPS[shape]}
         for compiled in (False, True):
             label = "nanoGPT compiled" if compiled else "nanoGPT eager"
             job = {**common, "name": "nanogpt", "compiled": compiled, "path": nanogpt}
@@ -94,19 +80,19 @@ def systems(shape: str, nanogpt: str) -> list[System]:
 
 def measure(shape: str, nanogpt: str, rounds: int, console: Console) -> list[dict]:
     """Rows for one shape."""
-    running = systems(shape, nanogpt)
-    for system in running:
-        console.print(f"{shape}: {system.label} {system.precision} warms up", style="dim")
-        system.start()
+    found = systems(shape, nanogpt)
     for number in range(rounds):
-        console.print(f"{shape}: round {number + 1} of {rounds}", style="dim")
-        for system in running:
-            system.measure()
-    for system in running:
-        system.stop()
+        for system in found:
+            if system.failure is None:
+                console.print(
+                    f"{shape}, round {number + 1} of {rounds}: {system.label} {system.precision}",
+                    style="dim",
+                )
+                system.measure()
+    for system in found:
         if system.failure:
             console.print(f"{system.label} {system.precision}: {system.failure}")
-    return rows([system for system in running if system.rounds])
+    return rows([system for system in found if system.rounds])
 
 
 def rows(measured: list[System]) -> list[dict]:
@@ -132,6 +118,7 @@ def rows(measured: list[System]) -> list[dict]:
                 "tokens_per_s": round(batch * length / system.ms * 1000),
                 "peak_share": round(flops / (system.ms / 1000) / peak, 3) if peak else None,
                 "ratio": round(baseline / system.ms, 2) if baseline else None,
+                "peak_gflops": round(peak / 1e9),
                 "rounds_ms": [round(ms, 2) for ms in system.rounds],
             }
         )
@@ -154,17 +141,24 @@ def cells(row: dict) -> tuple[str, ...]:
     )
 
 
-def markdown(measured: list[dict]) -> str:
-    lines = [f"| {' | '.join(HEADINGS)} |", "|---|---|---|---:|---:|---:|---:|"]
+def markdown(measured: list[dict], cpu: str) -> str:
+    lines = [f"On {cpu}.\n", f"| {' | '.join(HEADINGS)} |", "|---|---|---|---:|---:|---:|---:|"]
     lines += [f"| {' | '.join(cells(row))} |" for row in measured]
     return "\n".join(lines) + "\n"
+
+
+def cpu_of(measured: list[dict]) -> str:
+    """The CPU, with the peak FLOP/s that matrix products reached on it."""
+    peaks = {row["precision"]: row["peak_gflops"] for row in measured}
+    shown = [f"{peak:,} GFLOP/s in {precision}" for precision, peak in peaks.items()]
+    return f"{processor_with_features()} ({', '.join(shown)})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nanogpt", required=True, help="a checkout of nanoGPT")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("benchmark-train.json"))
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
@@ -174,13 +168,14 @@ def main() -> None:
     measured = []
     for shape in options.shapes:
         measured += measure(shape, options.nanogpt, options.rounds, console)
-    table = Table(*HEADINGS, title="Training, beside nanoGPT compiled at float32")
+    cpu = cpu_of(measured)
+    table = Table(*HEADINGS, title=f"Training, beside nanoGPT compiled at float32, on {cpu}")
     for row in measured:
         table.add_row(*cells(row))
     console.print(table)
     options.json.write_text(json.dumps(measured, indent=2) + "\n")
     if options.markdown:
-        options.markdown.write_text(markdown(measured))
+        options.markdown.write_text(markdown(measured, cpu))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_worker '{"name": "jax", "shape": [4, 4, 128, 64, 12], ...}'
 
-It builds and compiles its model, then answers each number N on standard input with one JSON line:
-the median milliseconds of N training steps. One system is measured at a time.
+It builds and compiles its model, warms up, and prints one JSON object: the peak FLOP/s of matrix
+products, null for nanoGPT, and the median milliseconds of the job's `steps` training steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from kgpt.cli.environment import prepare_process
 
 VOCABULARY = 65
 SETTINGS = {"learning_rate": 1e-3, "weight_decay": 0.1, "beta_1": 0.9, "beta_2": 0.99}
-WARM_UP = 3
 
 
 def main() -> None:
@@ -31,11 +30,10 @@ def main() -> None:
         prepare_process()  # may start this process anew
     with _quiet_output() as answers:
         run = nanogpt(job) if job["name"] == "nanogpt" else kgpt(job)
-        ready = {"peak": run(0), "warm": run(WARM_UP)}
-        print(json.dumps(ready), file=answers, flush=True)
-        for line in sys.stdin:
-            times = run(int(line))
-            print(json.dumps({"ms": 1000 * statistics.median(times)}), file=answers, flush=True)
+        run(job["steps"])  # compiles and warms up
+        times = run(job["steps"])
+        figures = {"peak": run(0), "ms": 1000 * statistics.median(times)}
+        print(json.dumps(figures), file=answers, flush=True)
 
 
 def kgpt(job):

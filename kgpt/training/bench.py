@@ -14,6 +14,7 @@ from kgpt import backend
 from kgpt.backend.peak import matmul_peak
 from kgpt.config import Config
 from kgpt.datasheet import find_datasheet
+from kgpt.processor import processor_with_features
 from kgpt.training.pretraining import build_model, sequence_length
 
 WARMUP_STEPS = 3  # compilation
@@ -72,13 +73,16 @@ def measure_training(config: Config, batch_sizes: Sequence[int], steps: int) -> 
 def describe(config: Config) -> dict[str, Any]:
     """Model, device and peaks; "datasheet_peak" is None for a device or precision without one.
 
+    "processor" names the CPU where that is the device.
+
     FLOPs are counted as in PaLM, Appendix B, which is also nanoGPT's count.
     """
-    precision, device = config.train.precision, backend.device()[1]
+    precision, (platform, device) = config.train.precision, backend.device()
     datasheet, model = find_datasheet(device), _with_vocabulary(config).model
     return {
         "backend": backend.name,
         "device": device,
+        "processor": processor_with_features() if platform == "cpu" else None,
         "precision": precision,
         "parameters": model.num_parameters(),
         "flops_per_token": model.flops_per_token(sequence_length(config)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import platform
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kgpt import backend
+from kgpt.processor import processor
 from kgpt.versions import installed_versions
 
 
@@ -27,12 +27,3 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "system": platform.platform(),
     }
-
-
-def processor() -> str:
-    """The name of the CPU, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -56,13 +56,20 @@ def test_a_known_gpu_is_compared_with_its_datasheet(config):
     assert (figures["datasheet_peak"], figures["matmul_peak"]) == (67e12, 5e13)
 
 
+def test_a_cpu_is_named_with_its_peak(config, capsys, monkeypatch):
+    described = describe(Config.load(str(config))) | {"matmul_peak": 3.9e11, "processor": "CPU X"}
+    _show(Console(width=100), {"config": "x", "batches": []} | described)
+    out = capsys.readouterr().out
+    assert "on CPU X" in out and "390 GFLOP/s measured" in out
+
+
 @pytest.mark.parametrize("datasheet_peak", [None, 67e12])
 def test_the_table_has_what_was_measured(datasheet_peak, capsys):
     row = {"batch": 2, "ms_per_step": 3.0, "tokens_per_s": 5e3, "mfu": 0.25, "datasheet_mfu": 0.125,
            "peak_memory": 3 << 30, "compile_s": 4.5}  # fmt: skip
     figures = {"config": "x", "parameters": 7e6, "precision": "float32", "backend": "jax",
-               "device": "D", "matmul_peak": 5e13, "datasheet_peak": datasheet_peak,
-               "batches": [row]}  # fmt: skip
+               "device": "D", "processor": None, "matmul_peak": 5e13,
+               "datasheet_peak": datasheet_peak, "batches": [row]}  # fmt: skip
     _show(Console(width=100), figures)
     out = capsys.readouterr().out
     assert all(part in out for part in ("25.0%", "3.0 GiB", "4.5 s", "5,000", "50.00 TFLOP/s"))
