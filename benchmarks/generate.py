@@ -2,11 +2,12 @@
 
     python -m benchmarks.generate [--rounds 3] [--only "kgpt jax,llama.cpp"] [--markdown FILE]
 
-A prompt of 32 tokens and 128 new ones, greedy, batch sizes 1 and 8. In each round every system is
-started anew, `--alive` processes at a time: they load and compile, and are then measured one after
-the other while the others are suspended, so that none waits for long (an idle process loses its
-memory to the system). A figure is the median of the rounds. A system that is not installed or fails
-is named below the table. keras-hub comes with kgpt; the rest needs the `peers` extra.
+A prompt of 32 tokens and 128 new ones, greedy, batch sizes 1 and 8. The systems of one precision
+form a group: they start one after the other, load and compile, and are then measured in turns,
+while the others are suspended. Only one group is alive at a time, since a process that is idle for
+a minute loses memory to the system. A figure is the median of the rounds. A system that is not
+installed or fails is named below the table. keras-hub comes with kgpt; the rest needs the `peers`
+extra.
 """
 
 from __future__ import annotations
@@ -30,17 +31,16 @@ from rich.table import Table
 
 BATCHES = (1, 8)
 BACKENDS = ("jax", "tensorflow", "torch")
-# The backend of each system; the last word is its precision unless that is float32.
-SYSTEMS = {
-    **{f"kgpt {name}": name for name in BACKENDS},
-    "kgpt torch bf16": "torch",
-    **{f"kgpt {name} {dtype}": name for dtype in ("int8", "int4") for name in BACKENDS},
-    "llama.cpp": "torch", "llama.cpp q8_0": "torch", "llama.cpp q4_0": "torch",
-    "ctranslate2": "torch", "ctranslate2 int8": "torch",
-    "transformers": "torch", "transformers bf16": "torch",
-    "keras-hub jax": "jax", "keras-hub tensorflow": "tensorflow", "keras-hub torch": "torch",
-}  # fmt: skip
-SLOW = ("keras-hub tensorflow", "keras-hub torch")  # measured only where --only names them
+# Systems that are measured in turns. The last word is a precision, else it is float32.
+GROUPS = (
+    ("kgpt tensorflow", "kgpt jax", "kgpt torch", "llama.cpp", "ctranslate2"),
+    ("keras-hub jax", "kgpt torch bf16", "transformers", "transformers bf16"),
+    ("kgpt tensorflow int8", "kgpt jax int8", "kgpt torch int8", "llama.cpp q8_0",
+     "ctranslate2 int8"),
+    ("kgpt tensorflow int4", "kgpt jax int4", "kgpt torch int4", "llama.cpp q4_0"),
+    ("keras-hub tensorflow", "keras-hub torch"),
+)  # fmt: skip
+SLOW = GROUPS[-1]  # measured only where --only names them
 BASELINE = "transformers"
 START_S, MEASURE_S = 120.0, 60.0  # limits of a start and of one measurement
 
@@ -56,12 +56,8 @@ class System:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.log = folder / f"{name.replace(' ', '-')}.log"
-        environment = os.environ | {
-            "KERAS_BACKEND": SYSTEMS[name],
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        backend = next((word for word in name.split() if word in BACKENDS), "torch")
+        environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.generate_systems", name, str(folder)],
@@ -69,8 +65,8 @@ class System:
                 env=environment,
             )  # fmt: skip
 
-    def wait_until_ready(self) -> None:
-        """Until everything is compiled; then suspend it."""
+    def start(self) -> None:
+        """Wait until everything is compiled, and suspend it."""
         self._answer(START_S)
         self.process.send_signal(signal.SIGSTOP)
 
@@ -101,30 +97,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="systems: 'torch int8' has both words")
-    parser.add_argument("--alive", type=int, default=3, help="processes at once")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    names, started = wanted(options.only), time.monotonic()
+    groups, started = wanted(options.only), time.monotonic()
+    names = [name for group in groups for name in group]
     figures: Figures = {name: {batch: [] for batch in BATCHES} for name in names}
     failures: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder, names)
-        for number in range(options.rounds):
-            todo = [name for name in names if name not in failures]
-            for first in range(0, len(todo), options.alive):
-                group = todo[first : first + options.alive]
-                measure(group if number % 2 == 0 else group[::-1], folder, figures, failures)
-            print(f"round {number + 1}: {time.monotonic() - started:.0f} s", flush=True)
+        for group in groups:
+            measure(group, options.rounds, folder, figures, failures)
+            print(f"{time.monotonic() - started:.0f} s: {', '.join(group)}", flush=True)
     report(figures, failures, options.markdown)
 
 
-def wanted(only: str) -> list[str]:
-    """The systems that have all words of one of the entries of `only`."""
+def wanted(only: str) -> list[list[str]]:
+    """The groups, with the systems that have all words of one of the entries of `only`."""
     if not only:
-        return [name for name in SYSTEMS if name not in SLOW]
+        return [list(group) for group in GROUPS if group is not SLOW]
     entries = [set(entry.split()) for entry in only.split(",")]
-    return [name for name in SYSTEMS if any(words <= set(name.split()) for words in entries)]
+    groups = [
+        [name for name in group if any(words <= set(name.split()) for words in entries)]
+        for group in GROUPS
+    ]
+    return [group for group in groups if group]
 
 
 def prepare(folder: Path, names: list[str]) -> None:
@@ -136,19 +133,22 @@ def prepare(folder: Path, names: list[str]) -> None:
         )  # fmt: skip
 
 
-def measure(group: list[str], folder: Path, figures: Figures, failures: dict[str, str]) -> None:
-    """Start the systems of a group together, then measure one after the other."""
+def measure(
+    group: list[str], rounds: int, folder: Path, figures: Figures, failures: dict[str, str]
+) -> None:
+    """Start the systems of a group one after the other, then measure them in turns."""
     with contextlib.ExitStack() as stack:
-        systems = {name: System(name, folder) for name in group}
-        for system in systems.values():
-            stack.callback(system.close)
-        for name, system in systems.items():
+        systems: dict[str, System] = {}
+        for name in group:
             with recorded(name, failures):
-                system.wait_until_ready()
-        for name in [name for name in group if name not in failures]:
-            with recorded(name, failures):
-                for batch in BATCHES:
-                    figures[name][batch].append(systems[name].measure(batch))
+                systems[name] = System(name, folder)
+                stack.callback(systems[name].close)
+                systems[name].start()
+        for _ in range(rounds):
+            for name in [name for name in group if name not in failures]:
+                with recorded(name, failures):
+                    for batch in BATCHES:
+                        figures[name][batch].append(systems[name].measure(batch))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def read_quantized(
     tensor_bits = storage_bits(mapping, shape, bits)
     assert tensor_bits is not None, f"{name} is no matrix"
     if isinstance(entry, QuantizedEntry) and entry.bits == tensor_bits:
-        return np.array(_raw(entry.q)), np.array(_raw(entry.scale))
+        return _read_copy(entry.q), np.array(_raw(entry.scale))
     value = entry.read()
     return _quantized(name, value.T if is_transposed(mapping) else value, tensor_bits)
 
@@ -178,6 +179,21 @@ def open_quantized(folder: Path) -> dict[str, TensorEntry] | None:
                 file, "F32", shape, 0, entry, entries[f"{key}.scale"], transposed
             )
     return tensors
+
+
+def _read_copy(entry: TensorEntry) -> np.ndarray:
+    """A copy in pages of its own, which the system gets back as soon as it is released.
+
+    `malloc` keeps freed memory in a process that trains or serves on TensorFlow; see
+    `cli/environment.py`.
+    """
+    value = _raw(entry)
+    pages = mmap.mmap(-1, max(1, value.nbytes))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    copy = np.frombuffer(pages, value.dtype, value.size).reshape(value.shape)
+    copy[...] = value
+    return copy
 
 
 def _raw(entry: TensorEntry) -> np.ndarray:
