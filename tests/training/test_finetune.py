@@ -93,6 +93,37 @@ def test_a_run_of_adapters_repeats_its_losses_when_it_is_resumed(
 
 
 @pytest.mark.backend
+@pytest.mark.portable
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("prefix", {"prefix": {"num_virtual_tokens": 3}}),
+        ("adapter", {"bottleneck": {"size": 2, "dropout": 0.2}}),
+    ],
+)
+def test_a_run_of_what_cannot_be_merged_is_a_model(base, data, method, options):
+    """It repeats its losses when it is resumed, on int8 weights; its checkpoint is run as it is."""
+    finetune = {"method": method, "base_precision": "int8"}
+    train = {"max_steps": 4, "eval_every": 4, "sample_every": 4}
+    first = Trained(make_config(base, data, finetune, train=train, **options))
+    run, losses = first.run, first.losses
+    folder = run.checkpoint_path(4)
+    names = {file.name for file in folder.iterdir()}
+    assert ADAPTER_WEIGHTS in names and "model.safetensors" not in names
+    length = 13 if method == "prefix" else 16
+    assert load_model(folder).max_length == length and run.samples()
+    with pytest.raises(UsageError, match="is itself an adapter, which cannot be merged"):
+        make_task(make_config(folder, data, {"method": "lora"})).complete()
+    shutil.rmtree(folder)
+    again = Trained(Config.resume(run.path / "run.yaml", None, {}), resume=True)
+    assert "resuming at step 2" in again.shown and again.losses == losses
+    too_long = make_config(base, data, finetune, train={"sequence_length": 16}, **options)
+    if method == "prefix":
+        with pytest.raises(UsageError, match="less the 3 positions of the prefix"):
+            Trained(too_long)
+
+
+@pytest.mark.backend
 def test_frozen_weights_stay_and_a_checkpoint_is_the_whole_model(base, data):
     finetune = {"freeze_layers": 1, "freeze": ["*/mlp/*", "final_norm/*"]}
     run = Trained(make_config(base, data, finetune, train={"max_steps": 2, "ema_decay": 0.5})).run
@@ -107,7 +138,7 @@ def test_frozen_weights_stay_and_a_checkpoint_is_the_whole_model(base, data):
 
 REFUSED = [
     ({"method": "lora", "freeze_layers": 1}, {}, "for --method full"),
-    ({"base_precision": "int8"}, {}, "give --method lora or dora"),
+    ({"base_precision": "int8"}, {}, "give --method lora, dora, adapter or prefix"),
     ({"method": "lora", "base_precision": "bfloat16"}, {}, "give --train.precision bfloat16"),
     ({}, {"model": {"num_layers": 3}}, "model.num_layers is 3, but the model .* has 2"),
     ({"model": None}, {}, "No model is named"),
