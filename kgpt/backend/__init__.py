@@ -17,6 +17,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     cached_attention    attention of new tokens on a KV cache
     cache_indices       the positions of new tokens in a KV cache, shared by all layers
     update_cache        write new tokens to a KV cache
+    split               the parts of a tensor along an axis
     slice_row, update_row   read and write one row of a batch
     cond                call one of two functions, chosen by a tensor
     update_column       write one column of a tensor
@@ -94,6 +95,7 @@ causal_attention = _chosen.causal_attention
 cached_attention = _chosen.cached_attention
 cache_indices = _chosen.cache_indices
 update_cache = _chosen.update_cache
+split = _chosen.split
 slice_row = _chosen.slice_row
 update_row = _chosen.update_row
 cond = _chosen.cond

@@ -26,6 +26,7 @@ from kgpt.backend.whole_step import compiles_regions as compiles_regions
 from kgpt.backend.whole_step import constant as constant
 from kgpt.backend.whole_step import prepack_int4 as prepack_int4
 from kgpt.backend.whole_step import prepack_int8 as prepack_int8
+from kgpt.backend.whole_step import split as split
 from kgpt.backend.whole_step import without_gradient as without_gradient
 
 Tensor = Any

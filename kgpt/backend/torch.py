@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -151,6 +151,14 @@ def transpose_weights_inplace(variables: Iterable[keras.Variable]) -> None:
 def refresh_tracking(layer: keras.Layer) -> None:
     """Drop references to variables that child layers have released."""
     keras_internals.retrack_variables(layer)
+
+
+def split(x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
+    """Consecutive parts of x with these sizes along `axis`; the gradient is one concatenation.
+
+    That of a slice is as large as x, and mostly zeros.
+    """
+    return list(torch.split(x, list(sizes), dim=axis))
 
 
 def slice_row(x: Tensor, row: Tensor) -> Tensor:

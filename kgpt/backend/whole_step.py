@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,3 +42,10 @@ def without_gradient(function: Function) -> Function:
         return keras.tree.map_structure(keras.ops.stop_gradient, function(*args))
 
     return call
+
+
+def split(x: Any, sizes: Sequence[int], axis: int) -> list[Any]:
+    """Consecutive parts of x with these sizes along `axis`; XLA fuses slices and gradients."""
+    ends = list(itertools.accumulate(sizes))
+    before = (slice(None),) * axis
+    return [x[(*before, slice(end - size, end))] for end, size in zip(ends, sizes, strict=True)]

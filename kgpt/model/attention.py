@@ -126,7 +126,7 @@ class CausalSelfAttention(keras.layers.Layer):
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
         fused = ops.reshape(fused, (batch, length, n + 2 * k, self.head_dim))
-        parts = fused[:, :, :n], fused[:, :, n : n + k], fused[:, :, n + k :]
+        parts = backend.split(fused, (n, k, k), axis=2)
         query, key, value = (backend.distribution.constrain(part, HEADS) for part in parts)
         if self.use_qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
