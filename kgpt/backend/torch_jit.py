@@ -11,6 +11,7 @@ import torch.utils._pytree as pytree
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from kgpt.backend.torch_cuda_graph import GraphedSteps, default_recorder
+from kgpt.backend.torch_fx_passes import quick
 from kgpt.backend.torch_transfer import to_device
 
 Function = Callable[..., Any]
@@ -66,7 +67,7 @@ def fx_trace(function: Function) -> Any:
             return function(*args)
         if shapes not in graphs:
             flat = lambda *leaves: function(*pytree.tree_unflatten(leaves, structure))  # noqa: E731
-            graphs[shapes] = make_fx(flat)(*leaves)
+            graphs[shapes] = quick(make_fx(flat)(*leaves))
         return graphs[shapes](*leaves)
 
     call.compilations = lambda: len(met)
