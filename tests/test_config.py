@@ -74,7 +74,7 @@ def test_the_presets_are_those_promised():
         "adapter", "classify", "classify-small", "distill",
         "dora", "dpo", "full", "gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl", "grpo", "ipo", "kto",
         "llama-150m", "llama-tiny", "lora", "orpo", "prefix", "qlora", "shakespeare-char",
-        "shakespeare-cpu", "tinyworld", "tinyworld-stories",
+        "shakespeare-cpu", "shakespeare-fast", "tinyworld", "tinyworld-stories",
     }  # fmt: skip
 
 
