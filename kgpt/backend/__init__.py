@@ -14,7 +14,7 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     refresh_tracking    drop references to variables that child layers have released
     transpose_weights_inplace    store weights in column-major order
     causal_attention    causal self-attention of whole sequences
-    cached_attention    attention of new tokens on a KV cache
+    cached_attention    attention of new tokens on the filled part of a KV cache
     cache_indices       the positions of new tokens in a KV cache, shared by all layers
     update_cache        write new tokens to a KV cache
     split               the parts of a tensor along an axis

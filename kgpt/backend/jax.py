@@ -13,12 +13,12 @@ import numpy as np
 from keras import ops
 
 from kgpt.backend import jax_distribution, jax_processes, keras_internals, quantized
-from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.jax_attention import causal_attention as causal_attention
 from kgpt.backend.jax_device import device_memory as device_memory
 from kgpt.backend.jax_device import limit_memory as limit_memory
 from kgpt.backend.jax_device import set_precision as set_precision
+from kgpt.backend.kv_attention import cached_attention as xla_cached_attention
 from kgpt.backend.optimizer import optimizer_class as optimizer_class
 from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.whole_step import compile_regions as compile_regions
@@ -114,14 +114,25 @@ def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
 
     A `where` over all S positions would make XLA recompute the rotary embedding of the new keys at
     each. XLA rewrites a scatter of one token into such a `where` and copies the whole cache; a
-    second, dropped index makes it update in place.
+    second, dropped index makes it update in place. bfloat16 is written as integers: XLA on a CPU
+    would convert the whole cache.
     """
+    if cache.dtype == jnp.bfloat16:
+        integers = update_cache(cache.view(jnp.uint16), new.view(jnp.uint16), indices)
+        return integers.view(jnp.bfloat16)
     rows = jnp.arange(cache.shape[0])[:, None]
     tokens = jnp.swapaxes(new, 1, 2)  # (B, T, K, H): the two indices come first
     if indices.size == 1:
         indices = jnp.pad(indices, ((0, 0), (0, 1)), constant_values=cache.shape[2])
         tokens = jnp.pad(tokens, ((0, 0), (0, 1), (0, 0), (0, 0)))
     return cache.at[rows, :, indices].set(tokens, mode="drop")
+
+
+def cached_attention(
+    query: Tensor, layer: tuple[Tensor, ...], mask: Tensor, filled: Tensor
+) -> Tensor:
+    """Attention of new tokens on one layer's cache; see `kgpt/backend/kv_attention.py`."""
+    return xla_cached_attention(query, layer, mask, filled, on_cpu=not branches_on_host())
 
 
 def slice_row(x: Tensor, row: Tensor) -> Tensor:

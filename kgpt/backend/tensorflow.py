@@ -14,10 +14,12 @@ from tensorflow.compiler.tf2xla.python import xla
 
 from kgpt.backend import one_device, one_process, quantized
 from kgpt.backend.attention import attention_with_dropout, chunked_causal_attention
-from kgpt.backend.attention import cached_attention as cached_attention
 from kgpt.backend.fixed_steps import FixedSteps
+from kgpt.backend.kv_attention import cached_attention as xla_cached_attention
 from kgpt.backend.optimizer import optimizer_class as optimizer_class
 from kgpt.backend.process_memory import peak_resident_bytes
+from kgpt.backend.tensorflow_cache import cache_indices as cache_indices
+from kgpt.backend.tensorflow_cache import update_cache as update_cache
 from kgpt.backend.tensorflow_device import device_memory as device_memory
 from kgpt.backend.tensorflow_device import limit_memory as limit_memory
 from kgpt.backend.tensorflow_device import set_precision as set_precision
@@ -113,34 +115,11 @@ def causal_attention(
     return chunked_causal_attention(query, key, value, window, segment_ids)
 
 
-def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
-    """For one new token: its cache position (B,), and whether it is no padding (B,).
-
-    For more: which new token each position receives (B, S), and whether it receives any (B, S).
-    """
-    if isinstance(length, int) and length == 1:
-        return start % cache_len, count > 0
-    # Distance of each position from the first new token, modulo the cache length.
-    offset = (tf.range(cache_len)[None] - start[:, None]) % cache_len
-    return tf.minimum(offset, length - 1), offset < count[:, None]
-
-
-def update_cache(cache: Tensor, new: Tensor, indices: Any) -> Tensor:
-    """A cache (B, K, S, H) with new (B, K, T, H) written.
-
-    One token is scattered: with a `where` over all S positions, XLA would recompute the rotary
-    embedding of the new key at each.
-    """
-    if new.shape[2] != 1:
-        token, receives = indices
-        new = ops.take_along_axis(new, token[:, None, :, None], axis=2)  # (B, K, S, H)
-        return tf.where(receives[:, None, :, None], new, cache)
-    slot, real = indices
-    rows, heads = tf.shape(cache)[0], cache.shape[1]
-    row, head = tf.meshgrid(tf.range(rows), tf.range(heads), indexing="ij")
-    at = tf.stack([row, head, tf.broadcast_to(slot[:, None], tf.shape(row))], axis=-1)  # (B, K, 3)
-    token = tf.where(real[:, None, None], new[:, :, 0], tf.gather_nd(cache, at))  # (B, K, H)
-    return tf.tensor_scatter_nd_update(cache, at, token)
+def cached_attention(
+    query: Tensor, layer: tuple[Tensor, ...], mask: Tensor, filled: Tensor
+) -> Tensor:
+    """Attention of new tokens on one layer's cache; see `kgpt/backend/kv_attention.py`."""
+    return xla_cached_attention(query, layer, mask, filled, on_cpu=not branches_on_host())
 
 
 def slice_row(x: Tensor, row: Tensor) -> Tensor:

@@ -131,18 +131,64 @@ def attention_device(device: Any) -> AttentionDevice:
     return AttentionDevice("gpu", torch.cuda.get_device_capability(device), has_triton=has_triton)
 
 
-def cached_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention of new tokens (B, N, T, H) on a cache (B, K, S, H); `mask` is (B, T, S)."""
+def cached_attention(
+    query: Tensor, layer: tuple[Tensor, ...], mask: Tensor, filled: Tensor
+) -> Tensor:
+    """Attention of new tokens on one layer's cache.
+
+    On a CPU it is an operator of its own, which a trace does not look into: how much of the cache
+    is filled is known only when it runs.
+
+    Args:
+        query: (B, N, T, H), already multiplied by the softmax scale.
+        layer: keys and values (B, K, S, H); in int8 also their scales (B, K, S, 1).
+        mask: (B, T, S) booleans.
+        filled: () int32; no query attends to a position from there on.
+
+    Returns:
+        (B, N, T, H).
+    """
+    if attention_device(query.device).platform == "cpu":
+        attended: Tensor = torch.ops.kgpt.cached_attention(query, list(layer), mask, filled)
+        return attended
+    keys, values = _dequantize(layer, query.dtype)
     groups = query.shape[1] // keys.shape[1]
-    on_cpu = attention_device(query.device).platform == "cpu"
-    if query.shape[2] == 1 and (on_cpu or groups > 1):
+    if groups > 1 and query.shape[2] == 1:
         return _attend_with_one(query, keys, values, mask)
-    if groups > 1 and not on_cpu:  # with a mask no fused kernel of a GPU takes grouped heads
+    if groups > 1:  # with a mask no fused kernel of a GPU takes grouped heads
         keys, values = (x.repeat_interleave(groups, 1) for x in (keys, values))
-        groups = 1
+    return F.scaled_dot_product_attention(query, keys, values, mask[:, None], scale=1.0)
+
+
+def _attend_to_filled(query: Tensor, layer: list[Tensor], mask: Tensor, filled: Tensor) -> Tensor:
+    """`cached_attention` on a CPU: it reads the filled positions alone."""
+    length = int(filled)
+    mask = mask[:, :, :length]
+    keys, values = _dequantize([part[:, :, :length] for part in layer], query.dtype)
+    if query.shape[2] == 1:
+        return _attend_with_one(query, keys, values, mask)
+    grouped = query.shape[1] != keys.shape[1]
     return F.scaled_dot_product_attention(
-        query, keys, values, mask[:, None], scale=1.0, enable_gqa=groups > 1
-    )
+        query, keys, values, mask[:, None], scale=1.0, enable_gqa=grouped
+    ).contiguous()
+
+
+_library = torch.library.Library("kgpt", "FRAGMENT")
+_library.define(
+    "cached_attention(Tensor query, Tensor[] layer, Tensor mask, Tensor filled) -> Tensor"
+)
+_library.impl("cached_attention", _attend_to_filled, "CPU")
+_library.impl(
+    "cached_attention", lambda query, layer, mask, filled: torch.empty_like(query), "Meta"
+)
+
+
+def _dequantize(layer: Any, dtype: Any) -> tuple[Tensor, Tensor]:
+    """Keys and values as `dtype`."""
+    keys, values, *scales = layer
+    if scales:
+        keys, values = (x * scale for x, scale in zip((keys, values), scales, strict=True))
+    return keys.to(dtype), values.to(dtype)
 
 
 def _attend_with_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

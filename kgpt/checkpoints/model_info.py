@@ -50,7 +50,8 @@ def weight_bytes(config: ModelConfig) -> dict[str, int]:
 
 def cache_bytes(config: ModelConfig, tokens: int = 1) -> dict[str, int]:
     """Bytes of the KV cache for `tokens` tokens of one sequence, in each dtype."""
-    return {name: config.cache_bytes(tokens, size) for name, size in BYTES.items()}
+    sizes = BYTES | {"int8": 1}
+    return {name: config.cache_bytes(tokens, size) for name, size in sizes.items()}
 
 
 def flops_per_token(config: ModelConfig, length: int) -> dict[str, int]:

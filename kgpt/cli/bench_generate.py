@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import Dtype, MemoryFraction, StrictInt, parse_sizes
+from kgpt.cli.options import CacheDtype, Dtype, MemoryFraction, StrictInt, parse_sizes
 from kgpt.config import DtypeOption, InferenceDtype
 from kgpt.errors import UsageError
 from kgpt.runs import resolve_model
@@ -30,6 +30,7 @@ def bench_generate(
     batch_sizes: str = BATCH_SIZES,
     contexts: str = CONTEXTS,
     dtype: Dtype = "auto",
+    kv_cache_dtype: CacheDtype = "auto",
     memory_fraction: MemoryFraction = None,
     output: str | None = None,
     json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -69,8 +70,9 @@ def bench_generate(
 
     with Console(stderr=True).status("measuring; compiling comes first"):
         loaded, resolved = _load(model, folder, dtype)
+        loaded.kv_cache_dtype = kv_cache_dtype
         figures = measure(loaded, new_tokens, prompt_tokens, sizes, lengths)
-    figures = {"model": model, "dtype": resolved, **figures}
+    figures = {"model": model, "dtype": resolved, "kv_cache_dtype": kv_cache_dtype, **figures}
     if json_line:
         print(json.dumps(figures))
     else:

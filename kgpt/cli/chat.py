@@ -13,7 +13,7 @@ from kgpt.cli import options
 from kgpt.cli.adapters import parse_adapters
 from kgpt.cli.chat_commands import ChatState
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags
+from kgpt.cli.options import CacheDtype, Dtype, MemoryFraction, SamplingFlags
 from kgpt.cli.streams import check_text
 from kgpt.errors import KgptError, UsageError
 from kgpt.runs import resolve_model
@@ -26,6 +26,7 @@ def chat(
     system: str | None = None,
     adapter: Annotated[list[str] | None, Parameter(negative="")] = None,
     dtype: Dtype = "auto",
+    kv_cache_dtype: CacheDtype = "auto",
     memory_fraction: MemoryFraction = None,
     sampling: SamplingFlags = options.NO_FLAGS,
 ) -> None:
@@ -51,7 +52,9 @@ def chat(
     silence_native_code()
     from kgpt.generation.generator import TextGenerator
 
-    with TextGenerator(folder, max_num_seqs=1, dtype=dtype, adapters=adapters) as engine:
+    with TextGenerator(
+        folder, max_num_seqs=1, dtype=dtype, kv_cache_dtype=kv_cache_dtype, adapters=adapters
+    ) as engine:
         state = ChatState(options.merged(engine.default_sampling, changes), system)
         state.adapters = list(adapters)
         state.adapter = next(iter(adapters), None)

@@ -57,6 +57,7 @@ def evaluate_tasks(
     for model in models:
         folder = resolve_source(model)
         options: dict[str, Any] = {"max_context": config.context, "dtype": config.dtype}
+        options["kv_cache_dtype"] = config.kv_cache_dtype
         with TextGenerator(folder, max_num_seqs=16, **options) as generator:
             results[model] = run_tasks(
                 generator, names, num_fewshot, config.limit, apply_chat_template

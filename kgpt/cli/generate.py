@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from kgpt.cli import options, structured_output
 from kgpt.cli.adapters import parse_adapters
 from kgpt.cli.environment import prepare_process, silence_native_code
-from kgpt.cli.options import Dtype, MemoryFraction, SamplingFlags, StrictInt
+from kgpt.cli.options import CacheDtype, Dtype, MemoryFraction, SamplingFlags, StrictInt
 from kgpt.cli.streams import check_text, read_standard_input
 from kgpt.cli.structured_output import StructuredOutputFlags
 from kgpt.config import DtypeOption
@@ -43,6 +43,7 @@ def generate(
     prompt_lookup: Annotated[bool, Parameter(negative="")] = False,
     max_num_seqs: StrictInt = 16,
     dtype: Dtype = "auto",
+    kv_cache_dtype: CacheDtype = "auto",
     memory_fraction: MemoryFraction = None,
     stream: Annotated[bool, Parameter(negative="--no-stream")] = True,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -106,7 +107,12 @@ def generate(
         draft = _load_draft_model(folder, draft_folder, dtype)
     chosen = next(iter(adapters), None)
     with TextGenerator(
-        folder, max_num_seqs=max_num_seqs, draft_model=draft, dtype=dtype, adapters=adapters
+        folder,
+        max_num_seqs=max_num_seqs,
+        draft_model=draft,
+        dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
+        adapters=adapters,
     ) as engine:
         params = options.merged(engine.default_sampling, changes)
         if input_file is not None:
@@ -114,6 +120,8 @@ def generate(
 
             about: dict[str, Any] = {**identify_model(folder), "dtype": engine.dtype}
             about["structured_output"] = structure
+            if kv_cache_dtype != "auto":
+                about["kv_cache_dtype"] = kv_cache_dtype
             if chosen:
                 about["adapter"] = identify_model(adapters[chosen])
             target = str(output_file)

@@ -12,6 +12,7 @@ from cyclopts.validators import Number
 from kgpt.config import (
     DocumentSelectionConfig,
     DtypeOption,
+    KVCacheDtype,
     SamplingConfig,
     Section,
     ServeConfig,
@@ -64,6 +65,9 @@ _SelectionFlags: Any = _flags(DocumentSelectionConfig, "DocumentSelectionFlags",
 SelectionFlags: Any = Annotated[_SelectionFlags, Parameter(name="*")]
 NO_SELECTION = _SelectionFlags()
 Dtype = Annotated[DtypeOption, Parameter(help=ServeConfig.model_fields["dtype"].description)]
+CacheDtype = Annotated[
+    KVCacheDtype, Parameter(help=ServeConfig.model_fields["kv_cache_dtype"].description)
+]
 MemoryFraction = Annotated[
     float | None,
     Parameter(

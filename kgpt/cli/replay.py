@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RULE = "-" * 40
 SHOWN = 10  # numbers of texts that differ
 ONE_MODEL = ("model", "adapter")
-ONE_SETTING = ("dtype", "max_context")
+ONE_SETTING = ("dtype", "kv_cache_dtype", "max_context")
 
 
 def replay(
@@ -79,6 +79,7 @@ def replay(
         max_num_seqs=max_num_seqs,
         max_context=settings.max_context,
         dtype=settings.dtype,
+        kv_cache_dtype=settings.kv_cache_dtype,
         adapters=adapters,
     ) as generator:
         completions = generate_again(generator, receipts, next(iter(adapters), None))

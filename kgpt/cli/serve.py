@@ -64,7 +64,12 @@ def serve(
         }
         if ClassifierHead.load(folder) is None:
             rank = config.max_lora_rank
-            options |= {"adapters": adapters, "max_adapters": max_adapters, "max_lora_rank": rank}
+            options |= {
+                "kv_cache_dtype": config.kv_cache_dtype,
+                "adapters": adapters,
+                "max_adapters": max_adapters,
+                "max_lora_rank": rank,
+            }
             return TextGenerator(folder, **options)
         if adapters or max_adapters:
             raise UsageError("A classifier takes no adapters; leave --adapter out.")

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from kgpt.config.loading import read_yaml
-from kgpt.config.precision import DTYPE_HELP, DtypeOption
+from kgpt.config.precision import DTYPE_HELP, KV_CACHE_HELP, DtypeOption, KVCacheDtype
 from kgpt.config.sampling import SamplingConfig
 from kgpt.config.section import Section, TextList
 from kgpt.errors import UsageError
@@ -65,6 +65,7 @@ class EvaluationConfig(Section):
     )
     batch_tokens: int = Field(4096, ge=1, description="Tokens of a forward pass.")
     dtype: DtypeOption = Field("auto", description=DTYPE_HELP)
+    kv_cache_dtype: KVCacheDtype = Field("auto", description=KV_CACHE_HELP)
     resamples: int = Field(
         2000, ge=1, description="Draws of the bootstrap, which gives the confidence intervals."
     )

@@ -150,8 +150,12 @@ class ModelConfig(Section):
         return sum(math.prod(shape) for _, shape in parameter_shapes(self))
 
     def cache_bytes(self, tokens: int, number_size: int = 4) -> int:
-        """Bytes of the KV cache for `tokens` tokens, with `number_size` bytes per number."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * number_size
+        """Bytes of the KV cache for `tokens` tokens, with `number_size` bytes per number.
+
+        Of 1 byte, int8, each head has a scale besides, in float32.
+        """
+        head = self.head_dim * number_size + (4 if number_size == 1 else 0)
+        return 2 * self.num_layers * self.num_kv_heads * tokens * head
 
     def flops_per_token(self, length: int | None = None) -> int:
         """Floating-point operations to train on one token: forward and backward.

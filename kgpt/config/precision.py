@@ -12,6 +12,12 @@ QuantizedDtype = Literal["int8", "int4"]
 InferenceDtype = Literal[Precision, QuantizedDtype]
 # auto: int8 or int4 for a model directory that `kgpt quantize` wrote so, else float32.
 DtypeOption = Literal["auto", InferenceDtype]
+# Of the KV cache: auto is the dtype of the computation; int8 has a scale per token and head.
+KVCacheDtype = Literal["auto", "float32", "bfloat16", "int8"]
+KV_CACHE_HELP = (
+    "Keys and values of the KV cache of generation; auto is the dtype of the computation; int8, "
+    "with a scale per token and head, takes about a quarter of float32."
+)
 QUANTIZED_BITS: dict[str, int] = {"int8": 8, "int4": 4}
 DTYPE_HELP = (
     "Weights and computation; auto is int8 or int4 for a model that `kgpt quantize` stored so, "

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from kgpt.config.precision import DTYPE_HELP, DtypeOption
+from kgpt.config.precision import DTYPE_HELP, KV_CACHE_HELP, DtypeOption, KVCacheDtype
 from kgpt.config.section import Section
 
 
@@ -76,6 +76,7 @@ class ServeConfig(Section):
         "POST /v1/load_lora_adapter and /v1/unload_lora_adapter.",
     )
     dtype: DtypeOption = Field("auto", description=DTYPE_HELP)
+    kv_cache_dtype: KVCacheDtype = Field("auto", description=KV_CACHE_HELP)
     memory_fraction: float | None = Field(
         None, gt=0, le=1, description="Fraction of the GPU's memory that the process may use."
     )

@@ -20,7 +20,7 @@ from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.gpt import GPT
 
-BYTES_PER_NUMBER = {"float16": 2, "bfloat16": 2}  # of other dtypes 4
+BYTES_PER_NUMBER = {"float16": 2, "bfloat16": 2, "int8": 1}  # of other dtypes 4
 GIBIBYTE = 1 << 30
 
 
@@ -103,14 +103,16 @@ def batch_figures(
     whole = time_generation(model, batch_size, prompt_tokens, new_tokens, repeats)
     first = time_generation(model, batch_size, prompt_tokens, 1, repeats)
     length = prompt_tokens + new_tokens // 2
-    cache_bytes = model.config.cache_bytes(batch_size * length, number_size(model))
+    cached = model.config.cache_bytes(
+        batch_size * length, BYTES_PER_NUMBER.get(model.cache_dtype, 4)
+    )
     return {
         "batch": batch_size,
         "first_token_ms": 1e3 * first.total_s,
         "ms_per_token": 1e3 * whole.decode_s / new_tokens,
         "tokens_per_s": batch_size * new_tokens / whole.total_s,
         "peak_memory": backend.peak_memory(),
-        "step_bytes": weight_bytes(model) + cache_bytes,
+        "step_bytes": weight_bytes(model) + cached,
         "step_flops": batch_size * model.config.flops_per_token(length) / 3,
     }
 
@@ -140,7 +142,7 @@ def weight_format(model: GPT) -> str | None:
 
 
 def number_size(model: GPT) -> int:
-    """Bytes of a number in the KV cache."""
+    """Bytes of a number of the computation."""
     return BYTES_PER_NUMBER.get(model.compute_dtype, 4)
 
 

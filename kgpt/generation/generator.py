@@ -11,7 +11,7 @@ import numpy as np
 
 from kgpt.checkpoints.generation_config import load_sampling
 from kgpt.checkpoints.pretrained import load_tokenizer
-from kgpt.config import DtypeOption, SamplingConfig, StructuredOutputConfig
+from kgpt.config import DtypeOption, KVCacheDtype, SamplingConfig, StructuredOutputConfig
 from kgpt.errors import UsageError
 from kgpt.generation.adapters import NO_ADAPTERS, Adapters, LoadedAdapter
 from kgpt.generation.bad_words import BadWords
@@ -44,6 +44,7 @@ class TextGenerator:
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, or
             "prompt_lookup". Sequences are then generated one at a time, each faster.
+        kv_cache_dtype: of the KV caches; "auto" is that of the computation.
         dtype: of weights and computation; "auto" is the format of a quantized model directory, else
             float32. "int8" and "int4" quantize the weights.
         adapters: folders of PEFT by name, for completions with `adapter=` a name; see `Adapters`.
@@ -59,6 +60,7 @@ class TextGenerator:
         max_context: int | None = None,
         draft_model: DraftSource | None = None,
         dtype: DtypeOption = "auto",
+        kv_cache_dtype: KVCacheDtype = "auto",
         adapters: Mapping[str, Path] = NO_ADAPTERS,
         max_adapters: int | None = None,
         max_lora_rank: int | None = None,
@@ -69,6 +71,7 @@ class TextGenerator:
         self.chat_template: Chat | None = load_chat_template(self.tokenizer)
         self.dtype = inference_dtype(self.folder, dtype)
         self.model = load_for_inference(self.folder, self.dtype)
+        self.model.kv_cache_dtype = kv_cache_dtype
         self.adapters = Adapters(
             self.model, self.folder, self.tokenizer, adapters, max_adapters, max_lora_rank
         )
@@ -78,7 +81,7 @@ class TextGenerator:
         self.grammar_compiler = GrammarCompiler(self.tokenizer, self.config.known_vocab_size)
         self._bad_words = BadWords(self.tokenizer)
         self._receipts = ReceiptWriter(
-            self.folder, self.tokenizer, self.config, self.max_context, self.dtype
+            self.folder, self.tokenizer, self.config, self.max_context, self.dtype, kv_cache_dtype
         )
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:

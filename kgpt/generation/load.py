@@ -8,7 +8,7 @@ from typing import Literal
 
 from kgpt import backend
 from kgpt.checkpoints.pretrained import load_tokenizer, resolve_source
-from kgpt.config import DtypeOption
+from kgpt.config import DtypeOption, KVCacheDtype
 from kgpt.errors import UsageError
 from kgpt.generation.adapters import NO_ADAPTERS
 from kgpt.generation.generator import TextGenerator
@@ -23,6 +23,7 @@ def load(
     *,
     device: Device | None = None,
     dtype: DtypeOption = "auto",
+    kv_cache_dtype: KVCacheDtype = "auto",
     max_num_seqs: int = 8,
     max_context: int | None = None,
     draft_model: str | Path | None = None,
@@ -39,6 +40,8 @@ def load(
         dtype: of weights and computation: "float32", "tensorfloat32", "bfloat16", "float16",
             "int8" or "int4"; "auto" is the format of a model that `kgpt quantize` stored, else
             float32.
+        kv_cache_dtype: of the KV caches: "float32", "bfloat16" or "int8"; "auto" is the dtype of
+            the computation.
         max_num_seqs: sequences decoded at once.
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, named as
@@ -71,6 +74,7 @@ def load(
         max_context=max_context,
         draft_model=draft,
         dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
         adapters={name: resolve_source(source) for name, source in adapters.items()},
         max_adapters=max_adapters,
         max_lora_rank=max_lora_rank,

@@ -20,7 +20,13 @@ import kgpt
 from kgpt import backend
 from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, base_folder, is_adapter
 from kgpt.checkpoints.pretrained import is_optimizer_state
-from kgpt.config import InferenceDtype, ModelConfig, SamplingConfig, StructuredOutputConfig
+from kgpt.config import (
+    InferenceDtype,
+    KVCacheDtype,
+    ModelConfig,
+    SamplingConfig,
+    StructuredOutputConfig,
+)
 from kgpt.config.section import Section
 from kgpt.files import sha256
 from kgpt.generation.adapters import LoadedAdapter
@@ -39,6 +45,7 @@ class ReceiptSettings(Section):
         keep_special: special tokens that are part of the text.
         max_context: tokens kept of the sequence.
         dtype: of weights and computation.
+        kv_cache_dtype: of the KV cache.
     """
 
     sampling: SamplingConfig
@@ -46,6 +53,7 @@ class ReceiptSettings(Section):
     keep_special: tuple[str, ...] = ()
     max_context: int
     dtype: InferenceDtype
+    kv_cache_dtype: KVCacheDtype = "auto"
 
 
 class Receipt(Section):
@@ -79,7 +87,7 @@ class ReceiptWriter:
 
     Args:
         folder: of the model, or of an adapter that was merged.
-        dtype: as loaded.
+        dtype, kv_cache_dtype: as loaded.
     """
 
     def __init__(
@@ -89,9 +97,11 @@ class ReceiptWriter:
         config: ModelConfig,
         max_context: int,
         dtype: InferenceDtype,
+        kv_cache_dtype: KVCacheDtype = "auto",
     ):
         self._folder, self._tokenizer, self._config = folder, tokenizer, config
         self._max_context, self._dtype = max_context, dtype
+        self._kv_cache_dtype = kv_cache_dtype
         self._adapters: dict[LoadedAdapter, str] = {}
 
     def start(self, request: Request, keep_special: frozenset[str]) -> OpenReceipt:
@@ -104,6 +114,7 @@ class ReceiptWriter:
             keep_special=tuple(sorted(keep_special)),
             max_context=self._max_context,
             dtype=self._dtype,
+            kv_cache_dtype=self._kv_cache_dtype,
         )
         digests = self._model_digests | tokenizer_digests(tokenizer)
         digests["settings"] = digest_of(settings.model_dump(mode="json"))

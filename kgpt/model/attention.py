@@ -14,7 +14,7 @@ from kgpt.backend.attention import scaled
 from kgpt.config import RopeScaling
 from kgpt.config.distribute import HEADS
 from kgpt.model.initializers import Normal
-from kgpt.model.kv_cache import CacheUpdate
+from kgpt.model.kv_cache import CacheUpdate, LayerCache
 from kgpt.model.layers import Dropout, RMSNorm
 from kgpt.model.linear import Linear
 from kgpt.model.prefix import Prefix
@@ -176,25 +176,24 @@ class CausalSelfAttention(keras.layers.Layer):
         return self.combine(heads, adapter_key)
 
     def call_with_cache(
-        self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x: Tensor, update: CacheUpdate, layer: LayerCache
+    ) -> tuple[Tensor, LayerCache]:
         """Like `call`, for new tokens that continue the sequences in a cache.
 
         Args:
             x: (B, T, D).
             update: the `CacheUpdate` of the new tokens.
-            keys, values: (B, K, S, H), one layer's cache.
+            layer: one layer's cache.
 
         Returns:
-            (B, T, D), and the keys and values with the new tokens stored.
+            (B, T, D), and the cache with the new tokens stored.
         """
         query, key, value = self.project(x, update.positions, None, update.adapter_ids)
         query, key, value = (ops.transpose(t, (0, 2, 1, 3)) for t in (query, key, value))
-        keys = backend.update_cache(keys, key, update.indices)
-        values = backend.update_cache(values, value, update.indices)
-        heads = backend.cached_attention(query, keys, values, update.mask)  # (B, N, T, H)
+        layer = update.store(layer, key, value)
+        heads = backend.cached_attention(query, layer, update.mask, update.filled)  # (B, N, T, H)
         heads = ops.transpose(heads, (0, 2, 1, 3))
-        return self.combine(heads, None, update.adapter_ids), keys, values
+        return self.combine(heads, None, update.adapter_ids), layer
 
     def get_config(self) -> dict[str, Any]:
         return {

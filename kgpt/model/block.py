@@ -14,7 +14,7 @@ from kgpt.config.distribute import HIDDEN
 from kgpt.model.attention import CausalSelfAttention
 from kgpt.model.initializers import Normal
 from kgpt.model.inputs import Segments
-from kgpt.model.kv_cache import CacheUpdate
+from kgpt.model.kv_cache import CacheUpdate, LayerCache
 from kgpt.model.layers import Dropout, make_norm
 from kgpt.model.linear import Linear
 
@@ -136,13 +136,13 @@ class Block(keras.layers.Layer):
         return x + self.mlp_drop(self.mlp(self.mlp_norm(x), adapter_key), mlp_key)
 
     def call_with_cache(
-        self, x: Tensor, update: CacheUpdate, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x: Tensor, update: CacheUpdate, layer: LayerCache
+    ) -> tuple[Tensor, LayerCache]:
         """Like `call`, with one layer's cache; see `CausalSelfAttention.call_with_cache`."""
         normed = self.attention_norm(x)
-        heads, keys, values = self.attention.call_with_cache(normed, update, keys, values)
+        heads, layer = self.attention.call_with_cache(normed, update, layer)
         x = x + heads
-        return x + self.mlp(self.mlp_norm(x), None, update.adapter_ids), keys, values
+        return x + self.mlp(self.mlp_norm(x), None, update.adapter_ids), layer
 
     def get_config(self) -> dict[str, Any]:
         return {

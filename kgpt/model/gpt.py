@@ -19,7 +19,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.backend import keras_internals
-from kgpt.config import ModelConfig
+from kgpt.config import KVCacheDtype, ModelConfig
 from kgpt.config.adapters import AdapterConfig, parse_adapter_config
 from kgpt.config.distribute import STREAM
 from kgpt.errors import UsageError
@@ -194,6 +194,15 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         x = self.final_norm(backend.distribution.constrain_stream(x))
         return backend.distribution.constrain(x, STREAM)
 
+    # Set before the first cache is made; "auto" is the dtype of the computation.
+    kv_cache_dtype: KVCacheDtype = "auto"
+
+    @property
+    def cache_dtype(self) -> str:
+        """The dtype of keys and values in the caches that `new_cache` makes."""
+        own = self.kv_cache_dtype
+        return str(self.compute_dtype) if own == "auto" else own
+
     def new_cache(self, batch_size: int, cache_len: int, ids: Sequence[int] = ()) -> KVCache:
         """An empty KV cache for `batch_size` sequences of up to `cache_len` tokens.
 
@@ -202,11 +211,11 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         """
         adapters = [*ids, *[0] * (batch_size - len(ids))] if self.max_adapters else None
         slots = cache_len + self.num_virtual_tokens
-        cache = init_kv_cache(self.config, batch_size, slots, self.compute_dtype, adapters)
+        cache = init_kv_cache(self.config, batch_size, slots, self.cache_dtype, adapters)
         if not self.num_virtual_tokens:
             return cache
         prefixes = [block.attention.prefix for block in self.blocks]
-        filled = [p.fill(*entry) for p, entry in zip(prefixes, cache, strict=False) if p]
+        filled = [p.fill(layer) for p, layer in zip(prefixes, cache, strict=False) if p]
         return [*filled, *cache[len(filled) :]]
 
     def call_with_cache(
@@ -234,9 +243,9 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         with keras_internals.autocast(self):
             x = self.embed(token_ids, positions)
             updated = []
-            for block, (keys, values) in zip(self.blocks, layers, strict=True):
-                x, keys, values = block.call_with_cache(x, update, keys, values)
-                updated.append((keys, values))
+            for block, layer in zip(self.blocks, layers, strict=True):
+                x, layer = block.call_with_cache(x, update, layer)
+                updated.append(layer)
             return self.final_norm(x), [*updated, *cache[len(layers) :]]
 
     def decode_step(

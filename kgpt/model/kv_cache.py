@@ -1,9 +1,10 @@
 """Key/value caches: the keys and values of past tokens, so that each token is computed once.
 
-A cache is a list with one (keys, values) pair per layer, each (B, K, S, H). It is a ring buffer of
-S slots per sequence: position p is stored in slot p mod S, so a sequence longer than S overwrites
-its oldest tokens and nothing is ever moved. The position of the newest token determines which
-position each slot holds (`cache_attention_mask`), so nothing else is stored.
+A cache is a list with one (keys, values) pair per layer, each (B, K, S, H); in int8 the pair is
+followed by the scales of both, each (B, K, S, 1) float32. It is a ring buffer of S slots per
+sequence: position p is stored in slot p mod S, so a sequence longer than S overwrites its oldest
+tokens and nothing is ever moved. The position of the newest token determines which position each
+slot holds (`cache_attention_mask`), so nothing else is stored.
 In a model with several adapters one more entry, (ids,), has the adapter of each sequence, (B,).
 """
 
@@ -19,7 +20,10 @@ from kgpt import backend
 from kgpt.config import ModelConfig
 
 Tensor = Any
-KVCache = list[tuple[Tensor, ...]]
+LayerCache = tuple[Tensor, ...]
+KVCache = list[LayerCache]
+
+INT8_MAX = 127
 
 
 def init_kv_cache(
@@ -31,10 +35,15 @@ def init_kv_cache(
 ) -> KVCache:
     """A cache of zeros for `batch_size` sequences with `cache_len` slots each.
 
-    `adapter_ids` is the adapter of each sequence, in a model with several.
+    Args:
+        dtype: of keys and values: a float type, or "int8" with a scale per token and head.
+        adapter_ids: the adapter of each sequence, in a model with several.
     """
     shape = (batch_size, config.num_kv_heads, cache_len, config.head_dim)
-    zeros = [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(config.num_layers)]
+    parts = [(shape, dtype)] * 2
+    if dtype == "int8":
+        parts += [((*shape[:3], 1), "float32")] * 2
+    zeros = [tuple(ops.zeros(*part) for part in parts) for _ in range(config.num_layers)]
     return zeros if adapter_ids is None else [*zeros, adapter_entry(adapter_ids)]
 
 
@@ -65,13 +74,38 @@ class CacheUpdate(NamedTuple):
         positions: (B, T) of the new tokens in their sequences.
         indices: the slots they are stored in, in the form that `backend.update_cache` takes.
         mask: (B, T, S) booleans, from `cache_attention_mask`.
+        filled: () int32; no token attends to a slot from there on.
         adapter_ids: (B,) the adapter of each sequence, in a model with several.
     """
 
     positions: Tensor
     indices: Any
     mask: Tensor
+    filled: Tensor
     adapter_ids: Tensor | None = None
+
+    def store(self, layer: LayerCache, key: Tensor, value: Tensor) -> LayerCache:
+        """One layer's cache with the new tokens' key and value, each (B, K, T, H), stored."""
+        new = as_stored(layer, key, value)
+        return tuple(
+            backend.update_cache(part, x, self.indices) for part, x in zip(layer, new, strict=True)
+        )
+
+
+def as_stored(layer: LayerCache, key: Tensor, value: Tensor) -> LayerCache:
+    """Key and value, each (B, K, T, H), in the types of a layer's cache, with scales in int8."""
+    new: LayerCache = (key, value)
+    if len(layer) == 4:
+        (key, key_scale), (value, value_scale) = quantize_heads(key), quantize_heads(value)
+        new = (key, value, key_scale, value_scale)
+    return tuple(ops.cast(x, part.dtype) for part, x in zip(layer, new, strict=True))
+
+
+def quantize_heads(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (B, K, T, H) as int8, and the scale of each token's head (B, K, T, 1) float32."""
+    x = ops.cast(x, "float32")
+    scale = ops.maximum(ops.max(ops.abs(x), axis=-1, keepdims=True), 1e-30) / INT8_MAX
+    return ops.cast(ops.round(x / scale), "int8"), scale
 
 
 def plan_cache_update(
@@ -86,7 +120,8 @@ def plan_cache_update(
     positions = start[:, None] + ops.arange(length)[None]  # (B, T)
     indices = backend.cache_indices(start, count, length, cache_len)
     mask = cache_attention_mask(positions, start + count - 1, cache_len, window)
-    return CacheUpdate(positions, indices, mask)
+    filled = ops.max(ops.where(count > 0, start + count, 1))
+    return CacheUpdate(positions, indices, mask, ops.minimum(filled, cache_len))
 
 
 def cache_attention_mask(

@@ -20,6 +20,7 @@ from kgpt.backend.attention import attention_with_dropout
 from kgpt.config.prefix import PrefixConfig
 from kgpt.errors import UsageError
 from kgpt.model.adapters import add_adapter_weight, freeze_for_adapters, refresh
+from kgpt.model.kv_cache import LayerCache, as_stored
 
 if TYPE_CHECKING:
     from kgpt.model.gpt import GPT
@@ -66,14 +67,13 @@ class Prefix:
             query, key, value, drop or (lambda weights: weights), None, segment_ids, prefix
         )
 
-    def fill(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def fill(self, layer: LayerCache) -> LayerCache:
         """One layer's cache (B, K, S, H) with the virtual tokens in its first slots."""
-        filled = (
-            ops.concatenate([_rows(x, ops.shape(part)[0], part.dtype), part[:, :, len(self) :]], 2)
-            for x, part in zip(self.variables, (keys, values), strict=True)
+        rows = (_rows(x, ops.shape(layer[0])[0], "float32") for x in self.variables)
+        return tuple(
+            ops.concatenate([x, part[:, :, len(self) :]], 2)
+            for x, part in zip(as_stored(layer, *rows), layer, strict=True)
         )
-        first, second = filled
-        return first, second
 
 
 def _rows(x: keras.Variable, batch: Any, dtype: Any) -> Tensor:

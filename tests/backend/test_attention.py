@@ -197,7 +197,9 @@ def test_cached_attention(monkeypatch, length, groups, device):
     mask = np.random.default_rng(0).random((B, length, 9)) < 0.5
     mask[:, :, 3] = True
     heads_first = (ops.convert_to_tensor(x.transpose(0, 2, 1, 3)) for x in (q, k, v))
-    found = backend.cached_attention(*heads_first, ops.convert_to_tensor(mask))
+    query, *layer = heads_first
+    filled = ops.convert_to_tensor(np.int32(9))
+    found = backend.cached_attention(query, tuple(layer), ops.convert_to_tensor(mask), filled)
     assert_equal(ops.transpose(found, (0, 2, 1, 3)), attention(q, k, v, mask))
 
 
