@@ -63,7 +63,8 @@ def generate_completions(
     if done < len(prompts):
         sequences = min(MAX_NUM_SEQS, len(prompts) - done)
         folder = resolve_source(model)
-        options = {"dtype": config.dtype, "kv_cache_dtype": config.kv_cache_dtype}
+        options: dict[str, Any] = {"dtype": config.dtype}
+        options["kv_cache_dtype"] = config.kv_cache_dtype
         with TextGenerator(folder, max_num_seqs=sequences, **options) as generator:
             encode = prompt_encoder(generator.tokenizer)
             chosen = generator.sampling(None, {"seed": 0, **sampling})
