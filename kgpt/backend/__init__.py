@@ -8,7 +8,9 @@ module per backend with the same functions, chosen by `KERAS_BACKEND`.
     int8_linear         x times an int8 weight, each token being rounded to int8, plus bias
     int4_linear         x times an int4 weight with a scale for each 32 inputs, plus bias
     prepack_int8, prepack_int4      such products with the weight in the layout of a library, as
-                        functions of x and bias; None where there is no such library
+                        functions of x and bias; None where there is no such library.
+                        `store(name, tensor)` keeps a part as a variable, where functions that
+                        are compiled take it as an argument
     prefers_transposed_weights   are small-batch products faster with weights stored (out, in)?
     prepack_weight      a weight in the packed layout of the matmul library; None if it has none
     refresh_tracking    drop references to variables that child layers have released

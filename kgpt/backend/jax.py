@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgpt.backend import jax_distribution, jax_processes, keras_internals, quantized
+from kgpt.backend import jax_distribution, jax_processes, keras_internals, quantized, xla_int4
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.jax_attention import causal_attention as causal_attention
 from kgpt.backend.jax_device import device_memory as device_memory
@@ -24,7 +24,6 @@ from kgpt.backend.process_memory import peak_resident_bytes
 from kgpt.backend.whole_step import compile_regions as compile_regions
 from kgpt.backend.whole_step import compiles_regions as compiles_regions
 from kgpt.backend.whole_step import constant as constant
-from kgpt.backend.whole_step import prepack_int4 as prepack_int4
 from kgpt.backend.whole_step import prepack_int8 as prepack_int8
 from kgpt.backend.whole_step import split as split
 from kgpt.backend.whole_step import without_gradient as without_gradient
@@ -74,6 +73,13 @@ int8_linear = partial(quantized.int8_linear, int8_matmul)
 def int4_linear(x: Tensor, q: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times an int4 weight, bytes (F, D / 2) and scale (F, D / 32), plus bias (F,)."""
     return dense(x, ops.transpose(quantized.dequantize_int4(q, scale, x.dtype)), bias)
+
+
+def prepack_int4(q: Tensor, scale: Tensor, store: Function) -> Function | None:
+    """The product with an int4 weight in the layout of `xla_int4`; None on a GPU."""
+    if not prefers_transposed_weights():
+        return None
+    return xla_int4.prepack_int4(int8_matmul, q, scale, store)
 
 
 def matmul_nt(x: Tensor, w: Tensor, dtype: Any = None) -> Tensor:

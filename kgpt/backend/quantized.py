@@ -27,7 +27,7 @@ def int8_linear(
     Each token is rounded to int8 with a scale of its own (W8A8). Integers are summed exactly, so
     a token's result does not depend on its batch.
     """
-    rows = ops.reshape(x, (-1, q.shape[1]))  # (M, D)
+    rows = ops.reshape(x, (-1, x.shape[-1]))  # (M, D)
     absmax = ops.max(ops.abs(rows), axis=-1, keepdims=True)
     absmax = ops.maximum(ops.cast(absmax, "float32"), SMALLEST_ABSMAX)
     codes = ops.cast(ops.round(rows * (INT8_MAX / absmax)), "int8")

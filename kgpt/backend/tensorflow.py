@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
 
-from kgpt.backend import one_device, one_process, quantized
+from kgpt.backend import one_device, one_process, quantized, xla_int4
 from kgpt.backend.attention import attention_with_dropout, chunked_causal_attention
 from kgpt.backend.fixed_steps import FixedSteps
 from kgpt.backend.kv_attention import cached_attention as xla_cached_attention
@@ -26,7 +26,6 @@ from kgpt.backend.tensorflow_device import set_precision as set_precision
 from kgpt.backend.whole_step import compile_regions as compile_regions
 from kgpt.backend.whole_step import compiles_regions as compiles_regions
 from kgpt.backend.whole_step import constant as constant
-from kgpt.backend.whole_step import prepack_int4 as prepack_int4
 from kgpt.backend.whole_step import prepack_int8 as prepack_int8
 from kgpt.backend.whole_step import split as split
 from kgpt.backend.whole_step import without_gradient as without_gradient
@@ -70,6 +69,13 @@ int8_linear = partial(quantized.int8_linear, int8_matmul)
 def int4_linear(x: Tensor, q: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times an int4 weight, bytes (F, D / 2) and scale (F, D / 32), plus bias (F,)."""
     return dense(x, ops.transpose(quantized.dequantize_int4(q, scale, x.dtype)), bias)
+
+
+def prepack_int4(q: Tensor, scale: Tensor, store: Function) -> Function | None:
+    """The product with an int4 weight in the layout of `xla_int4`; None on a GPU."""
+    if not prefers_transposed_weights():
+        return None
+    return xla_int4.prepack_int4(int8_matmul, q, scale, store)
 
 
 def matmul_nt(x: Tensor, w: Tensor, dtype: Any = None) -> Tensor:

@@ -18,7 +18,7 @@ ZERO_POINT = 128
 ROUND_TO_LOWEST_BYTE = 1.5 * 2**23 + ZERO_POINT
 
 
-def prepack_int8(q: Tensor, scale: Tensor) -> Product | None:
+def prepack_int8(q: Tensor, scale: Tensor, store: Any = None) -> Product | None:
     """The product with a weight q (F, D) int8 with scale (F,), packed for oneDNN.
 
     Each token is rounded to 8 bits with a scale of its own; integers are summed exactly. None
@@ -63,7 +63,7 @@ def has_exact_int8() -> bool:
     return bool((sums == 64 * 127 * 127).all())
 
 
-def prepack_int4(q: Tensor, scale: Tensor) -> Product | None:
+def prepack_int4(q: Tensor, scale: Tensor, store: Any = None) -> Product | None:
     """The product with an int4 weight, bytes (F, D / 2) and scales (F, D / 32), in bfloat16.
 
     None where PyTorch has no such product.

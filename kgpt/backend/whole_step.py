@@ -22,11 +22,7 @@ def compile_regions(functions: Sequence[Function], variables: Any = ()) -> list[
     return list(functions)
 
 
-def prepack_int8(q: Any, scale: Any) -> None:
-    """XLA has no packed weight format."""
-
-
-def prepack_int4(q: Any, scale: Any) -> None:
+def prepack_int8(q: Any, scale: Any, store: Function) -> None:
     """XLA has no packed weight format."""
 
 

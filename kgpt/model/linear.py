@@ -168,10 +168,16 @@ class Parameter:
 
     def prepack(self) -> None:
         """Put a quantized weight into the layout of the matmul library, for inference alone."""
-        packed = self.weight.prepacked() if isinstance(self.weight, QuantizedWeight) else None
+        if not isinstance(self.weight, QuantizedWeight):
+            return
+        packed = self.weight.prepacked(self._store)
         if packed is not None:
             self._release(self.weight)
             self.weight = packed
+
+    def _store(self, name: str, value: Tensor) -> keras.Variable:
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        return frozen_variable(self.layer, f"{self.name}_{name}", value, dtype)
 
     def _release(self, weight: QuantizedWeight) -> None:
         for variable in (weight.q, weight.scale):

@@ -16,6 +16,11 @@ from kgpt.backend.quantized import dequantize_int4, dequantize_int8
 from kgpt.model.quantization import GROUP_SIZE, quantize_int4, quantize_int8
 
 Tensor = Any
+Store = Callable[[str, Tensor], Any]
+
+
+def _as_it_is(name: str, tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class QuantizedMatrix(NamedTuple):
@@ -64,8 +69,11 @@ class QuantizedWeight(ABC):
         """The weight as float, (out, in)."""
 
     @abstractmethod
-    def prepacked(self) -> PrepackedWeight | None:
-        """The weight in the layout of a matmul library, for inference; None if it has none."""
+    def prepacked(self, store: Store = _as_it_is) -> PrepackedWeight | None:
+        """The weight in the layout of a matmul library, for inference; None if it has none.
+
+        `store(name, tensor)` keeps a part of it.
+        """
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """As `WeightFormat.matmul`."""
@@ -129,8 +137,8 @@ class Int8Weight(QuantizedWeight):
     def _dequantized(self, q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
         return dequantize_int8(q, scale, dtype)
 
-    def prepacked(self) -> PrepackedWeight | None:
-        return _prepacked(backend.prepack_int8, self)
+    def prepacked(self, store: Store = _as_it_is) -> PrepackedWeight | None:
+        return _prepacked(backend.prepack_int8, self, store)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (...) of a table (V, D): (..., D)."""
@@ -173,13 +181,15 @@ class Int4Weight(QuantizedWeight):
     def _dequantized(self, q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
         return dequantize_int4(q, scale, dtype)
 
-    def prepacked(self) -> PrepackedWeight | None:
-        return _prepacked(backend.prepack_int4, self)
+    def prepacked(self, store: Store = _as_it_is) -> PrepackedWeight | None:
+        return _prepacked(backend.prepack_int4, self, store)
 
 
-def _prepacked(prepack: Callable[..., Any], weight: QuantizedWeight) -> PrepackedWeight | None:
+def _prepacked(
+    prepack: Callable[..., Any], weight: QuantizedWeight, store: Store
+) -> PrepackedWeight | None:
     parts = (ops.convert_to_tensor(part) for part in (weight.q, weight.scale))
-    product = prepack(*parts)
+    product = prepack(*parts, store)
     return None if product is None else PrepackedWeight(product)
 
 
