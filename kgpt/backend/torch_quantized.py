@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 Tensor = Any
+CPU = torch.device("cpu")
 Product = Callable[[Tensor, Tensor | None], Tensor]  # (x (..., D), bias (F,)) to (..., F)
 
 GROUP_SIZE = 32  # inputs that share an int4 scale
@@ -28,8 +29,8 @@ def prepack_int8(q: Tensor, scale: Tensor, store: Any = None) -> Product | None:
         return None
     shape = q.shape
     packed = torch.ops.onednn.qlinear_prepack(q.contiguous(), None)
-    scale, zeros = scale.float() / 127, torch.zeros(len(q), dtype=torch.int64)
-    largest = torch.tensor(127.0)
+    scale, zeros = scale.float() / 127, torch.zeros(len(q), dtype=torch.int64, device=CPU)
+    largest = torch.tensor(127.0, device=CPU)
 
     def multiply(x: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = x.reshape(-1, shape[1]).float()
@@ -54,10 +55,11 @@ def _qlinear(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Ten
 def has_exact_int8() -> bool:
     """Does oneDNN multiply 8-bit integers here, without saturating as before AVX-512 VNNI?"""
     try:
-        weight = torch.full((32, 64), 127, dtype=torch.int8)
-        codes = torch.full((2, 64), 255, dtype=torch.uint8)
+        weight = torch.full((32, 64), 127, dtype=torch.int8, device=CPU)
+        codes = torch.full((2, 64), 255, dtype=torch.uint8, device=CPU)
         packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        sums = _qlinear(codes, packed, torch.ones(32), torch.zeros(32, dtype=torch.int64))
+        scale, zeros = torch.ones(32, device=CPU), torch.zeros(32, dtype=torch.int64, device=CPU)
+        sums = _qlinear(codes, packed, scale, zeros)
     except (AttributeError, RuntimeError):
         return False
     return bool((sums == 64 * 127 * 127).all())

@@ -39,8 +39,7 @@ class TextGenerator:
 
     Args:
         folder: a model directory.
-        max_num_seqs: sequences decoded at once.
-        max_queue: requests that may wait besides those.
+        max_num_seqs, max_queue: sequences decoded at once, and requests that may wait besides.
         max_context: tokens kept of each sequence; the model's `max_length` when not given.
         draft_model: for speculative decoding: a smaller model with the same tokenizer, or
             "prompt_lookup". Sequences are then generated one at a time, each faster.
