@@ -72,6 +72,8 @@ def open_model(name: str, config: EvaluationConfig) -> EvaluatedModel:
     dtype = inference_dtype(folder, config.dtype)
     backend.set_precision(dtype)
     model = load_model(folder, dtype=compute_dtype(dtype), weight_format=weight_format(dtype))
+    if weight_format(dtype):
+        model.prepack_weights()
     scorer = ModelScorer(model, config.batch_tokens)
     return EvaluatedModel(name, identity, scorer, load_tokenizer(folder))
 

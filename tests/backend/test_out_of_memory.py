@@ -66,7 +66,7 @@ def test_without_memory_for_more_slots_requests_wait(generator, monkeypatch):
 
 def test_a_model_that_does_not_fit_is_refused(generator, monkeypatch):
     monkeypatch.setattr("kgpt.generation.loading.build_for_inference", exhaust)
-    with pytest.raises(OutOfMemoryError, match="bfloat16 or int8"):
+    with pytest.raises(OutOfMemoryError, match="bfloat16, int8 or int4"):
         TextGenerator(generator.folder)
 
 

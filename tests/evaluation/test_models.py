@@ -153,6 +153,20 @@ def test_losses_by_position_are_those_of_the_tokens_there(folder: Path) -> None:
         assert positions[0, :, index] == pytest.approx([expected, high - low + 1], rel=1e-5)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize(("dtype", "tolerance"), [("int8", 0.01), ("int4", 0.1)])
+def test_a_model_is_evaluated_as_it_generates(dtype: str, tolerance: float, tmp_path: Path) -> None:
+    """With the products of inference, which read packed weights."""
+    folder = write_tiny_model(tmp_path / "m", noise=0.2, num_layers=1, hidden_dim=64, num_heads=2)
+    ids = np.random.default_rng(0).integers(0, 250, 21).astype("int32")
+    window = Window(0, ids[:-1], ids[1:], np.ones(20, "float32"))
+    exact, quantized = (
+        open_model(str(folder), EvaluationConfig(dtype=name)).scorer.losses([window])[0] / 20
+        for name in ("float32", dtype)
+    )
+    assert quantized == pytest.approx(exact, abs=tolerance) and quantized != exact
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -59,7 +59,7 @@ def test_the_command_prints_and_saves_one_object(figures, tmp_path, capsys, monk
     command = ["bench", "generate", "--model", "tiny", "--batch-sizes", "2,1", "--contexts", "8"]
     with (
         mock.patch("kgpt.cli.bench_generate._folder", return_value=None),
-        mock.patch("kgpt.cli.bench_generate._load"),
+        mock.patch("kgpt.cli.bench_generate._load", return_value=(mock.Mock(), "float32")),
         mock.patch("kgpt.cli.bench_generate.silence_native_code"),
         mock.patch("kgpt.generation.bench.measure", return_value=figures) as measured,
         pytest.raises(SystemExit) as ended,
