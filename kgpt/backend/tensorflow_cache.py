@@ -9,6 +9,8 @@ from keras import ops
 
 Tensor = Any
 
+MIN_WINDOW_LEN = 16  # XLA takes ten times as long to compile the windows of a few tokens
+
 
 def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> Any:
     """Where new tokens go in a KV cache, in the form that `update_cache` takes.
@@ -18,11 +20,13 @@ def cache_indices(start: Tensor, count: Tensor, length: Any, cache_len: Any) -> 
     For more: windows of the cache in which all tokens lie, each as its first position (B,), which
     new token each of its positions receives (B, T), and whether it receives any (B, T). Two of
     them, of T positions: from the first token on, and the cache's beginning, where what lies
-    beyond its end continues. One of all S positions where T or S is known at run time only.
+    beyond its end continues. One of all S positions where T is small, or T or S is known at run
+    time only.
     """
     if isinstance(length, int) and length == 1:
         return start % cache_len, count > 0
-    if not (isinstance(length, int) and isinstance(cache_len, int) and length < cache_len):
+    is_static = isinstance(length, int) and isinstance(cache_len, int)
+    if not (is_static and MIN_WINDOW_LEN <= length < cache_len):
         return [_window(tf.zeros_like(start), cache_len, start, count, length, cache_len)]
     firsts = tf.minimum(start % cache_len, cache_len - length), tf.zeros_like(start)
     return [_window(first, length, start, count, length, cache_len) for first in firsts]

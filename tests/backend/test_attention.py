@@ -203,9 +203,9 @@ def test_cached_attention(monkeypatch, length, groups, device):
     assert_equal(ops.transpose(found, (0, 2, 1, 3)), attention(q, k, v, mask))
 
 
-@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("length", [1, 4, 16])
 def test_a_cache_keeps_what_no_new_token_replaces(length):
-    noise, slots = np.random.default_rng(1), 6
+    noise, slots = np.random.default_rng(1), length + 2
     cache = noise.normal(size=(3, K, slots, H)).astype("float32")
     new = noise.normal(size=(3, K, length, H)).astype("float32")
     start, count = np.array([4, 11, 0], "int32"), np.array([length, 0, min(2, length)], "int32")
