@@ -128,9 +128,10 @@ ROWS = (
     ),
     Row(
         "grpo",
-        f"finetune grpo --data {PROMPTS} --reward tinyworld --train.max-steps 150 "
-        "--train.batch-size 256 --grpo.max-num-seqs 256 --train.learning-rate 0.0005 "
-        "--train.warmup-steps 3 --train.sample-every 0",
+        f"finetune grpo --data {PROMPTS} --reward tinyworld --train.max-steps 200 "
+        "--train.batch-size 256 --grpo.num-generations 16 --grpo.temperature 1.2 "
+        "--grpo.max-num-seqs 256 --train.optimizer muon --train.learning-rate 0.001 "
+        "--train.min-learning-rate 0.0001 --train.warmup-steps 5 --train.sample-every 0",
         ("tinyworld-prompts",),
         "half",
         (Goal("right", "gain", at_least=15),),
