@@ -77,7 +77,8 @@ class Block(keras.layers.Layer):
             dtype=policy,
         )
         self.mlp_drop = Dropout(config.dropout, name="mlp_dropout", dtype=policy)
-        self.adapter_drop = Dropout(0.0, name="adapter_dropout", dtype=policy)  # gives a key only
+        # Gives a key only, which is of its name: runs of earlier versions resume with their masks.
+        self.adapter_drop = Dropout(0.0, name="lora_dropout", dtype=policy)
 
     def build(self, input_shape: Any) -> None:
         for layer in (
