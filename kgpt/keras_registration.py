@@ -8,13 +8,13 @@ been imported; they import the class when a file names it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+from kgpt.import_hook import ImportHook
 
 CLASSES = {  # the names under which the classes of each module are registered
     "kgpt.model.gpt": ("GPT",),
@@ -37,7 +37,7 @@ def register_with_keras() -> None:
     if "keras" in sys.modules:
         _register(sys.modules["keras"])
     else:
-        sys.meta_path.insert(0, _KerasFinder())
+        sys.meta_path.insert(0, _KerasHook(["keras"]))
 
 
 def _register(keras: ModuleType) -> None:
@@ -57,33 +57,12 @@ def _placeholder(module: str, name: str) -> type:
     return type(name, (), members)
 
 
-class _KerasFinder(MetaPathFinder):
-    """Finds Keras as the other finders do, and registers the placeholders once it is imported."""
+class _KerasHook(ImportHook):
+    """Registers the placeholders once Keras is imported."""
 
-    def __init__(self) -> None:
-        self.searching = False
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != "keras" or self.searching:
-            return None
-        self.searching = True
-        try:
-            spec = find_spec(name)
-        finally:
-            self.searching = False
-        if spec is not None and spec.loader is not None:
-            self._extend(spec.loader)
-        return spec
-
-    def _extend(self, loader: Any) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-            _register(module)
-
-        loader.exec_module = exec_module
+    @contextmanager
+    def around(self, module: ModuleType) -> Iterator[None]:
+        yield
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        _register(module)

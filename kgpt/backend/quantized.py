@@ -37,6 +37,17 @@ def int8_linear(
     return ops.reshape(out, (*ops.shape(x)[:-1], q.shape[0]))
 
 
+def int4_linear(
+    dense: Callable[..., Tensor],
+    x: Tensor,
+    q: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """x (..., D) times an int4 weight, bytes (F, D / 2) and scale (F, D / 32), plus bias (F,)."""
+    return dense(x, ops.transpose(dequantize_int4(q, scale, x.dtype)), bias)
+
+
 def dequantize_int8(q: Tensor, scale: Tensor, dtype: Any) -> Tensor:
     """The float weight (F, D) of q (F, D) int8 and scale (F,)."""
     return ops.cast(q, dtype) * ops.cast(scale, dtype)[:, None]

@@ -64,11 +64,7 @@ def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
 
 
 int8_linear = partial(quantized.int8_linear, int8_matmul)
-
-
-def int4_linear(x: Tensor, q: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., D) times an int4 weight, bytes (F, D / 2) and scale (F, D / 32), plus bias (F,)."""
-    return dense(x, ops.transpose(quantized.dequantize_int4(q, scale, x.dtype)), bias)
+int4_linear = partial(quantized.int4_linear, dense)
 
 
 def prepack_int4(q: Tensor, scale: Tensor, store: Function) -> Function | None:

@@ -6,14 +6,13 @@ and TensorFlow also JAX: about a second. They stay importable afterwards.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
+
+from kgpt.import_hook import ImportHook
 
 IMPORTERS = ("keras", "tensorflow")
 OPTIONAL = ("IPython", "matplotlib", "pandas", "sklearn")
@@ -22,41 +21,22 @@ DYNAMO = "torch._dynamo"
 
 def skip_optional_packages(backend: str) -> None:
     """Let later imports of Keras and TensorFlow in this process find no optional package."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder(backend))
+    if not any(isinstance(finder, _LeanHook) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _LeanHook(IMPORTERS, backend))
 
 
-class _Finder(MetaPathFinder):
-    """Finds `IMPORTERS` as the other finders do, and hides packages while they are imported."""
+class _LeanHook(ImportHook):
+    """Hides packages while modules are imported."""
 
-    def __init__(self, backend: str) -> None:
-        self.backend, self.searching = backend, False
+    def __init__(self, names: Sequence[str], backend: str) -> None:
+        super().__init__(names)
+        self.backend = backend
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name not in IMPORTERS or self.searching:
-            return None
-        self.searching = True
-        try:
-            spec = find_spec(name)
-        finally:
-            self.searching = False
-        if spec is not None and spec.loader is not None:
-            self._extend(spec.loader)
-        return spec
-
-    def _extend(self, loader: Any) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            with hidden_packages(self.backend):
-                execute(module)
-
-        loader.exec_module = exec_module
+    def around(self, module: ModuleType) -> AbstractContextManager[None]:
+        return hidden_packages(self.backend)
 
 
-@contextlib.contextmanager
+@contextmanager
 def hidden_packages(backend: str) -> Iterator[None]:
     """A block in which importing an optional package that is not loaded yet fails."""
     names = OPTIONAL if backend == "jax" else (*OPTIONAL, "jax")
