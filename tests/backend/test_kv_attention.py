@@ -11,12 +11,12 @@ from kgpt.model.kv_cache import quantize_heads
 
 B, N, K, T, S, H = 2, 4, 2, 3, 10, 8
 FILLED = 6
-where_compiled = pytest.mark.skipif(keras.backend.backend() == "torch", reason="not compiled there")
+on_xla = pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch has its own")
 BLOCK = 4  # S is no multiple of it
 
 
-def example(dtype):
-    """Queries, one layer's cache and a mask in which nothing is seen from FILLED on."""
+def example(dtype, filled=FILLED):
+    """Queries, one layer's cache and a mask in which nothing is seen from `filled` on."""
     noise = np.random.default_rng(0)
     query = ops.convert_to_tensor(noise.normal(size=(B, N, T, H)).astype("float32"))
     parts = [noise.normal(size=(B, K, S, H)).astype("float32") for _ in range(2)]
@@ -29,7 +29,7 @@ def example(dtype):
     mask = noise.random((B, T, S)) < 0.5
     mask[:, :, 1] = True
     mask[1, :, BLOCK:] = False  # nothing of the second block
-    mask[:, :, FILLED:] = False
+    mask[:, :, filled:] = False
     return query, layer, ops.convert_to_tensor(mask)
 
 
@@ -51,31 +51,34 @@ def assert_close(found, expected):
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(params=["float32", "bfloat16", "int8"])
-def cache(request):
-    return example(request.param)
+of_any_type = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 
 
 @pytest.mark.backend
-def test_attention_on_a_cache_of_any_type(cache):
-    query, layer, mask = cache
+@of_any_type
+def test_attention_on_a_cache_of_any_type(dtype):
+    query, layer, mask = example(dtype)
     filled = ops.convert_to_tensor(np.int32(FILLED))
     assert_close(
         backend.cached_attention(query, layer, mask, filled), softmax_attention(query, layer, mask)
     )
 
 
-@where_compiled
-def test_blocks_and_the_whole_cache_agree(cache, monkeypatch):
+@pytest.mark.backend
+@on_xla
+@of_any_type
+@pytest.mark.parametrize("filled", [FILLED, S])  # all: the last block overlaps the one before
+def test_blocks_and_the_whole_cache_agree(dtype, filled, monkeypatch):
     monkeypatch.setattr(kv_attention, "BLOCK", BLOCK)
-    query, layer, mask = cache
-    filled = ops.convert_to_tensor(np.int32(FILLED))
+    query, layer, mask = example(dtype, filled)
+    filled = ops.convert_to_tensor(np.int32(filled))
     expected = softmax_attention(query, layer, mask)
     assert_close(kv_attention.attend_to_whole_cache(query, layer, mask), expected)
     assert_close(kv_attention.attend_in_blocks(query, layer, mask, filled), expected)
 
 
-@where_compiled
+@pytest.mark.backend
+@on_xla
 def test_blocks_beyond_the_filled_part_are_not_read(monkeypatch):
     monkeypatch.setattr(kv_attention, "BLOCK", BLOCK)
     query, layer, mask = example("float32")
@@ -86,7 +89,8 @@ def test_blocks_beyond_the_filled_part_are_not_read(monkeypatch):
     assert_close(kv_attention.attend_in_blocks(query, spoilt, mask, filled), expected)
 
 
-@where_compiled
+@pytest.mark.backend
+@on_xla
 def test_a_sequence_does_not_depend_on_how_much_others_have_filled(monkeypatch):
     monkeypatch.setattr(kv_attention, "BLOCK", BLOCK)
     query, layer, mask = example("float32")
