@@ -14,6 +14,7 @@ Product = Callable[[Tensor, Tensor | None], Tensor]  # (x (..., D), bias (F,)) t
 
 GROUP_SIZE = 32  # inputs that share an int4 scale
 INT4_COLUMNS = 16  # the outputs of an int4 weight are a multiple of it
+CODE_BITS = 8  # of an activation
 ZERO_POINT = 128
 # Added to a float of a magnitude below 2**22, its lowest byte is that float, rounded, plus 128.
 ROUND_TO_LOWEST_BYTE = 1.5 * 2**23 + ZERO_POINT
@@ -23,13 +24,13 @@ def prepack_int8(q: Tensor, scale: Tensor, store: Any = None) -> Product | None:
     """The product with a weight q (F, D) int8 with scale (F,), packed for oneDNN.
 
     Each token is rounded to 8 bits with a scale of its own; integers are summed exactly. None
-    where oneDNN has no such product, or one that saturates.
+    where oneDNN has no such product.
     """
-    if q.device.type != "cpu" or not has_exact_int8():
+    exact_bits = exact_code_bits() if q.device.type == "cpu" else 0
+    if not exact_bits:
         return None
     shape = q.shape
-    packed = torch.ops.onednn.qlinear_prepack(q.contiguous(), None)
-    scale, zeros = scale.float() / 127, torch.zeros(len(q), dtype=torch.int64, device=CPU)
+    qlinear = (_qlinear if exact_bits == CODE_BITS else _qlinear_in_parts)(q, scale.float() / 127)
     largest = torch.tensor(127.0, device=CPU)
 
     def multiply(x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,32 +38,62 @@ def prepack_int8(q: Tensor, scale: Tensor, store: Any = None) -> Product | None:
         absmax = rows.abs().amax(-1, keepdim=True)  # (M, 1); where it is 0, codes are arbitrary
         shifted = rows * (largest / absmax) + ROUND_TO_LOWEST_BYTE
         codes = shifted.view(torch.int32).to(torch.uint8)
-        sums = _qlinear(codes, packed, scale, zeros)
+        sums = qlinear(codes)
         out = sums * absmax if bias is None else torch.addcmul(bias, sums, absmax)
         return out.view(*x.shape[:-1], shape[0]).to(x.dtype)
 
     return multiply
 
 
-def _qlinear(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
-    """Codes (M, D), less their zero point, times a packed weight: (M, F) float32."""
-    return torch.ops.onednn.qlinear_pointwise.default(
-        codes, 1.0, ZERO_POINT, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
+def _qlinear(
+    q: Tensor, scale: Tensor, zero_point: int = ZERO_POINT, bias: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Codes (M, D) uint8, less their zero point, times a weight, plus bias: (M, F) float32."""
+    packed = torch.ops.onednn.qlinear_prepack(q.contiguous(), None)
+    zeros = torch.zeros(len(q), dtype=torch.int64, device=CPU)
+
+    def multiply(codes: Tensor) -> Tensor:
+        return torch.ops.onednn.qlinear_pointwise.default(
+            codes, 1.0, zero_point, packed, scale, zeros, bias,
+            1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+
+    return multiply
+
+
+def _qlinear_in_parts(q: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
+    """`_qlinear` where only codes of seven bits are summed exactly: code = 2 * high + low.
+
+    The weight is read once for both parts. Each has a zero point of its own, and oneDNN would sum
+    the weight up for it in every call, so its product with the weight is a bias.
+    """
+    offset = -(ZERO_POINT / 3) * scale * q.sum(1)  # added once to `low`, twice to `high`
+    qlinear = _qlinear(q, scale, 0, offset)
+
+    def multiply(codes: Tensor) -> Tensor:
+        high, low = qlinear(torch.cat([codes >> 1, codes & 1])).chunk(2)  # (2 M, D), (2 M, F)
+        return torch.add(low, high, alpha=2)
+
+    return multiply
 
 
 @functools.cache
-def has_exact_int8() -> bool:
-    """Does oneDNN multiply 8-bit integers here, without saturating as before AVX-512 VNNI?"""
+def exact_code_bits() -> int:
+    """Bits of the largest codes that oneDNN multiplies with int8 without saturating: 8, 7 or 0.
+
+    Before VNNI (AVX2, AVX-512 of the Skylake class) two products are added in 16 bits. 0 means
+    that oneDNN has no such product.
+    """
+    weight = torch.full((32, 64), 127, dtype=torch.int8, device=CPU)
     try:
-        weight = torch.full((32, 64), 127, dtype=torch.int8, device=CPU)
-        codes = torch.full((2, 64), 255, dtype=torch.uint8, device=CPU)
-        packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        scale, zeros = torch.ones(32, device=CPU), torch.zeros(32, dtype=torch.int64, device=CPU)
-        sums = _qlinear(codes, packed, scale, zeros)
+        qlinear = _qlinear(weight, torch.ones(32, device=CPU), 0)
+        for bits in (CODE_BITS, CODE_BITS - 1):
+            codes = torch.full((2, 64), 2**bits - 1, dtype=torch.uint8, device=CPU)
+            if bool((qlinear(codes) == 64 * 127 * (2**bits - 1)).all()):
+                return bits
     except (AttributeError, RuntimeError):
-        return False
-    return bool((sums == 64 * 127 * 127).all())
+        pass
+    return 0
 
 
 def prepack_int4(q: Tensor, scale: Tensor, store: Any = None) -> Product | None:

@@ -62,6 +62,25 @@ def test_int8_matmul_equals_its_formula(rows, seed, size):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(got), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="oneDNN")
+@pytest.mark.parametrize("inputs", [48, 3072])
+def test_int8_without_saturation_on_older_cpus(inputs):
+    """The largest codes and weights there are, and random ones, as two products of seven bits."""
+    from kgpt.backend import torch_quantized
+
+    noise = np.random.default_rng(0)
+    q, codes = (noise.integers(-127, 128, (rows, inputs)) for rows in (32, 5))
+    q[0], codes[0], codes[1] = 127, 127, -127
+    scale = noise.random(32).astype("float32")
+    tensors = keras.ops.convert_to_tensor(q.astype("int8")), keras.ops.convert_to_tensor(scale)
+    multiply = torch_quantized._qlinear_in_parts(*tensors)
+    got = multiply(keras.ops.convert_to_tensor((codes + 128).astype("uint8")))
+    want = (codes @ q.T) * scale.astype("float64")
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(got), want, rtol=0, atol=1e-6 * np.abs(want).max()
+    )
+
+
 def forms(kind, q, scale):
     """A quantized weight as it is, and packed where the backend's library has a layout for it."""
     weight = kind(*(keras.ops.convert_to_tensor(part) for part in (q, scale)))
