@@ -14,7 +14,7 @@ from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_f
 from kgpt.checkpoints.pretrained import load_model, load_tokenizer
 from kgpt.cli import main
 from kgpt.errors import CheckpointError, UsageError
-from kgpt.training.checkpoint import copy_state, load_checkpoint, write_checkpoint
+from tests.checkpoints.resumed import losses_resumed
 from tests.tiny import write_tiny_model
 
 IDS = np.random.default_rng(0).integers(0, 259, (2, 12)).astype("int32")
@@ -212,23 +212,11 @@ def test_folders_and_models_without_adapters(base, adapter, tmp_path, capsys):
 @pytest.mark.portable
 def test_a_resumed_adapter_repeats_the_losses_of_one_that_went_on(base, tmp_path):
     """A checkpoint has the adapter, not the base model, and is a model argument itself."""
-
-    def trained(folder=None):
-        model = kgpt.GPT.from_pretrained(base)
-        kgpt.add_lora(model, rank=2, dropout=0.2, dora=True)
-        model.compile(kgpt.AdamW(1e-2), kgpt.NextTokenLoss())
-        if folder:
-            load_checkpoint(folder, model)
-        return model
-
-    model, losses = trained(), []
-    for step in range(4):
-        if step == 2:
-            write_checkpoint(tmp_path / "step", copy_state(model, step=2), load_tokenizer(base))
-            before = logits(model)
-        losses.append(float(model.train_on_batch(IDS, IDS)))
+    losses, resumed, before = losses_resumed(
+        base, lambda model: kgpt.add_lora(model, rank=2, dropout=0.2, dora=True), IDS,
+        tmp_path / "step",
+    )  # fmt: skip
+    assert resumed == losses[2:]
     assert not list((tmp_path / "step").glob("model*"))
-    resumed = trained(tmp_path / "step")
-    assert [float(resumed.train_on_batch(IDS, IDS)) for _ in range(2)] == losses[2:]
     copy_model(tmp_path / "step", made(tmp_path / "whole"))
     np.testing.assert_allclose(logits(load_model(tmp_path / "whole")), before, rtol=1e-5, atol=1e-5)

@@ -11,14 +11,14 @@ import kgpt
 from kgpt.checkpoints.adapter_layout import adapter_variables
 from kgpt.checkpoints.convert import copy_model, quantize_model
 from kgpt.checkpoints.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from kgpt.checkpoints.pretrained import load_model, load_tokenizer, path_below
+from kgpt.checkpoints.pretrained import load_model, path_below
 from kgpt.checkpoints.stored_adapter import read_adapter
 from kgpt.cli import main
 from kgpt.config import Config
 from kgpt.errors import CheckpointError
 from kgpt.lab.trainable import trainable_shapes
 from kgpt.training.base_model import adapter_config
-from kgpt.training.checkpoint import copy_state, load_checkpoint, write_checkpoint
+from tests.checkpoints.resumed import losses_resumed
 from tests.tiny import write_tiny_model
 
 IDS = np.random.default_rng(0).integers(0, 259, (2, 12)).astype("int32")
@@ -133,23 +133,8 @@ def test_adapters_as_llm_adapters_names_them(adapter, base):
 @pytest.mark.parametrize("kind", ADD)
 def test_a_resumed_adapter_repeats_the_losses_of_one_that_went_on(kind, base, tmp_path):
     """A checkpoint has the adapter, not the base model, and is a model argument itself."""
-
-    def trained(folder=None):
-        model = kgpt.GPT.from_pretrained(base)
-        ADD[kind](model)
-        model.compile(kgpt.AdamW(1e-2), kgpt.NextTokenLoss())
-        if folder:
-            load_checkpoint(folder, model)
-        return model
-
-    model, losses = trained(), []
-    for step in range(4):
-        if step == 2:
-            write_checkpoint(tmp_path / "step", copy_state(model, step=2), load_tokenizer(base))
-            before = logits(model)
-        losses.append(float(model.train_on_batch(IDS, IDS)))
+    losses, resumed, before = losses_resumed(base, ADD[kind], IDS, tmp_path / "step")
     assert losses[3] < losses[0]
+    assert resumed == losses[2:]
     assert not list((tmp_path / "step").glob("model*"))
-    resumed = trained(tmp_path / "step")
-    assert [float(resumed.train_on_batch(IDS, IDS)) for _ in range(2)] == losses[2:]
     np.testing.assert_array_equal(logits(load_model(tmp_path / "step")), before)

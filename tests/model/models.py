@@ -2,6 +2,10 @@
 
 import functools
 
+import keras
+
+import kgpt
+from kgpt.model.quantization import quantize
 from tests.tiny import ARCHITECTURES, tiny_model
 
 SIZE = {"vocab_size": 37, "max_length": 24}
@@ -17,3 +21,20 @@ def model_of(kind, **options):
     Shared between tests: do not change it.
     """
     return tiny_model(seed=3, noise=0.3, **KINDS[kind], **options)
+
+
+def quantized_model(kind, weight_format="int8", **options):
+    """A model of one of `KINDS` whose weights are quantized."""
+    model = kgpt.GPT(kgpt.ModelConfig(**KINDS[kind]), seed=3, **options)
+    quantize(model, weight_format)
+    return model
+
+
+def dequantized(model):
+    """A float model with the weights that a quantized model has."""
+    twin = kgpt.GPT(model.config, seed=3)
+    for mine, theirs in zip(twin.linears, model.linears, strict=True):
+        mine.variable.assign(keras.ops.transpose(theirs.weight.as_table()))
+    for mine, theirs in ((twin.token_embedding, model.token_embedding), (twin.head, model.head)):
+        mine.variable.assign(theirs.weight.as_table())
+    return twin

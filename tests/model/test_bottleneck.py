@@ -7,8 +7,7 @@ import pytest
 import kgpt
 from kgpt.checkpoints.adapter_layout import adapter_variables
 from kgpt.model.adapters import linears_by_path
-from kgpt.model.quantization import quantize
-from tests.model.models import KINDS
+from tests.model.models import KINDS, dequantized, quantized_model
 from tests.model.test_gradients import gradients_by_training
 from tests.tiny import tiny_model
 
@@ -51,13 +50,8 @@ def test_an_adapter_is_a_small_mlp_on_the_output_of_its_product(kind, placement,
 @pytest.mark.parametrize("kind", ["gpt2", pytest.param("llama", marks=pytest.mark.portable)])
 def test_int8_weights_train_adapters_as_their_float_values_do(kind, ids):
     """With dropout and recomputed blocks; no weight but the adapters' moves."""
-    model = kgpt.GPT(kgpt.ModelConfig(**KINDS[kind]), seed=3, gradient_checkpointing=True)
-    quantize(model, "int8")
-    twin = kgpt.GPT(model.config, seed=3)
-    for mine, theirs in zip(twin.linears, model.linears, strict=True):
-        mine.variable.assign(keras.ops.transpose(theirs.weight.as_table()))
-    for mine, theirs in ((twin.token_embedding, model.token_embedding), (twin.head, model.head)):
-        mine.variable.assign(theirs.weight.as_table())
+    model = quantized_model(kind, gradient_checkpointing=True)
+    twin = dequantized(model)
     found = []
     for each in (model, twin):
         kgpt.add_bottleneck(each, 3, activation="silu", dropout=0.3)

@@ -12,7 +12,7 @@ from kgpt.errors import UsageError
 from kgpt.model.quantization import quantize
 from kgpt.model.quantized_weight import Int4Weight, Int8Weight
 from tests.model import reference
-from tests.model.models import KINDS
+from tests.model.models import KINDS, dequantized, quantized_model
 from tests.model.test_gradients import gradients_by_training
 from tests.tiny import tiny_model
 
@@ -142,22 +142,6 @@ def test_recomputed_blocks_of_int8_weights_train_in_bfloat16(ids):
     assert losses[3] < losses[0]
 
 
-def quantized_model(kind, weight_format="int8", **options):
-    model = kgpt.GPT(kgpt.ModelConfig(**KINDS[kind]), seed=3, **options)
-    quantize(model, weight_format)
-    return model
-
-
-def dequantized(model, kind):
-    """A float model with the weights that an int8 model has."""
-    twin = kgpt.GPT(kgpt.ModelConfig(**KINDS[kind]), seed=3)
-    for mine, theirs in zip(twin.linears, model.linears, strict=True):
-        mine.variable.assign(keras.ops.transpose(theirs.weight.as_table()))
-    for mine, theirs in ((twin.token_embedding, model.token_embedding), (twin.head, model.head)):
-        mine.variable.assign(theirs.weight.as_table())
-    return twin
-
-
 @pytest.mark.parametrize(
     ("form", "weight_format"),
     [
@@ -169,7 +153,7 @@ def dequantized(model, kind):
 def test_quantized_weights_train_adapters_as_their_float_values_do(form, weight_format, ids):
     kind, options = form.partition("-")[0], FORMS[form]
     model = quantized_model(kind, weight_format)
-    twin = dequantized(model, kind)
+    twin = dequantized(model)
     for each in (model, twin):
         kgpt.add_lora(each, **options)
         randomized(each)

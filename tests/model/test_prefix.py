@@ -11,8 +11,7 @@ from kgpt.errors import UsageError
 from kgpt.generation.runner import ModelRunner
 from kgpt.generation.sequence import Request
 from kgpt.model.adapters import adapters_disabled
-from kgpt.model.quantization import quantize
-from tests.model.models import KINDS
+from tests.model.models import KINDS, dequantized, quantized_model
 from tests.model.test_gradients import gradients_by_training
 from tests.tiny import tiny_model
 
@@ -95,13 +94,8 @@ def run(model, prompt, max_tokens):
 def test_gradients_are_those_of_a_float_model_on_int8_weights(kind, ids):
     """Recomputed blocks too; no weight but the prefix moves."""
     ids = ids[:, :12]
-    model = kgpt.GPT(tiny_model(**KINDS[kind]).config, seed=3, gradient_checkpointing=True)
-    quantize(model, "int8")
-    twin = kgpt.GPT(model.config, seed=3)
-    for mine, theirs in zip(twin.linears, model.linears, strict=True):
-        mine.variable.assign(keras.ops.transpose(theirs.weight.as_table()))
-    for mine, theirs in ((twin.token_embedding, model.token_embedding), (twin.head, model.head)):
-        mine.variable.assign(theirs.weight.as_table())
+    model = quantized_model(kind, gradient_checkpointing=True)
+    twin = dequantized(model)
     found = []
     for each in (model, twin):
         kgpt.add_prefix(each, P, seed=SEED)
