@@ -16,6 +16,7 @@ GROUP_SIZE = 32  # inputs that share an int4 scale
 INT4_COLUMNS = 16  # the outputs of an int4 weight are a multiple of it
 CODE_BITS = 8  # of an activation
 ZERO_POINT = 128
+ROWS = 1024  # outputs whose weights are summed at once
 # Added to a float of a magnitude below 2**22, its lowest byte is that float, rounded, plus 128.
 ROUND_TO_LOWEST_BYTE = 1.5 * 2**23 + ZERO_POINT
 
@@ -67,7 +68,9 @@ def _qlinear_in_parts(q: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
     The weight is read once for both parts. Each has a zero point of its own, and oneDNN would sum
     the weight up for it in every call, so its product with the weight is a bias.
     """
-    offset = -(ZERO_POINT / 3) * scale * q.sum(1)  # added once to `low`, twice to `high`
+    # In parts, since the sum of all makes a copy eight times as large.
+    totals = torch.cat([part.sum(1) for part in q.split(ROWS)])
+    offset = -(ZERO_POINT / 3) * scale * totals  # added once to `low`, twice to `high`
     qlinear = _qlinear(q, scale, 0, offset)
 
     def multiply(codes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.backend import keras_internals
+from kgpt.backend.process_memory import return_free_memory
 from kgpt.config import KVCacheDtype, ModelConfig
 from kgpt.config.adapters import AdapterConfig, parse_adapter_config
 from kgpt.config.distribute import STREAM
@@ -307,7 +308,8 @@ class GPT(CheckedInputs, HiddenStateLossModel):
             for linear in block.linears:
                 linear.prepack()
             _refresh_block(block)
-        backend.refresh_tracking(self)
+            backend.refresh_tracking(self)
+            return_free_memory()  # the weights as they were, and copies made while packing
 
     @property
     def compiled_functions(self) -> dict[type, Any]:
