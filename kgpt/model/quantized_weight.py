@@ -149,7 +149,7 @@ class Int8Weight(QuantizedWeight):
 class Int4Weight(QuantizedWeight):
     """w[o, i] = scale[o, i / 32] * q[o, i]: two q a byte, (out, in / 2), scale (out, in / 32).
 
-    Activations are not rounded to integers.
+    Activations are not rounded to integers, unless the weight is prepacked for XLA on a CPU.
     """
 
     @classmethod
