@@ -114,7 +114,8 @@ ROWS = (
     ),
     Row(
         "half",
-        "train tinyworld --train.max-steps 900 --train.decay-steps 1500 --train.eval-every 300 "
+        "train tinyworld --model.qk-norm false --data.packing stream --train.learning-rate 0.004 "
+        "--train.max-steps 900 --train.decay-steps 1500 --train.eval-every 300 "
         "--train.checkpoint-every 300 --train.sample-every 0",
         ("tinyworld",),
     ),
