@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, and what it holds unused."""
+"""Memory of this process: its peak, and returning freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def return_free_memory() -> None:
-    """Give the system back what glibc's malloc holds of freed blocks; nothing with other libraries.
+def trim_malloc() -> None:
+    """Return freed memory to the operating system (`malloc_trim`); does nothing without glibc.
 
-    It keeps most blocks of up to 32 MiB for later, once some that large have been freed.
+    glibc otherwise keeps freed blocks of up to 32 MiB for reuse, once one of that size was freed.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

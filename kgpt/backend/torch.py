@@ -29,6 +29,7 @@ from kgpt.backend.torch_jit import fx_trace as fx_trace
 from kgpt.backend.torch_jit import jit as jit
 from kgpt.backend.torch_jit import jit_steps as jit_steps
 from kgpt.backend.torch_optimizer import optimizer_class as optimizer_class
+from kgpt.backend.torch_quantized import int8_matmul as int8_matmul
 from kgpt.backend.torch_quantized import prepack_int4 as prepack_int4
 from kgpt.backend.torch_quantized import prepack_int8 as prepack_int8
 from kgpt.backend.torch_transfer import constant as constant
@@ -89,13 +90,6 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     else:
         out = _linear(flat, kernel.t(), bias)
     return out.view(*x.shape[:-1], kernel.shape[-1])
-
-
-def int8_matmul(x: Tensor, q: Tensor) -> Tensor:
-    """x (M, D) times the transpose of q (F, D), both int8, as int32 (M, F)."""
-    if x.device.type == "cpu":
-        return torch._int_mm(x, q.t())
-    return (x.float() @ q.float().t()).round().to(torch.int32)
 
 
 int8_linear = partial(quantized.int8_linear, int8_matmul)

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,7 @@ from kgpt.runs import resolve_model
 from kgpt.text.terminal_text import for_output
 
 if TYPE_CHECKING:
+    from kgpt import GPT
     from kgpt.generation.completion import Completion
     from kgpt.protocol import GenerationChunk
 
@@ -86,15 +87,14 @@ def generate(
         Print one JSON object per completion, with a receipt for `kgpt replay`; with --input-file,
         add the receipts to --output-file.
     """
-    folder = resolve_model(model)
-    changes = options.given_flags(sampling)
+    folder, changes = resolve_model(model), options.given_flags(sampling)
     structure = structured_output.given_structured_output(structured)
     _check_prompts(prompt, template, input_file, output_file)
     if num_samples < 1 or max_num_seqs < 1:
         raise UsageError("--num-samples and --max-num-seqs must be at least 1.")
     prompt = _filled(template, field) if template is not None else prompt
     adapters = parse_adapters([adapter] if adapter else [])
-    draft_folder = resolve_model(draft_model) if draft_model else None
+    draft_folder = _draft_folder(draft_model, prompt_lookup)
     prompt = check_text(prompt or "", "The prompt")
     prepare_process(memory_fraction)
     silence_native_code()
@@ -102,36 +102,28 @@ def generate(
         prompt = read_standard_input()
     from kgpt.generation.generator import TextGenerator
 
-    draft: Any = "prompt_lookup" if prompt_lookup else None
-    if draft_folder:
-        draft = _load_draft_model(folder, draft_folder, dtype)
     chosen = next(iter(adapters), None)
     with TextGenerator(
         folder,
         max_num_seqs=max_num_seqs,
-        draft_model=draft,
+        draft_model=_draft(folder, draft_folder, prompt_lookup, dtype),
         dtype=dtype,
         kv_cache_dtype=kv_cache_dtype,
         adapters=adapters,
     ) as engine:
         params = options.merged(engine.default_sampling, changes)
         if input_file is not None:
-            from kgpt.cli.generate_file import complete_file, identify_model
+            from kgpt.cli.generate_file import complete_file, identify_settings
 
-            about: dict[str, Any] = {**identify_model(folder), "dtype": engine.dtype}
-            about["structured_output"] = structure
-            if kv_cache_dtype != "auto":
-                about["kv_cache_dtype"] = kv_cache_dtype
-            if chosen:
-                about["adapter"] = identify_model(adapters[chosen])
-            target = str(output_file)
-            complete_file(engine, params, input_file, target, about, overwrite, chosen, json_lines)
+            about = identify_settings(engine, folder, kv_cache_dtype, adapters, structure)
+            files = input_file, str(output_file)
+            complete_file(engine, params, *files, about, overwrite, chosen, json_lines)
         elif num_samples == 1 and stream and not json_lines:
             _print_stream(prompt, engine.stream(prompt, params, adapter=chosen, **structure))
         else:
-            prompts = [prompt] * num_samples
-            structure |= {"receipt": json_lines}
-            completions = engine.generate_batch(prompts, params, adapter=chosen, **structure)
+            completions = engine.generate_batch(
+                [prompt] * num_samples, params, adapter=chosen, receipt=json_lines, **structure
+            )
             _print_completions(prompt, completions, json_lines)
 
 
@@ -177,8 +169,19 @@ def _print_completions(prompt: str, completions: Iterable[Completion], as_json: 
         print(f"\n{RULE}\n".join(shown))
 
 
-def _load_draft_model(folder: Path, draft_folder: Path, dtype: DtypeOption) -> Any:
-    """The draft model, which must have the model's tokenizer."""
+def _draft_folder(draft_model: str | None, prompt_lookup: bool) -> Path | None:
+    """The folder of the draft model, if there is one."""
+    if draft_model and prompt_lookup:
+        raise UsageError("Give --draft-model or --prompt-lookup, not both.")
+    return resolve_model(draft_model) if draft_model else None
+
+
+def _draft(
+    folder: Path, draft_folder: Path | None, prompt_lookup: bool, dtype: DtypeOption
+) -> GPT | Literal["prompt_lookup"] | None:
+    """What speculative decoding drafts with; a model must have the tokenizer of `folder`'s."""
+    if draft_folder is None:
+        return "prompt_lookup" if prompt_lookup else None
     from kgpt.generation.load import check_same_tokenizer
     from kgpt.generation.loading import load_for_inference
 

@@ -100,6 +100,23 @@ def identify_model(folder: Path) -> dict[str, str]:
     return {"model": str(folder.resolve()), "weights": digest.hexdigest()[:16]}
 
 
+def identify_settings(
+    engine: TextGenerator,
+    folder: Path,
+    kv_cache_dtype: str,
+    adapters: dict[str, Path],
+    structured_output: dict[str, Any],
+) -> dict[str, Any]:
+    """What besides sampling decides the completions of an engine: `about` of `complete_file`."""
+    about: dict[str, Any] = {**identify_model(folder), "dtype": engine.dtype}
+    about["structured_output"] = structured_output
+    if kv_cache_dtype != "auto":
+        about["kv_cache_dtype"] = kv_cache_dtype
+    for adapter in adapters.values():
+        about["adapter"] = identify_model(adapter)
+    return about
+
+
 def _same_settings(target: Path, sampling: SamplingConfig, about: dict[str, Any]) -> SamplingConfig:
     """`sampling`, with the seed of the completions in `target` if it has none.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,31 +52,7 @@ def serve(
     if clash := adapters.keys() & {name, *config.alias}:
         raise UsageError(f"{clash.pop()!r} is the name of the model; give the adapter another.")
 
-    def load() -> TextGenerator | TextClassifier:
-        from kgpt.checkpoints.classifier_head import ClassifierHead
-        from kgpt.generation.generator import TextGenerator
-        from kgpt.generation.text_classifier import TextClassifier
-
-        options: dict[str, Any] = {
-            "max_num_seqs": config.max_num_seqs,
-            "max_queue": config.max_queue,
-            "max_context": config.max_context,
-            "dtype": config.dtype,
-        }
-        if ClassifierHead.load(folder) is None:
-            rank = config.max_lora_rank
-            options |= {
-                "kv_cache_dtype": config.kv_cache_dtype,
-                "adapters": adapters,
-                "max_adapters": max_adapters,
-                "max_lora_rank": rank,
-            }
-            return TextGenerator(folder, **options)
-        if adapters or max_adapters:
-            raise UsageError("A classifier takes no adapters; leave --adapter out.")
-        return TextClassifier(folder, **options)
-
-    state = ServerState(name, config, load)
+    state = ServerState(name, config, partial(_load, folder, config, adapters, max_adapters))
     listener = open_socket(config)
     try:
         print(f"kgpt: serving {name} on {address_of(listener)}", flush=True)
@@ -91,3 +68,31 @@ def serve(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _load(
+    folder: Path, config: ServeConfig, adapters: dict[str, Path], max_adapters: int | None
+) -> TextGenerator | TextClassifier:
+    """What answers requests with the model in `folder`."""
+    from kgpt.checkpoints.classifier_head import ClassifierHead
+    from kgpt.generation.generator import TextGenerator
+    from kgpt.generation.text_classifier import TextClassifier
+
+    options: dict[str, Any] = {
+        "max_num_seqs": config.max_num_seqs,
+        "max_queue": config.max_queue,
+        "max_context": config.max_context,
+        "dtype": config.dtype,
+    }
+    if ClassifierHead.load(folder) is None:
+        return TextGenerator(
+            folder,
+            kv_cache_dtype=config.kv_cache_dtype,
+            adapters=adapters,
+            max_adapters=max_adapters,
+            max_lora_rank=config.max_lora_rank,
+            **options,
+        )
+    if adapters or max_adapters:
+        raise UsageError("A classifier takes no adapters; leave --adapter out.")
+    return TextClassifier(folder, **options)

@@ -124,8 +124,7 @@ def adapters_disabled(model: GPT) -> Iterator[None]:
 def refresh(model: GPT) -> None:
     """Forget what was compiled for the variables that a model had."""
     for block in model.blocks:
-        for layer in (block.attention, block.mlp, block):
-            backend.refresh_tracking(layer)
+        block.refresh_tracking()
         block.compiled_transform = None
     backend.refresh_tracking(model)
     model.forget_compiled()

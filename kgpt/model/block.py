@@ -100,6 +100,11 @@ class Block(keras.layers.Layer):
         attention, mlp = self.attention, self.mlp
         return [attention.qkv, attention.output_projection, mlp.up, mlp.down]
 
+    def refresh_tracking(self) -> None:
+        """Drop references to the variables that the layers of this block have released."""
+        for layer in (self.attention, self.mlp, self):
+            backend.refresh_tracking(layer)
+
     def call(
         self, x: Tensor, key: Tensor | None = None, segments: Segments | None = None
     ) -> Tensor:

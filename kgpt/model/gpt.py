@@ -11,7 +11,7 @@ attention and norms in the fastest form of each backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import keras
@@ -19,7 +19,7 @@ from keras import ops
 
 from kgpt import backend
 from kgpt.backend import keras_internals
-from kgpt.backend.process_memory import return_free_memory
+from kgpt.backend.process_memory import trim_malloc
 from kgpt.config import KVCacheDtype, ModelConfig
 from kgpt.config.adapters import AdapterConfig, parse_adapter_config
 from kgpt.config.distribute import STREAM
@@ -289,27 +289,25 @@ class GPT(CheckedInputs, HiddenStateLossModel):
             raise UsageError("The model has adapters; merge them first, with kgpt.merge_lora.")
         if weight_format != "transposed":
             self.token_embedding.convert(weight_format)
-        self.head.convert(weight_format)
-        for block in self.blocks:
-            for linear in block.linears:
-                linear.convert(weight_format)
-            if self.built:
-                _refresh_block(block)
-        if self.built:
-            backend.refresh_tracking(self)
+        self._replace_weights(lambda linear: linear.convert(weight_format))
 
     def prepack_weights(self) -> None:
         """Put quantized weights into the layout of the backend's matmul library, if it has one.
 
         The model cannot train adapters then.
         """
-        self.head.prepack()
+        self._replace_weights(Linear.prepack)
+
+    def _replace_weights(self, replace: Callable[[Linear], None]) -> None:
+        """`replace` the weights of all products; old ones are freed a block at a time."""
+        replace(self.head)
         for block in self.blocks:
             for linear in block.linears:
-                linear.prepack()
-            _refresh_block(block)
-            backend.refresh_tracking(self)
-            return_free_memory()  # the weights as they were, and copies made while packing
+                replace(linear)
+            if self.built:
+                block.refresh_tracking()
+                backend.refresh_tracking(self)
+                trim_malloc()
 
     @property
     def compiled_functions(self) -> dict[type, Any]:
@@ -336,9 +334,3 @@ class GPT(CheckedInputs, HiddenStateLossModel):
         config = {"adapter_config": config.pop("lora", None), **config}  # as it was called before
         model: Self = super().from_config(config, custom_objects)
         return model
-
-
-def _refresh_block(block: Block) -> None:
-    """Release the variables that the layers of a block have replaced."""
-    for layer in (block.attention, block.mlp, block):
-        backend.refresh_tracking(layer)

@@ -121,6 +121,10 @@ def test_settings_are_taken_or_refused_in_a_sentence(engine, flags):
         (["--logit-bias", "3"], "--logit-bias needs a name, as in --logit-bias.NAME VALUE."),
         (["--logit-bias.300", "1"], "logit_bias names tokens outside 0 to 258."),
         (["--min-tokens", "9", "--max-tokens", "8"], "min_tokens 9 is above max_tokens 8."),
+        (
+            ["--prompt-lookup", "--draft-model", "x"],
+            "Give --draft-model or --prompt-lookup, not both.",
+        ),
     ],
 )
 def test_what_is_refused_is_told(engine, words, sentence):

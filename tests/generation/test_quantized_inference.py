@@ -1,6 +1,7 @@
 """Models converted for inference: what they compute, their size, and what they release."""
 
 import gc
+import importlib
 import json
 import weakref
 
@@ -18,7 +19,7 @@ from kgpt.config import ModelConfig
 from kgpt.generation.loading import inference_dtype, load_for_inference
 from kgpt.generation.scheduler import generate
 from kgpt.generation.sequence import Request
-from kgpt.model.linear import FloatWeight, TransposedWeight
+from kgpt.model.linear import FloatWeight, Linear, TransposedWeight
 from kgpt.model.quantization import (
     dequantize_int4,
     prepare_for_inference,
@@ -62,23 +63,27 @@ def test_int8_matmul_equals_its_formula(rows, seed, size):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(got), want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="oneDNN")
 @pytest.mark.parametrize("inputs", [48, 3072])
-def test_int8_without_saturation_on_older_cpus(inputs):
-    """The largest codes and weights there are, and random ones, as two products of seven bits."""
-    from kgpt.backend import torch_quantized
-
+@pytest.mark.parametrize("bits", [None, 7])
+def test_the_largest_int8_sums_are_exact(inputs, bits, monkeypatch):
+    """On this CPU, and as on one without VNNI, where oneDNN multiplies only 7-bit codes exactly."""
+    if bits is not None:
+        if keras.backend.backend() != "torch":
+            pytest.skip("oneDNN is PyTorch's")
+        monkeypatch.setattr("kgpt.backend.torch_quantized.exact_code_bits", lambda: bits)
     noise = np.random.default_rng(0)
     q, codes = (noise.integers(-127, 128, (rows, inputs)) for rows in (32, 5))
     q[0], codes[0], codes[1] = 127, 127, -127
+    codes[:, 0] = 127  # so that x is rounded to these codes
     scale = noise.random(32).astype("float32")
-    tensors = keras.ops.convert_to_tensor(q.astype("int8")), keras.ops.convert_to_tensor(scale)
-    multiply = torch_quantized._qlinear_in_parts(*tensors)
-    got = multiply(keras.ops.convert_to_tensor((codes + 128).astype("uint8")))
-    want = (codes @ q.T) * scale.astype("float64")
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(got), want, rtol=0, atol=1e-6 * np.abs(want).max()
-    )
+    chosen = importlib.import_module(f"kgpt.backend.{keras.backend.backend()}")
+    sums = chosen.int8_matmul(*(keras.ops.convert_to_tensor(x.astype("int8")) for x in (codes, q)))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(sums), codes @ q.T)
+    want = (codes @ q.T) * (scale.astype("float64") / 127)
+    for weight in forms(Int8Weight, q.astype("int8"), scale):
+        got = weight.matmul(keras.ops.convert_to_tensor((codes / 127).astype("float32")))
+        got = keras.ops.convert_to_numpy(got)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * np.abs(want).max())
 
 
 def forms(kind, q, scale):
@@ -235,6 +240,25 @@ def test_converting_a_model_releases_its_float_weights(name):
     after = keras.ops.convert_to_numpy(model(ids))
     tolerance = {"transposed": 1e-5, "int8": 0.05, "int4": 0.3}[name] * np.abs(before).max()
     np.testing.assert_allclose(after, before, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "transposed"])
+def test_float_weights_are_released_a_block_at_a_time(name, monkeypatch):
+    """When the last block is converted, those of the first are gone."""
+    model = GPT(ModelConfig(**KINDS["llama"]), seed=1)
+    kernels = [weakref.ref(linear.variable.value) for linear in model.blocks[0].linears]
+    last, alive = model.linears[-1], []
+    convert = Linear.convert
+
+    def counting(linear, to):
+        if linear is last:
+            gc.collect()
+            alive.extend(kernel() is not None for kernel in kernels)
+        convert(linear, to)
+
+    monkeypatch.setattr(Linear, "convert", counting)
+    model.convert_weights(name)
+    assert alive == [False] * len(kernels)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
