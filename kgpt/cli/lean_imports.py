@@ -21,11 +21,11 @@ DYNAMO = "torch._dynamo"
 
 def skip_optional_packages(backend: str) -> None:
     """Let later imports of Keras and TensorFlow in this process find no optional package."""
-    if not any(isinstance(finder, _LeanHook) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _LeanHook(IMPORTERS, backend))
+    if not any(isinstance(finder, LeanHook) for finder in sys.meta_path):
+        sys.meta_path.insert(0, LeanHook(IMPORTERS, backend))
 
 
-class _LeanHook(ImportHook):
+class LeanHook(ImportHook):
     """Hides packages while modules are imported."""
 
     def __init__(self, names: Sequence[str], backend: str) -> None:
