@@ -42,7 +42,7 @@ GROUPS = (
 )  # fmt: skip
 SLOW = GROUPS[-1]  # measured only where --only names them
 BASELINE = "transformers"
-START_S, MEASURE_S = 90.0, 60.0  # limits of a start and of one measurement
+START_S, MEASURE_S = 300.0, 120.0  # limits of a start and of one measurement
 
 Figures = dict[str, dict[int, list[float]]]
 
