@@ -94,7 +94,8 @@ def saved_values(config: Config, flash_attention: bool = False) -> float:
     With widths D, F, heads N and K of width H, and T tokens in a sequence:
 
     - 5 D: the inputs and outputs of two norms, and what LayerNorm centers.
-    - 2 (N + K) H: queries, keys, values and the output of attention.
+    - 2 (N + K) H: queries, keys, values and the output of attention; 4 (N + K) H more where queries
+      and keys are normalized.
     - 3 F of GPT-2's GELU: input, sigmoid and output; 4 F of the exact one; 5 F of SwiGLU: the gate
       and the value, both once more where they are split, and their product.
     - 3 N T of attention weights: scores, exponentials and softmax, of the causal chunks that are
@@ -104,7 +105,7 @@ def saved_values(config: Config, flash_attention: bool = False) -> float:
     Tensor parallelism divides heads and F, not D.
     """
     model, length = config.model, sequence_length(config)
-    heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
+    heads = (6 if model.qk_norm else 2) * (model.num_heads + model.num_kv_heads) * model.head_dim
     divided: float = heads + SAVED_BY_ACTIVATION[model.activation] * model.intermediate_dim
     if model.dropout:
         divided += 5 * model.num_heads * length
