@@ -98,7 +98,7 @@ def test_train_watch_chat_detach_and_reattach(terminal, home, environment):
 def chat(terminal):
     """Chat with a checkpoint of the run that is still training: stop one answer, branch another."""
     terminal.keys("t")
-    terminal.wait("● tiny", 300)
+    terminal.wait("● tiny", 600)
     limit_tokens(terminal, 3800, 3900)  # long enough to be stopped, and within the context
     send(terminal, "Count the stars")
     terminal.wait(lambda: is_answering(terminal) and answer_tokens(terminal) > 0, 120)
@@ -202,16 +202,16 @@ def test_the_first_hour_of_a_new_user(terminal, tmp_path, environment, name):
     terminal.press_until("C-s", run.path.exists)
     stop_at_once(terminal, run)
     terminal.keys("g")
-    terminal.wait("● finished", 300)
+    terminal.wait("● finished", 600)
     assert run.status().step == 200
     terminal.keys("t")
-    terminal.wait("● small", 300)
+    terminal.wait("● small", 600)
     converse(terminal, beyond=48, told=name.endswith("jsonl"))
     terminal.keys("F4")
     terminal.wait("● finished")
     terminal.press_until("g", "Train longer")
     terminal.press_until("Enter", lambda: "Train longer" not in terminal.screen())
-    terminal.wait(lambda: run.status().step == 400 and run.status().state == "finished", 300)
+    terminal.wait(lambda: run.status().step == 400 and run.status().state == "finished", 600)
     terminal.wait("step 400 of 400")
     terminal.keys("F3")
     terminal.wait("● small")
@@ -235,7 +235,7 @@ def stop_at_once(terminal, run):
     terminal.wait("loss")
     terminal.press_until("x", "Stop small?")
     terminal.press_until("y", lambda: "Stop small?" not in terminal.screen())
-    terminal.wait("● stopped", 300)
+    terminal.wait("● stopped", 600)
     assert run.checkpoint_steps()[-1] == run.status().step < 200
 
 
