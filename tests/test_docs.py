@@ -28,10 +28,8 @@ from kgpt.cli import app, main
 from kgpt.cli.sweep import split_space
 from kgpt.config import Config, parse_overrides
 from kgpt.runs import resolve_model
+from tests.pages import PAGES, ROOT
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES = [page for page in PAGES if "_build" not in page.parts]
 KERAS_PAGE = ROOT / "docs" / "guides" / "keras.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TINY = shlex.split(
@@ -331,28 +329,3 @@ def test_the_table_of_extras_is_complete() -> None:
         text = page.read_text(encoding="utf-8")
         rows = text[text.index("| extra |") :].split("\n\n")[0]
         assert set(re.findall(r"`([\w-]+)`", rows)) >= set(PROJECT["optional-dependencies"])
-
-
-def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-def test_benchmarks_that_are_named_exist() -> None:
-    for page in PAGES:
-        for name in re.findall(r"python -m (benchmarks\.\w+)", page.read_text(encoding="utf-8")):
-            assert (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()
-
-
-def test_speeds_in_the_readme_are_those_of_the_performance_page() -> None:
-    """README repeats the ratios to a peer on a CPU, and the rates on a GPU."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    measured = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").replace("x |", "× |")
-    section = readme.partition("## Speed")[2].partition("\n## ")[0]
-    on_cpu, _, on_gpu = section.partition("On one NVIDIA")
-    ratios = re.findall(r"\d\.\d\d×", on_cpu)
-    rates = re.findall(r"(?<=\| )\d[\d,]+(?= \()", on_gpu)
-    assert ratios and rates
-    assert not [figure for figure in (*ratios, *rates) if figure not in measured]

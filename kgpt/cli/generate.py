@@ -98,8 +98,7 @@ def generate(
     prompt = check_text(prompt or "", "The prompt")
     prepare_process(memory_fraction)
     silence_native_code()
-    if prompt == "-":
-        prompt = read_standard_input()
+    prompt = read_standard_input() if prompt == "-" else prompt
     from kgpt.generation.generator import TextGenerator
 
     chosen = next(iter(adapters), None)
