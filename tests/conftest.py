@@ -5,6 +5,7 @@
 """
 
 import os
+import re
 
 # TensorFlow's library brings a SQLite of its own, without full-text search; whichever is loaded
 # first serves the whole process. The terminal app never loads TensorFlow, a process of tests may.
@@ -34,13 +35,29 @@ BACKENDS = ("jax", "tensorflow", "torch")  # a module is named for its backend: 
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Not imported: the other backends' modules, and the scripts that tests start."""
+    """Not imported: other backends' modules, scripts that tests start, files with no chosen test."""
     backend = collection_path.stem.partition("_")[0]
     in_backend = collection_path.parent == ROOT / "kgpt" / "backend"
     if in_backend and backend in BACKENDS and backend != os.environ["KERAS_BACKEND"]:
         return True
-    inside = ROOT / "tests" in collection_path.parents and collection_path.suffix == ".py"
-    return True if inside and not collection_path.name.startswith("test_") else None
+    if collection_path.suffix != ".py":
+        return None
+    inside = ROOT / "tests" in collection_path.parents
+    if inside and not collection_path.name.startswith("test_"):
+        return True
+    computes = bool(set(COMPUTES) & set(collection_path.parents))
+    marks = required_marks(config.option.markexpr) - ({"backend"} if computes else set())
+    if not marks:
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return True if any(f"mark.{mark}" not in text for mark in marks) else None
+
+
+def required_marks(expression):
+    """The markers that each test chosen by `expression` has: none if it has alternatives."""
+    if " or " in expression:
+        return set()
+    return set(re.findall(r"(?<!not )\b(backend|proof)\b", expression))
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers

@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ class TokenDataset:
         """True if it is at an address."""
         return self._remote is not None
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the ids, with kgpt's own chat template only if it has conversations."""
         tokenizer = Tokenizer.load(self.folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from kgpt.generation.generated_token import GeneratedToken
-from kgpt.generation.sequence import Request
 from kgpt.protocol import FinishReason, GenerationChunk, TokenInfo, TopLogprob
 from kgpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from kgpt.generation.sequence import Request
 
 
 class StopSequenceMatcher:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from kgpt.generation.decode import DecodeOutput
+if TYPE_CHECKING:
+    from kgpt.generation.decode import DecodeOutput
 
 
 @dataclass

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 
 from kgpt.generation.detokenize import token_text_and_bytes
-from kgpt.generation.forward_job import PromptLogprobs
 from kgpt.protocol import GenerationChunk, TokenInfo, TopLogprob
 from kgpt.serving.formats import TextCompletionFormat, num_characters, text_logprobs
 from kgpt.serving.forward import run_forward
@@ -22,6 +21,7 @@ from kgpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from kgpt.generation.adapters import LoadedAdapter
+    from kgpt.generation.forward_job import PromptLogprobs
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ trained.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -40,7 +41,7 @@ class SupervisedFineTuning(TokenDatasetTask):
 
         Generation then ends with the assistant's turn, too.
         """
-        tokenizer = self.data.tokenizer
+        tokenizer = copy(self.data.tokenizer)
         special = tokenizer.special_tokens
         if self.data.has_conversations and special.chat_template is None:
             turn_end = tokenizer.token_to_id(TURN_END)

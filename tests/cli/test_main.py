@@ -49,6 +49,16 @@ def test_import_kgpt_chooses_no_backend():
     assert run.stdout.startswith("False")
 
 
+def test_a_server_listens_before_keras_is_there():
+    """What it loads in the background takes seconds; wrong options are refused at once."""
+    script = (
+        "import sys, kgpt.serving.server, kgpt.serving.security\n"
+        "print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
 def test_version_and_module():
     run = child("--version")
     assert (run.returncode, run.stdout.strip()) == (0, "0.1.0")

@@ -20,19 +20,29 @@ def kgpt(backend, *words):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("written_by", BACKENDS)
-def test_seeded_answers_replay_on_every_backend(tmp_path, written_by):
-    model = write_tiny_model(tmp_path / "model", noise=0.3, max_length=128)
-    receipts = tmp_path / "receipts.jsonl"
-    done = kgpt(
-        written_by, "generate", "--model", model, "--prompt", "one two", "--json", "--seed", 7,
-        "--num-samples", NUM_ANSWERS, "--max-tokens", 40, "--temperature", 0.9, "--top-p", 0.95,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    receipts.write_text(done.stdout, encoding="utf-8")
-    assert len(done.stdout.splitlines()) == NUM_ANSWERS
+@pytest.fixture(scope="module")
+def receipts(tmp_path_factory):
+    """A file with the receipts of the same seeds on each backend."""
+    folder = tmp_path_factory.mktemp("replay")
+    model = write_tiny_model(folder / "model", noise=0.3, max_length=128)
+    lines = []
     for backend in BACKENDS:
-        again = kgpt(backend, "replay", receipts, "--max-num-seqs", 3 if backend == "torch" else 8)
-        assert again.returncode == 0, again.stderr
-        assert f"All {NUM_ANSWERS} texts are the same" in again.stderr
-        assert ("the backend (" in again.stderr) == (backend != written_by)
+        done = kgpt(
+            backend, "generate", "--model", model, "--prompt", "one two", "--json", "--seed", 7,
+            "--num-samples", NUM_ANSWERS, "--max-tokens", 40, "--temperature", 0.9, "--top-p", 0.95,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == NUM_ANSWERS
+        lines.append(done.stdout)
+    file = folder / "receipts.jsonl"
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_seeded_answers_of_every_backend_replay(receipts, backend):
+    again = kgpt(backend, "replay", receipts, "--max-num-seqs", 3 if backend == "torch" else 8)
+    assert again.returncode == 0, again.stderr
+    assert f"All {NUM_ANSWERS * len(BACKENDS)} texts are the same" in again.stderr
+    for other in BACKENDS:
+        assert (f"the backend ({other}, now {backend})" in again.stderr) == (other != backend)

@@ -10,7 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# What devices hold and exchange does not depend on how well each one's machine code is optimized.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
@@ -65,6 +68,7 @@ def model_on(architecture: dict, mesh: dict):
 def observe(architecture: dict, mesh: dict, batches: list) -> dict:
     """The losses of a run on a mesh, its program, and where its parameters are."""
     model = model_on(architecture, mesh)
+    initial = sharded(v for v in model.variables if len(v.shape) == 2)
     losses = [model.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches]
     held = [*model.trainable_variables, *model.optimizer.variables]
     return {
@@ -73,7 +77,7 @@ def observe(architecture: dict, mesh: dict, batches: list) -> dict:
         "largest": max(int(np.prod(v.shape)) for v in model.trainable_variables),
         "num_matrices": sum(len(v.shape) == 2 for v in model.trainable_variables),
         "matrices": sharded(v for v in held if len(v.shape) == 2),
-        "initial": sharded(v for v in model_on(architecture, mesh).variables if len(v.shape) == 2),
+        "initial": initial,
     }
 
 

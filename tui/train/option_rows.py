@@ -115,6 +115,7 @@ class OptionRow(Horizontal):
 
     def set_text(self, text: str) -> None:
         """Show `text` as the value without posting `Edited`."""
+        self._text = text
         editor = self.editor
         if isinstance(editor, Choice):
             editor.set_value(text)
@@ -133,7 +134,9 @@ class OptionRow(Horizontal):
     @on(Choice.Changed)
     def _edited(self, event: Input.Changed | Choice.Changed) -> None:
         event.stop()
-        self.post_message(self.Edited(self.field, event.value))
+        if event.value != self._text:  # an input says its first value, too
+            self._text = event.value
+            self.post_message(self.Edited(self.field, event.value))
 
     @on(Input.Submitted)
     def _next(self, event: Input.Submitted) -> None:
