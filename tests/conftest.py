@@ -35,7 +35,7 @@ BACKENDS = ("jax", "tensorflow", "torch")  # a module is named for its backend: 
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Not imported: other backends' modules, scripts that tests start, files with no chosen test."""
+    """Not imported: other backends' modules, scripts of tests, files without a chosen test."""
     backend = collection_path.stem.partition("_")[0]
     in_backend = collection_path.parent == ROOT / "kgpt" / "backend"
     if in_backend and backend in BACKENDS and backend != os.environ["KERAS_BACKEND"]:

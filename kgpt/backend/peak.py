@@ -10,21 +10,21 @@ from keras import ops
 from kgpt import backend
 from kgpt.config import Precision, compute_dtype
 
-SLOW_S = 0.05  # stop at the first product that takes this long
+MAX_PRODUCT_S = 0.1  # a larger product is left out that would take longer
 
 
 def matmul_peak(precision: Precision = "float32", repeats: int = 5) -> float:
     """The peak FLOP/s of square matrix products in `precision`, which `set_precision` has set.
 
-    Sizes go up to 2048 on CPU and 8192 on GPU; takes about half a second. Slow types, such as
-    float16 on CPU, stop at smaller sizes.
+    Sizes go up to 2048 on CPU and 8192 on GPU; takes about half a second. Slow CPUs and types,
+    such as float16 on CPU, stop at smaller sizes.
     """
     size = 256 if backend.device()[0] == "cpu" else 2048
     best = 0.0
     for _ in range(4 if size == 256 else 3):
         seconds = _fastest_product(size, compute_dtype(precision), repeats)
         best = max(best, 2 * size**3 / seconds)
-        if seconds > SLOW_S:
+        if 2**3 * seconds > MAX_PRODUCT_S:
             break
         size *= 2
     return best

@@ -35,7 +35,7 @@ from tests.export.exported import SHAPE, WORDS
 HERE = Path(__file__).parent
 DRAW = random.Random(0)
 # Some longer than the model's context, some empty.
-PROMPTS = [" ".join(DRAW.choices(WORDS, k=DRAW.choice([0, 1, 3, 9, 40]))) for _ in range(200)]
+PROMPTS = [" ".join(DRAW.choices(WORDS, k=DRAW.choice([0, 1, 3, 9, 40]))) for _ in range(80)]
 SAMPLED = SamplingConfig(
     max_tokens=24, temperature=0.9, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.1, seed=5
 )

@@ -35,6 +35,9 @@ CONFIG = Config.parse(
         "train": {"batch_size": BATCH, "learning_rate": 0.01},
     }
 )
+ON_JAX = pytest.mark.skipif(
+    os.environ["KERAS_BACKEND"] != "jax", reason="JAX's processes write, whatever reads"
+)
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=30), st.integers(1, 8))
@@ -98,7 +101,7 @@ def test_a_part_that_does_not_come_is_a_sentence(tmp_path):
 
 @pytest.mark.proof
 @pytest.mark.backend
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=ON_JAX)])
 def test_processes_write_what_one_does(count, tmp_path):
     """On a mesh of 2 x 2 devices with FSDP; one process reads it, on any backend."""
     with socket.socket() as probe:
@@ -121,11 +124,12 @@ def test_processes_write_what_one_does(count, tmp_path):
     assert len(sizes) == count and max(sizes) < 1.4 / count * sum(sizes)
     model = build_model(CONFIG)
     load_checkpoint(tmp_path / "step", model)
-    ours, theirs = copy_state(trained(2)), copy_state(model)
+    alone = trained(2)
+    ours, theirs = copy_state(alone), copy_state(model)
     for path, value in ours.weights.items():
         np.testing.assert_allclose(theirs.weights[path], value, atol=1e-4, err_msg=path)
     x, y = batches(3)[2]
-    losses = [m.test_on_batch(x, y, return_dict=True)["loss"] for m in (model, trained(2))]
+    losses = [m.test_on_batch(x, y, return_dict=True)["loss"] for m in (model, alone)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 

@@ -2,17 +2,14 @@
 
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from kgpt.launch.commands import free_port
-from kgpt.runs import Run
 from tests.training.children import finish, losses
-from tests.training.tiny_runs import make_config
+from tests.training.process_groups import STEPS, Group, assert_close, launch, run_config
 
 pytestmark = [
     pytest.mark.backend,
@@ -20,66 +17,18 @@ pytestmark = [
     pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="one process there"),
 ]
 
-STEPS = 60
-BOUND = 1e-5  # of the loss at the start: sums over processes are in another order
 STOPPED_WITHIN_S = 30
 
 
-class Group:
-    """Processes that train one run, with their output in a file each."""
-
-    def __init__(self, folder, run, commands):
-        self.run, self.files = Run(folder / "runs" / run), []
-        environment = os.environ | {"KGPT_RUNS": str(folder / "runs"), "PYTHONUNBUFFERED": "1"}
-        environment.pop("KGPT_RESTARTED", None)
-        self.processes = []
-        for number, command in enumerate(commands):
-            self.files.append(folder / f"{run}-{number}.out")
-            with self.files[-1].open("a") as out:
-                words = [sys.executable, "-m", "kgpt", *command]
-                options = {"env": environment, "stdout": out, "stderr": out}
-                root = Path(__file__).parents[2]
-                self.processes.append(subprocess.Popen(words, cwd=root, **options))
-
-    def wait_for_step(self, step):
-        while len(self.run.metrics()) < step:
-            assert all(p.poll() is None for p in self.processes), self.output
-            time.sleep(0.01)
-
-    def wait(self, timeout=300):
-        return [process.wait(timeout) for process in self.processes]
-
-    @property
-    def output(self):
-        return "".join(file.read_text() for file in self.files)
-
-
-def launch(folder, config, run, processes, *options, launcher=None):
-    file = folder / f"{run}.yaml"
-    file.write_text(config.to_yaml())
-    train = ["train", str(file), "--run", run, *options]
-    launcher = launcher or ["--processes", str(processes)]
-    return Group(folder, run, [["launch", *launcher, "--", *train]])
-
-
-def assert_close(whole, run):
-    """The losses of both, at each step, are within the bound."""
-    for loss in ("loss", "val_loss"):
-        pairs = zip(whole.metrics(), run.metrics(), strict=True)
-        apart = [abs(a[loss] - b[loss]) for a, b in pairs if loss in a]
-        assert max(apart) <= BOUND * losses(whole)[1], f"{loss} is {max(apart)} apart"
+@pytest.fixture
+def config(data):
+    return run_config(data)
 
 
 def process_ids(parent):
     """The pids of the processes that a launcher has started, by rank."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return [int(pid) for pid in children]
-
-
-@pytest.fixture
-def config(data):
-    train = {"max_steps": STEPS, "checkpoint_every": 4, "eval_every": 20, "eval_batches": 3}
-    return make_config(data, model={"dropout": 0.1}, train=train | {"sample_every": 20})
 
 
 def test_killed_with_2_processes_and_resumed_with_4_and_with_1(config, tmp_path):
@@ -111,33 +60,6 @@ def test_killed_with_2_processes_and_resumed_with_4_and_with_1(config, tmp_path)
     assert_close(whole, run)
     assert [row["text"] for row in run.samples()] == [row["text"] for row in whole.samples()]
     assert run.checkpoint_steps()[-1] == STEPS
-
-
-def test_workers_of_ray_are_started_again_and_go_on(config, tmp_path):
-    """Through Ray Train's JaxTrainer, on a cluster of this machine."""
-    pytest.importorskip("ray")
-    whole = finish(tmp_path, config, "whole", "jax")
-    options = ["--ray", "--processes", "2", "--max-failures", "1"]
-    group = launch(tmp_path, config, "ray", 1, launcher=options)
-    group.wait_for_step(10)
-    os.kill(worker_process(tmp_path, rank=1), 9)
-    assert group.wait() == [0], group.output
-    run = group.run
-    assert list(losses(run)) == list(range(1, STEPS + 1))
-    assert_close(whole, run)
-    assert len(run.environments()) == 2, "it was not started again"
-
-
-def worker_process(folder, rank):
-    """The pid of the process of this rank that trains a run in `folder`."""
-    wanted = {f"KGPT_RUNS={folder / 'runs'}", f"KERAS_DISTRIBUTION_PROCESS_ID={rank}"}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted <= set((process / "environ").read_text().split("\0")):
-                return int(process.name)
-        except OSError:
-            continue  # it has ended, or is another user's
-    raise AssertionError("there is no such process")
 
 
 def start_alone(folder, config, run):
