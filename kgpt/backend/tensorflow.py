@@ -228,6 +228,7 @@ def jit(
     AutoGraph, which rewrites Python conditions on tensors, would take most of the time of tracing.
     """
     jitted = tf.function(function, jit_compile=True, reduce_retracing=False, autograph=False)
+    jitted._omit_frequent_tracing_warning = True  # each shape is compiled once, and shapes are few
 
     def call(*args: Any) -> Any:
         return jitted(*args)
