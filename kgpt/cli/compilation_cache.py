@@ -31,8 +31,8 @@ def use_compilation_cache(backend: str) -> None:
     with contextlib.suppress(OSError):  # without a folder that can be written, nothing is kept
         folder.mkdir(parents=True, exist_ok=True)
     if backend == "jax":
+        evict(folder, MAX_BYTES)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-        os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(MAX_BYTES))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     elif backend == "tensorflow":
@@ -47,7 +47,8 @@ def use_compilation_cache(backend: str) -> None:
 def evict(folder: Path, max_bytes: int) -> None:
     """Delete the files that were not read or written for the longest time, down to `max_bytes`.
 
-    TensorFlow bounds its cache by nothing; one that lacks a file compiles the program again.
+    A process that lacks one compiles the program again. TensorFlow bounds its cache by nothing; JAX
+    by times of use in files of their own, and once one is missing, as after a kill, keeps nothing.
     """
     with contextlib.suppress(OSError):
         found = [(path, path.stat()) for path in folder.iterdir()]

@@ -11,7 +11,7 @@ from kgpt.cli import lean_imports
 from kgpt.cli.compilation_cache import evict, use_compilation_cache
 
 VARIABLES = (
-    "KGPT_COMPILATION_CACHE", "JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE",
+    "KGPT_COMPILATION_CACHE", "JAX_COMPILATION_CACHE_DIR",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES",
     "TF_XLA_FLAGS", "TORCHINDUCTOR_CACHE_DIR",
 )  # fmt: skip
@@ -93,6 +93,39 @@ def test_the_longest_unused_programs_make_room(tmp_path):
     evict(tmp_path, 150)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     evict(tmp_path / "missing", 0)
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_each_start_bounds_the_cache(no_cache_yet, backend, monkeypatch):
+    use_compilation_cache(backend)
+    (folder,) = no_cache_yet.iterdir()
+    for name in ("old", "new"):
+        (folder / name).write_bytes(bytes(100))
+    os.utime(folder / "old", (1000, 1000))
+    monkeypatch.delenv(FOLDERS[backend])
+    monkeypatch.setattr("kgpt.cli.compilation_cache.MAX_BYTES", 150)
+    use_compilation_cache(backend)
+    assert [path.name for path in folder.iterdir()] == ["new"]
+
+
+def test_a_process_killed_while_it_keeps_a_program_harms_no_other(no_cache_yet):
+    """JAX writes a program and then the time of its use; here the second is missing."""
+    pytest.importorskip("jax")
+    script = """
+import os, pathlib
+from kgpt.cli.compilation_cache import use_compilation_cache
+use_compilation_cache("jax")
+folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+(folder / "killed-cache").touch()
+import jax
+jax.jit(lambda x: x + 1)(1.0)
+print(len(list(folder.glob("*-cache"))))
+"""
+    kept = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True
+    )
+    assert kept.returncode == 0, kept.stderr
+    assert int(kept.stdout) >= 2
 
 
 def test_a_process_ends_in_order_without_teardown():
