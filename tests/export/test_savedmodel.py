@@ -138,7 +138,7 @@ def test_seeded_texts_are_the_engines(alone, engine):
 def test_stop_strings_end_texts_where_the_engine_ends_them(alone, engine):
     config = SAMPLED.model_copy(update={"stop": ["e", "kin", "\\E(?i)", "\x00", ".*"]})
     done = engine.generate_batch(PROMPTS, config)
-    assert sum(completion.stop is not None for completion in done) > 50
+    assert sum(completion.stop is not None for completion in done) > len(PROMPTS) // 4
     assert alone["stopped"] == outcomes(done)
 
 

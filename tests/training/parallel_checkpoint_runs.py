@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = (  # what is written is the same, however well the code is optimized
+os.environ["XLA_FLAGS"] = (  # the checkpoint does not depend on how well the code is optimized
     f"--xla_force_host_platform_device_count={4 // int(sys.argv[2])} "
     "--xla_backend_optimization_level=0"
 )
