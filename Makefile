@@ -52,11 +52,12 @@ test-any: $(VENV)/.dev
 $(BACKENDS:%=test-%): test-%: $(VENV)/.dev
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow and not proof"
 
+# In the order of tests/conftest.py, the longest first, so that both workers end at about one time.
 proofs: $(VENV)/.dev $(BACKENDS:%=proofs-%)
-	KERAS_BACKEND=torch $(PYTEST) -m "proof and not backend"
+	KERAS_BACKEND=torch $(PYTEST) --no-loadscope-reorder -m "proof and not backend"
 
 $(BACKENDS:%=proofs-%): proofs-%: $(VENV)/.dev
-	KERAS_BACKEND=$* $(PYTEST) -m "proof and backend and not slow"
+	KERAS_BACKEND=$* $(PYTEST) --no-loadscope-reorder -m "proof and backend and not slow"
 
 # NANOGPT=FOLDER names a checkout of it; without one, the bundle downloads its model.py.
 gpu: $(VENV)/.gpu

@@ -11,6 +11,7 @@ import re
 # first serves the whole process. The terminal app never loads TensorFlow, a process of tests may.
 import sqlite3  # noqa: F401
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,17 @@ def required_marks(expression):
     return set(re.findall(r"(?<!not )\b(backend|proof)\b", expression))
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(tryfirst=True, wrapper=True)  # before and after tests are chosen by their markers
+def pytest_collection_modifyitems(config, items):
     for item in items:
         if isinstance(item, pytest.DoctestItem) and set(COMPUTES) & set(item.path.parents):
             item.add_marker(pytest.mark.backend)
         if item.get_closest_marker("portable") and os.environ["KERAS_BACKEND"] != QUICKEST:
             item.add_marker(pytest.mark.slow)
+    yield
+    if "proof" in required_marks(config.option.markexpr):  # a file of few proofs has long ones
+        counts = Counter(item.path for item in items)
+        items.sort(key=lambda item: counts[item.path])
 
 
 @pytest.fixture(autouse=True)
