@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from kgpt.checkpoints.parts import Part
 from kgpt.config import Config
 from kgpt.errors import CheckpointError, KgptError, TrainingFailed, UsageError
 from kgpt.files import atomic_dir, os_errors_as_kgpt, sha256
@@ -19,6 +20,7 @@ from kgpt.training.callbacks.early_stopping import EarlyStopping, StopOnNaN
 from kgpt.training.callbacks.metrics_logger import MetricsLogger
 from kgpt.training.callbacks.status_writer import StatusWriter
 from kgpt.training.callbacks.trackers import make_trackers
+from kgpt.training.parallel_checkpoint import work_folder
 
 
 def placed(callback, optimizer=None):
@@ -36,14 +38,19 @@ def run(tmp_path):
 def saving(monkeypatch):
     """Checkpoints that hold one small file."""
 
-    def write(folder, facts, tokenizer=None, sampling=None):
+    def write(folder, state, tokenizer=None, sampling=None):
         with atomic_dir(folder) as work:
-            (work / "trainer_state.json").write_text(json.dumps(facts))
+            (work / "trainer_state.json").write_text(json.dumps(state.metadata))
             sums = {"trainer_state.json": sha256(work / "trainer_state.json")}
             (work / "checksums.json").write_text(json.dumps(sums))
 
-    monkeypatch.setattr(checkpoints_module, "copy_state", lambda model, stored, **facts: facts)
+    monkeypatch.setattr(checkpoints_module, "copy_state", copies_of(Part(0, 1)))
     monkeypatch.setattr(checkpoints_module, "write_checkpoint", write)
+
+
+def copies_of(part):
+    """A `copy_state` that copies the facts alone."""
+    return lambda model, stored, **facts: types.SimpleNamespace(metadata=facts, part=part)
 
 
 def test_early_stopping_waits_for_its_patience():
@@ -119,6 +126,17 @@ def test_the_last_k_and_the_best_are_kept(run, saving):
     keeper.on_step_end(6, {"val_loss": 0.5})
     keeper.wait()
     assert run.checkpoint_steps() == [5, 6] and run.pointer("best") == 6
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_others_write_of_the_next_one_is_left_alone(run, saving, monkeypatch, count):
+    """In a group another process may be a checkpoint ahead; alone, it is what a crash left."""
+    monkeypatch.setattr(checkpoints_module, "copy_state", copies_of(Part(0, count)))
+    keeper = placed(CheckpointSaver(run, every=1, total_steps=9))
+    parts = work_folder(run.checkpoint_path(2))
+    keeper.on_step_end(1, {})
+    keeper.wait()
+    assert parts.is_dir() == (count > 1)
 
 
 def test_nothing_is_deleted_before_the_new_one_is_proved(run, saving, monkeypatch):

@@ -117,10 +117,11 @@ class CheckpointSaver(StepCallback):
         self.run.set_pointer("latest", step)
         if is_best:
             self.run.set_pointer("best", step)
+        if state.part.count == 1:  # of a group, others may write their parts of the next by now
+            discard_partial(self.run.checkpoints)
         self._delete_old()
 
     def _delete_old(self) -> None:
-        discard_partial(self.run.checkpoints)
         kept = {*self.run.checkpoint_steps()[-self.keep :], self.run.pointer("best")}
         for step in self.run.checkpoint_steps():
             if step not in kept:
