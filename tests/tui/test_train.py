@@ -168,6 +168,22 @@ def test_each_edit_is_validated_and_its_cost_shown(tmp_path):
     form(script, tmp_path)
 
 
+def test_nothing_is_edited_by_opening_the_screen_or_choosing_a_preset(tmp_path, monkeypatch):
+    """Each input announces its first value; to check the whole form for each takes a second."""
+    edits = []
+    monkeypatch.setattr(RunForm, "edit", lambda form, key, text: edits.append((key, text)))
+
+    async def script(app, pilot, screen):
+        screen.query_one("#preset", Choice).action_move(1)
+        await pilot.pause()
+        row = row_of(screen, "train.max_steps")
+        row.editor.value = "77"
+        await wait_until(pilot, lambda: edits)
+        assert edits == [("train.max_steps", "77")]
+
+    form(script, tmp_path)
+
+
 def test_choices_cycle_and_search_filters(tmp_path):
     async def script(app, pilot, screen):
         usual = screen.form.preset_text("train.optimizer")
