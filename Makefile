@@ -30,7 +30,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
-.PHONY: demo test proofs slow docs coverage lint test-any clean gpu gpu-bundle \
+.PHONY: demo test proofs slow docs coverage lint test-any proofs-any clean gpu gpu-bundle \
 	$(BACKENDS:%=test-%) $(BACKENDS:%=proofs-%) $(BACKENDS:%=slow-%)
 
 demo: $(VENV)/.runtime
@@ -49,19 +49,19 @@ lint: $(VENV)/.dev
 test-any: $(VENV)/.dev
 	KERAS_BACKEND=torch $(PYTEST) -n 4 -m "not backend and not slow and not proof"
 
-# XLA compiles hundreds of tiny programs here, each for a few calls: to optimize their machine code
-# would take a quarter of the time, and its new emitters take half as long again as the old ones.
-# The proofs run on the code that a user's runs do.
-QUICK_XLA := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 $(BACKENDS:%=test-%): test-%: $(VENV)/.dev
-	XLA_FLAGS="$$XLA_FLAGS $(QUICK_XLA)" KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow and not proof"
+	KERAS_BACKEND=$* $(PYTEST) -m "backend and not slow and not proof"
 
-# In the order of tests/conftest.py, the longest first, so that both workers end at about one time.
-proofs: $(VENV)/.dev $(BACKENDS:%=proofs-%)
-	KERAS_BACKEND=torch $(PYTEST) --no-loadscope-reorder -m "proof and not backend"
+# Two of these at a time, each in one process: a long proof leaves no second worker without work.
+PROOFS := proofs-jax proofs-any proofs-tensorflow proofs-torch
+proofs: $(VENV)/.dev
+	$(MAKE) --jobs 2 --output-sync $(PROOFS)
+
+proofs-any: $(VENV)/.dev
+	KERAS_BACKEND=torch $(PYTEST) -n 0 -m "proof and not backend"
 
 $(BACKENDS:%=proofs-%): proofs-%: $(VENV)/.dev
-	KERAS_BACKEND=$* $(PYTEST) --no-loadscope-reorder -m "proof and backend and not slow"
+	KERAS_BACKEND=$* $(PYTEST) -n 0 -m "proof and backend and not slow"
 
 # NANOGPT=FOLDER names a checkout of it; without one, the bundle downloads its model.py.
 gpu: $(VENV)/.gpu

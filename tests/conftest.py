@@ -11,12 +11,12 @@ import re
 # first serves the whole process. The terminal app never loads TensorFlow, a process of tests may.
 import sqlite3  # noqa: F401
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests import xla_flags
 from tests.host_copy_guard import refuse_host_copies
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -33,6 +33,11 @@ ROOT = Path(__file__).parent.parent
 COMPUTES = [ROOT / "kgpt" / name for name in ("backend", "model", "training", "generation")]
 QUICKEST = "torch"  # compiles nothing here: `portable` tests run on it, and on the others when slow
 BACKENDS = ("jax", "tensorflow", "torch")  # a module is named for its backend: torch_transfer.py
+
+
+def pytest_configure(config):
+    if not re.search(r"(?<!not )\b(proof|slow)\b", config.option.markexpr):
+        xla_flags.compile_quickly()
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -61,17 +66,13 @@ def required_marks(expression):
     return set(re.findall(r"(?<!not )\b(backend|proof)\b", expression))
 
 
-@pytest.hookimpl(tryfirst=True, wrapper=True)  # before and after tests are chosen by their markers
-def pytest_collection_modifyitems(config, items):
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items):
     for item in items:
         if isinstance(item, pytest.DoctestItem) and set(COMPUTES) & set(item.path.parents):
             item.add_marker(pytest.mark.backend)
         if item.get_closest_marker("portable") and os.environ["KERAS_BACKEND"] != QUICKEST:
             item.add_marker(pytest.mark.slow)
-    yield
-    if "proof" in required_marks(config.option.markexpr):  # a file of few proofs has long ones
-        counts = Counter(item.path for item in items)
-        items.sort(key=lambda item: counts[item.path])
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import pytest
 from kgpt.data.prepare import prepare
 from kgpt.data.sources import Corpus
 from kgpt.text.tokenizer import Tokenizer
+from tests import xla_flags
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,10 @@ def data(tmp_path_factory) -> Path:
     corpus = Corpus([str(folder / "text.txt")])
     prepare(corpus, tokenizer, folder / "set", val_fraction=0.02)
     return folder / "set"
+
+
+@pytest.fixture
+def quick_xla(monkeypatch) -> None:
+    """The processes that a test starts compile quickly: for proofs that compare no backends."""
+    monkeypatch.setenv("XLA_FLAGS", "")  # so that it is as before afterwards
+    xla_flags.compile_quickly()

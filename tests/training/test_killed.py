@@ -10,9 +10,13 @@ import pytest
 from tests.training.children import finish, losses, start
 from tests.training.tiny_runs import make_config
 
-pytestmark = [pytest.mark.backend, pytest.mark.proof]
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.proof,
+    pytest.mark.usefixtures("quick_xla"),
+]
 
-STEPS, KILLS = 400, 12
+STEPS, KILLS = 300, 8
 
 
 def test_killed_at_random_moments(data, tmp_path):
@@ -30,7 +34,7 @@ def test_killed_at_random_moments(data, tmp_path):
         first_step = steps_logged(metrics) + 1
         last_step = STEPS * (life + 1) // (KILLS + 1)  # the lives that follow need steps, too
         process = start(tmp_path, config, "killed", backend, *options)
-        if life % 5 == 4:  # while it is starting
+        if life % 4 == 3:  # while it is starting
             wait_for_step(process, metrics, last_step, moments.uniform(0.1, 1.0) * start_s)
         else:
             start_s = wait_for_step(process, metrics, first_step)

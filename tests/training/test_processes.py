@@ -14,6 +14,7 @@ from tests.training.process_groups import STEPS, Group, assert_close, launch, ru
 pytestmark = [
     pytest.mark.backend,
     pytest.mark.proof,
+    pytest.mark.usefixtures("quick_xla"),
     pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="one process there"),
 ]
 

@@ -11,6 +11,7 @@ from tests.training.process_groups import STEPS, assert_close, launch, run_confi
 pytestmark = [
     pytest.mark.backend,
     pytest.mark.proof,
+    pytest.mark.usefixtures("quick_xla"),
     pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="one process there"),
 ]
 
