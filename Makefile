@@ -45,6 +45,9 @@ lint: $(VENV)/.dev
 	mkdir -p .mypy_cache/packages && ln -sfn ../../tui .mypy_cache/packages/kgpt_tui
 	$(BIN)/mypy
 
+# On a CPU: tests/xla_flags.py. Proofs, slow tests and those on a GPU run on optimized code.
+test-any $(BACKENDS:%=test-%) coverage: export TESTS_COMPILE_QUICKLY := 1
+
 # Four workers, since many of these tests wait for a screen to come to rest.
 test-any: $(VENV)/.dev
 	KERAS_BACKEND=torch $(PYTEST) -n 4 -m "not backend and not slow and not proof"
@@ -55,7 +58,7 @@ $(BACKENDS:%=test-%): test-%: $(VENV)/.dev
 # Two of these at a time, each in one process: a long proof leaves no second worker without work.
 PROOFS := proofs-jax proofs-any proofs-tensorflow proofs-torch
 proofs: $(VENV)/.dev
-	$(MAKE) --jobs 2 --output-sync $(PROOFS)
+	$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(PROOFS)
 
 proofs-any: $(VENV)/.dev
 	KERAS_BACKEND=torch $(PYTEST) -n 0 -m "proof and not backend"

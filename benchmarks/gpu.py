@@ -89,6 +89,7 @@ def environment_of(rehearsal: bool, work: Path, path: list[Path]) -> dict[str, s
     given = os.environ.get("PYTHONPATH")
     python_path = os.pathsep.join([*map(str, path), *([given] if given else [])])
     environment = os.environ | {
+        "PYTHONDONTWRITEBYTECODE": "",  # the first part that imports a module compiles it for all
         "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1", "KGPT_RESTARTED": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "true", "TMPDIR": str(work),

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import xla_flags
 from tests.host_copy_guard import refuse_host_copies
+from tests.xla_flags import quick_flags
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,6 +25,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("KGPT_COMPILATION_CACHE", "0")  # nothing in the user's cache folder
 for pool in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(pool, "1")
+if os.environ.get("TESTS_COMPILE_QUICKLY"):
+    os.environ["XLA_FLAGS"] = quick_flags()
 
 settings.register_profile("kgpt", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("kgpt")
@@ -33,11 +35,6 @@ ROOT = Path(__file__).parent.parent
 COMPUTES = [ROOT / "kgpt" / name for name in ("backend", "model", "training", "generation")]
 QUICKEST = "torch"  # compiles nothing here: `portable` tests run on it, and on the others when slow
 BACKENDS = ("jax", "tensorflow", "torch")  # a module is named for its backend: torch_transfer.py
-
-
-def pytest_configure(config):
-    if not re.search(r"(?<!not )\b(proof|slow)\b", config.option.markexpr):
-        xla_flags.compile_quickly()
 
 
 def pytest_ignore_collect(collection_path, config):

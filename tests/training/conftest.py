@@ -7,7 +7,7 @@ import pytest
 from kgpt.data.prepare import prepare
 from kgpt.data.sources import Corpus
 from kgpt.text.tokenizer import Tokenizer
-from tests import xla_flags
+from tests.xla_flags import quick_flags
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +28,4 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture
 def quick_xla(monkeypatch) -> None:
     """The processes that a test starts compile quickly: for proofs that compare no backends."""
-    monkeypatch.setenv("XLA_FLAGS", "")  # so that it is as before afterwards
-    xla_flags.compile_quickly()
+    monkeypatch.setenv("XLA_FLAGS", quick_flags())

@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import xla_flags
+from tests.xla_flags import QUICK
 
 # What devices hold and exchange does not depend on how well each one's machine code is optimized.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {xla_flags.QUICK}"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ["KERAS_BACKEND"] = "jax"
 
 import jax

@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from tests import xla_flags
+from tests.xla_flags import QUICK
 
 os.environ["XLA_FLAGS"] = (  # the checkpoint does not depend on how well the code is optimized
-    f"--xla_force_host_platform_device_count={4 // int(sys.argv[2])} {xla_flags.QUICK}"
+    f"--xla_force_host_platform_device_count={4 // int(sys.argv[2])} {QUICK}"
 )
 os.environ["KERAS_BACKEND"] = "jax"
 
